@@ -1,0 +1,2 @@
+//! Benchmarks of the device path.
+#![forbid(unsafe_code)]

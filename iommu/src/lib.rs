@@ -1,0 +1,2 @@
+//! Policy over the kernel boundary: who may reach which memory, and where.
+#![forbid(unsafe_code)]

@@ -1,0 +1,35 @@
+//! PCI vocabulary and a reader of `/sys`: topology, configuration space, capabilities, IOMMU groups.
+//!
+//! Key types: [`Topology`] is one snapshot of every [`Function`]; [`Bdf`] names a function; [`Sysfs`] is the only way to a
+//! file, so that every reader works on a captured tree as well as on the running machine. A value that could not be read is
+//! an [`Unknown`] with its reason, never a missing device.
+//!
+//! Follows the PCI Express Base Specification 6.0 and the kernel's `Documentation/ABI/testing/sysfs-bus-pci`.
+#![forbid(unsafe_code)]
+
+mod bar;
+mod bdf;
+mod driver;
+mod error;
+mod function;
+mod group;
+mod id;
+mod names;
+mod reading;
+mod sysfs;
+mod topology;
+
+pub use bar::{Bar, BarFlags, BarIndex};
+pub use bdf::{Bdf, ParseBdfError, RoutingId, Segment};
+pub use driver::Driver;
+pub use error::{Error, ErrorKind};
+pub use function::{
+    ClassDevice, Function, Link, LinkSpeed, LinkState, PowerState, ResetMethod, Sriov, VfIndex, VfOf,
+    VirtualFunctionRef,
+};
+pub use group::{Group, GroupId, Spoiler, Viability};
+pub use id::{ClassCode, DeviceId, SubsystemId, VendorId};
+pub use names::Names;
+pub use reading::{Reading, Reason, Unknown};
+pub use sysfs::Sysfs;
+pub use topology::{Fields, Topology};

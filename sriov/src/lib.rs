@@ -1,0 +1,2 @@
+//! Control plane for physical and virtual functions.
+#![forbid(unsafe_code)]

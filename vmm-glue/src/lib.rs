@@ -1,0 +1,1 @@
+//! Assigning functions to KVM guests: a minimal VMM, and hand-over to others.
