@@ -111,6 +111,36 @@ pub(crate) fn build_init() -> Result<PathBuf> {
     Ok(target.join(triple).join("release/lab-init"))
 }
 
+/// Builds the programs that go into the lab; returns the directory that they lie in.
+///
+/// # Errors
+/// When they do not build.
+pub fn build_programs() -> Result<PathBuf> {
+    let output = cargo()
+        .args([
+            "build",
+            "--quiet",
+            "--release",
+            "--package",
+            "sriovctl",
+            "--package",
+            "system-tests",
+            "--bins",
+            "--target-dir",
+        ])
+        .arg(target_dir()?)
+        .output()
+        .context("start cargo")?;
+    if !output.status.success() {
+        bail!(
+            "build the programs for the lab: {}\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    Ok(target_dir()?.join("release"))
+}
+
 /// The cargo that started us, else the one on the path.
 pub(crate) fn cargo() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

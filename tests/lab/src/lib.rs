@@ -8,19 +8,24 @@
 #![forbid(unsafe_code)]
 
 mod cache;
+pub mod case;
+pub mod host_tests;
 mod initramfs;
 mod kernel;
 mod kernel_log;
 mod machine;
 mod progress;
+mod report;
 mod setup;
 mod vm;
+pub mod vm_tests;
 
 pub use cache::Cache;
-pub use initramfs::Role;
+pub use initramfs::{Role, build_programs};
 pub use kernel::{Flavour, Kernel};
 pub use kernel_log::{Trouble, trouble};
 pub use machine::{Device, Iommu, Machine};
 pub use progress::{Progress, Step};
+pub use report::{Report, Verdict};
 pub use setup::{Qemu, Setup};
 pub use vm::{Finished, Output, Vm};

@@ -9,7 +9,7 @@ pub(crate) mod test;
 use anyhow::Result;
 use lab::{Cache, Flavour, Kernel, Machine, Qemu, Setup, Vm};
 use lab_init::Exec;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Says a line to the user.
 #[expect(clippy::print_stderr, reason = "standard error is where the lab talks")]
@@ -25,6 +25,9 @@ pub(crate) fn parts(kernel: Option<Flavour>, offline: bool) -> Result<(Qemu, Ker
     } else {
         Flavour::Stock
     });
+    if flavour != Flavour::Host && setup.is_first_run() {
+        say("lab: the first run fetches QEMU and a kernel into the cache; later runs start at once");
+    }
     Ok((setup.qemu()?, setup.kernel(flavour)?))
 }
 
@@ -44,15 +47,9 @@ pub(crate) fn boot(qemu: &Qemu, kernel: &Kernel, machine: &Machine) -> Result<Vm
     Ok(vm)
 }
 
-/// A command in the lab with this process's working directory and a plain environment in which our programs and the lab's QEMU
-/// are on the path.
-pub(crate) fn exec(qemu: &Qemu, argv: Vec<String>) -> Exec {
-    let mut path = vec![
-        std::env::current_exe()
-            .ok()
-            .and_then(|program| Some(program.parent()?.to_path_buf())),
-    ];
-    path.push(qemu.program.parent().map(PathBuf::from).filter(|dir| dir.is_absolute()));
+/// A command in the lab with this process's working directory and a plain environment. On the path: our programs and the lab's
+/// QEMU. `LAB_KERNEL` names the kernel's image, for tests that boot a guest.
+pub(crate) fn exec(qemu: &Qemu, kernel: &Kernel, programs: &Path, argv: Vec<String>) -> Exec {
     let system = [
         "/usr/local/sbin",
         "/usr/local/bin",
@@ -61,21 +58,26 @@ pub(crate) fn exec(qemu: &Qemu, argv: Vec<String>) -> Exec {
         "/sbin",
         "/bin",
     ]
-    .map(|dir| Some(dir.into()));
-    path.extend(system);
-    let path: Vec<String> = path
-        .into_iter()
-        .flatten()
-        .map(|dir: PathBuf| dir.to_string_lossy().into_owned())
-        .collect();
+    .map(PathBuf::from);
+    let qemu = qemu
+        .program
+        .parent()
+        .filter(|dir| dir.is_absolute())
+        .map(Path::to_path_buf);
+    let path = std::iter::once(programs.to_path_buf()).chain(qemu).chain(system);
+    let path = path
+        .map(|dir| dir.to_string_lossy().into_owned())
+        .collect::<Vec<_>>()
+        .join(":");
     let pass = ["TERM", "LANG", "RUST_BACKTRACE", "NO_COLOR"]
         .iter()
         .filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)));
     let mut env: Vec<(String, String)> = pass.collect();
     env.extend([
-        ("PATH".to_owned(), path.join(":")),
+        ("PATH".to_owned(), path),
         ("HOME".to_owned(), "/root".to_owned()),
-        ("LAB".to_owned(), "1".to_owned()),
+        ("LAB".to_owned(), kernel.flavour.to_string()),
+        ("LAB_KERNEL".to_owned(), kernel.image.display().to_string()),
     ]);
     let cwd = std::env::current_dir().map_or_else(|_| "/".to_owned(), |dir| dir.to_string_lossy().into_owned());
     Exec {
@@ -84,4 +86,12 @@ pub(crate) fn exec(qemu: &Qemu, argv: Vec<String>) -> Exec {
         cwd,
         interactive: false,
     }
+}
+
+/// Where cargo puts the programs that go into the lab, as far as they are built.
+pub(crate) fn programs() -> PathBuf {
+    std::env::current_exe()
+        .ok()
+        .and_then(|program| Some(program.parent()?.parent()?.join("release")))
+        .unwrap_or_default()
 }

@@ -1,6 +1,6 @@
 //! `cargo lab run`: one command of the host inside the lab.
 
-use super::{boot, exec, parts, say};
+use super::{boot, exec, parts, programs, say};
 use anyhow::Result;
 use lab::{Flavour, Machine, Output};
 use lab_init::Exit;
@@ -17,7 +17,7 @@ pub(crate) fn run(
 ) -> Result<ExitCode> {
     let (qemu, kernel) = parts(kernel, offline)?;
     let mut vm = boot(&qemu, &kernel, machine)?;
-    let finished = vm.run(&exec(&qemu, argv.to_vec()), limit, pass_on)?;
+    let finished = vm.run(&exec(&qemu, &kernel, &programs(), argv.to_vec()), limit, pass_on)?;
     for (_, record) in finished.troubles() {
         say(&format!("lab: kernel: {}", record.text));
     }

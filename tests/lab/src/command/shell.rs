@@ -1,6 +1,6 @@
 //! `cargo lab shell`: a terminal inside the lab.
 
-use super::{exec, parts, say};
+use super::{exec, parts, programs, say};
 use anyhow::{Result, bail};
 use lab::{Flavour, Machine, Vm};
 use std::io::IsTerminal;
@@ -19,7 +19,7 @@ pub(crate) fn run(machine: &Machine, kernel: Option<Flavour>, offline: bool, lim
     } else {
         "/bin/sh"
     };
-    let mut command = exec(&qemu, vec![shell.to_owned(), "-i".to_owned()]);
+    let mut command = exec(&qemu, &kernel, &programs(), vec![shell.to_owned(), "-i".to_owned()]);
     command.interactive = true;
     let finished = vm.run(&command, limit, |_| {})?;
     vm.power_off();

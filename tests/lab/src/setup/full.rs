@@ -26,7 +26,7 @@ struct Full {
 
 /// The kernel in the cache, when it was built from what is asked for today.
 pub(super) fn present(setup: &Setup) -> Option<Kernel> {
-    let full = setup.cache.record::<Full>("full.json")?;
+    let full = setup.record::<Full>("full.json")?;
     let fits = full.inputs == inputs() && full.image.exists();
     fits.then_some(Kernel {
         flavour: Flavour::Full,
@@ -35,12 +35,8 @@ pub(super) fn present(setup: &Setup) -> Option<Kernel> {
     })
 }
 
-pub(super) fn provide(setup: &Setup) -> Result<Kernel> {
-    if !setup.update
-        && let Some(kernel) = present(setup)
-    {
-        return Ok(kernel);
-    }
+/// Fetches the source and builds it, or finds that the newest source was built before.
+pub(super) fn build(setup: &Setup) -> Result<Kernel> {
     setup.refuse_offline("the full kernel")?;
     packages::require(setup, packages::KERNEL_BUILD, "building the full kernel")?;
     let apt = Apt::prepare(setup)?;
@@ -61,7 +57,7 @@ pub(super) fn provide(setup: &Setup) -> Result<Kernel> {
                 })
             },
         )?;
-        build(setup, &tree, &name, &entry)?;
+        compile(setup, &tree, &name, &entry)?;
         fs::remove_dir_all(&tree)?;
     }
     let full = Full {
@@ -72,7 +68,7 @@ pub(super) fn provide(setup: &Setup) -> Result<Kernel> {
     present(setup).context("the kernel just built is not in the cache")
 }
 
-fn build(setup: &Setup, tree: &Path, name: &str, entry: &str) -> Result<()> {
+fn compile(setup: &Setup, tree: &Path, name: &str, entry: &str) -> Result<()> {
     let jobs = std::thread::available_parallelism().map_or(2, usize::from);
     let what = format!("build the full kernel from {name} with {jobs} jobs, once per machine");
     setup.progress.step(

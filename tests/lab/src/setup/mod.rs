@@ -59,8 +59,12 @@ impl Setup {
     /// # Errors
     /// When there is none and none can be fetched.
     pub fn qemu(&self) -> Result<Qemu> {
+        if let Some(qemu) = qemu::present(self) {
+            return Ok(qemu);
+        }
         let _lock = self.lock()?;
-        qemu::provide(self)
+        // Another process may have brought it while this one waited.
+        qemu::present(self).map_or_else(|| qemu::fetch(self), Ok)
     }
 
     /// A kernel of that flavour.
@@ -68,10 +72,25 @@ impl Setup {
     /// # Errors
     /// When it is not there and cannot be fetched or built.
     pub fn kernel(&self, flavour: Flavour) -> Result<Kernel> {
+        let present = || match flavour {
+            Flavour::Stock => stock::present(self),
+            Flavour::Full => full::present(self),
+            Flavour::Host => None,
+        };
+        if flavour != Flavour::Full {
+            packages::require(self, packages::MODULES, "reading a kernel's modules")?;
+        }
+        if let Some(kernel) = present() {
+            return Ok(kernel);
+        }
         let _lock = self.lock()?;
+        // Another process may have brought it while this one waited.
+        if let Some(kernel) = present() {
+            return Ok(kernel);
+        }
         match flavour {
-            Flavour::Stock => stock::provide(self),
-            Flavour::Full => full::provide(self),
+            Flavour::Stock => stock::fetch(self),
+            Flavour::Full => full::build(self),
             Flavour::Host => host_kernel(),
         }
     }
@@ -80,6 +99,25 @@ impl Setup {
     #[must_use]
     pub fn has_full_kernel(&self) -> bool {
         full::present(self).is_some()
+    }
+
+    /// Whether the cache holds no QEMU yet.
+    #[must_use]
+    pub fn is_first_run(&self) -> bool {
+        qemu::present(self).is_none()
+    }
+
+    /// Programs that tests compare with; without them the tests that need them are skipped.
+    ///
+    /// # Errors
+    /// When they are missing and cannot be installed.
+    pub fn test_tools(&self) -> Result<()> {
+        packages::require(self, packages::TESTS, "testing")
+    }
+
+    /// What the cache remembers, unless newer packages are wanted.
+    fn record<T: serde::de::DeserializeOwned>(&self, name: &str) -> Option<T> {
+        if self.update { None } else { self.cache.record(name) }
     }
 
     fn lock(&self) -> Result<std::fs::File> {

@@ -33,6 +33,13 @@ pub(super) const KERNEL_BUILD: &[Requirement] = &[
 /// To read a packaged kernel's modules.
 pub(super) const MODULES: &[Requirement] = &[(Need::Program("xz"), "xz-utils")];
 
+/// To compare our results with those of others, and to make file systems in the lab.
+pub(super) const TESTS: &[Requirement] = &[
+    (Need::Program("lspci"), "pciutils"),
+    (Need::Program("mke2fs"), "e2fsprogs"),
+    (Need::Program("setsid"), "util-linux"),
+];
+
 /// To fetch packages without installing them.
 pub(super) const FETCH: &[Requirement] = &[(Need::Program("apt-get"), "apt"), (Need::Program("dpkg-deb"), "dpkg")];
 

@@ -23,27 +23,20 @@ pub struct Qemu {
     pub version: String,
 }
 
-pub(super) fn provide(setup: &Setup) -> Result<Qemu> {
-    if let Ok(version) = version_of(Path::new("qemu-system-x86_64"))
+/// The machine's own QEMU when it is new enough, else the one in the cache.
+pub(super) fn present(setup: &Setup) -> Option<Qemu> {
+    let own = PathBuf::from("qemu-system-x86_64");
+    if let Ok(version) = version_of(&own)
         && number(&version).is_some_and(|number| number >= OLDEST)
     {
-        return Ok(Qemu {
-            program: "qemu-system-x86_64".into(),
-            version,
-        });
+        return Some(Qemu { program: own, version });
     }
-    if !setup.update
-        && let Some(qemu) = setup.cache.record::<Qemu>("qemu.json")
-        && qemu.program.exists()
-    {
-        return Ok(qemu);
-    }
-    setup.refuse_offline("QEMU")?;
-    fetch(setup)
+    setup.record::<Qemu>("qemu.json").filter(|qemu| qemu.program.exists())
 }
 
 /// Unpacks Debian's package with all its libraries into the cache; nothing is installed.
-fn fetch(setup: &Setup) -> Result<Qemu> {
+pub(super) fn fetch(setup: &Setup) -> Result<Qemu> {
+    setup.refuse_offline("QEMU")?;
     let apt = Apt::prepare(setup)?;
     let packages = apt.closure("qemu-system-x86")?;
     let versions: Vec<String> = packages

@@ -1,7 +1,7 @@
 //! Debian's own kernel, unpacked: nothing to compile, but type1 only (Debian builds no iommufd).
 
+use super::Setup;
 use super::apt::Apt;
-use super::{Setup, packages};
 use crate::cache::key;
 use crate::{Flavour, Kernel};
 use anyhow::{Context, Result};
@@ -14,27 +14,17 @@ struct Stock {
     modules: PathBuf,
 }
 
-pub(super) fn provide(setup: &Setup) -> Result<Kernel> {
-    packages::require(setup, packages::MODULES, "reading the stock kernel's modules")?;
-    let known = setup
-        .cache
+/// The kernel in the cache.
+pub(super) fn present(setup: &Setup) -> Option<Kernel> {
+    setup
         .record::<Stock>("stock.json")
-        .filter(|stock| !setup.update && stock.image.exists());
-    let stock = match known {
-        Some(stock) => stock,
-        None => {
-            setup.refuse_offline("the stock kernel")?;
-            fetch(setup)?
-        }
-    };
-    Ok(Kernel {
-        flavour: Flavour::Stock,
-        image: stock.image,
-        modules: Some(stock.modules),
-    })
+        .filter(|stock| stock.image.exists())
+        .map(Stock::kernel)
 }
 
-fn fetch(setup: &Setup) -> Result<Stock> {
+/// Fetches the newest one.
+pub(super) fn fetch(setup: &Setup) -> Result<Kernel> {
+    setup.refuse_offline("the stock kernel")?;
     let apt = Apt::prepare(setup)?;
     // The metapackage leads to the image and its modules, in one package or in two.
     let is_kernel = |name: &str| {
@@ -67,7 +57,17 @@ fn fetch(setup: &Setup) -> Result<Stock> {
         })?;
     let stock = find(&dir).with_context(|| format!("no kernel image and modules in {}", dir.display()))?;
     setup.cache.set_record("stock.json", &stock)?;
-    Ok(stock)
+    Ok(stock.kernel())
+}
+
+impl Stock {
+    fn kernel(self) -> Kernel {
+        Kernel {
+            flavour: Flavour::Stock,
+            image: self.image,
+            modules: Some(self.modules),
+        }
+    }
 }
 
 fn find(dir: &Path) -> Option<Stock> {
