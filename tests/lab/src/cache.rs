@@ -61,13 +61,24 @@ impl Cache {
     /// Those of `fill`, and those of the file system.
     pub fn make(&self, entry: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
         let place = self.path(entry);
-        let beside = self.path(format!("{entry}.partial"));
-        remove(&beside)?;
-        fs::create_dir_all(&beside)?;
-        fill(&beside)?;
-        remove(&place)?;
-        fs::rename(&beside, &place).with_context(|| format!("move {} into place", place.display()))?;
+        let beside = self.scratch()?;
+        fill(beside.path())?;
+        match fs::remove_dir_all(&place) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("remove {}", place.display()));
+            }
+            _ => {}
+        }
+        fs::rename(beside.keep(), &place).with_context(|| format!("move {} into place", place.display()))?;
         Ok(place)
+    }
+
+    /// A directory for work under way, removed when dropped.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn scratch(&self) -> Result<tempfile::TempDir> {
+        Ok(tempfile::Builder::new().prefix("partial-").tempdir_in(&self.root)?)
     }
 
     /// Reads a small record; `None` when there is none or it is of another version.
@@ -85,15 +96,6 @@ impl Cache {
         serde_json::to_writer_pretty(&mut file, value)?;
         file.persist(self.path(name))?;
         Ok(())
-    }
-}
-
-fn remove(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("remove {}", path.display()))
-        }
-        _ => Ok(()),
     }
 }
 

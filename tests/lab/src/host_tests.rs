@@ -117,7 +117,12 @@ struct Reader {
 impl Reader {
     fn line(&mut self, line: &str) {
         if let Some(program) = line.trim_start().strip_prefix("Running ") {
-            self.start(program.rsplit_once('/').map_or(program, |(_, file)| file));
+            self.start(
+                program
+                    .rsplit_once('/')
+                    .map_or(program, |(_, file)| file)
+                    .trim_end_matches(')'),
+            );
         } else if let Some(name) = line.trim_start().strip_prefix("Doc-tests ") {
             self.start(&format!("{name} (doc)"));
         } else if let Some((name, verdict)) = line.strip_prefix("test ").and_then(|rest| rest.rsplit_once(" ... ")) {
@@ -158,13 +163,9 @@ impl Reader {
 
     fn start(&mut self, program: &str) {
         self.close_program();
-        // `pci-0123456789abcdef)` → `pci`
-        let program = program.trim_end_matches(')');
-        self.program = program
-            .rsplit_once('-')
-            .filter(|(_, hash)| hash.len() == 16)
-            .map_or(program, |(name, _)| name)
-            .to_owned();
+        // cargo appends a hash: `pci-0123456789abcdef`
+        let named = program.rsplit_once('-').filter(|(_, hash)| hash.len() == 16);
+        self.program = named.map_or(program, |(name, _)| name).to_owned();
     }
 
     fn close_program(&mut self) {

@@ -47,18 +47,14 @@ pub(super) fn build(setup: &Setup) -> Result<Kernel> {
     let (name, version) = source.context("Debian's linux-source package leads to no source")?;
     let entry = format!("kernel-full-{}", key(&[&inputs(), &version]));
     if !setup.cache.path(&entry).exists() {
-        let tree = setup.progress.step(
-            &format!("fetch {name} {version}"),
-            None,
-            "check the network; the log has apt's words",
-            |step| {
-                setup.cache.make("kernel-source", |dir| {
-                    apt.unpack(step, &[(name.clone(), version.clone())], dir)
-                })
-            },
-        )?;
-        compile(setup, &tree, &name, &entry)?;
-        fs::remove_dir_all(&tree)?;
+        let tree = setup.cache.scratch()?;
+        let what = format!("fetch {name} {version}");
+        setup
+            .progress
+            .step(&what, None, "check the network; the log has apt's words", |step| {
+                apt.unpack(step, &[(name.clone(), version)], tree.path())
+            })?;
+        compile(setup, tree.path(), &name, &entry)?;
     }
     let full = Full {
         image: setup.cache.path(&entry).join("bzImage"),
