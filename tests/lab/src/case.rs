@@ -63,13 +63,16 @@ impl Case {
     }
 }
 
-/// The body of a test program: `list` prints the cases as JSON, `run NAME` runs one.
+/// What is done around every case, such as comparing the machine before and after.
+pub type Around = fn(&dyn Fn() -> Result<Outcome>) -> Result<Outcome>;
+
+/// The body of a test program: `list` prints the cases as JSON, `run NAME` runs one, with `around` around it.
 #[must_use]
-pub fn main(cases: &[Case]) -> ExitCode {
+pub fn main(cases: &[Case], around: Around) -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["list"] => list(cases).map(|()| ExitCode::SUCCESS),
-        ["run", name] => run(cases, name),
+        ["run", name] => run(cases, name, around),
         _ => Err(anyhow::anyhow!("usage: list | run NAME; `cargo lab test` does both")),
     };
     result.unwrap_or_else(|error| {
@@ -93,7 +96,7 @@ fn list(cases: &[Case]) -> Result<()> {
     Ok(())
 }
 
-fn run(cases: &[Case], name: &str) -> Result<ExitCode> {
+fn run(cases: &[Case], name: &str, around: Around) -> Result<ExitCode> {
     if std::env::var_os("LAB").is_none() {
         bail!("these tests change the machine they run on: they run in the lab only (cargo lab test --filter {name})");
     }
@@ -101,7 +104,7 @@ fn run(cases: &[Case], name: &str) -> Result<ExitCode> {
         .iter()
         .find(|case| case.name == name)
         .with_context(|| format!("no test {name}"))?;
-    match (case.run)()? {
+    match around(&case.run)? {
         Outcome::Passed => Ok(ExitCode::SUCCESS),
         Outcome::Skipped(reason) => {
             write!(std::io::stdout().lock(), "{reason}")?;

@@ -1,9 +1,9 @@
 //! Serves commands from the control port, one at a time.
 
 use crate::kmsg::KernelLog;
-use crate::{console, link, mounts};
+use crate::{console, mounts};
 use anyhow::{Context, Result, bail};
-use lab_init::{CONTROL_PORT, Exec, Exit, Frame, Ready};
+use lab_init::{CONTROL_PORT, Exec, Exit, Frame, Ready, link};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::fs::{self, File, OpenOptions};

@@ -1,7 +1,8 @@
 //! A guest that was given a function: which driver took it, and whether a ping over it is answered.
 
-use crate::{console::say, link, mounts, ping};
+use crate::{console::say, mounts, ping};
 use anyhow::{Context, Result};
+use lab_init::link;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};

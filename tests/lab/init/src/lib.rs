@@ -5,6 +5,8 @@
 //! [`Frame::Exit`]. One command runs at a time.
 #![forbid(unsafe_code)]
 
+pub mod link;
+
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::io::{self, Read, Write};
 

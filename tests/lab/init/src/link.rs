@@ -11,7 +11,10 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use std::net::Ipv4Addr;
 
 /// Sets a link up.
-pub(crate) fn set_up(index: u32) -> Result<()> {
+///
+/// # Errors
+/// What rtnetlink answers.
+pub fn set_up(index: u32) -> Result<()> {
     let mut message = LinkMessage::default();
     message.header.index = index;
     message.header.flags = LinkFlags::Up;
@@ -20,7 +23,26 @@ pub(crate) fn set_up(index: u32) -> Result<()> {
 }
 
 /// Gives a link an IPv4 address.
-pub(crate) fn add_address(index: u32, address: Ipv4Addr, prefix_len: u8) -> Result<()> {
+///
+/// # Errors
+/// What rtnetlink answers.
+pub fn add_address(index: u32, address: Ipv4Addr, prefix_len: u8) -> Result<()> {
+    let message = address_message(index, address, prefix_len);
+    request(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE)
+}
+
+/// Takes an IPv4 address from a link.
+///
+/// # Errors
+/// What rtnetlink answers.
+pub fn remove_address(index: u32, address: Ipv4Addr, prefix_len: u8) -> Result<()> {
+    request(
+        RouteNetlinkMessage::DelAddress(address_message(index, address, prefix_len)),
+        0,
+    )
+}
+
+fn address_message(index: u32, address: Ipv4Addr, prefix_len: u8) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.family = AddressFamily::Inet;
     message.header.prefix_len = prefix_len;
@@ -29,7 +51,7 @@ pub(crate) fn add_address(index: u32, address: Ipv4Addr, prefix_len: u8) -> Resu
         AddressAttribute::Local(address.into()),
         AddressAttribute::Address(address.into()),
     ];
-    request(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE)
+    message
 }
 
 fn request(message: RouteNetlinkMessage, flags: u16) -> Result<()> {

@@ -9,7 +9,6 @@ mod agent;
 mod console;
 mod guest;
 mod kmsg;
-mod link;
 mod mounts;
 mod ping;
 
