@@ -15,7 +15,7 @@ fn listed() -> Result<Vec<Value>> {
     let document = json(&[
         "list",
         "-o",
-        "bdf,vendor,device,driver,group,pf,vf_index,vf_total,vfs,parent",
+        "bdf,vendor,device,driver,group,pf,vf,total_vfs,vfs,parent",
     ])?;
     document
         .get("functions")
@@ -55,7 +55,7 @@ pub(crate) fn knows_every_function() -> Result<Outcome> {
             .context("VF not listed")?;
         ensure!(text(function, "pf") == Some(&pf), "PF of {vf}: {function}");
         ensure!(
-            function.get("vf_index").and_then(Value::as_u64) == Some(index as u64),
+            function.get("vf").and_then(Value::as_u64) == Some(index as u64),
             "index of {vf}: {function}"
         );
     }

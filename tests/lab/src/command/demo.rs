@@ -159,7 +159,7 @@ impl Demo {
 
     fn functions(&mut self) -> Result<Vec<Value>> {
         let text = self
-            .sriovctl(&["list", "--json", "-o", "bdf,driver,pf,vf_index,vf_total"], false)?
+            .sriovctl(&["list", "--json", "-o", "bdf,driver,pf,vf,total_vfs"], false)?
             .stdout;
         let document: Value = serde_json::from_str(&text).context("sriovctl list --json")?;
         document
@@ -182,7 +182,7 @@ impl Demo {
     fn physical_function(&mut self, driver: &str) -> Result<PhysicalFunction> {
         let functions = self.functions()?;
         let find = functions.iter().find_map(|function| {
-            let total = function.get("vf_total")?.as_u64().filter(|total| *total > 0)?;
+            let total = function.get("total_vfs")?.as_u64().filter(|total| *total > 0)?;
             let is_it = function.get("driver")?.as_str() == Some(driver);
             is_it.then_some(PhysicalFunction {
                 bdf: function.get("bdf")?.as_str()?.to_owned(),
@@ -196,7 +196,7 @@ impl Demo {
         let functions = self.functions()?;
         let is_first = |function: &&Value| {
             function.get("pf").and_then(Value::as_str) == Some(pf)
-                && function.get("vf_index").and_then(Value::as_u64) == Some(0)
+                && function.get("vf").and_then(Value::as_u64) == Some(0)
         };
         let vf = functions
             .iter()
