@@ -1,0 +1,186 @@
+//! What a command line means: the checks that concern more than one argument are behind us here.
+
+use crate::args::{ChangeCommand, ChangeOptions, Cli, Command, Force, Global, VfCommand};
+use crate::failure::Failure;
+use crate::output::SCHEMA_VERSION;
+use crate::selector::Selector;
+use pci::Sysfs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A command with everything it needs to run.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) settings: Settings,
+    pub(crate) command: Task,
+}
+
+/// What holds for every command.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    /// Where files are read.
+    pub(crate) sysfs: Sysfs,
+    /// Where journal and lock are.
+    pub(crate) state_dir: PathBuf,
+    /// Whether to say more.
+    pub(crate) verbose: bool,
+}
+
+/// The work: reading commands as they were typed, and changes in one form for `plan X` and `X --dry-run`.
+#[derive(Debug)]
+pub(crate) enum Task {
+    Read(Command),
+    Change(Change),
+}
+
+/// A change of the machine.
+#[derive(Debug)]
+pub(crate) struct Change {
+    pub(crate) verb: Verb,
+    pub(crate) mode: Mode,
+}
+
+/// What to change.
+#[derive(Debug)]
+pub(crate) enum Verb {
+    CreateVfs {
+        pf: Selector,
+        count: u16,
+        driver: Option<String>,
+    },
+    DeleteVfs {
+        pf: Selector,
+    },
+    Bind {
+        functions: Vec<Selector>,
+        driver: String,
+    },
+    Unbind {
+        functions: Vec<Selector>,
+    },
+    Release {
+        functions: Vec<Selector>,
+    },
+    Undo {
+        operation: Option<u64>,
+    },
+}
+
+/// How far to go.
+#[derive(Debug)]
+pub(crate) enum Mode {
+    /// Print the plan; `check` makes an empty plan the only success.
+    Plan { check: bool },
+    /// Do it.
+    Apply(Consent),
+}
+
+/// What the user has agreed to beforehand.
+#[derive(Debug)]
+pub(crate) struct Consent {
+    pub(crate) yes: bool,
+    pub(crate) force: Vec<Force>,
+    pub(crate) wait: Duration,
+}
+
+impl TryFrom<Cli> for Request {
+    type Error = Failure;
+
+    fn try_from(cli: Cli) -> Result<Self, Failure> {
+        let Global {
+            output_version,
+            sysroot,
+            state_dir,
+            verbose,
+            ..
+        } = cli.global;
+        if let Some(version) = output_version.filter(|version| *version != SCHEMA_VERSION) {
+            let failure = Failure::usage(format!("--output-version {version}: this sriovctl has version {SCHEMA_VERSION}"));
+            return Err(failure);
+        }
+        let command = Task::from(cli.command);
+        let is_captured = sysroot.is_some();
+        if is_captured && command.needs_this_machine() {
+            let failure = Failure::usage("--sysroot names a captured tree, and this command needs the running machine");
+            return Err(failure.fix("leave --sysroot and SRIOVCTL_SYSROOT out, or add --dry-run"));
+        }
+        let settings = Settings {
+            sysfs: sysroot.map_or_else(Sysfs::host, Sysfs::at),
+            state_dir,
+            verbose,
+        };
+        Ok(Self { settings, command })
+    }
+}
+
+impl Task {
+    fn needs_this_machine(&self) -> bool {
+        match self {
+            Self::Change(change) => matches!(change.mode, Mode::Apply(_)),
+            Self::Read(Command::Run(run)) => !run.dry_run,
+            Self::Read(_) => false,
+        }
+    }
+}
+
+impl From<Command> for Task {
+    fn from(command: Command) -> Self {
+        match command {
+            Command::Change(change) => Self::Change(Change::new(change, None)),
+            Command::Plan(plan) => Self::Change(Change::new(plan.change, Some(plan.check))),
+            Command::Undo(undo) => Self::Change(Change {
+                verb: Verb::Undo {
+                    operation: undo.operation,
+                },
+                mode: Mode::new(undo.options, None),
+            }),
+            reading => Self::Read(reading),
+        }
+    }
+}
+
+impl Change {
+    /// `plan` is whether `plan --check` or (`Some(false)`) `plan` was typed before the verb.
+    fn new(command: ChangeCommand, plan: Option<bool>) -> Self {
+        let (verb, options) = match command {
+            ChangeCommand::Vf(VfCommand::Create {
+                pf,
+                count,
+                driver,
+                options,
+            }) => (Verb::CreateVfs { pf, count, driver }, options),
+            ChangeCommand::Vf(VfCommand::Delete { pf, options }) => (Verb::DeleteVfs { pf }, options),
+            ChangeCommand::Bind {
+                selectors: functions,
+                driver,
+                options,
+            } => (Verb::Bind { functions, driver }, options),
+            ChangeCommand::Unbind {
+                selectors: functions,
+                options,
+            } => (Verb::Unbind { functions }, options),
+            ChangeCommand::Release {
+                selectors: functions,
+                options,
+            } => (Verb::Release { functions }, options),
+        };
+        Self {
+            verb,
+            mode: Mode::new(options, plan),
+        }
+    }
+}
+
+impl Mode {
+    fn new(options: ChangeOptions, plan: Option<bool>) -> Self {
+        match plan {
+            Some(check) => Self::Plan { check },
+            None if options.dry_run => Self::Plan { check: false },
+            None => Self::Apply(Consent {
+                yes: options.yes,
+                force: options.force,
+                wait: Duration::from_secs(options.wait),
+            }),
+        }
+    }
+}
