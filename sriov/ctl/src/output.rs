@@ -12,7 +12,7 @@ pub(crate) const SCHEMA_VERSION: u32 = 1;
 
 /// The streams of a run and how to write to them.
 pub(crate) struct Output {
-    stdout: AutoStream<BufWriter<StdoutLock<'static>>>,
+    stdout: BufWriter<AutoStream<StdoutLock<'static>>>,
     stderr: AutoStream<StderrLock<'static>>,
     json: bool,
     pretty: bool,
@@ -29,7 +29,7 @@ impl Output {
             json,
             pretty: stdout.is_terminal(),
             talks_to_terminal: stderr.is_terminal(),
-            stdout: AutoStream::new(BufWriter::with_capacity(1 << 16, stdout), out),
+            stdout: BufWriter::with_capacity(1 << 16, AutoStream::new(stdout, out)),
             stderr: AutoStream::new(stderr, err),
         }
     }
@@ -49,9 +49,11 @@ impl Output {
         &mut self.stdout
     }
 
-    /// The stream for talk. A failure to talk is not a failure of the command, so callers may drop the result.
+    /// Says something on standard error, after what was written to standard output before.
     pub(crate) fn talk(&mut self, text: std::fmt::Arguments<'_>) {
-        // The reader of standard error may be gone; the work goes on all the same.
+        // A broken standard output is reported when the run ends. The reader of standard error may be gone too; the work
+        // goes on all the same.
+        drop(self.stdout.flush());
         drop(self.stderr.write_fmt(text).and_then(|()| self.stderr.flush()));
     }
 
@@ -95,8 +97,11 @@ impl Output {
         }
         let written = self.document(&render::error::Document::new(failure));
         match written.and_then(|()| Ok(self.stdout.flush()?)) {
-            Err(broken) if broken.is_broken_pipe() => broken.exit,
-            _ => failure.exit,
+            Err(broken) if broken.is_broken_pipe() => return broken.exit,
+            // Standard output takes nothing: the failure must not go unheard.
+            Err(_) => self.talk(format_args!("{}", render::error::Text(failure))),
+            Ok(()) => {}
         }
+        failure.exit
     }
 }

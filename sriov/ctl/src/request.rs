@@ -1,6 +1,9 @@
 //! What a command line means: the checks that concern more than one argument are behind us here.
 
-use crate::args::{ChangeCommand, ChangeOptions, Cli, Command, Force, Global, VfCommand};
+use crate::args::{
+    ChangeCommand, ChangeOptions, Cli, Command, Completion, Emit, Explain, Force, Functions, Global, List, Run, Show,
+    Tree, Util, VfCommand,
+};
 use crate::failure::Failure;
 use crate::output::SCHEMA_VERSION;
 use crate::selector::Selector;
@@ -12,7 +15,7 @@ use std::time::Duration;
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) settings: Settings,
-    pub(crate) command: Task,
+    pub(crate) task: Task,
 }
 
 /// What holds for every command.
@@ -26,11 +29,23 @@ pub(crate) struct Settings {
     pub(crate) verbose: bool,
 }
 
-/// The work: reading commands as they were typed, and changes in one form for `plan X` and `X --dry-run`.
+/// The work: commands that change nothing as they were typed, and changes in one form for `plan X` and `X --dry-run`.
 #[derive(Debug)]
 pub(crate) enum Task {
-    Read(Command),
+    List(List),
+    Tree(Tree),
+    Show(Show),
+    Groups(Functions),
+    Status(Functions),
     Change(Change),
+    Undo { operation: Option<u64>, mode: Mode },
+    Log,
+    Emit(Emit),
+    Run(Run),
+    Explain(Explain),
+    Completion(Completion),
+    Util(Util),
+    Worker,
 }
 
 /// A change of the machine.
@@ -60,9 +75,6 @@ pub(crate) enum Verb {
     },
     Release {
         functions: Vec<Selector>,
-    },
-    Undo {
-        operation: Option<u64>,
     },
 }
 
@@ -98,9 +110,9 @@ impl TryFrom<Cli> for Request {
             let failure = Failure::usage(format!("--output-version {version}: this sriovctl has version {SCHEMA_VERSION}"));
             return Err(failure);
         }
-        let command = Task::from(cli.command);
+        let task = Task::from(cli.command);
         let is_captured = sysroot.is_some();
-        if is_captured && command.needs_this_machine() {
+        if is_captured && task.needs_this_machine() {
             let failure = Failure::usage("--sysroot names a captured tree, and this command needs the running machine");
             return Err(failure.fix("leave --sysroot and SRIOVCTL_SYSROOT out, or add --dry-run"));
         }
@@ -109,16 +121,16 @@ impl TryFrom<Cli> for Request {
             state_dir,
             verbose,
         };
-        Ok(Self { settings, command })
+        Ok(Self { settings, task })
     }
 }
 
 impl Task {
     fn needs_this_machine(&self) -> bool {
         match self {
-            Self::Change(change) => matches!(change.mode, Mode::Apply(_)),
-            Self::Read(Command::Run(run)) => !run.dry_run,
-            Self::Read(_) => false,
+            Self::Change(Change { mode, .. }) | Self::Undo { mode, .. } => matches!(mode, Mode::Apply(_)),
+            Self::Run(run) => !run.dry_run,
+            _ => false,
         }
     }
 }
@@ -126,15 +138,24 @@ impl Task {
 impl From<Command> for Task {
     fn from(command: Command) -> Self {
         match command {
+            Command::List(args) => Self::List(args),
+            Command::Tree(args) => Self::Tree(args),
+            Command::Show(args) => Self::Show(args),
+            Command::Groups(args) => Self::Groups(args),
+            Command::Status(args) => Self::Status(args),
             Command::Change(change) => Self::Change(Change::new(change, None)),
             Command::Plan(plan) => Self::Change(Change::new(plan.change, Some(plan.check))),
-            Command::Undo(undo) => Self::Change(Change {
-                verb: Verb::Undo {
-                    operation: undo.operation,
-                },
+            Command::Undo(undo) => Self::Undo {
+                operation: undo.operation,
                 mode: Mode::new(undo.options, None),
-            }),
-            reading => Self::Read(reading),
+            },
+            Command::Log => Self::Log,
+            Command::Emit(args) => Self::Emit(args),
+            Command::Run(args) => Self::Run(args),
+            Command::Explain(args) => Self::Explain(args),
+            Command::Completion(args) => Self::Completion(args),
+            Command::Util(args) => Self::Util(args),
+            Command::Worker => Self::Worker,
         }
     }
 }

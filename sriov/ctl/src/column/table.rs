@@ -12,16 +12,16 @@ pub(crate) static COLUMNS: [Column; 35] = [
         Value::of(&row.function.class, |class| Value::Text(row.machine.class_name(*class)))
     }),
     column("class_code", String, "class code, six digits", Need::fields(Fields::ID), |row| {
-        Value::of(&row.function.class, Value::text)
+        Value::of(&row.function.class, |value| Value::text(value))
     }),
     column("vendor", String, "vendor id", Need::fields(Fields::ID), |row| {
-        Value::of(&row.function.vendor, Value::text)
+        Value::of(&row.function.vendor, |value| Value::text(value))
     }),
     column("device", String, "device id", Need::fields(Fields::ID), |row| {
-        Value::of(&row.function.device, Value::text)
+        Value::of(&row.function.device, |value| Value::text(value))
     }),
     column("subsystem", String, "subsystem vendor and device id", Need::fields(Fields::ID), |row| {
-        Value::of_optional(&row.function.subsystem, Value::text)
+        Value::of_optional(&row.function.subsystem, |value| Value::text(value))
     }),
     column("revision", String, "revision, two digits", Need::fields(Fields::ID), |row| {
         Value::of(&row.function.revision, |revision| Value::Text(format!("{revision:02x}")))
@@ -30,7 +30,7 @@ pub(crate) static COLUMNS: [Column; 35] = [
         super::role(row.function)
     }),
     column("driver", String, "driver it is bound to", Need::fields(Fields::DRIVER), |row| {
-        Value::of_optional(&row.function.driver, Value::text)
+        Value::of_optional(&row.function.driver, |value| Value::text(value))
     }),
     column("group", Integer, "IOMMU group", Need::fields(Fields::GROUP), |row| {
         Value::of_optional(&row.function.iommu_group, |group| Value::Number(group.0.into()))
@@ -109,7 +109,7 @@ pub(crate) static COLUMNS: [Column; 35] = [
     },
 ];
 
-const VIABILITY: Need = Need::fields(Fields::GROUP.union(Fields::DRIVER).union(Fields::ID));
+const VIABILITY: Need = Need::fields(Fields::GROUP.union(Fields::DRIVER).union(Fields::ID).union(Fields::CLASS_DEVICES));
 
 const fn column(
     name: &'static str,
@@ -153,3 +153,5 @@ fn viable(row: &Row<'_>) -> Value {
         None => Value::None,
     })
 }
+
+fn holder(row: &Row<'_>) -> Value { Value::None }

@@ -1,0 +1,1 @@
+//! The structures behind JSON documents.
