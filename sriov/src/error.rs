@@ -116,10 +116,12 @@ pub enum ErrorKind {
         /// As asked.
         operation: Option<u64>,
     },
-    /// Some steps of the operation have already been undone, or it changed nothing.
-    NothingToUndo {
-        /// Its id.
-        operation: u64,
+    /// Someone else has changed the value since the operation that is to be undone.
+    ChangedSince {
+        /// As the operation left it.
+        left: String,
+        /// As it is now.
+        found: String,
     },
     /// A step failed, and the steps before it were undone.
     RolledBack {
@@ -241,6 +243,7 @@ impl Error {
             ErrorKind::Unfinished { operation } => {
                 return Some(format!("restore what it changed: sriovctl undo {operation}"));
             }
+            ErrorKind::ChangedSince { .. } => "put it back by hand, or leave it as it is and forget the operation",
             ErrorKind::NoSuchOperation { .. } => "see what there is: sriovctl log",
             ErrorKind::RolledBack { cause, undo_failures } => {
                 return if undo_failures.is_empty() {
@@ -249,11 +252,9 @@ impl Error {
                     Some("remove what is in the way, then sriovctl undo".to_owned())
                 };
             }
-            ErrorKind::Missing(_)
-            | ErrorKind::Malformed { .. }
-            | ErrorKind::NothingToUndo { .. }
-            | ErrorKind::Worker(_)
-            | ErrorKind::Errno(_) => return None,
+            ErrorKind::Missing(_) | ErrorKind::Malformed { .. } | ErrorKind::Worker(_) | ErrorKind::Errno(_) => {
+                return None;
+            }
         };
         Some(fix.to_owned())
     }
@@ -327,7 +328,7 @@ impl fmt::Display for ErrorKind {
                 operation: Some(operation),
             } => write!(f, "no operation {operation}"),
             Self::NoSuchOperation { operation: None } => f.write_str("no operation to undo"),
-            Self::NothingToUndo { operation } => write!(f, "operation {operation} left nothing to undo"),
+            Self::ChangedSince { left, found } => write!(f, "left as {left:?}, changed by others to {found:?}"),
             Self::RolledBack { undo_failures, .. } if undo_failures.is_empty() => {
                 f.write_str("failed; all that was changed before is undone")
             }
