@@ -3,6 +3,7 @@
 //! Key types: [`Error`] and [`ErrorKind`]; [`Holder`] and [`Owner`] name the process that is in the way. The errno meanings of
 //! `sriov_numvfs` follow the kernel's `drivers/pci/iov.c`; the codes are those of the knowledge base behind `explain`.
 
+use crate::Failure;
 use pci::Bdf;
 use std::fmt;
 use std::path::PathBuf;
@@ -261,6 +262,23 @@ impl Error {
 
     fn is_numvfs(&self) -> bool {
         self.step.ends_with("sriov_numvfs")
+    }
+}
+
+/// What a failed access means by itself; what the errno of a certain file means is known where that file is accessed.
+impl From<Failure> for ErrorKind {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Errno(errno) => match rustix::io::Errno::from_raw_os_error(errno) {
+                rustix::io::Errno::ACCESS | rustix::io::Errno::PERM => Self::Denied,
+                _ => Self::Errno(errno),
+            },
+            Failure::TimedOut(after) => Self::TimedOut {
+                after,
+                holders: Vec::new(),
+            },
+            Failure::Worker(what) => Self::Worker(what),
+        }
     }
 }
 
