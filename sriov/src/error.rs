@@ -259,6 +259,7 @@ impl Error {
                     Some("remove what is in the way, then sriovctl undo".to_owned())
                 };
             }
+            ErrorKind::NotUndone { .. } => "remove what is in the way, then undo again",
             ErrorKind::Missing(_) | ErrorKind::Malformed { .. } | ErrorKind::Worker(_) | ErrorKind::Errno(_) => {
                 return None;
             }

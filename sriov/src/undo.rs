@@ -166,9 +166,7 @@ fn restore(bus: &mut Bus<'_>, guard: &mut Guard<'_>, step: &Step, change: &Chang
             rebind(bus, guard, function, &former, now)?;
             Ok(true)
         }
-        (Action::Set { .. } | Action::Unbind | Action::Probe { .. } | Action::Wait { .. }, Former::Value(_)) => {
-            Ok(false)
-        }
+        (Action::Unbind | Action::Probe { .. } | Action::Wait { .. }, Former::Value(_)) => Ok(false),
     }
 }
 
