@@ -1,6 +1,24 @@
 //! Control plane for physical and virtual functions.
 #![forbid(unsafe_code)]
 
+mod access;
+mod apply;
+mod bus;
+mod error;
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
+mod journal;
+mod lock;
+mod pause;
 mod step;
+mod undo;
+mod worker;
 
+pub use access::{Access, Deadlines, Failure};
+pub use apply::{Applied, Executor, Guard, Loss, Progress};
+pub use error::{Error, ErrorKind, Holder, Owner};
+pub use journal::{Change, Former, Journal, Operation, Stage, Status};
+pub use lock::Lock;
 pub use step::{Action, Attribute, Condition, Plan, Step, Target};
+pub use undo::Undone;
+pub use worker::{WorkerAccess, serve_accesses};
