@@ -27,7 +27,7 @@ pub use function::{
     ClassDevice, Function, Link, LinkSpeed, LinkState, PowerState, ResetMethod, Sriov, VfIndex, VfOf,
     VirtualFunctionRef,
 };
-pub use group::{Group, GroupId, Spoiler, Viability};
+pub use group::{Group, GroupId, ReservedKind, ReservedRegion, Spoiler, Viability};
 pub use id::{ClassCode, DeviceId, SubsystemId, VendorId};
 pub use names::Names;
 pub use reading::{Reading, Reason, Unknown};
