@@ -39,7 +39,14 @@ pub(crate) fn is_vfio(name: &str) -> bool {
 
 /// Whether a driver only keeps functions for somebody else, so that giving a function back means taking it from there.
 pub(crate) fn is_placeholder(name: &str) -> bool {
-    const OTHERS: [&str; 6] = ["pci-stub", "pci-pf-stub", "uio_pci_generic", "igb_uio", "pciback", "xen_pciback"];
+    const OTHERS: [&str; 6] = [
+        "pci-stub",
+        "pci-pf-stub",
+        "uio_pci_generic",
+        "igb_uio",
+        "pciback",
+        "xen_pciback",
+    ];
     is_vfio(name) || OTHERS.contains(&name)
 }
 
@@ -52,7 +59,11 @@ pub(crate) fn similar(name: &str, drivers: &[String]) -> Vec<String> {
     // Modules have underscores where most of their drivers have hyphens.
     let plain = |name: &str| name.to_ascii_lowercase().replace('_', "-");
     let likeness = |driver: &String| (strsim::jaro_winkler(&plain(name), &plain(driver)), driver.clone());
-    let mut alike: Vec<_> = drivers.iter().map(likeness).filter(|(likeness, _)| *likeness >= ALIKE).collect();
+    let mut alike: Vec<_> = drivers
+        .iter()
+        .map(likeness)
+        .filter(|(likeness, _)| *likeness >= ALIKE)
+        .collect();
     alike.sort_by(|a, b| b.0.total_cmp(&a.0));
     alike.into_iter().take(AT_MOST).map(|(_, driver)| driver).collect()
 }

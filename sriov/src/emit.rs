@@ -90,7 +90,10 @@ mod tests {
 
     #[test]
     fn qemu_names_the_function_and_the_iommufd() {
-        assert_eq!(text(Vmm::Qemu, "01:10.0", Backend::Type1), "-device vfio-pci,host=0000:01:10.0");
+        assert_eq!(
+            text(Vmm::Qemu, "01:10.0", Backend::Type1),
+            "-device vfio-pci,host=0000:01:10.0"
+        );
         assert_eq!(
             text(Vmm::Qemu, "01:10.0", Backend::Iommufd),
             "-object iommufd,id=iommufd0 -device vfio-pci,host=0000:01:10.0,iommufd=iommufd0"
@@ -99,7 +102,10 @@ mod tests {
 
     #[test]
     fn qemu_gets_a_path_where_its_address_is_too_short() {
-        assert_eq!(text(Vmm::Qemu, "ffff:01:10.0", Backend::Type1), "-device vfio-pci,host=ffff:01:10.0");
+        assert_eq!(
+            text(Vmm::Qemu, "ffff:01:10.0", Backend::Type1),
+            "-device vfio-pci,host=ffff:01:10.0"
+        );
         assert_eq!(
             text(Vmm::Qemu, "10000:01:10.0", Backend::Type1),
             "-device vfio-pci,sysfsdev=/sys/bus/pci/devices/10000:01:10.0"

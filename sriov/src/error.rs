@@ -3,6 +3,7 @@
 //! Key types: [`Error`] and [`ErrorKind`]; [`Holder`] and [`Owner`] name the process that is in the way. The errno meanings of
 //! `sriov_numvfs` follow the kernel's `drivers/pci/iov.c`; the codes are those of the knowledge base behind `explain`.
 
+use crate::Failure;
 use pci::Bdf;
 use std::fmt;
 use std::path::PathBuf;
@@ -57,6 +58,13 @@ pub enum ErrorKind {
     VfsExist {
         /// How many there are.
         enabled: u16,
+    },
+    /// The address has no form for the program that is to use it.
+    SegmentTooLarge {
+        /// The function's segment.
+        segment: u32,
+        /// The largest one possible.
+        max: u32,
     },
     /// The PF's driver will not part with VFs that it thinks are in a guest.
     VfsAssigned,
@@ -116,10 +124,12 @@ pub enum ErrorKind {
         /// As asked.
         operation: Option<u64>,
     },
-    /// Some steps of the operation have already been undone, or it changed nothing.
-    NothingToUndo {
-        /// Its id.
-        operation: u64,
+    /// Someone else has changed the value since the operation that is to be undone.
+    ChangedSince {
+        /// As the operation left it.
+        left: String,
+        /// As it is now.
+        found: String,
     },
     /// A step failed, and the steps before it were undone.
     RolledBack {
@@ -241,6 +251,7 @@ impl Error {
             ErrorKind::Unfinished { operation } => {
                 return Some(format!("restore what it changed: sriovctl undo {operation}"));
             }
+            ErrorKind::ChangedSince { .. } => "put it back by hand, or leave it as it is and forget the operation",
             ErrorKind::NoSuchOperation { .. } => "see what there is: sriovctl log",
             ErrorKind::RolledBack { cause, undo_failures } => {
                 return if undo_failures.is_empty() {
@@ -251,15 +262,34 @@ impl Error {
             }
             ErrorKind::Missing(_)
             | ErrorKind::Malformed { .. }
-            | ErrorKind::NothingToUndo { .. }
+            | ErrorKind::SegmentTooLarge { .. }
             | ErrorKind::Worker(_)
-            | ErrorKind::Errno(_) => return None,
+            | ErrorKind::Errno(_) => {
+                return None;
+            }
         };
         Some(fix.to_owned())
     }
 
     fn is_numvfs(&self) -> bool {
         self.step.ends_with("sriov_numvfs")
+    }
+}
+
+/// What a failed access means by itself; what the errno of a certain file means is known where that file is accessed.
+impl From<Failure> for ErrorKind {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Errno(errno) => match rustix::io::Errno::from_raw_os_error(errno) {
+                rustix::io::Errno::ACCESS | rustix::io::Errno::PERM => Self::Denied,
+                _ => Self::Errno(errno),
+            },
+            Failure::TimedOut(after) => Self::TimedOut {
+                after,
+                holders: Vec::new(),
+            },
+            Failure::Worker(what) => Self::Worker(what),
+        }
     }
 }
 
@@ -300,6 +330,7 @@ impl fmt::Display for ErrorKind {
             Self::NotVf => f.write_str("is not a virtual function"),
             Self::TooManyVfs { wanted, total } => write!(f, "{wanted} VFs wanted, {total} possible"),
             Self::VfsExist { enabled } => write!(f, "{enabled} VFs are enabled already"),
+            Self::SegmentTooLarge { segment, max } => write!(f, "segment {segment:#x}; at most {max:#x} is possible"),
             Self::VfsAssigned => f.write_str("the PF's driver counts VFs as assigned to a guest"),
             Self::NoRoomForVfs => f.write_str("no MMIO space or bus numbers for so many VFs"),
             Self::NoDriver { driver: None } => f.write_str("the PF has no driver"),
@@ -327,7 +358,7 @@ impl fmt::Display for ErrorKind {
                 operation: Some(operation),
             } => write!(f, "no operation {operation}"),
             Self::NoSuchOperation { operation: None } => f.write_str("no operation to undo"),
-            Self::NothingToUndo { operation } => write!(f, "operation {operation} left nothing to undo"),
+            Self::ChangedSince { left, found } => write!(f, "left as {left:?}, changed by others to {found:?}"),
             Self::RolledBack { undo_failures, .. } if undo_failures.is_empty() => {
                 f.write_str("failed; all that was changed before is undone")
             }

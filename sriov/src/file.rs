@@ -29,7 +29,11 @@ pub(crate) fn names(sysfs: &Sysfs, path: impl AsRef<Path>) -> Reading<Vec<String
 pub(crate) fn function_of(path: &Path) -> Option<Bdf> {
     // A directory of a function has the segment in its name.
     let is_full = |name: &&str| name.len() >= "0000:00:00.0".len();
-    path.iter().rev().filter_map(|part| part.to_str()).filter(is_full).find_map(|name| name.parse().ok())
+    path.iter()
+        .rev()
+        .filter_map(|part| part.to_str())
+        .filter(is_full)
+        .find_map(|name| name.parse().ok())
 }
 
 #[cfg(test)]

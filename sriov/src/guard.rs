@@ -23,11 +23,23 @@ pub struct Refusal {
 pub fn check(device: Bdf, functions: &[&Function], usage: &Usage, holders: &Holders) -> Result<(), Refusal> {
     let mut held: Vec<Holder> = functions.iter().flat_map(|function| holders.of(function.bdf)).collect();
     // Nobody can say which of the functions on VFIO drivers such a process has.
-    if functions.iter().any(|function| matches!(&function.driver, Ok(Some(driver)) if is_vfio(driver))) {
+    if functions
+        .iter()
+        .any(|function| matches!(&function.driver, Ok(Some(driver)) if is_vfio(driver)))
+    {
         held.extend(holders.unnamed());
     }
-    let of = |function: &Function| usage.of(function.bdf).iter().map(|used| (function.bdf, used.clone())).collect();
-    let uses: Vec<(Bdf, Use)> = functions.iter().flat_map(|function| -> Vec<_> { of(function) }).collect();
+    let of = |function: &Function| {
+        usage
+            .of(function.bdf)
+            .iter()
+            .map(|used| (function.bdf, used.clone()))
+            .collect()
+    };
+    let uses: Vec<(Bdf, Use)> = functions
+        .iter()
+        .flat_map(|function| -> Vec<_> { of(function) })
+        .collect();
     if held.is_empty() && uses.is_empty() {
         return Ok(());
     }
@@ -46,8 +58,12 @@ impl Refusal {
         let kind = if uses.is_empty() {
             ErrorKind::Held { holders: held }
         } else {
-            let holders = held.iter().map(|holder| format!("{}held by {holder}", of(holder.function)));
-            let uses = uses.iter().map(|(function, used)| format!("{}{used}", of(Some(*function))));
+            let holders = held
+                .iter()
+                .map(|holder| format!("{}held by {holder}", of(holder.function)));
+            let uses = uses
+                .iter()
+                .map(|(function, used)| format!("{}{used}", of(Some(*function))));
             ErrorKind::InUse {
                 uses: holders.chain(uses).collect(),
             }

@@ -137,14 +137,21 @@ impl Holders {
         let mut holders = self.select(None, is_unnamed);
         // The usual process has the node open as well, and the descriptor is that of the node's function.
         holders.retain(|holder| {
-            let mut files = self.processes.iter().filter(|p| p.pid == holder.pid).flat_map(|p| &p.files);
+            let mut files = self
+                .processes
+                .iter()
+                .filter(|p| p.pid == holder.pid)
+                .flat_map(|p| &p.files);
             !files.any(|file| matches!(file.node, Node::Group | Node::Device))
         });
         holders
     }
 
     fn select(&self, function: Option<Bdf>, wanted: impl Fn(&OpenFile) -> bool) -> Vec<Holder> {
-        let files = self.processes.iter().flat_map(|process| process.files.iter().map(move |file| (process, file)));
+        let files = self
+            .processes
+            .iter()
+            .flat_map(|process| process.files.iter().map(move |file| (process, file)));
         let mut holders: Vec<_> = files
             .filter(|(_, file)| wanted(file))
             .map(|(process, file)| Holder {
@@ -263,7 +270,9 @@ fn classify(path: &str) -> Option<(Node, &str)> {
 
 fn anonymous_device(sysfs: &Sysfs, pid: u32, fd: u32) -> Option<Bdf> {
     let info = file::text(sysfs, format!("proc/{pid}/fdinfo/{fd}"), SMALL).ok()?;
-    let path = info.lines().find_map(|line| line.strip_prefix("vfio-device-syspath:"))?;
+    let path = info
+        .lines()
+        .find_map(|line| line.strip_prefix("vfio-device-syspath:"))?;
     file::function_of(Path::new(path.trim()))
 }
 
@@ -271,7 +280,10 @@ fn process(sysfs: &Sysfs, pid: u32, files: Vec<OpenFile>) -> Process {
     let text = |name: &str| file::text(sysfs, format!("proc/{pid}/{name}"), SMALL).unwrap_or_default();
     let printable = |text: &str| -> String {
         let clean = text.trim_end_matches(['\0', '\n']).chars();
-        clean.map(|c| if c.is_control() { ' ' } else { c }).take(COMMAND_LINE_CHARS).collect()
+        clean
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .take(COMMAND_LINE_CHARS)
+            .collect()
     };
     Process {
         pid,
@@ -290,7 +302,10 @@ fn is_kernel_thread(sysfs: &Sysfs, pid: u32) -> bool {
     let Some((_, fields)) = stat.rsplit_once(')') else {
         return false;
     };
-    let flags = fields.split_ascii_whitespace().nth(6).and_then(|flags| flags.parse::<u64>().ok());
+    let flags = fields
+        .split_ascii_whitespace()
+        .nth(6)
+        .and_then(|flags| flags.parse::<u64>().ok());
     flags.is_some_and(|flags| flags & KERNEL_THREAD != 0)
 }
 

@@ -34,7 +34,10 @@ impl Machine {
     /// When there is no PCI bus, or a `driver_override` cannot be read in time; with who holds the function, if anybody.
     pub fn read(sysfs: &Sysfs, access: &mut dyn Access, limits: &Deadlines, functions: &[Bdf]) -> Result<Self, Error> {
         let topology = Topology::read(sysfs).map_err(from_topology)?;
-        let vfs = functions.iter().flat_map(|pf| topology.virtual_functions(*pf)).map(|vf| vf.bdf);
+        let vfs = functions
+            .iter()
+            .flat_map(|pf| topology.virtual_functions(*pf))
+            .map(|vf| vf.bdf);
         let mut wanted: Vec<Bdf> = functions.iter().copied().chain(vfs).collect();
         wanted.sort_unstable();
         wanted.dedup();
@@ -70,12 +73,17 @@ impl Machine {
 
     /// The function, for `step`.
     pub(crate) fn function(&self, bdf: Bdf, step: &str) -> Result<&Function, Error> {
-        self.topology.function(bdf).ok_or_else(|| Error::new(bdf, step, ErrorKind::Gone))
+        self.topology
+            .function(bdf)
+            .ok_or_else(|| Error::new(bdf, step, ErrorKind::Gone))
     }
 
     /// The driver that a function is bound to, for `step`.
     pub(crate) fn driver<'a>(&self, function: &'a Function, step: &str) -> Result<Option<&'a str>, Error> {
-        let driver = function.driver.as_ref().map_err(|unknown| from_unknown(function.bdf, step, unknown))?;
+        let driver = function
+            .driver
+            .as_ref()
+            .map_err(|unknown| from_unknown(function.bdf, step, unknown))?;
         Ok(driver.as_deref())
     }
 
@@ -91,7 +99,10 @@ impl Machine {
 
     /// Whether the kernel offers VFs of `pf` to drivers that nobody named; where it does not say, it does, as old kernels did.
     pub(crate) fn autoprobes(&self, pf: Bdf) -> bool {
-        let sriov = self.topology.function(pf).and_then(|pf| pf.sriov.as_ref().ok()?.as_ref());
+        let sriov = self
+            .topology
+            .function(pf)
+            .and_then(|pf| pf.sriov.as_ref().ok()?.as_ref());
         sriov.is_none_or(|sriov| sriov.drivers_autoprobe != Ok(false))
     }
 

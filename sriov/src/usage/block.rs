@@ -57,7 +57,10 @@ impl Blocks {
             if let Some(function) = file::function_of(&link) {
                 blocks.of_function.entry(function).or_default().push(name.clone());
             }
-            let parent = link.parent().and_then(Path::file_name).and_then(|parent| parent.to_str());
+            let parent = link
+                .parent()
+                .and_then(Path::file_name)
+                .and_then(|parent| parent.to_str());
             if let Some(disk) = parent.filter(|parent| known.contains(parent)) {
                 blocks.partitions.entry(disk.to_owned()).or_default().push(name.clone());
             }
@@ -73,7 +76,10 @@ impl Blocks {
             let mounts = usage.known(file::text(sysfs, "proc/self/mountinfo", MOUNTS_LIMIT));
             blocks.mounts = mounted(&mounts, sysfs, &by_number);
             let swaps = usage.known(file::text_if_any(sysfs, "proc/swaps", SWAPS_LIMIT));
-            let paths = swaps.lines().skip(1).filter_map(|line| line.split_ascii_whitespace().next());
+            let paths = swaps
+                .lines()
+                .skip(1)
+                .filter_map(|line| line.split_ascii_whitespace().next());
             blocks.swaps = paths.filter_map(|path| device_of(sysfs, &unescape(path))).collect();
             blocks.btrfs = usage.known(btrfs(sysfs));
         }

@@ -33,7 +33,9 @@ fn has_framebuffer_console(sysfs: &Sysfs, usage: &mut Usage) -> bool {
     let class = Path::new("sys/class/vtconsole");
     usage.known(file::names(sysfs, class)).iter().any(|console| {
         let is = |file: &str, wanted: fn(&str) -> bool| {
-            sysfs.read(class.join(console).join(file)).is_ok_and(|text| wanted(&text))
+            sysfs
+                .read(class.join(console).join(file))
+                .is_ok_and(|text| wanted(&text))
         };
         is("name", |name| name.contains("frame buffer")) && is("bind", |bind| bind == "1")
     })

@@ -35,8 +35,13 @@ pub(super) fn read(sysfs: &Sysfs, usage: &mut Usage) {
     let mut routes = Routes::default();
     let v4 = usage.known(file::text(sysfs, "proc/net/route", ROUTES_LIMIT));
     let v6 = usage.known(file::text_if_any(sysfs, "proc/net/ipv6_route", ROUTES_LIMIT));
-    v4.lines().skip(1).filter_map(ipv4).for_each(|(interface, to)| routes.add(interface, &to));
-    v6.lines().filter_map(ipv6).for_each(|(interface, to)| routes.add(interface, &to));
+    v4.lines()
+        .skip(1)
+        .filter_map(ipv4)
+        .for_each(|(interface, to)| routes.add(interface, &to));
+    v6.lines()
+        .filter_map(ipv6)
+        .for_each(|(interface, to)| routes.add(interface, &to));
     for (function, interface) in found {
         let uses = walk(sysfs, interface, &routes);
         usage.add(function, uses);
@@ -44,7 +49,9 @@ pub(super) fn read(sysfs: &Sysfs, usage: &mut Usage) {
 }
 
 fn flags(sysfs: &Sysfs, interface: &str) -> Option<u32> {
-    let text = sysfs.read(Path::new("sys/class/net").join(interface).join("flags")).ok()?;
+    let text = sysfs
+        .read(Path::new("sys/class/net").join(interface).join("flags"))
+        .ok()?;
     u32::from_str_radix(text.strip_prefix("0x")?, 16).ok()
 }
 
@@ -78,7 +85,10 @@ fn uppers(sysfs: &Sysfs, interface: &str) -> BTreeSet<String> {
     let directory = Path::new("sys/class/net").join(interface);
     let names = sysfs.names(&directory).unwrap_or_default();
     let uppers = names.iter().filter_map(|name| name.strip_prefix("upper_"));
-    uppers.map(str::to_owned).chain(sysfs.link_name(directory.join("master")).ok()).collect()
+    uppers
+        .map(str::to_owned)
+        .chain(sysfs.link_name(directory.join("master")).ok())
+        .collect()
 }
 
 #[derive(Default)]
@@ -167,11 +177,26 @@ mod tests {
             format!("{to} {len} {zero} 00 {zero} 00000400 00000002 00000000 {flags} {interface}")
         };
         let net = "fd000000000000000000000000000000";
-        assert_eq!(ipv6(&line(zero, "00", "00000003", "eth0")), Some(("eth0", "default".to_owned())));
-        assert_eq!(ipv6(&line(net, "40", "00000001", "eth0")), Some(("eth0", "fd00::/64".to_owned())));
-        assert_eq!(ipv6(&line("fe800000000000000000000000000000", "40", "00000001", "eth0")), None);
-        assert_eq!(ipv6(&line("ff000000000000000000000000000000", "08", "00000001", "eth0")), None);
-        assert_eq!(ipv6(&line("fd000000000000000000000000000002", "80", "80200001", "eth0")), None);
+        assert_eq!(
+            ipv6(&line(zero, "00", "00000003", "eth0")),
+            Some(("eth0", "default".to_owned()))
+        );
+        assert_eq!(
+            ipv6(&line(net, "40", "00000001", "eth0")),
+            Some(("eth0", "fd00::/64".to_owned()))
+        );
+        assert_eq!(
+            ipv6(&line("fe800000000000000000000000000000", "40", "00000001", "eth0")),
+            None
+        );
+        assert_eq!(
+            ipv6(&line("ff000000000000000000000000000000", "08", "00000001", "eth0")),
+            None
+        );
+        assert_eq!(
+            ipv6(&line("fd000000000000000000000000000002", "80", "80200001", "eth0")),
+            None
+        );
         assert_eq!(ipv6(&line(zero, "00", "00200200", "lo")), None);
     }
 }
