@@ -59,6 +59,13 @@ pub enum ErrorKind {
         /// How many there are.
         enabled: u16,
     },
+    /// The address has no form for the program that is to use it.
+    SegmentTooLarge {
+        /// The function's segment.
+        segment: u32,
+        /// The largest one possible.
+        max: u32,
+    },
     /// The PF's driver will not part with VFs that it thinks are in a guest.
     VfsAssigned,
     /// No room for the BARs or the bus numbers of so many VFs.
@@ -260,7 +267,11 @@ impl Error {
                 };
             }
             ErrorKind::NotUndone { .. } => "remove what is in the way, then undo again",
-            ErrorKind::Missing(_) | ErrorKind::Malformed { .. } | ErrorKind::Worker(_) | ErrorKind::Errno(_) => {
+            ErrorKind::Missing(_)
+            | ErrorKind::Malformed { .. }
+            | ErrorKind::SegmentTooLarge { .. }
+            | ErrorKind::Worker(_)
+            | ErrorKind::Errno(_) => {
                 return None;
             }
         };
@@ -326,6 +337,7 @@ impl fmt::Display for ErrorKind {
             Self::NotVf => f.write_str("is not a virtual function"),
             Self::TooManyVfs { wanted, total } => write!(f, "{wanted} VFs wanted, {total} possible"),
             Self::VfsExist { enabled } => write!(f, "{enabled} VFs are enabled already"),
+            Self::SegmentTooLarge { segment, max } => write!(f, "segment {segment:#x}; at most {max:#x} is possible"),
             Self::VfsAssigned => f.write_str("the PF's driver counts VFs as assigned to a guest"),
             Self::NoRoomForVfs => f.write_str("no MMIO space or bus numbers for so many VFs"),
             Self::NoDriver { driver: None } => f.write_str("the PF has no driver"),
