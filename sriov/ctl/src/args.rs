@@ -103,8 +103,8 @@ pub(crate) enum Command {
     Change(ChangeCommand),
     /// Show what a change would do, and do nothing
     Plan(Plan),
-    /// List the operations of this boot
-    Log,
+    /// List the operations of this boot, or show what one of them did
+    Log(Log),
     /// Restore what an operation has changed
     Undo(Undo),
     /// Print a function as an argument or a part of a configuration of a VMM
@@ -201,6 +201,13 @@ pub(crate) struct Plan {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Log {
+    /// Show the changes of this operation
+    #[arg(value_name = "ID")]
+    pub(crate) operation: Option<u64>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Undo {
     /// The operation, as log shows it; the newest that can be undone without
     #[arg(value_name = "ID")]
@@ -214,9 +221,23 @@ pub(crate) struct Emit {
     /// For which VMM
     #[arg(value_name = "FORMAT", value_enum)]
     pub(crate) format: Format,
-    /// Functions to print
+    /// Functions to print, each in a form that is complete in itself
     #[arg(value_name = "SELECTOR", required = true, add = ArgValueCompleter::new(complete::functions))]
     pub(crate) selectors: Vec<Selector>,
+    /// The kernel interface that the VMM is to use
+    #[arg(long, value_name = "NAME", value_enum, default_value_t = Interface::Auto)]
+    pub(crate) interface: Interface,
+}
+
+/// By which interface of the kernel a VMM gets at a function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Interface {
+    /// iommufd where this machine has it and the function a character device, else type1
+    Auto,
+    /// Container and group: /dev/vfio/vfio and /dev/vfio/GROUP
+    Type1,
+    /// /dev/iommu and /dev/vfio/devices/vfioN
+    Iommufd,
 }
 
 /// What `emit` can print.

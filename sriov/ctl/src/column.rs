@@ -1,7 +1,7 @@
 //! The columns of `list`: one table that the text, the JSON, `-o`, `-s`, `--filter` and `--columns` share.
 
 use crate::describe;
-use crate::machine::Machine;
+use crate::snapshot::Snapshot;
 use pci::{Fields, Function, Reading, Unknown};
 use serde::Serialize;
 use std::fmt;
@@ -25,7 +25,7 @@ pub(crate) struct Column {
     pub(crate) about: &'static str,
     /// What has to be read for it.
     pub(crate) need: Need,
-    /// Whether JSON without `-o` has it. Holders cost a scan of every process, so they are on request.
+    /// Whether JSON has it only with `-o`.
     pub(crate) on_request: bool,
     value: fn(&Row<'_>) -> Value,
 }
@@ -88,7 +88,7 @@ impl BitOr for Need {
 #[derive(Clone, Copy)]
 pub(crate) struct Row<'a> {
     pub(crate) function: &'a Function,
-    pub(crate) machine: &'a Machine,
+    pub(crate) snapshot: &'a Snapshot,
 }
 
 /// A value of a column.

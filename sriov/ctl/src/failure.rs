@@ -2,7 +2,10 @@
 
 use crate::exit::Exit;
 use pci::Bdf;
+use sriov::Holder;
 use std::io;
+
+mod from_sriov;
 
 /// An unsuccessful end.
 #[derive(Debug)]
@@ -22,19 +25,11 @@ pub(crate) struct Failure {
     /// What lies behind it, nearest first.
     pub(crate) causes: Vec<String>,
     /// Who is in the way.
-    pub(crate) held_by: Vec<HeldBy>,
+    pub(crate) held_by: Vec<Holder>,
     /// What the user can do about it.
     pub(crate) fix: Option<String>,
     /// Names that look like what was asked for, and other help.
     pub(crate) hints: Vec<String>,
-}
-
-/// A process that holds a function.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct HeldBy {
-    pub(crate) process: String,
-    pub(crate) pid: u32,
-    pub(crate) through: String,
 }
 
 /// The result of a command: how the process ends, or why it failed.

@@ -15,12 +15,13 @@ mod explain;
 mod failure;
 mod filter;
 mod glob;
-mod machine;
 mod output;
 mod render;
 mod request;
 mod selector;
 mod similar;
+mod snapshot;
+mod time;
 mod view;
 
 use anstream::ColorChoice;

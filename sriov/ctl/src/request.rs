@@ -1,7 +1,7 @@
 //! What a command line means: the checks that concern more than one argument are behind us here.
 
 use crate::args::{
-    ChangeCommand, ChangeOptions, Cli, Command, Completion, Emit, Explain, Force, Functions, Global, List, Run, Show,
+    ChangeCommand, ChangeOptions, Cli, Command, Completion, Emit, Explain, Force, Functions, Global, List, Log, Run, Show,
     Tree, Util, VfCommand,
 };
 use crate::failure::Failure;
@@ -29,6 +29,13 @@ pub(crate) struct Settings {
     pub(crate) verbose: bool,
 }
 
+impl Settings {
+    /// Where the journal is.
+    pub(crate) fn journal(&self) -> PathBuf {
+        self.state_dir.join("journal")
+    }
+}
+
 /// The work: commands that change nothing as they were typed, and changes in one form for `plan X` and `X --dry-run`.
 #[derive(Debug)]
 pub(crate) enum Task {
@@ -39,7 +46,7 @@ pub(crate) enum Task {
     Status(Functions),
     Change(Change),
     Undo { operation: Option<u64>, mode: Mode },
-    Log,
+    Log(Log),
     Emit(Emit),
     Run(Run),
     Explain(Explain),
@@ -149,7 +156,7 @@ impl From<Command> for Task {
                 operation: undo.operation,
                 mode: Mode::new(undo.options, None),
             },
-            Command::Log => Self::Log,
+            Command::Log(args) => Self::Log(args),
             Command::Emit(args) => Self::Emit(args),
             Command::Run(args) => Self::Run(args),
             Command::Explain(args) => Self::Explain(args),

@@ -1,6 +1,6 @@
 //! Arguments of `run`.
 
-use super::Selector;
+use super::{Interface, Selector};
 use crate::complete;
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
@@ -36,6 +36,9 @@ pub(crate) struct Run {
     /// Use this QEMU
     #[arg(long, value_name = "FILE", default_value = "qemu-system-x86_64")]
     pub(crate) qemu: PathBuf,
+    /// The kernel interface that QEMU is to use
+    #[arg(long, value_name = "NAME", value_enum, default_value_t = Interface::Auto)]
+    pub(crate) interface: Interface,
     /// End the guest after so many seconds
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
     pub(crate) timeout: Option<u64>,

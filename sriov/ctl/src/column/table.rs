@@ -3,13 +3,14 @@
 use super::Kind::{Boolean, Integer, String, Strings};
 use super::{Column, Need, Row, Value};
 use crate::describe;
-use pci::{Fields, Function, LinkState, Viability};
+use pci::{Fields, Function, LinkState, Reason, Viability};
+use sriov::Coverage;
 
 /// Every column, in the order of `--columns`.
 pub(crate) static COLUMNS: [Column; 35] = [
     column("bdf", String, "address", Need::NONE, |row| Value::text(row.function.bdf)),
     column("class", String, "name of the class", Need::names(Fields::ID), |row| {
-        Value::of(&row.function.class, |class| Value::Text(row.machine.class_name(*class)))
+        Value::of(&row.function.class, |class| Value::Text(row.snapshot.class_name(*class)))
     }),
     column("class_code", String, "class code, six digits", Need::fields(Fields::ID), |row| {
         Value::of(&row.function.class, |value| Value::text(value))
@@ -66,50 +67,56 @@ pub(crate) static COLUMNS: [Column; 35] = [
     column("vfio", Strings, "VFIO character devices", Need::fields(Fields::CLASS_DEVICES), |row| {
         class_devices(row.function, |class| class == "vfio-dev", |_, name| name.to_owned())
     }),
-    column("link", String, "speed per lane and width of the link", Need::fields(Fields::LINK), |row| {
+    on_request(column("link", String, "speed per lane and width of the link", Need::fields(Fields::LINK), |row| {
         Value::of_optional(&row.function.link, |link| Value::Text(describe::link_state(link.current)))
-    }),
-    column("link_mts", Integer, "speed of the link, MT/s per lane", Need::fields(Fields::LINK), |row| {
+    })),
+    on_request(column("link_mts", Integer, "speed of the link, MT/s per lane", Need::fields(Fields::LINK), |row| {
         Value::of_optional(&row.function.link, |link| speed(link.current))
-    }),
-    column("link_width", Integer, "lanes of the link", Need::fields(Fields::LINK), |row| {
+    })),
+    on_request(column("link_width", Integer, "lanes of the link", Need::fields(Fields::LINK), |row| {
         Value::of_optional(&row.function.link, |link| width(link.current))
-    }),
-    column("link_max", String, "as link, at most", Need::fields(Fields::LINK), |row| {
+    })),
+    on_request(column("link_max", String, "as link, at most", Need::fields(Fields::LINK), |row| {
         Value::of_optional(&row.function.link, |link| Value::Text(describe::link_state(link.max)))
-    }),
-    column("link_max_mts", Integer, "as link_mts, at most", Need::fields(Fields::LINK), |row| {
+    })),
+    on_request(column("link_max_mts", Integer, "as link_mts, at most", Need::fields(Fields::LINK), |row| {
         Value::of_optional(&row.function.link, |link| speed(link.max))
-    }),
-    column("link_max_width", Integer, "as link_width, at most", Need::fields(Fields::LINK), |row| {
+    })),
+    on_request(column("link_max_width", Integer, "as link_width, at most", Need::fields(Fields::LINK), |row| {
         Value::of_optional(&row.function.link, |link| width(link.max))
-    }),
+    })),
     column("ari", Boolean, "whether ARI forwarding is enabled above it", Need::fields(Fields::STATE), |row| {
         Value::of_optional(&row.function.ari, |ari| Value::Flag(*ari))
     }),
     column("reset", Strings, "ways to reset it", Need::fields(Fields::STATE), |row| {
-        Value::of(&row.function.reset_methods, |methods| Value::List(methods.iter().map(describe::reset).collect()))
+        Value::of(&row.function.reset_methods, |methods| Value::List(methods.iter().map(ToString::to_string).collect()))
     }),
     column("power", String, "power state", Need::fields(Fields::STATE), |row| {
-        Value::of(&row.function.power_state, |power| Value::text(describe::power(*power)))
+        Value::of(&row.function.power_state, |power| Value::Text(power.to_string().to_lowercase()))
     }),
     column("parent", String, "the bridge above it", Need::NONE, |row| Value::optional_text(row.function.parent)),
     column("path", String, "directory in sysfs", Need::NONE, |row| {
         Value::Text(format!("/{}", row.function.path.display()))
     }),
     column("vendor_name", String, "name of the vendor", Need::names(Fields::ID), |row| {
-        Value::of(&row.function.vendor, |_| Value::optional_text(row.machine.vendor_name(row.function)))
+        Value::of(&row.function.vendor, |_| Value::optional_text(row.snapshot.vendor_name(row.function)))
     }),
     column("name", String, "vendor and device by name", Need::names(Fields::ID), |row| {
-        Value::of(&row.function.device, |_| Value::Text(row.machine.function_name(row.function)))
+        Value::of(&row.function.device, |_| Value::Text(row.snapshot.function_name(row.function)))
     }),
-    Column {
-        on_request: true,
-        ..column("holder", Strings, "processes that hold it through VFIO (on request)", Need::HOLDERS, holder)
-    },
+    on_request(column("holder", Strings, "processes that hold it through VFIO", Need::HOLDERS, holder)),
 ];
 
 const VIABILITY: Need = Need::fields(Fields::GROUP.union(Fields::DRIVER).union(Fields::ID).union(Fields::CLASS_DEVICES));
+
+/// Not in JSON unless asked for: reading it costs more than a look into sysfs. The link wakes a sleeping device, holders need a
+/// scan of every process.
+const fn on_request(column: Column) -> Column {
+    Column {
+        on_request: true,
+        ..column
+    }
+}
 
 const fn column(
     name: &'static str,
@@ -148,10 +155,19 @@ fn class_devices(function: &Function, keep: fn(&str) -> bool, text: fn(&str, &st
 }
 
 fn viable(row: &Row<'_>) -> Value {
-    Value::of_optional(&row.function.iommu_group, |id| match row.machine.topology.group(*id) {
-        Some(group) => Value::Flag(row.machine.topology.viability(group) == Viability::Viable),
+    Value::of_optional(&row.function.iommu_group, |id| match row.snapshot.topology.group(*id) {
+        Some(group) => Value::Flag(row.snapshot.topology.viability(group) == Viability::Viable),
         None => Value::None,
     })
 }
 
-fn holder(row: &Row<'_>) -> Value { Value::None }
+fn holder(row: &Row<'_>) -> Value {
+    let holders = row.snapshot.holders_of(row.function.bdf);
+    let coverage = row.snapshot.holders.as_ref().map(|holders| &holders.coverage);
+    match coverage {
+        _ if !holders.is_empty() => Value::List(holders.iter().map(ToString::to_string).collect()),
+        Some(Coverage::Full) => Value::List(Vec::new()),
+        Some(Coverage::Nothing(unknown)) => Value::Unknown(unknown.clone()),
+        Some(Coverage::Partial { .. }) | None => Value::Unknown(Reason::Denied.at("/proc")),
+    }
+}

@@ -4,7 +4,7 @@ use crate::args::List;
 use crate::column::{self, COLUMNS, Column, Kind, Need, Row, Value};
 use crate::exit::Exit;
 use crate::failure::Outcome;
-use crate::machine::Machine;
+use crate::snapshot::Snapshot;
 use crate::output::{Output, SCHEMA_VERSION};
 use crate::render::table::Table;
 use crate::request::Settings;
@@ -26,17 +26,17 @@ pub(crate) fn run(args: List, settings: &Settings, output: &mut Output) -> Outco
     need = need | Need::fields(selector::fields(&args.selectors));
     need = args.filter.as_ref().map_or(need, |filter| need | filter.need());
     need = args.sort.map_or(need, |column| need | column.need);
-    need = if args.free { need | Machine::FREE } else { need };
-    let machine = Machine::read(&settings.sysfs, need)?;
-    let selection = selector::resolve(&args.selectors, &machine.topology)?;
+    need = if args.free { need | Snapshot::FREE } else { need };
+    let snapshot = Snapshot::read(&settings.sysfs, need)?;
+    let selection = selector::resolve(&args.selectors, &snapshot.topology)?;
 
-    let functions = selection.functions.iter().filter_map(|bdf| machine.topology.function(*bdf));
+    let functions = selection.functions.iter().filter_map(|bdf| snapshot.topology.function(*bdf));
     let rows = functions.map(|function| Row {
         function,
-        machine: &machine,
+        snapshot: &snapshot,
     });
     let rows = rows.filter(|row| args.filter.as_ref().is_none_or(|filter| filter.fits(row)));
-    let mut rows: Vec<Row<'_>> = rows.filter(|row| !args.free || machine.is_free(row.function)).collect();
+    let mut rows: Vec<Row<'_>> = rows.filter(|row| !args.free || snapshot.is_free(row.function)).collect();
     if let Some(column) = args.sort {
         rows.sort_by_cached_key(|row| SortKey::from(column.value(row)));
     }
@@ -57,7 +57,7 @@ pub(crate) fn run(args: List, settings: &Settings, output: &mut Output) -> Outco
         } else if !table.is_empty() {
             table.write(output.data(), !args.no_header)?;
         }
-        machine.note_what_was_not_seen(output);
+        snapshot.note_what_was_not_seen(output);
         if settings.verbose {
             explain_unknown(&rows, &columns, output);
         }

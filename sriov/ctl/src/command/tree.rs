@@ -3,7 +3,7 @@
 use crate::args::Tree;
 use crate::column::{self, Need, Row};
 use crate::failure::Outcome;
-use crate::machine::Machine;
+use crate::snapshot::Snapshot;
 use crate::output::{Output, SCHEMA_VERSION};
 use crate::render::tree::{self, Node, Strokes};
 use crate::render::{style, table::printable};
@@ -17,9 +17,9 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(crate) fn run(args: &Tree, settings: &Settings, output: &mut Output) -> Outcome {
     let fields = Fields::ID | Fields::DRIVER | Fields::GROUP | Fields::SRIOV | Fields::CLASS_DEVICES;
     let need = Need::names(fields | selector::fields(&args.selectors));
-    let machine = Machine::read(&settings.sysfs, need)?;
-    let selection = selector::resolve(&args.selectors, &machine.topology)?;
-    let roots = Hierarchy::new(&machine.topology, &selection.functions).roots(&machine);
+    let snapshot = Snapshot::read(&settings.sysfs, need)?;
+    let selection = selector::resolve(&args.selectors, &snapshot.topology)?;
+    let roots = Hierarchy::new(&snapshot.topology, &selection.functions).roots(&snapshot);
 
     if output.is_json() {
         output.document(&Document {
@@ -72,25 +72,25 @@ impl Hierarchy {
         Self { below, left }
     }
 
-    fn roots(mut self, machine: &Machine) -> Vec<Branch> {
-        let mut roots = self.branches(machine, None);
+    fn roots(mut self, snapshot: &Snapshot) -> Vec<Branch> {
+        let mut roots = self.branches(snapshot, None);
         // In a captured tree, bridges can lie below each other in a circle, out of reach from any root bus.
         while let Some(bdf) = self.left.first().copied() {
-            roots.extend(self.branch(machine, bdf));
+            roots.extend(self.branch(snapshot, bdf));
         }
         roots
     }
 
-    fn branches(&mut self, machine: &Machine, parent: Option<Bdf>) -> Vec<Branch> {
+    fn branches(&mut self, snapshot: &Snapshot, parent: Option<Bdf>) -> Vec<Branch> {
         let children = self.below.remove(&parent).unwrap_or_default();
-        children.into_iter().filter_map(|bdf| self.branch(machine, bdf)).collect()
+        children.into_iter().filter_map(|bdf| self.branch(snapshot, bdf)).collect()
     }
 
     /// A function and all below it; `None` for one that is drawn already.
-    fn branch(&mut self, machine: &Machine, bdf: Bdf) -> Option<Branch> {
-        let function = machine.topology.function(bdf).filter(|_| self.left.remove(&bdf))?;
-        let mut branch = Branch::new(machine, function);
-        branch.children = self.branches(machine, Some(bdf));
+    fn branch(&mut self, snapshot: &Snapshot, bdf: Bdf) -> Option<Branch> {
+        let function = snapshot.topology.function(bdf).filter(|_| self.left.remove(&bdf))?;
+        let mut branch = Branch::new(snapshot, function);
+        branch.children = self.branches(snapshot, Some(bdf));
         Some(branch)
     }
 }
@@ -142,8 +142,8 @@ struct Branch {
 }
 
 impl Branch {
-    fn new(machine: &Machine, function: &Function) -> Self {
-        let row = Row { function, machine };
+    fn new(snapshot: &Snapshot, function: &Function) -> Self {
+        let row = Row { function, snapshot };
         let value = |name: &str| column::find(name).map_or(column::Value::None, |column| column.value(&row));
         Self {
             address: function.bdf,

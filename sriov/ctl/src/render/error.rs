@@ -1,8 +1,10 @@
 //! The shape of errors, as text and as JSON.
 
 use super::style;
-use crate::failure::{Failure, HeldBy};
+use super::table::printable;
+use crate::failure::Failure;
 use crate::output::SCHEMA_VERSION;
+use crate::view;
 use serde::Serialize;
 use std::fmt;
 
@@ -27,10 +29,9 @@ impl fmt::Display for Text<'_> {
         if let Some(step) = &failure.step {
             write!(f, "{step}: ")?;
         }
-        writeln!(f, "{}", failure.message)?;
+        writeln!(f, "{}", printable(&failure.message))?;
         for holder in &failure.held_by {
-            let HeldBy { process, pid, through } = holder;
-            detail(f, "held by", &format!("{process} (pid {pid}) through {through}"))?;
+            detail(f, "held by", &holder.to_string())?;
         }
         for cause in &failure.causes {
             detail(f, "because", cause)?;
@@ -39,7 +40,7 @@ impl fmt::Display for Text<'_> {
             detail(f, "fix", fix)?;
         }
         for text in &failure.hints {
-            writeln!(f, "{hint}hint:{hint:#} {text}")?;
+            writeln!(f, "{hint}hint:{hint:#} {}", printable(text))?;
         }
         if let Some(code) = failure.code {
             writeln!(f, "{hint}hint:{hint:#} more about this: sriovctl explain {code}")?;
@@ -52,7 +53,7 @@ impl fmt::Display for Text<'_> {
 fn detail(f: &mut fmt::Formatter<'_>, label: &str, text: &str) -> fmt::Result {
     for (index, line) in text.lines().enumerate() {
         let label = if index == 0 { label } else { "" };
-        writeln!(f, "  {label:<7}  {line}")?;
+        writeln!(f, "  {label:<7}  {}", printable(line))?;
     }
     Ok(())
 }
@@ -72,26 +73,14 @@ struct Body<'a> {
     kind: &'a str,
     message: &'a str,
     causes: &'a [String],
-    held_by: Vec<Holder<'a>>,
+    held_by: Vec<view::Holder>,
     fix: Option<&'a str>,
     hints: &'a [String],
     exit_code: u8,
 }
 
-#[derive(Debug, Serialize)]
-struct Holder<'a> {
-    process: &'a str,
-    pid: u32,
-    through: &'a str,
-}
-
 impl<'a> Document<'a> {
     pub(crate) fn new(failure: &'a Failure) -> Self {
-        let held_by = failure.held_by.iter().map(|holder| Holder {
-            process: &holder.process,
-            pid: holder.pid,
-            through: &holder.through,
-        });
         Self {
             schema_version: SCHEMA_VERSION,
             error: Body {
@@ -101,7 +90,7 @@ impl<'a> Document<'a> {
                 kind: failure.kind,
                 message: &failure.message,
                 causes: &failure.causes,
-                held_by: held_by.collect(),
+                held_by: failure.held_by.iter().map(view::Holder::from).collect(),
                 fix: failure.fix.as_deref(),
                 hints: &failure.hints,
                 exit_code: failure.exit.code(),
@@ -121,10 +110,12 @@ mod tests {
             .step("VFIO_DEVICE_BIND_IOMMUFD")
             .fix("stop that process, or choose a free function: sriovctl list --free")
             .code("S02");
-        failure.held_by.push(HeldBy {
-            process: "qemu-system-x86".to_owned(),
+        failure.held_by.push(sriov::Holder {
+            function: None,
             pid: 4711,
-            through: "/dev/vfio/devices/vfio3".to_owned(),
+            command: "qemu-system-x86".to_owned(),
+            command_line: String::new(),
+            path: "/dev/vfio/devices/vfio3".into(),
         });
         failure
     }

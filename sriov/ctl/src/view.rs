@@ -1,1 +1,0 @@
-//! The structures behind JSON documents.
