@@ -152,7 +152,7 @@ impl<'a> Executor<'a> {
                 if former.driver.is_none() {
                     return Ok(());
                 }
-                recorder.intent(index, former.into())?;
+                recorder.intent(index, Former::Binding(former))?;
                 bus.unbind(function)?;
             }
             Action::Probe { driver } => {
@@ -161,7 +161,7 @@ impl<'a> Executor<'a> {
                 if former.driver.is_some() && (driver.is_none() || former.driver == *driver) {
                     return Ok(());
                 }
-                recorder.intent(index, former.into())?;
+                recorder.intent(index, Former::Binding(former))?;
                 bus.probe(function, driver.as_deref())?;
             }
         }

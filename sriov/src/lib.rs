@@ -17,7 +17,7 @@ mod worker;
 pub use access::{Access, Deadlines, Failure};
 pub use apply::{Applied, Executor, Guard, Loss, Progress};
 pub use error::{Error, ErrorKind, Holder, Owner};
-pub use journal::{Change, Former, Journal, Operation, Stage, Status};
+pub use journal::{Binding, Change, Former, Journal, Operation, Stage, Status};
 pub use lock::Lock;
 pub use step::{Action, Attribute, Condition, Plan, Step, Target};
 pub use undo::Undone;
