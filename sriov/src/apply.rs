@@ -148,10 +148,10 @@ impl<'a> Executor<'a> {
             }
             Action::Unbind => {
                 let function = bus.resolve(&step.target)?;
-                let former = bus.binding(function)?;
-                if former.driver.is_none() {
+                if bus.driver(function)?.is_none() {
                     return Ok(());
                 }
+                let former = bus.binding(function)?;
                 recorder.intent(index, Former::Binding(former))?;
                 bus.unbind(function)?;
             }
