@@ -148,11 +148,11 @@ impl<'a> Executor<'a> {
             }
             Action::Unbind => {
                 let function = bus.resolve(&step.target)?;
-                let former = bus.binding(function)?;
-                if former.driver.is_none() {
+                if bus.driver(function)?.is_none() {
                     return Ok(());
                 }
-                recorder.intent(index, former.into())?;
+                let former = bus.binding(function)?;
+                recorder.intent(index, Former::Binding(former))?;
                 bus.unbind(function)?;
             }
             Action::Probe { driver } => {
@@ -161,7 +161,7 @@ impl<'a> Executor<'a> {
                 if former.driver.is_some() && (driver.is_none() || former.driver == *driver) {
                     return Ok(());
                 }
-                recorder.intent(index, former.into())?;
+                recorder.intent(index, Former::Binding(former))?;
                 bus.probe(function, driver.as_deref())?;
             }
         }

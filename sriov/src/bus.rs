@@ -3,7 +3,7 @@
 //! The meanings of errno follow `drivers/pci/iov.c` (`sriov_numvfs_store`) and `drivers/base/{bus,dd}.c`.
 
 use crate::pause::Backoff;
-use crate::{Access, Attribute, Condition, Deadlines, Error, ErrorKind, Failure, Former, Target};
+use crate::{Access, Attribute, Binding, Condition, Deadlines, Error, ErrorKind, Failure, Target};
 use pci::Bdf;
 use rustix::io::Errno;
 use std::path::{Path, PathBuf};
@@ -14,22 +14,6 @@ use std::time::{Duration, Instant};
 pub(crate) struct Bus<'a> {
     pub(crate) access: &'a mut dyn Access,
     pub(crate) deadlines: Deadlines,
-}
-
-/// What a function is bound to, and by which override.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Binding {
-    pub(crate) driver: Option<String>,
-    pub(crate) driver_override: String,
-}
-
-impl From<Binding> for Former {
-    fn from(binding: Binding) -> Self {
-        Self::Binding {
-            driver: binding.driver,
-            driver_override: binding.driver_override,
-        }
-    }
 }
 
 fn function_file(function: Bdf, file: &str) -> PathBuf {

@@ -58,12 +58,16 @@ pub enum Former {
     /// Of an attribute.
     Value(String),
     /// Of a function's driver.
-    Binding {
-        /// The driver it was bound to.
-        driver: Option<String>,
-        /// The `driver_override` in force; empty for none.
-        driver_override: String,
-    },
+    Binding(Binding),
+}
+
+/// What a function is bound to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Binding {
+    /// Its driver.
+    pub driver: Option<String>,
+    /// The `driver_override` in force; empty for none.
+    pub driver_override: String,
 }
 
 /// How far a change came.
@@ -326,14 +330,8 @@ impl Operation {
     pub(crate) fn created_vfs_of(&self) -> impl Iterator<Item = pci::Bdf> + '_ {
         self.changes.iter().filter_map(|change| {
             let step = self.steps.get(change.step)?;
-            let counts = matches!(
-                step.action,
-                Action::Set {
-                    attribute: Attribute::NumVfs,
-                    ..
-                }
-            );
-            (counts && change.former == Former::Value("0".to_owned())).then(|| step.target.anchor())
+            let created = step.action.sets(Attribute::NumVfs) && change.former == Former::Value("0".to_owned());
+            created.then(|| step.target.anchor())
         })
     }
 
@@ -364,7 +362,7 @@ impl Operation {
             Record::Intent { step, former } => {
                 let fits = match (&self.steps.get(step)?.action, &former) {
                     (Action::Set { .. }, Former::Value(_)) => true,
-                    (Action::Unbind | Action::Probe { .. }, Former::Binding { .. }) => true,
+                    (Action::Unbind | Action::Probe { .. }, Former::Binding(_)) => true,
                     (Action::Set { .. } | Action::Unbind | Action::Probe { .. } | Action::Wait { .. }, _) => false,
                 };
                 fits.then_some(())?;

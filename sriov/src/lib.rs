@@ -30,7 +30,7 @@ pub use emit::{Backend, Vmm, emit};
 pub use error::{Error, ErrorKind, Holder, Owner};
 pub use guard::{Refusal, check};
 pub use holder::{Coverage, Holders, Node, OpenFile, Process};
-pub use journal::{Change, Former, Journal, Operation, Stage, Status};
+pub use journal::{Binding, Change, Former, Journal, Operation, Stage, Status};
 pub use lock::Lock;
 pub use machine::Machine;
 pub use pf::PhysicalFunction;

@@ -4,9 +4,9 @@
 //! different from both the former state and what the operation made of it was changed by someone else and is left alone.
 
 use crate::apply::{Executor, Loss};
-use crate::bus::{Binding, Bus};
+use crate::bus::Bus;
 use crate::journal::Recorder;
-use crate::{Action, Attribute, Change, Error, ErrorKind, Former, Guard, Stage, Status, Step, Target};
+use crate::{Action, Attribute, Binding, Change, Error, ErrorKind, Former, Guard, Stage, Status, Step, Target};
 use pci::Bdf;
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -95,16 +95,10 @@ impl Executor<'_> {
     }
 
     fn may_change_count(&mut self, step: &Step, former: &Former) -> Result<(), Error> {
-        let (
-            Action::Set {
-                attribute: Attribute::NumVfs,
-                ..
-            },
-            Former::Value(former),
-        ) = (&step.action, former)
-        else {
+        let Former::Value(former) = former else { return Ok(()) };
+        if !step.action.sets(Attribute::NumVfs) {
             return Ok(());
-        };
+        }
         let Some(function) = unless_gone(self.bus.resolve(&step.target))? else {
             return Ok(());
         };
@@ -141,19 +135,9 @@ fn restore(bus: &mut Bus<'_>, guard: &mut Guard<'_>, step: &Step, change: &Chang
             bus.write(function, *attribute, former)?;
             Ok(true)
         }
-        (
-            action,
-            Former::Binding {
-                driver,
-                driver_override,
-            },
-        ) => {
-            let former = Binding {
-                driver: driver.clone(),
-                driver_override: driver_override.clone(),
-            };
+        (action, Former::Binding(former)) => {
             let now = bus.binding(function)?;
-            if now == former {
+            if now == *former {
                 return Ok(false);
             }
             if let Action::Probe { driver: Some(made) } = action
@@ -163,7 +147,7 @@ fn restore(bus: &mut Bus<'_>, guard: &mut Guard<'_>, step: &Step, change: &Chang
             {
                 return Err(changed_since(made, now.driver.unwrap_or_default()));
             }
-            rebind(bus, guard, function, &former, now)?;
+            rebind(bus, guard, function, former, now)?;
             Ok(true)
         }
         (Action::Unbind | Action::Probe { .. } | Action::Wait { .. }, Former::Value(_)) => Ok(false),
