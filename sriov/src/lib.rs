@@ -14,6 +14,8 @@ mod pause;
 mod pf;
 pub mod plan;
 mod step;
+#[cfg(test)]
+mod testing;
 mod usage;
 mod worker;
 
