@@ -5,7 +5,7 @@
 
 mod kernel;
 
-pub(crate) use kernel::Kernel;
+pub(crate) use kernel::{Kernel, State};
 
 use crate::{Access, Deadlines, Error, Failure, Machine};
 use pci::{Bdf, Sysfs};

@@ -69,12 +69,22 @@ impl Kernel {
         Self { tree, has_iommu }
     }
 
+    pub(crate) fn set_autoprobe(&self, value: &str) {
+        self.tree
+            .file(Tree::function_path(Self::pf()).join("sriov_drivers_autoprobe"), value);
+    }
+
+    /// The functions that exist.
+    pub(crate) fn functions(&self) -> Vec<Bdf> {
+        let names = self.tree.sysfs().names("sys/bus/pci/devices").unwrap();
+        names.iter().map(|name| bdf(name)).collect()
+    }
+
     pub(crate) fn state(&self) -> State {
         let pf = Tree::function_path(Self::pf());
-        let mut devices = self.tree.sysfs().names("sys/bus/pci/devices").unwrap();
-        devices.retain(|name| name.starts_with("0000:01:"));
-        let function = |name: &String| {
-            let function = bdf(name);
+        let mut functions = self.functions();
+        functions.retain(|function| function.routing_id.bus() == 1);
+        let function = |function: Bdf| {
             let text = self
                 .tree
                 .text(Tree::function_path(function).join("driver_override"))
@@ -84,7 +94,7 @@ impl Kernel {
         State {
             numvfs: self.tree.text(pf.join("sriov_numvfs")).unwrap(),
             autoprobe: self.tree.text(pf.join("sriov_drivers_autoprobe")).unwrap(),
-            functions: devices.iter().map(function).collect(),
+            functions: functions.into_iter().map(function).collect(),
         }
     }
 
