@@ -365,24 +365,18 @@ enum Wish {
 
 fn kernel_with(autoprobe: bool, device_nodes: bool, vfs: &[Vf]) -> Kernel {
     let kernel = Kernel::new(true, device_nodes);
-    if !vfs.is_empty() {
-        let n = u16::try_from(vfs.len()).unwrap();
-        kernel.apply(&create(&kernel, n, None).unwrap()).unwrap();
+    let count = vfs.len().to_string();
+    let mut steps = vec![set(Target::Function(Kernel::pf()), Attribute::NumVfs, count)];
+    for (function, vf) in (0..).map(Kernel::vf).zip(vfs) {
+        let target = Target::Function(function);
+        let to_vfio = set(target, Attribute::DriverOverride, "vfio-pci");
+        steps.extend((*vf != Vf::Native).then(|| step(target, Action::Unbind)));
+        steps.extend(matches!(vf, Vf::Vfio | Vf::OverrideOnly).then_some(to_vfio));
+        steps.extend((*vf == Vf::Vfio).then(|| step(target, Action::Probe { driver: None })));
     }
-    for (index, vf) in (0..).map(Kernel::vf).zip(vfs) {
-        let plan = match vf {
-            Vf::Native => continue,
-            Vf::Vfio => bind(&machine(&kernel), &[index], &vfio()),
-            Vf::Unbound | Vf::OverrideOnly => unbind(&machine(&kernel), &[index]),
-        };
-        kernel.apply(&plan.unwrap()).unwrap();
-        if *vf == Vf::OverrideOnly {
-            kernel
-                .tree
-                .file(format!("sys/bus/pci/devices/{index}/driver_override"), "vfio-pci\n");
-        }
-    }
-    kernel.set_autoprobe(if autoprobe { "1" } else { "0" });
+    steps.push(set_autoprobe(Kernel::pf(), autoprobe));
+    let warnings = Vec::new();
+    kernel.apply(&Plan { steps, warnings }).unwrap();
     kernel
 }
 
@@ -448,7 +442,7 @@ fn wish() -> impl Strategy<Value = Wish> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
+    #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
     fn a_plan_grants_the_wish_and_has_nothing_left_to_do(
