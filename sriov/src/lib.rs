@@ -10,7 +10,7 @@ mod error;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 mod file;
-mod guard;
+pub mod guard;
 mod holder;
 mod journal;
 mod lock;
@@ -19,6 +19,8 @@ mod pause;
 mod pf;
 pub mod plan;
 mod step;
+#[cfg(test)]
+mod testing;
 mod undo;
 mod usage;
 mod worker;
@@ -28,7 +30,7 @@ pub use apply::{Applied, Executor, Guard, Loss, Progress};
 pub use driver::WantedDriver;
 pub use emit::{Backend, Vmm, emit};
 pub use error::{Error, ErrorKind, Holder, Owner};
-pub use guard::{Refusal, check};
+pub use guard::Refusal;
 pub use holder::{Coverage, Holders, Node, OpenFile, Process};
 pub use journal::{Binding, Change, Former, Journal, Operation, Stage, Status};
 pub use lock::Lock;

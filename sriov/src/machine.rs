@@ -3,10 +3,17 @@
 
 use crate::file;
 use crate::{Access, Deadlines, Error, ErrorKind, Failure, Holders, PhysicalFunction, Usage, driver};
-use pci::{Bdf, Function, Reason, Sysfs, Topology, Unknown};
+use pci::{Bdf, Fields, Function, Reason, Sysfs, Topology, Unknown};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+/// What plans ask of a function; not its link and its windows, whose reading may wake it up.
+const FIELDS: Fields = Fields::ID
+    .union(Fields::DRIVER)
+    .union(Fields::GROUP)
+    .union(Fields::SRIOV)
+    .union(Fields::CLASS_DEVICES);
 
 /// The machine at the time of planning.
 #[derive(Debug, Clone)]
@@ -33,7 +40,7 @@ impl Machine {
     /// # Errors
     /// When there is no PCI bus, or a `driver_override` cannot be read in time; with who holds the function, if anybody.
     pub fn read(sysfs: &Sysfs, access: &mut dyn Access, limits: &Deadlines, functions: &[Bdf]) -> Result<Self, Error> {
-        let topology = Topology::read(sysfs).map_err(from_topology)?;
+        let topology = Topology::read_fields(sysfs, FIELDS).map_err(from_topology)?;
         let vfs = functions
             .iter()
             .flat_map(|pf| topology.virtual_functions(*pf))
