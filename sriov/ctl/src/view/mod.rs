@@ -4,6 +4,9 @@ use pci::Reading;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
+pub(crate) mod config;
+pub(crate) mod step;
+
 /// A process that has a function in its hands.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Holder {
