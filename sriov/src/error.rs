@@ -138,6 +138,11 @@ pub enum ErrorKind {
         /// What could not be undone; empty when the machine is as it was.
         undo_failures: Vec<Error>,
     },
+    /// Several changes of an operation could not be undone.
+    NotUndone {
+        /// At least two; the first is the one that came first.
+        failures: Vec<Error>,
+    },
     /// The process that serves the accesses cannot be started or ended on its own.
     Worker(String),
     /// Any other error of the operating system.
@@ -200,6 +205,7 @@ impl Error {
             ErrorKind::InUse { .. } => "B17",
             ErrorKind::NoIommu => "P01",
             ErrorKind::RolledBack { cause, .. } => return cause.code(),
+            ErrorKind::NotUndone { failures } => return failures.first().and_then(Self::code),
             _ => return None,
         };
         Some(code)
@@ -260,6 +266,7 @@ impl Error {
                     Some("remove what is in the way, then sriovctl undo".to_owned())
                 };
             }
+            ErrorKind::NotUndone { .. } => "remove what is in the way, then undo again",
             ErrorKind::Missing(_)
             | ErrorKind::Malformed { .. }
             | ErrorKind::SegmentTooLarge { .. }
@@ -365,6 +372,10 @@ impl fmt::Display for ErrorKind {
             Self::RolledBack { undo_failures, .. } => {
                 f.write_str("failed; could not be undone completely: ")?;
                 list(f, undo_failures)
+            }
+            Self::NotUndone { failures } => {
+                write!(f, "{} changes could not be undone: ", failures.len())?;
+                list(f, failures)
             }
             Self::Worker(what) => f.write_str(what),
             Self::Errno(errno) => write!(f, "{}", std::io::Error::from_raw_os_error(*errno)),

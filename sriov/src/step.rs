@@ -123,6 +123,14 @@ impl Target {
     }
 }
 
+impl Action {
+    /// Whether it writes this attribute.
+    #[must_use]
+    pub fn sets(&self, wanted: Attribute) -> bool {
+        matches!(self, Self::Set { attribute, .. } if *attribute == wanted)
+    }
+}
+
 impl Attribute {
     /// Its file in the function's directory.
     #[must_use]
