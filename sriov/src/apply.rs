@@ -5,7 +5,7 @@
 
 use crate::bus::Bus;
 use crate::journal::Recorder;
-use crate::{Access, Action, Deadlines, Error, ErrorKind, Former, Journal, Plan, Status, Step};
+use crate::{Access, Action, Attribute, Deadlines, Error, ErrorKind, Former, Journal, Plan, Status, Step};
 use pci::Bdf;
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -143,7 +143,13 @@ impl<'a> Executor<'a> {
                 if former == *value {
                     return Ok(());
                 }
-                recorder.intent(index, Former::Value(former))?;
+                let former = match former.parse() {
+                    Ok(count) if *attribute == Attribute::NumVfs && count > 0 => {
+                        Former::VirtualFunctions(bus.virtual_functions(function, count)?)
+                    }
+                    _ => Former::Value(former),
+                };
+                recorder.intent(index, former)?;
                 bus.write(function, *attribute, value)?;
             }
             Action::Unbind => {

@@ -3,8 +3,8 @@
 //! The meanings of errno follow `drivers/pci/iov.c` (`sriov_numvfs_store`) and `drivers/base/{bus,dd}.c`.
 
 use crate::pause::Backoff;
-use crate::{Access, Attribute, Binding, Condition, Deadlines, Error, ErrorKind, Failure, Target};
-use pci::Bdf;
+use crate::{Access, Attribute, Binding, Condition, Deadlines, Error, ErrorKind, Failure, Target, VirtualFunctions};
+use pci::{Bdf, VfIndex};
 use rustix::io::Errno;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -134,6 +134,29 @@ impl Bus<'_> {
             driver_override: self.read(function, Attribute::DriverOverride)?,
             driver: self.driver(function)?,
         })
+    }
+
+    /// How the first `count` VFs of a PF are bound.
+    pub(crate) fn virtual_functions(&mut self, pf: Bdf, count: u16) -> Result<VirtualFunctions, Error> {
+        let autoprobe = self.read(pf, Attribute::DriversAutoprobe)?;
+        let vfs = (0..count).map(VfIndex);
+        let bindings = vfs.map(|index| {
+            let vf = self.resolve(&Target::VirtualFunction { pf, index })?;
+            self.binding(vf)
+        });
+        Ok(VirtualFunctions {
+            bindings: bindings.collect::<Result<_, _>>()?,
+            autoprobe,
+        })
+    }
+
+    /// How many VFs the function has, if it has any.
+    pub(crate) fn enabled_vfs(&mut self, function: Bdf) -> Result<Option<u16>, Error> {
+        let first = self.access.exists(&function_file(function, "virtfn0"));
+        if !first.map_err(|f| Error::new(function, "read virtfn0", f.into()))? {
+            return Ok(None);
+        }
+        Ok(self.read(function, Attribute::NumVfs)?.parse().ok())
     }
 
     /// Takes the function from its driver, if it has one.

@@ -10,6 +10,7 @@
 
 use crate::lock::create_private_dir;
 use crate::{Action, Attribute, Error, ErrorKind, Failure, Plan, Step};
+use pci::Bdf;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -59,6 +60,17 @@ pub enum Former {
     Value(String),
     /// Of a function's driver.
     Binding(Binding),
+    /// Of the VFs of a PF that has some.
+    VirtualFunctions(VirtualFunctions),
+}
+
+/// All VFs of a PF.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VirtualFunctions {
+    /// The PF's `sriov_drivers_autoprobe`.
+    pub autoprobe: String,
+    /// Each VF's, by index.
+    pub bindings: Vec<Binding>,
 }
 
 /// What a function is bound to.
@@ -320,18 +332,29 @@ impl Journal {
     }
 }
 
+impl Former {
+    /// The attribute's value, if it was one.
+    pub(crate) fn value(&self) -> Option<String> {
+        match self {
+            Self::Value(value) => Some(value.clone()),
+            Self::VirtualFunctions(vfs) => Some(vfs.bindings.len().to_string()),
+            Self::Binding(_) => None,
+        }
+    }
+}
+
 impl Operation {
     /// What is not restored yet, in order.
     pub(crate) fn pending(&self) -> impl Iterator<Item = &Change> {
         self.changes.iter().filter(|change| change.stage != Stage::Undone)
     }
 
-    /// The PFs whose VFs this operation created, so that they vanish when it is undone.
-    pub(crate) fn created_vfs_of(&self) -> impl Iterator<Item = pci::Bdf> + '_ {
+    /// The steps that created VFs where there were none, and on which PF: undoing them removes the VFs.
+    pub(crate) fn creations(&self) -> impl Iterator<Item = (usize, Bdf)> + '_ {
         self.changes.iter().filter_map(|change| {
             let step = self.steps.get(change.step)?;
-            let created = step.action.sets(Attribute::NumVfs) && change.former == Former::Value("0".to_owned());
-            created.then(|| step.target.anchor())
+            let created = step.action.sets(Attribute::NumVfs) && matches!(change.former, Former::Value(_));
+            created.then(|| (change.step, step.target.anchor()))
         })
     }
 
@@ -362,6 +385,7 @@ impl Operation {
             Record::Intent { step, former } => {
                 let fits = match (&self.steps.get(step)?.action, &former) {
                     (Action::Set { .. }, Former::Value(_)) => true,
+                    (action, Former::VirtualFunctions(_)) => action.sets(Attribute::NumVfs),
                     (Action::Unbind | Action::Probe { .. }, Former::Binding(_)) => true,
                     (Action::Set { .. } | Action::Unbind | Action::Probe { .. } | Action::Wait { .. }, _) => false,
                 };

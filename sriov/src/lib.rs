@@ -18,6 +18,7 @@ mod machine;
 mod pause;
 mod pf;
 pub mod plan;
+mod restore;
 mod step;
 #[cfg(test)]
 mod testing;
@@ -32,7 +33,7 @@ pub use emit::{Backend, Vmm, emit};
 pub use error::{Error, ErrorKind, Holder, Owner};
 pub use guard::Refusal;
 pub use holder::{Coverage, Holders, Node, OpenFile, Process};
-pub use journal::{Binding, Change, Former, Journal, Operation, Stage, Status};
+pub use journal::{Binding, Change, Former, Journal, Operation, Stage, Status, VirtualFunctions};
 pub use lock::Lock;
 pub use machine::Machine;
 pub use pf::PhysicalFunction;

@@ -13,7 +13,12 @@ const FIELDS: Fields = Fields::ID
     .union(Fields::DRIVER)
     .union(Fields::GROUP)
     .union(Fields::SRIOV)
+    .union(Fields::GROUP_DETAILS)
+    .union(Fields::STATE)
     .union(Fields::CLASS_DEVICES);
+
+/// Limit in bytes: `COMMAND_LINE_SIZE` is 4096 at most.
+const CMDLINE_LIMIT: usize = 64 << 10;
 
 /// The machine at the time of planning.
 #[derive(Debug, Clone)]
@@ -30,6 +35,8 @@ pub struct Machine {
     pub has_group_nodes: bool,
     /// Whether VFIO makes character devices, `/dev/vfio/devices/vfioN`.
     pub has_device_nodes: bool,
+    /// What weakens the isolation of every function of this machine, one sentence each.
+    pub hazards: Vec<&'static str>,
     overrides: BTreeMap<Bdf, String>,
 }
 
@@ -65,6 +72,7 @@ impl Machine {
             drivers: file::names(sysfs, "sys/bus/pci/drivers").unwrap_or_default(),
             has_group_nodes: has_class("vfio"),
             has_device_nodes: has_class("vfio-dev"),
+            hazards: hazards(sysfs),
             topology,
             usage,
             holders,
@@ -124,6 +132,25 @@ impl Machine {
         };
         Err(Error::new(device, step, kind))
     }
+}
+
+/// Parameters of the modules, and of a patch that some distributions carry.
+fn hazards(sysfs: &Sysfs) -> Vec<&'static str> {
+    let is_set = |parameter: &str| {
+        let text = sysfs.read(Path::new("sys/module").join(parameter));
+        text.is_ok_and(|text| text == "Y" || text == "1")
+    };
+    let mut hazards = Vec::new();
+    if is_set("vfio_iommu_type1/parameters/allow_unsafe_interrupts") {
+        hazards.push("allow_unsafe_interrupts is set: a guest can forge interrupts of the host");
+    }
+    if is_set("vfio/parameters/enable_unsafe_noiommu_mode") {
+        hazards.push("enable_unsafe_noiommu_mode is set: a function without an IOMMU can reach all memory");
+    }
+    if file::text(sysfs, "proc/cmdline", CMDLINE_LIMIT).is_ok_and(|line| line.contains("pcie_acs_override=")) {
+        hazards.push("pcie_acs_override is set: functions in different IOMMU groups may reach each other");
+    }
+    hazards
 }
 
 fn driver_override(access: &mut dyn Access, limits: &Deadlines, function: Bdf) -> Result<Option<String>, Failure> {

@@ -14,7 +14,7 @@ pub use release::release;
 
 use crate::driver::{is_placeholder, is_vfio};
 use crate::{Action, Attribute, Condition, Coverage, Error, ErrorKind, Machine, Step, Target, guard};
-use pci::{Bdf, Function, Viability};
+use pci::{Bdf, Function, Group, ReservedKind, ReservedRegion, Viability};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -66,8 +66,14 @@ fn offer(machine: &Machine, target: Target, driver: &str, current_override: Opti
     steps
 }
 
-/// Refuses to take a function from its driver while it is in use, and a PF while it has VFs, which would go with it.
-fn check_free(machine: &Machine, function: &Function, step: &str) -> Result<(), Error> {
+/// Refuses to take a function from its driver while somebody uses it.
+fn check_unused(machine: &Machine, function: &Function, step: &str) -> Result<(), Error> {
+    guard::check(function.bdf, &[function], &machine.usage, &machine.holders)
+        .map_err(|refusal| refusal.into_error(step))
+}
+
+/// Refuses to take a function away that others depend on: a PF with VFs, which would go with it, or a bridge.
+fn check_leaf(function: &Function, step: &str) -> Result<(), Error> {
     let refuse = |kind| Err(Error::new(function.bdf, step, kind));
     if let Ok(Some(sriov)) = &function.sriov
         && let enabled @ 1.. = sriov.virtual_functions.len()
@@ -79,8 +85,7 @@ fn check_free(machine: &Machine, function: &Function, step: &str) -> Result<(), 
         let uses = vec!["it is a bridge: other functions are reached through it".to_owned()];
         return refuse(ErrorKind::InUse { uses });
     }
-    guard::check(function.bdf, &[function], &machine.usage, &machine.holders)
-        .map_err(|refusal| refusal.into_error(step))
+    Ok(())
 }
 
 /// Refuses a driver of VFIO for a function without an IOMMU.
@@ -129,35 +134,53 @@ fn doubts(machine: &Machine, taken: &[Bdf]) -> Vec<String> {
     doubts
 }
 
-/// Which groups VFIO will not hand out although `bound` go to it.
-fn spoiled_groups(machine: &Machine, bound: &[Bdf]) -> Vec<String> {
-    let functions = bound.iter().filter_map(|bdf| machine.topology.function(*bdf));
+/// What is to be known of functions that go to VFIO: groups that it will not hand out, devices that nothing can reset, and
+/// what the administrator has switched off.
+fn hazards(machine: &Machine, bound: &[Bdf]) -> Vec<String> {
+    let functions: Vec<&Function> = bound.iter().filter_map(|bdf| machine.topology.function(*bdf)).collect();
     let groups: BTreeSet<_> = functions
+        .iter()
         .filter_map(|function| function.iommu_group.as_ref().ok()?.as_ref())
         .collect();
     let groups = groups.into_iter().filter_map(|id| machine.topology.group(*id));
-    let warning = |group: &pci::Group| {
-        let Viability::Spoiled(spoilers) = machine.topology.viability(group) else {
-            return None;
-        };
-        let others: Vec<String> = spoilers
-            .iter()
-            .filter(|spoiler| !bound.contains(&spoiler.bdf))
+    let mut hazards: Vec<String> = groups.flat_map(|group| group_hazards(machine, group, bound)).collect();
+    for function in functions {
+        if function.reset_methods.as_ref().is_ok_and(Vec::is_empty) {
+            hazards.push(format!(
+                "{}: the kernel has no way to reset it: each user finds it as the last one left it",
+                function.bdf
+            ));
+        }
+    }
+    hazards.extend(machine.hazards.iter().map(|hazard| (*hazard).to_owned()));
+    hazards
+}
+
+fn group_hazards(machine: &Machine, group: &Group, bound: &[Bdf]) -> Vec<String> {
+    let mut hazards = Vec::new();
+    let id = group.id;
+    if let Viability::Spoiled(spoilers) = machine.topology.viability(group) {
+        let others = spoilers.iter().filter(|spoiler| !bound.contains(&spoiler.bdf));
+        let others: Vec<String> = others
             .map(|spoiler| match &spoiler.driver {
-                Ok(Some(driver)) => format!("{} is on {driver}", spoiler.bdf),
-                Ok(None) => spoiler.bdf.to_string(),
+                Ok(driver) => format!("{} is on {}", spoiler.bdf, driver.as_deref().unwrap_or("no driver")),
                 Err(unknown) => format!("the driver of {} is not known: {unknown}", spoiler.bdf),
             })
             .collect();
-        (!others.is_empty()).then(|| {
-            format!(
-                "VFIO will not hand out IOMMU group {} yet: {}",
-                group.id.0,
+        if !others.is_empty() {
+            hazards.push(format!(
+                "VFIO will not hand out IOMMU group {id} yet: {}",
                 others.join(", ")
-            )
-        })
-    };
-    groups.filter_map(warning).collect()
+            ));
+        }
+    }
+    let is_direct = |regions: &Vec<ReservedRegion>| regions.iter().any(|region| region.kind == ReservedKind::Direct);
+    if group.reserved_regions.as_ref().is_ok_and(is_direct) {
+        hazards.push(format!(
+            "VFIO will refuse IOMMU group {id}: the firmware demands a 1:1 mapping (RMRR or IVMD)"
+        ));
+    }
+    hazards
 }
 
 #[cfg(test)]

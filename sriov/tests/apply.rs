@@ -1,5 +1,7 @@
 //! Plans run on a machine in memory: what they leave, and what failures leave.
 
+#![cfg(test)]
+
 mod common;
 
 use common::{Lab, bdf, bind, create, machine, pf, plan, probe, set, unbind, wait};

@@ -1,6 +1,6 @@
 //! Giving functions to a driver, and taking them from any.
 
-use super::{PROBE, UNBIND, check_free, check_iommu, doubts, offer, release, set, spoiled_groups, step};
+use super::{PROBE, UNBIND, check_iommu, check_leaf, check_unused, doubts, hazards, offer, release, set, step};
 use crate::driver::is_vfio;
 use crate::{Action, Attribute, Error, Machine, Plan, Target, WantedDriver};
 use pci::Bdf;
@@ -33,19 +33,20 @@ pub fn bind(machine: &Machine, functions: &[Bdf], driver: &WantedDriver) -> Resu
                 continue;
             }
             Some(_) => {
-                check_free(machine, function, UNBIND)?;
+                check_leaf(function, UNBIND)?;
+                check_unused(machine, function, UNBIND)?;
                 plan.steps.push(step(target, Action::Unbind));
                 taken.push(bdf);
             }
             // Nobody can have a function without a driver; but its group may be held, and then takes no other drivers.
-            None if is_vfio(driver) => {}
-            None => check_free(machine, function, PROBE)?,
+            None if is_vfio(driver) => check_leaf(function, PROBE)?,
+            None => check_unused(machine, function, PROBE)?,
         }
         plan.steps.extend(offer(machine, target, driver, current_override));
     }
     plan.warnings = doubts(machine, &taken);
     if is_vfio(driver) {
-        plan.warnings.extend(spoiled_groups(machine, functions));
+        plan.warnings.extend(hazards(machine, functions));
     }
     Ok(plan)
 }
@@ -61,7 +62,8 @@ pub fn unbind(machine: &Machine, functions: &[Bdf]) -> Result<Plan, Error> {
     for &bdf in functions {
         let function = machine.function(bdf, UNBIND)?;
         if machine.driver(function, UNBIND)?.is_some() {
-            check_free(machine, function, UNBIND)?;
+            check_leaf(function, UNBIND)?;
+            check_unused(machine, function, UNBIND)?;
             plan.steps.push(step(Target::Function(bdf), Action::Unbind));
             taken.push(bdf);
         }

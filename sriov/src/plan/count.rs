@@ -1,6 +1,6 @@
 //! Creating and deleting all VFs of a PF.
 
-use super::{SET_COUNT, bind, check_iommu, doubts, offer, set, set_autoprobe, step, wait};
+use super::{SET_COUNT, bind, check_iommu, doubts, hazards, offer, set, set_autoprobe, step, wait};
 use crate::driver::is_vfio;
 use crate::{
     Action, Attribute, Condition, Error, ErrorKind, Machine, PhysicalFunction, Plan, Target, WantedDriver, guard,
@@ -95,6 +95,7 @@ fn creation_warnings(
                     "{pf} is itself on a driver of VFIO: whoever opens a VF needs the PF's VF token"
                 ));
             }
+            warnings.extend(hazards(machine, &[]));
         }
         _ => {}
     }

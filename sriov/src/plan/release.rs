@@ -1,6 +1,6 @@
 //! Giving functions back to the drivers that the kernel chooses by itself.
 
-use super::{PROBE, UNBIND, check_free, doubts, set, set_autoprobe, step};
+use super::{PROBE, UNBIND, check_leaf, check_unused, doubts, set, set_autoprobe, step};
 use crate::driver::is_placeholder;
 use crate::{Action, Attribute, Error, Machine, Plan, Step, Target};
 use pci::{Bdf, Function};
@@ -25,7 +25,8 @@ pub fn release(machine: &Machine, functions: &[Bdf]) -> Result<Plan, Error> {
         let mut steps = Vec::new();
         let is_native = driver.is_some_and(|driver| !is_placeholder(driver));
         if driver.is_some() && !is_native {
-            check_free(machine, function, UNBIND)?;
+            check_leaf(function, UNBIND)?;
+            check_unused(machine, function, UNBIND)?;
             steps.push(step(Target::Function(bdf), Action::Unbind));
             taken.push(bdf);
         }
@@ -37,7 +38,8 @@ pub fn release(machine: &Machine, functions: &[Bdf]) -> Result<Plan, Error> {
             continue;
         }
         if driver.is_none() {
-            check_free(machine, function, PROBE)?;
+            // Its group may be held, and then takes no drivers of the host.
+            check_unused(machine, function, PROBE)?;
         }
         steps.push(step(Target::Function(bdf), Action::Probe { driver: None }));
         by_pf.entry(barred_by(machine, function)).or_default().extend(steps);

@@ -308,7 +308,64 @@ fn a_group_with_another_function_on_a_host_driver_is_warned_of() {
         ["VFIO will not hand out IOMMU group 10 yet: 0000:01:00.1 is on nvme"]
     );
     let plan = bind(&machine(&kernel), &[Kernel::pf(), sibling], &vfio()).unwrap();
-    assert_eq!(plan.warnings, ["0000:01:00.1: nvme"; 0]);
+    assert_eq!(plan.warnings, [""; 0]);
+}
+
+#[test]
+fn a_pf_without_a_driver_but_with_vfs_gets_its_own_driver_back_and_no_other() {
+    let kernel = Kernel::new(true, true);
+    kernel.apply(&create(&kernel, 2, None).unwrap()).unwrap();
+    kernel.tree.remove("sys/bus/pci/devices/0000:01:00.0/driver");
+    let error = bind(&machine(&kernel), &[Kernel::pf()], &vfio()).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::VfsExist { enabled: 2 });
+    kernel
+        .apply(&release(&machine(&kernel), &[Kernel::pf()]).unwrap())
+        .unwrap();
+    assert_eq!(kernel.driver_of(Kernel::pf()).as_deref(), Some("igb"));
+}
+
+#[test]
+fn a_function_in_a_held_group_goes_to_vfio_and_not_to_the_host() {
+    let kernel = Kernel::new(true, true);
+    kernel.apply(&create(&kernel, 1, None).unwrap()).unwrap();
+    kernel
+        .apply(&unbind(&machine(&kernel), &[Kernel::vf(0)]).unwrap())
+        .unwrap();
+    kernel.tree.process(4711, "qemu", &[(9, "/dev/vfio/20")]);
+    assert!(matches!(
+        release(&machine(&kernel), &[Kernel::vf(0)]).unwrap_err().kind,
+        ErrorKind::Held { .. }
+    ));
+    kernel
+        .apply(&bind(&machine(&kernel), &[Kernel::vf(0)], &vfio()).unwrap())
+        .unwrap();
+}
+
+#[test]
+fn what_weakens_isolation_is_said() {
+    let kernel = Kernel::new(true, true);
+    let tree = &kernel.tree;
+    tree.file("sys/bus/pci/devices/0000:01:00.0/reset_method", "\n");
+    tree.file(
+        "sys/kernel/iommu_groups/10/reserved_regions",
+        "0x0000000000000000 0x0000000000ffffff direct\n",
+    );
+    tree.file("sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts", "Y\n");
+    tree.file("sys/module/vfio/parameters/enable_unsafe_noiommu_mode", "N\n");
+    tree.file("proc/cmdline", "quiet pcie_acs_override=downstream\n");
+    let plan = bind(&machine(&kernel), &[Kernel::pf()], &vfio()).unwrap();
+    let wanted = [
+        "VFIO will refuse IOMMU group 10: the firmware demands a 1:1 mapping (RMRR or IVMD)",
+        "0000:01:00.0: the kernel has no way to reset it: each user finds it as the last one left it",
+        "allow_unsafe_interrupts is set: a guest can forge interrupts of the host",
+        "pcie_acs_override is set: functions in different IOMMU groups may reach each other",
+    ];
+    assert_eq!(plan.warnings, wanted);
+    assert_eq!(create(&kernel, 1, Some(&vfio())).unwrap().warnings, wanted[2..]);
+    assert_eq!(
+        bind(&machine(&kernel), &[Kernel::pf()], &WantedDriver::Native).unwrap(),
+        Plan::default()
+    );
 }
 
 #[test]

@@ -173,7 +173,7 @@ impl Kernel {
             Attribute::DriversAutoprobe => self.tree.file(file, value),
             Attribute::NumVfs => {
                 let former: u16 = self.tree.text(&file).unwrap().parse().unwrap();
-                let count: u16 = value.parse().map_err(|_| "not a number")?;
+                let count: u16 = value.parse().unwrap();
                 match (former, count) {
                     (0, count) => self.create(count),
                     (former, 0) => self.delete(former),
