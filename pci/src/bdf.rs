@@ -105,3 +105,69 @@ fn parse(text: &str) -> Option<Bdf> {
     let function = u8::try_from(hex(function, 1, 1)?).ok().filter(|f| *f < 8)?;
     Some(Bdf::new(Segment(segment), RoutingId::new(bus, device << 3 | function)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn every_routing_id_reads_back() {
+        for id in 0..=u16::MAX {
+            let bdf = Bdf::new(Segment(0), RoutingId(id));
+            assert_eq!(bdf.to_string().parse(), Ok(bdf));
+            assert_eq!(bdf.routing_id.to_string().parse(), Ok(bdf), "without the segment");
+            assert_eq!(
+                RoutingId::new(bdf.routing_id.bus(), bdf.routing_id.devfn()),
+                bdf.routing_id
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_not_an_address_is_refused() {
+        for text in [
+            "",
+            ":",
+            ".",
+            "00:00",
+            "0:0.0",
+            "000:00:00.0",
+            "0000:00:20.0",
+            "0000:00:00.8",
+            "0000:00:00.00",
+            "0000:00:00.",
+            " 0000:00:00.0",
+            "0000:00:00.0 ",
+            "0000:+1:00.0",
+            "0000:00:-1.0",
+            "0000:0x:00.0",
+            "100000000:00:00.0",
+            "0000:00:00:0",
+            "0000:00:0\u{661}.0",
+        ] {
+            assert!(text.parse::<Bdf>().is_err(), "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_segment_reads_back(segment: u32, id: u16) {
+            let bdf = Bdf::new(Segment(segment), RoutingId(id));
+            prop_assert_eq!(bdf.to_string().parse(), Ok(bdf));
+        }
+
+        #[test]
+        fn order_is_segment_then_routing_id(a: (u32, u16), b: (u32, u16)) {
+            let bdf = |(segment, id)| Bdf::new(Segment(segment), RoutingId(id));
+            prop_assert_eq!(bdf(a).cmp(&bdf(b)), a.cmp(&b));
+        }
+
+        #[test]
+        fn no_text_makes_the_parser_panic(text: String) {
+            if let Ok(bdf) = text.parse::<Bdf>() {
+                prop_assert_eq!(bdf.to_string().parse(), Ok(bdf));
+            }
+        }
+    }
+}

@@ -1,6 +1,7 @@
 //! One PCI function as sysfs describes it.
 
 use crate::{Bar, Bdf, ClassCode, DeviceId, GroupId, Reading, SubsystemId, VendorId};
+use std::fmt;
 use std::path::PathBuf;
 
 /// One PCI function. Every field that is a [`Reading`] says why when it is not known.
@@ -15,7 +16,7 @@ pub struct Function {
     pub vendor: Reading<VendorId>,
     /// Device id.
     pub device: Reading<DeviceId>,
-    /// Subsystem id; `None` for bridges, which have none.
+    /// Subsystem id; `None` where the function has none, as most bridges.
     pub subsystem: Reading<Option<SubsystemId>>,
     /// Class code.
     pub class: Reading<ClassCode>,
@@ -35,7 +36,7 @@ pub struct Function {
     pub sriov: Reading<Option<Sriov>>,
     /// The PF it belongs to; `None` for anything but a VF.
     pub vf_of: Reading<Option<VfOf>>,
-    /// Whether ARI forwarding is enabled on the port above a function (`ari_enabled`); `None` where the kernel has no such file.
+    /// Whether ARI forwarding is enabled on the port above (`ari_enabled`); `None` where the kernel has no such file.
     pub ari: Reading<Option<bool>>,
     /// The ways to reset it, in the order the kernel tries them; empty when it cannot be reset.
     pub reset_methods: Reading<Vec<ResetMethod>>,
@@ -56,7 +57,7 @@ pub struct Link {
     pub max: LinkState,
 }
 
-/// Speed and width of a link. `None` when the kernel prints `Unknown`.
+/// Speed and width of a link. `None` when the kernel knows none: speed `Unknown`, width 0 (as VFs have) or 255.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LinkState {
     /// Transfer rate per lane.
@@ -155,4 +156,174 @@ pub struct ClassDevice {
     pub class: String,
     /// The device's name in the class (`eth0`).
     pub name: String,
+}
+
+impl LinkSpeed {
+    /// From the kernel's `8.0 GT/s PCIe`, `8 GT/s` or `Unknown`.
+    pub(crate) fn parse(text: &str) -> Option<Option<Self>> {
+        if text.starts_with("Unknown") {
+            return Some(None);
+        }
+        let (number, unit) = text.split_once(' ')?;
+        let (whole, tenth) = number.split_once('.').unwrap_or((number, "0"));
+        if !unit.starts_with("GT/s") || tenth.len() != 1 {
+            return None;
+        }
+        let tenths = decimal(whole)?.checked_mul(10)?.checked_add(decimal(tenth)?)?;
+        Some(Some(Self(tenths)))
+    }
+}
+
+impl LinkState {
+    pub(crate) fn parse_width(text: &str) -> Option<Option<u8>> {
+        match decimal(text)? {
+            0 | 255 => Some(None),
+            lanes => Some(Some(u8::try_from(lanes).ok()?)),
+        }
+    }
+}
+
+impl VfIndex {
+    /// From the name of the link, `virtfnN`.
+    pub(crate) fn parse(link: &str) -> Option<Self> {
+        decimal(link.strip_prefix("virtfn")?).map(Self)
+    }
+}
+
+/// A number of digits alone: no sign, no leading zero.
+pub(crate) fn decimal(text: &str) -> Option<u16> {
+    let plain = text.bytes().all(|b| b.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
+    plain.then(|| text.parse().ok()).flatten()
+}
+
+impl From<&str> for ResetMethod {
+    fn from(word: &str) -> Self {
+        match word {
+            "flr" => Self::Flr,
+            "af_flr" => Self::AfFlr,
+            "pm" => Self::Pm,
+            "bus" => Self::Bus,
+            "cxl_bus" => Self::CxlBus,
+            "acpi" => Self::Acpi,
+            "device_specific" => Self::DeviceSpecific,
+            other => Self::Other(other.to_owned()),
+        }
+    }
+}
+
+impl PowerState {
+    pub(crate) fn parse(word: &str) -> Option<Self> {
+        Some(match word {
+            "D0" => Self::D0,
+            "D1" => Self::D1,
+            "D2" => Self::D2,
+            "D3hot" => Self::D3Hot,
+            "D3cold" => Self::D3Cold,
+            "unknown" => Self::Unknown,
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for LinkSpeed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{} GT/s", self.0 / 10, self.0 % 10)
+    }
+}
+
+impl fmt::Display for VfIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for ResetMethod {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Flr => "flr",
+            Self::AfFlr => "af_flr",
+            Self::Pm => "pm",
+            Self::Bus => "bus",
+            Self::CxlBus => "cxl_bus",
+            Self::Acpi => "acpi",
+            Self::DeviceSpecific => "device_specific",
+            Self::Other(word) => word,
+        })
+    }
+}
+
+impl fmt::Display for PowerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::D0 => "D0",
+            Self::D1 => "D1",
+            Self::D2 => "D2",
+            Self::D3Hot => "D3hot",
+            Self::D3Cold => "D3cold",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
+impl fmt::Display for ClassDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.class, self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn link_speeds_of_old_and_new_kernels_are_read() {
+        let tenths = |text| LinkSpeed::parse(text).map(|speed| speed.map(|s| s.0));
+        assert_eq!(tenths("2.5 GT/s PCIe"), Some(Some(25)));
+        assert_eq!(tenths("8 GT/s"), Some(Some(80)));
+        assert_eq!(tenths("64.0 GT/s PCIe"), Some(Some(640)));
+        assert_eq!(tenths("Unknown"), Some(None));
+        assert_eq!(tenths("Unknown speed"), Some(None));
+        for bad in ["", "8.0", "8.0 Gb/s", "8.00 GT/s", "-8 GT/s", "9999.0 GT/s", ". GT/s"] {
+            assert_eq!(tenths(bad), None, "{bad:?}");
+        }
+        assert_eq!(LinkSpeed(25).to_string(), "2.5 GT/s");
+    }
+
+    #[test]
+    fn a_link_without_lanes_has_no_width() {
+        assert_eq!(LinkState::parse_width("16"), Some(Some(16)));
+        assert_eq!(LinkState::parse_width("0"), Some(None));
+        assert_eq!(LinkState::parse_width("255"), Some(None));
+        assert_eq!(LinkState::parse_width("256"), None);
+        assert_eq!(LinkState::parse_width("x4"), None);
+    }
+
+    #[test]
+    fn a_vf_link_ends_in_a_plain_number() {
+        assert_eq!(VfIndex::parse("virtfn0"), Some(VfIndex(0)));
+        assert_eq!(VfIndex::parse("virtfn127"), Some(VfIndex(127)));
+        for other in ["virtfn", "virtfn01", "virtfn+1", "virtfn65536", "physfn"] {
+            assert_eq!(VfIndex::parse(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn reset_methods_and_power_states_are_spelled_as_the_kernel_does() {
+        for word in [
+            "flr",
+            "af_flr",
+            "pm",
+            "bus",
+            "cxl_bus",
+            "acpi",
+            "device_specific",
+            "something_new",
+        ] {
+            assert_eq!(ResetMethod::from(word).to_string(), word);
+        }
+        for word in ["D0", "D1", "D2", "D3hot", "D3cold", "unknown"] {
+            assert_eq!(PowerState::parse(word).unwrap().to_string(), word);
+        }
+        assert_eq!(PowerState::parse("D4"), None);
+    }
 }

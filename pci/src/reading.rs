@@ -1,5 +1,6 @@
 //! A value read from the machine, or why it is not known.
 
+use rustix::io::Errno;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -10,7 +11,7 @@ pub type Reading<T> = Result<T, Unknown>;
 /// Why a value is not known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unknown {
-    /// The file that would have told.
+    /// The file that would have told; empty where no single file would.
     pub path: Box<Path>,
     /// What was wrong with it.
     pub reason: Reason,
@@ -28,6 +29,12 @@ pub enum Reason {
     Denied,
     /// The file was read and makes no sense; holds what was found (shortened).
     Malformed(Box<str>),
+    /// The path leads out of the tree that is read: an absolute link, or one with too many `..`.
+    OutsideRoot,
+    /// Something else lies where a regular file should: a directory, FIFO, socket or device node.
+    NotAFile,
+    /// The file is longer than anything that belongs there; holds the limit in bytes.
+    TooLarge(usize),
     /// The read did not come back in time.
     TimedOut,
     /// Any other error of the operating system.
@@ -38,9 +45,40 @@ impl Unknown {
     /// A field that the caller did not ask for.
     #[must_use]
     pub fn not_read(path: impl Into<PathBuf>) -> Self {
-        Self {
-            path: path.into().into(),
-            reason: Reason::NotRead,
+        Reason::NotRead.at(path)
+    }
+
+    /// Whether the file does not exist, as opposed to being unreadable.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        self.reason == Reason::Missing
+    }
+}
+
+impl Reason {
+    /// A text that does not follow its format; keeps the beginning of it.
+    #[must_use]
+    pub fn malformed(found: &str) -> Self {
+        const SHOWN: usize = 80;
+        Self::Malformed(found.chars().take(SHOWN).collect())
+    }
+
+    /// The same reason with the file it is about.
+    #[must_use]
+    pub fn at(self, path: impl Into<PathBuf>) -> Unknown {
+        let path = path.into().into();
+        Unknown { path, reason: self }
+    }
+}
+
+impl From<Errno> for Reason {
+    fn from(errno: Errno) -> Self {
+        match errno {
+            Errno::NOENT => Self::Missing,
+            Errno::ACCESS | Errno::PERM => Self::Denied,
+            Errno::XDEV => Self::OutsideRoot,
+            Errno::ISDIR => Self::NotAFile,
+            other => Self::Io(other.raw_os_error()),
         }
     }
 }
@@ -52,6 +90,9 @@ impl fmt::Display for Reason {
             Self::Missing => f.write_str("no such file"),
             Self::Denied => f.write_str("permission denied"),
             Self::Malformed(found) => write!(f, "malformed: {found:?}"),
+            Self::OutsideRoot => f.write_str("leads out of the tree"),
+            Self::NotAFile => f.write_str("not a regular file"),
+            Self::TooLarge(limit) => write!(f, "longer than {limit} bytes"),
             Self::TimedOut => f.write_str("no answer in time"),
             Self::Io(errno) => write!(f, "{}", std::io::Error::from_raw_os_error(*errno)),
         }
@@ -60,6 +101,9 @@ impl fmt::Display for Reason {
 
 impl fmt::Display for Unknown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.path.as_os_str().is_empty() {
+            return self.reason.fmt(f);
+        }
         write!(f, "{}: {}", self.path.display(), self.reason)
     }
 }

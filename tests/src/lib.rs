@@ -1,2 +1,4 @@
-//! Tests that need more than one crate, or the lab.
+//! Tests that need more than one crate, or the lab, and what they share.
 #![forbid(unsafe_code)]
+
+pub mod tree;

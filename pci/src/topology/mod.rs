@@ -1,13 +1,20 @@
 //! One snapshot of every function in the machine.
+//!
+//! [`Topology::read`] takes it in one pass; everything after that is look-up in memory. Reading touches no configuration
+//! space (raw reads of every device can crash some machines) and no file whose reading takes the device lock.
 
-use crate::{Bdf, Error, Function, Group, GroupId, Sysfs, Viability};
+mod class_devices;
+mod read;
+
+use crate::group::spoils;
+use crate::{Bdf, Error, Function, Group, GroupId, Reason, Spoiler, Sysfs, Unknown, Viability};
 use std::collections::BTreeMap;
 
 bitflags::bitflags! {
     /// Which fields a reader wants; a field that was not asked for is `Unknown` with [`Reason::NotRead`](crate::Reason::NotRead).
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub struct Fields: u32 {
-        /// Vendor, device, subsystem, class, revision.
+        /// Vendor, device, subsystem, class.
         const ID = 1;
         /// Driver.
         const DRIVER = 1 << 1;
@@ -15,16 +22,18 @@ bitflags::bitflags! {
         const GROUP = 1 << 2;
         /// NUMA node.
         const NUMA = 1 << 3;
-        /// Link speed and width.
+        /// Link speed and width. On recent kernels this wakes a sleeping device, as the kernel asks the device itself.
         const LINK = 1 << 4;
         /// Address windows.
         const BARS = 1 << 5;
         /// PF and VF relations.
         const SRIOV = 1 << 6;
-        /// ARI, reset methods, power state.
+        /// Revision, ARI, reset methods, power state.
         const STATE = 1 << 7;
         /// Class devices.
         const CLASS_DEVICES = 1 << 8;
+        /// Domain type, reserved regions and other members of every IOMMU group.
+        const GROUP_DETAILS = 1 << 9;
     }
 }
 
@@ -32,8 +41,14 @@ bitflags::bitflags! {
 #[derive(Debug, Clone)]
 pub struct Topology {
     functions: BTreeMap<Bdf, Function>,
+    /// The functions below each bridge, in order of address; `None` for the root buses.
+    children: BTreeMap<Option<Bdf>, Vec<Bdf>>,
     groups: BTreeMap<GroupId, Group>,
+    oddities: Vec<Unknown>,
 }
+
+/// No path from a function to its root port is longer: there are 256 bus numbers in a segment.
+const MAX_DEPTH: usize = 256;
 
 impl Topology {
     /// Reads everything, in one pass over `sys/bus/pci/devices`.
@@ -49,11 +64,8 @@ impl Topology {
     ///
     /// # Errors
     /// As [`read`](Self::read).
-    pub fn read_fields(_sysfs: &Sysfs, _fields: Fields) -> Result<Self, Error> {
-        Ok(Self {
-            functions: BTreeMap::new(),
-            groups: BTreeMap::new(),
-        })
+    pub fn read_fields(sysfs: &Sysfs, fields: Fields) -> Result<Self, Error> {
+        read::topology(sysfs, fields)
     }
 
     /// All functions in order of address.
@@ -69,19 +81,19 @@ impl Topology {
 
     /// The functions directly below a bridge (`Some`) or on the root buses (`None`), in order of address.
     pub fn children(&self, parent: Option<Bdf>) -> impl Iterator<Item = &Function> {
-        self.functions.values().filter(move |f| f.parent == parent)
+        let children = self.children.get(&parent).map(Vec::as_slice);
+        children
+            .unwrap_or_default()
+            .iter()
+            .filter_map(|bdf| self.function(*bdf))
     }
 
     /// The bridges above a function, nearest first, up to its root port.
     pub fn parents(&self, bdf: Bdf) -> impl Iterator<Item = &Function> {
-        let mut left = self.functions.len();
-        let mut next = self.function(bdf).and_then(|f| f.parent);
-        std::iter::from_fn(move || {
-            left = left.checked_sub(1)?;
-            let function = self.function(next?)?;
-            next = function.parent;
-            Some(function)
-        })
+        let first = self.function(bdf).and_then(|f| f.parent);
+        let bridges = std::iter::successors(first.and_then(|b| self.function(b)), |f| self.function(f.parent?));
+        // A captured tree can claim that two bridges lie below each other.
+        bridges.take(MAX_DEPTH)
     }
 
     /// The enabled VFs of a PF by index.
@@ -104,9 +116,28 @@ impl Topology {
         self.groups.get(&id)
     }
 
-    /// Whether VFIO would hand the group out, and who is in the way. Bridges are not.
+    /// Whether VFIO would hand the group out, and who is in the way. Bridges are not. Needs [`Fields::ID`],
+    /// [`Fields::DRIVER`] and [`Fields::GROUP`]; a member whose driver is not known counts as being in the way.
     #[must_use]
-    pub fn viability(&self, _group: &Group) -> Viability {
-        Viability::Viable
+    pub fn viability(&self, group: &Group) -> Viability {
+        let spoiler = |bdf: &Bdf| match self.function(*bdf) {
+            Some(function) if !spoils(function) => None,
+            Some(function) => Some((*bdf, function.driver.clone())),
+            None => Some((*bdf, Err(Reason::Missing.at(format!("{}/{bdf}", read::DEVICES))))),
+        };
+        let spoilers = group.functions.iter().filter_map(spoiler);
+        let spoilers: Vec<_> = spoilers.map(|(bdf, driver)| Spoiler { bdf, driver }).collect();
+        if spoilers.is_empty() {
+            Viability::Viable
+        } else {
+            Viability::Spoiled(spoilers)
+        }
+    }
+
+    /// What lies among the functions and groups and makes no sense: names that are no address, links that lead elsewhere,
+    /// groups that cannot be read. Empty on a healthy machine.
+    #[must_use]
+    pub fn oddities(&self) -> &[Unknown] {
+        &self.oddities
     }
 }
