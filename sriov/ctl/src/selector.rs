@@ -76,7 +76,9 @@ impl FromStr for Meaning {
             return parse_id(id).ok_or_else(|| ParseError("expected id:VENDOR[:DEVICE] in hexadecimal".to_owned()));
         }
         if let Some(group) = text.strip_prefix("group:") {
-            let number = group.parse().map_err(|_| ParseError("expected group:NUMBER".to_owned()));
+            let number = group
+                .parse()
+                .map_err(|_| ParseError("expected group:NUMBER".to_owned()));
             return number.map(|number| Self::Group(GroupId(number)));
         }
         if let Some(name) = text.strip_prefix("class:") {
@@ -84,7 +86,8 @@ impl FromStr for Meaning {
         }
         if let Some((pf, range)) = text.split_once('#') {
             let range = parse_range(range);
-            let range = range.ok_or_else(|| ParseError("expected PF#INDEX or PF#FIRST-LAST, such as ens1f0#0-3".to_owned()));
+            let range =
+                range.ok_or_else(|| ParseError("expected PF#INDEX or PF#FIRST-LAST, such as ens1f0#0-3".to_owned()));
             return Ok(Self::VirtualFunctions {
                 pf: Name::from_str(pf)?,
                 range: Some(range?),
@@ -206,7 +209,9 @@ impl Selector {
             Meaning::VirtualFunctions { pf, range } => {
                 for pf in topology.functions().filter(|f| pf.is_name_of(f)) {
                     let enabled = pf.sriov.as_ref().ok().and_then(Option::as_ref);
-                    let enabled = enabled.map(|sriov| sriov.virtual_functions.as_slice()).unwrap_or_default();
+                    let enabled = enabled
+                        .map(|sriov| sriov.virtual_functions.as_slice())
+                        .unwrap_or_default();
                     let Some((first, last)) = *range else {
                         enabled.iter().for_each(|vf| add(vf.bdf));
                         continue;
@@ -269,7 +274,9 @@ impl Selection {
 
 /// The fields that all of them need.
 pub(crate) fn fields(selectors: &[Selector]) -> Fields {
-    selectors.iter().fold(Fields::empty(), |fields, selector| fields | selector.fields())
+    selectors
+        .iter()
+        .fold(Fields::empty(), |fields, selector| fields | selector.fields())
 }
 
 /// Resolves selectors. None at all selects every function.
@@ -303,8 +310,11 @@ pub(crate) fn resolve_one(selector: &Selector, topology: &Topology) -> Result<Bd
         (first, second) => {
             let found = first.into_iter().chain(second).chain(functions);
             let found: Vec<String> = found.map(|bdf| bdf.to_string()).collect();
-            Err(Failure::usage(format!("{selector} selects {} functions and exactly one is needed", found.len()))
-                .cause(found.join(", ")))
+            Err(Failure::usage(format!(
+                "{selector} selects {} functions and exactly one is needed",
+                found.len()
+            ))
+            .cause(found.join(", ")))
         }
     }
 }
@@ -313,12 +323,21 @@ fn no_match(exit: Exit, unmatched: &[String], topology: &Topology) -> Failure {
     let list = unmatched.join(", ");
     let mut failure = Failure::new(exit, "no_match", format!("no function matches {list}")).code("C01");
     let addresses: Vec<String> = topology.functions().map(|f| f.bdf.to_string()).collect();
-    let candidates = || topology.functions().flat_map(names).chain(addresses.iter().map(String::as_str));
+    let candidates = || {
+        topology
+            .functions()
+            .flat_map(names)
+            .chain(addresses.iter().map(String::as_str))
+    };
     for wanted in unmatched {
         let name = wanted.strip_prefix("pf:").unwrap_or(wanted);
         let name = name.split_once('#').map_or(name, |(pf, _)| pf);
-        let full = name.parse::<Bdf>().map_or_else(|_| name.to_owned(), |bdf| bdf.to_string());
-        failure.hints.extend(similar::hint(&full, candidates().filter(|found| *found != full)));
+        let full = name
+            .parse::<Bdf>()
+            .map_or_else(|_| name.to_owned(), |bdf| bdf.to_string());
+        failure
+            .hints
+            .extend(similar::hint(&full, candidates().filter(|found| *found != full)));
     }
     if failure.hints.is_empty() {
         failure = failure.hint("list what is there: sriovctl list");

@@ -76,7 +76,7 @@ pub fn main(cases: &[Case], around: Around) -> ExitCode {
         _ => Err(anyhow::anyhow!("usage: list | run NAME; `cargo lab test` does both")),
     };
     result.unwrap_or_else(|error| {
-        crate::progress::say(&format!("{error:?}"));
+        crate::progress::say(&format!("{error:#}"));
         ExitCode::FAILURE
     })
 }

@@ -87,7 +87,8 @@ pub(crate) fn build_init() -> Result<PathBuf> {
         .args([
             "build",
             "--quiet",
-            "--release",
+            "--profile",
+            "lab",
             "--package",
             "lab-init",
             "--bin",
@@ -108,7 +109,7 @@ pub(crate) fn build_init() -> Result<PathBuf> {
             String::from_utf8_lossy(&output.stderr)
         );
     }
-    Ok(target.join(triple).join("release/lab-init"))
+    Ok(target.join(triple).join("lab/lab-init"))
 }
 
 /// Builds the programs that go into the lab; returns the directory that they lie in.
@@ -120,7 +121,8 @@ pub fn build_programs() -> Result<PathBuf> {
         .args([
             "build",
             "--quiet",
-            "--release",
+            "--profile",
+            "lab",
             "--package",
             "sriovctl",
             "--package",
@@ -138,7 +140,7 @@ pub fn build_programs() -> Result<PathBuf> {
             String::from_utf8_lossy(&output.stderr)
         );
     }
-    Ok(target_dir()?.join("release"))
+    Ok(target_dir()?.join("lab"))
 }
 
 /// The cargo that started us, else the one on the path.

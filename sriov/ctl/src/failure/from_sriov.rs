@@ -13,7 +13,9 @@ impl From<Error> for Failure {
             // What began it is the error; that it was undone is its exit code and a hint.
             ErrorKind::RolledBack { cause, undo_failures } => {
                 let mut failure = Self::from(*cause);
-                failure.causes.extend(undo_failures.iter().map(|error| format!("not undone: {error}")));
+                failure
+                    .causes
+                    .extend(undo_failures.iter().map(|error| format!("not undone: {error}")));
                 let restored = "everything that had been changed was restored";
                 let left = "not everything could be restored: when nothing is in the way any more, sriovctl undo";
                 failure.hint(if undo_failures.is_empty() { restored } else { left })
@@ -88,7 +90,11 @@ mod tests {
     use crate::explain;
 
     fn failure(kind: ErrorKind) -> Failure {
-        Failure::from(Error::new("0000:01:00.0".parse::<pci::Bdf>().unwrap(), "write sriov_numvfs", kind))
+        Failure::from(Error::new(
+            "0000:01:00.0".parse::<pci::Bdf>().unwrap(),
+            "write sriov_numvfs",
+            kind,
+        ))
     }
 
     #[test]
@@ -99,7 +105,10 @@ mod tests {
             undo_failures,
         };
         let clean = failure(kind(vec![]));
-        assert_eq!((clean.exit, clean.kind, clean.code), (Exit::RolledBack, "rolled_back", Some("S03")));
+        assert_eq!(
+            (clean.exit, clean.kind, clean.code),
+            (Exit::RolledBack, "rolled_back", Some("S03"))
+        );
         assert_eq!(clean.message, ErrorKind::NoRoomForVfs.to_string());
         let dirty = failure(kind(vec![Error::new(None, "write sriov_numvfs", ErrorKind::Denied)]));
         assert_eq!((dirty.exit, dirty.causes.len()), (Exit::Failed, 1));
@@ -145,7 +154,9 @@ mod tests {
         // And no entry is there for its own sake: the others are those of this program.
         let own = ["C01", "P06"];
         let entries = explain::ENTRIES.iter().map(|entry| entry.code);
-        let unused: Vec<&str> = entries.filter(|code| !carried.contains(code) && !own.contains(code)).collect();
+        let unused: Vec<&str> = entries
+            .filter(|code| !carried.contains(code) && !own.contains(code))
+            .collect();
         assert!(unused.is_empty(), "{unused:?}");
     }
 }

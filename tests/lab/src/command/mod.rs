@@ -92,6 +92,6 @@ pub(crate) fn exec(qemu: &Qemu, kernel: &Kernel, programs: &Path, argv: Vec<Stri
 pub(crate) fn programs() -> PathBuf {
     std::env::current_exe()
         .ok()
-        .and_then(|program| Some(program.parent()?.parent()?.join("release")))
+        .and_then(|program| Some(program.parent()?.parent()?.join("lab")))
         .unwrap_or_default()
 }
