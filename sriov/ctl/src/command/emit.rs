@@ -30,10 +30,7 @@ pub(crate) fn run(args: &Emit, settings: &Settings, output: &mut Output) -> Outc
         configurations.push(Configuration {
             bdf: function.bdf.to_string(),
             format,
-            interface: match backend {
-                Backend::Type1 => "type1",
-                Backend::Iommufd => "iommufd",
-            },
+            interface: name(backend),
             is_on_vfio: is_on_vfio(function),
             text: sriov::emit(vmm, function.bdf, backend).map_err(Failure::from)?,
         });
@@ -66,6 +63,14 @@ pub(super) fn backend(sysfs: &Sysfs, function: &Function, interface: Interface) 
             let has_node = devices.any(|device| has("dev/vfio/devices", &device.name));
             if has_node && has("dev", "iommu") { Backend::Iommufd } else { Backend::Type1 }
         }
+    }
+}
+
+/// As `--interface` spells it.
+pub(super) fn name(backend: Backend) -> &'static str {
+    match backend {
+        Backend::Type1 => "type1",
+        Backend::Iommufd => "iommufd",
     }
 }
 

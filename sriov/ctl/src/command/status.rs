@@ -9,7 +9,7 @@ use crate::request::Settings;
 use crate::selector;
 use crate::snapshot::{self, Snapshot};
 use crate::view::Unknowns;
-use pci::{Bdf, Fields, Function};
+use pci::{Bdf, Function};
 use serde::Serialize;
 use sriov::{Coverage, Holders, Journal, Process, Usage};
 use std::collections::BTreeSet;

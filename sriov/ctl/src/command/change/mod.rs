@@ -47,17 +47,17 @@ fn apply(verb: &Verb, consent: &Consent, settings: &Settings, output: &mut Outpu
     let wish = Wish::new(verb, &settings.sysfs)?;
     let (plan, lost) = wish.plan(&settings.sysfs, session.access(), &consent.force)?;
     if plan.steps.is_empty() {
-        return finish(&Report::planned(&plan), &wish, settings, output);
+        return finish(Report::planned(&plan), &wish, settings, output);
     }
     plan_text::talk(&plan, settings.verbose, output);
     session::confirm(&lost, consent, output)?;
     let mut timeline = Timeline::default();
     let applied = session.apply(&plan, &mut timeline, settings, output)?;
-    finish(&Report::applied(&plan, &applied, &timeline), &wish, settings, output)
+    finish(Report::applied(&plan, &applied, &timeline), &wish, settings, output)
 }
 
 /// Shows what was done, and the functions as they are now.
-fn finish(report: &Report, wish: &Wish, settings: &Settings, output: &mut Output) -> Outcome {
+fn finish(report: Report, wish: &Wish, settings: &Settings, output: &mut Output) -> Outcome {
     let topology = Topology::read_fields(&settings.sysfs, report::FIELDS)?;
     let functions = wish.functions_after(&topology);
     report.write(&topology, &functions, output)?;
