@@ -4,7 +4,7 @@ use super::Fields;
 use super::attributes::{Attributes, unknown};
 use super::read::DEVICES;
 use crate::sysfs::{Buffer, Dir, resolve};
-use crate::{Bdf, Function, Reason, Sysfs, Unknown};
+use crate::{Bdf, Function, Reason, Segment, Sysfs, Unknown};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
@@ -13,8 +13,8 @@ pub(super) struct Visitor<'s> {
     sysfs: &'s Sysfs,
     fields: Fields,
     devices: &'s Dir<'s>,
-    /// The directory in which the last function lay; the next one often lies there too.
-    above: Option<Dir<'s>>,
+    /// The bus of the last function and the directory in which it lay.
+    above: Option<((Segment, u8), Dir<'s>)>,
     buffer: Buffer,
     found: Found,
 }
@@ -59,9 +59,7 @@ impl<'s> Visitor<'s> {
     }
 
     fn function(&mut self, name: &str, bdf: Bdf) -> Function {
-        let place = self.place(name);
-        let function = place.and_then(|path| {
-            let dir = self.open(&path)?;
+        let function = self.open(name, bdf).and_then(|dir| {
             let mut attributes = Attributes {
                 fields: self.fields,
                 dir: &dir,
@@ -81,15 +79,20 @@ impl<'s> Visitor<'s> {
         })
     }
 
-    fn open(&mut self, path: &Path) -> Result<Dir<'s>, Reason> {
-        let (Some(above), Some(name)) = (path.parent(), path.file_name().and_then(OsStr::to_str)) else {
+    fn open(&mut self, name: &str, bdf: Bdf) -> Result<Dir<'s>, Reason> {
+        let bus = (bdf.segment, bdf.routing_id.bus());
+        // The functions of a bus lie in one directory, so the link of the first is enough.
+        if let Some((_, above)) = self.above.as_ref().filter(|(last, _)| *last == bus)
+            && let Ok(dir) = above.subdir(name)
+        {
+            return Ok(dir);
+        }
+        let path = self.place(name)?;
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(OsStr::to_str)) else {
             return Err(Reason::OutsideRoot);
         };
-        let dir = match self.above.take() {
-            Some(dir) if dir.path() == above => dir,
-            _ => Dir::open(self.sysfs, above)?,
-        };
-        self.above.insert(dir).subdir(name)
+        let (_, above) = self.above.insert((bus, Dir::open(self.sysfs, parent)?));
+        above.subdir(name)
     }
 
     /// The directory of a function, from the root: where its link in `devices` leads.
