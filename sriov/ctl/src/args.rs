@@ -2,10 +2,10 @@
 //! [`Request`](crate::request::Request) is what it means.
 
 use crate::column::{self, Column, Columns};
+use crate::complete;
 use crate::exit::Exit;
 use crate::filter::{self, Filter};
 use crate::selector::{self, Selector};
-use crate::complete;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCompleter;
 use std::path::PathBuf;
@@ -66,7 +66,13 @@ pub(crate) struct Global {
     ///
     /// DIR holds sys/, and for some questions proc/ and dev/. Commands that change the machine accept it only with
     /// --dry-run.
-    #[arg(long, global = true, value_name = "DIR", env = "SRIOVCTL_SYSROOT", hide_short_help = true)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "SRIOVCTL_SYSROOT",
+        hide_short_help = true
+    )]
     pub(crate) sysroot: Option<PathBuf>,
 
     /// Keep the journal and the lock in this directory
@@ -126,6 +132,7 @@ pub(crate) enum Command {
     Worker,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own on the command line")]
 #[derive(Debug, Args)]
 pub(crate) struct List {
     /// Functions to list; all without any
@@ -288,4 +295,3 @@ pub(crate) enum Util {
     /// Print the help of all commands as one markdown text
     Markdown,
 }
-

@@ -237,7 +237,10 @@ fn role(function: &Function) -> Value {
 /// `7/8 VFs` for a PF, `VF 3 of 0000:01:00.0` for a VF.
 pub(crate) fn sriov(function: &Function) -> Value {
     if let Ok(Some(vf)) = &function.vf_of {
-        let index = vf.index.as_ref().map_or_else(|_| "?".to_owned(), |index| index.0.to_string());
+        let index = vf
+            .index
+            .as_ref()
+            .map_or_else(|_| "?".to_owned(), |index| index.0.to_string());
         return Value::Text(format!("VF {index} of {}", vf.pf));
     }
     Value::of_optional(&function.sriov, |sriov| Value::Text(describe::vf_count(sriov)))
@@ -270,7 +273,10 @@ mod tests {
 
     #[test]
     fn an_unknown_column_is_answered_with_a_similar_one() {
-        assert_eq!("drivr".parse::<Columns>().unwrap_err(), "no column \"drivr\"; did you mean driver?");
+        assert_eq!(
+            "drivr".parse::<Columns>().unwrap_err(),
+            "no column \"drivr\"; did you mean driver?"
+        );
     }
 
     #[test]

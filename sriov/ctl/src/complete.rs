@@ -27,16 +27,24 @@ pub(crate) fn drivers(current: &OsStr) -> Vec<CompletionCandidate> {
 
 /// Columns; with several separated by commas, the last one.
 pub(crate) fn columns(current: &OsStr) -> Vec<CompletionCandidate> {
-    let before = current.to_str().and_then(|text| text.rfind([',', '+']).and_then(|end| text.get(..=end)));
+    let before = current
+        .to_str()
+        .and_then(|text| text.rfind([',', '+']).and_then(|end| text.get(..=end)));
     let before = before.unwrap_or_default();
     let columns = column::COLUMNS.iter();
-    starting_with(current, columns.map(|column| (format!("{before}{}", column.name), Some(column.about.to_owned()))))
+    starting_with(
+        current,
+        columns.map(|column| (format!("{before}{}", column.name), Some(column.about.to_owned()))),
+    )
 }
 
 /// Codes of errors.
 pub(crate) fn codes(current: &OsStr) -> Vec<CompletionCandidate> {
     let entries = explain::ENTRIES.iter();
-    starting_with(current, entries.map(|entry| (entry.code.to_owned(), Some(entry.title.to_owned()))))
+    starting_with(
+        current,
+        entries.map(|entry| (entry.code.to_owned(), Some(entry.title.to_owned()))),
+    )
 }
 
 fn candidates(current: &OsStr, keep: impl Fn(&Function) -> bool) -> Vec<CompletionCandidate> {
@@ -45,13 +53,18 @@ fn candidates(current: &OsStr, keep: impl Fn(&Function) -> bool) -> Vec<Completi
         return Vec::new();
     };
     // `pf:ens1f0` is completed after its prefix.
-    let prefix = current.to_str().filter(|text| text.starts_with("pf:")).map_or("", |_| "pf:");
+    let prefix = current
+        .to_str()
+        .filter(|text| text.starts_with("pf:"))
+        .map_or("", |_| "pf:");
     let kept = topology.functions().filter(|function| keep(function));
     let found = kept.flat_map(|function| {
         let driver = function.driver.clone().ok().flatten();
         let address = function.bdf.to_string();
         let devices = function.class_devices.as_deref().unwrap_or_default();
-        let names = devices.iter().map(|device| (format!("{prefix}{}", device.name), Some(address.clone())));
+        let names = devices
+            .iter()
+            .map(|device| (format!("{prefix}{}", device.name), Some(address.clone())));
         let names: Vec<_> = names.collect();
         std::iter::once((format!("{prefix}{address}"), driver)).chain(names)
     });

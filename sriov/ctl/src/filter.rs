@@ -62,7 +62,9 @@ impl Filter {
 
     /// Whether a row fits.
     pub(crate) fn fits(&self, row: &Row<'_>) -> bool {
-        self.any.iter().any(|all| all.iter().all(|condition| condition.fits(row)))
+        self.any
+            .iter()
+            .any(|all| all.iter().all(|condition| condition.fits(row)))
     }
 }
 
@@ -134,7 +136,9 @@ fn parse_condition(text: &str) -> Result<(Condition, &str), String> {
         format!("no column {name:?}; {hint}")
     })?;
     let rest = rest.trim_start();
-    let found = OPERATORS.iter().find_map(|(spelling, op)| Some((*op, rest.strip_prefix(spelling)?)));
+    let found = OPERATORS
+        .iter()
+        .find_map(|(spelling, op)| Some((*op, rest.strip_prefix(spelling)?)));
     let (operator, rest) = found.ok_or_else(|| format!("expected = != ~ !~ < <= > or >= after {name:?}"))?;
     let (value, rest) = parse_value(rest.trim_start())?;
     let condition = Condition {
@@ -173,7 +177,10 @@ mod tests {
         let shape: Vec<usize> = filter.any.iter().map(Vec::len).collect();
         assert_eq!(shape, [3, 1]);
         let last = filter.any.last().unwrap().first().unwrap();
-        assert_eq!((last.column.name, last.operator, last.value.as_str()), ("role", Operator::Equal, "pf"));
+        assert_eq!(
+            (last.column.name, last.operator, last.value.as_str()),
+            ("role", Operator::Equal, "pf")
+        );
     }
 
     #[test]

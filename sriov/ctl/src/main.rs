@@ -37,7 +37,9 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    clap_complete::CompleteEnv::with_factory(Cli::command).var(complete::VARIABLE).complete();
+    clap_complete::CompleteEnv::with_factory(Cli::command)
+        .var(complete::VARIABLE)
+        .complete();
     let exit = match Cli::try_parse_from(&arguments) {
         Ok(cli) => {
             let mut output = Output::new(cli.global.json, color(cli.global.color));
@@ -52,7 +54,9 @@ fn main() -> ExitCode {
 /// Help and version go to standard output and are a success; anything else is a wrong command line.
 fn unparsed(arguments: &[OsString], error: &clap::Error) -> Exit {
     let has = |flag: &str| arguments.iter().any(|argument| argument == OsStr::new(flag));
-    let color = arguments.iter().find_map(|argument| argument.to_str()?.strip_prefix("--color="));
+    let color = arguments
+        .iter()
+        .find_map(|argument| argument.to_str()?.strip_prefix("--color="));
     let color = match color {
         Some("always") => ColorChoice::Always,
         Some("never") => ColorChoice::Never,
@@ -64,7 +68,9 @@ fn unparsed(arguments: &[OsString], error: &clap::Error) -> Exit {
         write_help(&mut output, &text)
     } else if output.is_json() {
         let text = text.to_string();
-        Err(Failure::usage(text.trim().strip_prefix("error: ").unwrap_or(&text).trim()))
+        Err(Failure::usage(
+            text.trim().strip_prefix("error: ").unwrap_or(&text).trim(),
+        ))
     } else {
         output.talk(format_args!("{}", text.ansi()));
         Ok(Exit::Usage)

@@ -1,8 +1,8 @@
 //! What a command line means: the checks that concern more than one argument are behind us here.
 
 use crate::args::{
-    ChangeCommand, ChangeOptions, Cli, Command, Completion, Emit, Explain, Force, Functions, Global, List, Log, Run, Show,
-    Tree, Util, VfCommand,
+    ChangeCommand, ChangeOptions, Cli, Command, Completion, Emit, Explain, Force, Functions, Global, List, Log, Run,
+    Show, Tree, Util, VfCommand,
 };
 use crate::failure::Failure;
 use crate::output::SCHEMA_VERSION;
@@ -125,7 +125,9 @@ impl TryFrom<Cli> for Request {
             ..
         } = cli.global;
         if let Some(version) = output_version.filter(|version| *version != SCHEMA_VERSION) {
-            let failure = Failure::usage(format!("--output-version {version}: this sriovctl has version {SCHEMA_VERSION}"));
+            let failure = Failure::usage(format!(
+                "--output-version {version}: this sriovctl has version {SCHEMA_VERSION}"
+            ));
             return Err(failure);
         }
         let task = Task::from(cli.command);

@@ -17,7 +17,10 @@ pub(crate) struct Snapshot {
 impl Snapshot {
     /// What [`is_free`](Self::is_free) needs.
     pub(crate) const FREE: Need = Need {
-        fields: Fields::ID.union(Fields::DRIVER).union(Fields::GROUP).union(Fields::CLASS_DEVICES),
+        fields: Fields::ID
+            .union(Fields::DRIVER)
+            .union(Fields::GROUP)
+            .union(Fields::CLASS_DEVICES),
         names: false,
         holders: true,
     };
@@ -29,14 +32,20 @@ impl Snapshot {
     pub(crate) fn read(sysfs: &Sysfs, need: Need) -> Result<Self, Failure> {
         Ok(Self {
             topology: Topology::read_fields(sysfs, need.fields)?,
-            names: if need.names { Names::read(sysfs) } else { Names::built_in() },
+            names: if need.names {
+                Names::read(sysfs)
+            } else {
+                Names::built_in()
+            },
             holders: need.holders.then(|| Holders::scan(sysfs)),
         })
     }
 
     /// The name of a class, or its code where the database has none.
     pub(crate) fn class_name(&self, class: ClassCode) -> String {
-        self.names.class(class).map_or_else(|| format!("Class {class}"), str::to_owned)
+        self.names
+            .class(class)
+            .map_or_else(|| format!("Class {class}"), str::to_owned)
     }
 
     /// The name of the vendor, if the database has it.
@@ -46,13 +55,15 @@ impl Snapshot {
 
     /// The name of the device, if the database has it.
     pub(crate) fn device_name(&self, function: &Function) -> Option<&str> {
-        self.names.device(*function.vendor.as_ref().ok()?, *function.device.as_ref().ok()?)
+        self.names
+            .device(*function.vendor.as_ref().ok()?, *function.device.as_ref().ok()?)
     }
 
     /// The name of the board, if the database has it.
     pub(crate) fn subsystem_name(&self, function: &Function) -> Option<&str> {
         let (vendor, device) = (function.vendor.as_ref().ok()?, function.device.as_ref().ok()?);
-        self.names.subsystem(*vendor, *device, (*function.subsystem.as_ref().ok()?)?)
+        self.names
+            .subsystem(*vendor, *device, (*function.subsystem.as_ref().ok()?)?)
     }
 
     /// Vendor and device by name, each by number where it has none.
@@ -67,12 +78,19 @@ impl Snapshot {
 
     /// Who holds a function, as far as could be seen.
     pub(crate) fn holders_of(&self, function: Bdf) -> Vec<Holder> {
-        self.holders.as_ref().map(|holders| holders.of(function)).unwrap_or_default()
+        self.holders
+            .as_ref()
+            .map(|holders| holders.of(function))
+            .unwrap_or_default()
     }
 
     /// Whether a guest can take the function now: on a VFIO driver, in a viable group that nobody has anything of.
     pub(crate) fn is_free(&self, function: &Function) -> bool {
-        let group = function.iommu_group.as_ref().ok().and_then(|id| self.topology.group((*id)?));
+        let group = function
+            .iommu_group
+            .as_ref()
+            .ok()
+            .and_then(|id| self.topology.group((*id)?));
         is_on_vfio(function)
             && group.is_some_and(|group| {
                 self.topology.viability(group) == Viability::Viable
@@ -103,7 +121,9 @@ pub(crate) fn not_seen(coverage: &Coverage) -> Option<String> {
         Coverage::Full => None,
         Coverage::Partial { unreadable, hidden } => {
             let hidden = if *hidden { ", and others are hidden" } else { "" };
-            Some(format!("{unreadable} processes could not be looked into{hidden}: run as root to see all holders"))
+            Some(format!(
+                "{unreadable} processes could not be looked into{hidden}: run as root to see all holders"
+            ))
         }
         Coverage::Nothing(unknown) => Some(format!("who holds functions is not known: {unknown}")),
     }

@@ -61,7 +61,12 @@ impl FromStr for MemorySize {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-        let shift = match text.get(digits.len()..).unwrap_or_default().to_ascii_uppercase().as_str() {
+        let shift = match text
+            .get(digits.len()..)
+            .unwrap_or_default()
+            .to_ascii_uppercase()
+            .as_str()
+        {
             "" => 0,
             "K" | "KIB" => 10,
             "M" | "MIB" => 20,
@@ -69,9 +74,15 @@ impl FromStr for MemorySize {
             "T" | "TIB" => 40,
             suffix => return Err(format!("unknown suffix {suffix}")),
         };
-        let number: u64 = digits.parse().map_err(|_| "expected a size such as 512M or 2G".to_owned())?;
-        let bytes = number.checked_mul(1 << shift).filter(|bytes| *bytes >= MIB && bytes.is_multiple_of(MIB));
-        bytes.map(Self).ok_or_else(|| "expected a multiple of 1 MiB, at least 1M".to_owned())
+        let number: u64 = digits
+            .parse()
+            .map_err(|_not_a_number| "expected a size such as 512M or 2G".to_owned())?;
+        let bytes = number
+            .checked_mul(1 << shift)
+            .filter(|bytes| *bytes >= MIB && bytes.is_multiple_of(MIB));
+        bytes
+            .map(Self)
+            .ok_or_else(|| "expected a multiple of 1 MiB, at least 1M".to_owned())
     }
 }
 

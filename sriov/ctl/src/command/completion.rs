@@ -18,7 +18,9 @@ pub(crate) fn run(args: &Completion, output: &mut Output) -> Outcome {
         Shell::Zsh => "zsh",
     };
     let shells = Shells::builtins();
-    let shell = shells.completer(name).ok_or_else(|| Failure::internal(format!("no completion for {name}")))?;
+    let shell = shells
+        .completer(name)
+        .ok_or_else(|| Failure::internal(format!("no completion for {name}")))?;
     let mut script = Vec::new();
     shell.write_registration(VARIABLE, "sriovctl", "sriovctl", "sriovctl", &mut script)?;
     if output.is_json() {

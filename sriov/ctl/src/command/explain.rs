@@ -1,8 +1,8 @@
 //! `explain`: the knowledge base behind the codes of errors.
 
 use crate::args::Explain;
-use crate::explain::{self, ENTRIES, Entry};
 use crate::exit::Exit;
+use crate::explain::{self, ENTRIES, Entry};
 use crate::failure::{Failure, Outcome};
 use crate::output::{Output, SCHEMA_VERSION};
 use crate::render::style;

@@ -4,11 +4,11 @@ use crate::args::List;
 use crate::column::{self, COLUMNS, Column, Kind, Need, Row, Value};
 use crate::exit::Exit;
 use crate::failure::Outcome;
-use crate::snapshot::Snapshot;
 use crate::output::{Output, SCHEMA_VERSION};
 use crate::render::table::Table;
 use crate::request::Settings;
 use crate::selector;
+use crate::snapshot::Snapshot;
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 use std::collections::BTreeMap;
 
@@ -17,7 +17,11 @@ pub(crate) fn run(args: List, settings: &Settings, output: &mut Output) -> Outco
     if args.columns {
         return list_columns(&args, output);
     }
-    let default = if output.is_json() { column::json_columns() } else { column::default_columns() };
+    let default = if output.is_json() {
+        column::json_columns()
+    } else {
+        column::default_columns()
+    };
     let columns = match args.output {
         Some(chosen) => chosen.after(default),
         None => default,
@@ -28,15 +32,20 @@ pub(crate) fn run(args: List, settings: &Settings, output: &mut Output) -> Outco
     need = args.sort.map_or(need, |column| need | column.need);
     need = if args.free { need | Snapshot::FREE } else { need };
     let snapshot = Snapshot::read(&settings.sysfs, need)?;
-    let selection = selector::resolve(&args.selectors, &snapshot.topology)?;
+    let selection = selector::resolve(&args.selectors, &snapshot.topology, &settings.sysfs)?;
 
-    let functions = selection.functions.iter().filter_map(|bdf| snapshot.topology.function(*bdf));
+    let functions = selection
+        .functions
+        .iter()
+        .filter_map(|bdf| snapshot.topology.function(*bdf));
     let rows = functions.map(|function| Row {
         function,
         snapshot: &snapshot,
     });
     let rows = rows.filter(|row| args.filter.as_ref().is_none_or(|filter| filter.fits(row)));
-    let mut rows: Vec<Row<'_>> = rows.filter(|row| !args.free || snapshot.is_free(row.function)).collect();
+    let mut rows: Vec<Row<'_>> = rows
+        .filter(|row| !args.free || snapshot.is_free(row.function))
+        .collect();
     if let Some(column) = args.sort {
         rows.sort_by_cached_key(|row| SortKey::from(column.value(row)));
     }
@@ -76,7 +85,10 @@ fn explain_unknown(rows: &[Row<'_>], columns: &[&Column], output: &mut Output) {
     for row in rows {
         for column in columns {
             if let Value::Unknown(unknown) = column.value(row) {
-                output.note(format_args!("{}: {} is not known: {unknown}", row.function.bdf, column.name));
+                output.note(format_args!(
+                    "{}: {} is not known: {unknown}",
+                    row.function.bdf, column.name
+                ));
             }
         }
     }
@@ -177,7 +189,13 @@ mod tests {
     #[test]
     fn numbers_sort_as_numbers_and_gaps_come_last() {
         let unknown = Value::Unknown(pci::Unknown::not_read(""));
-        let values = [unknown, Value::None, Value::Text("a".to_owned()), Value::Number(10), Value::Number(9)];
+        let values = [
+            unknown,
+            Value::None,
+            Value::Text("a".to_owned()),
+            Value::Number(10),
+            Value::Number(9),
+        ];
         let mut keys: Vec<SortKey> = values.into_iter().map(SortKey::from).collect();
         keys.sort();
         let order = keys.iter().map(|key| matches!(key, SortKey::Number(9)));

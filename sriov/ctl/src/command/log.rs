@@ -29,11 +29,23 @@ pub(crate) fn run(args: &Log, settings: &Settings, output: &mut Output) -> Outco
         output.note("no operation since the machine was booted");
         return Ok(Exit::Ok);
     }
-    let mut table = Table::aligned([("id", true), ("started", false), ("status", false), ("changes", true), ("command", false)]);
+    let mut table = Table::aligned([
+        ("id", true),
+        ("started", false),
+        ("status", false),
+        ("changes", true),
+        ("command", false),
+    ]);
     for operation in &operations {
         let Operation { id, command, .. } = operation;
         let changes = operation.changes.len().to_string();
-        table.row([&id.to_string(), &time::rfc3339(operation.started), status(operation.status), &changes, command]);
+        table.row([
+            &id.to_string(),
+            &time::rfc3339(operation.started),
+            status(operation.status),
+            &changes,
+            command,
+        ]);
     }
     table.write(output.data(), true)?;
     if let (Some(_), Some(operation)) = (args.operation, operations.first()) {
@@ -70,14 +82,20 @@ fn former(former: &Former) -> String {
                     None => kinds.push((text, 1)),
                 }
             }
-            let kinds: Vec<String> = kinds.into_iter().map(|(text, count)| format!("{count} {text}")).collect();
+            let kinds: Vec<String> = kinds
+                .into_iter()
+                .map(|(text, count)| format!("{count} {text}"))
+                .collect();
             format!("{} VFs: {}", vfs.bindings.len(), kinds.join("; "))
         }
     }
 }
 
 fn bound(binding: &Binding) -> String {
-    let driver = binding.driver.as_deref().map_or_else(|| "without driver".to_owned(), |driver| format!("on {driver}"));
+    let driver = binding
+        .driver
+        .as_deref()
+        .map_or_else(|| "without driver".to_owned(), |driver| format!("on {driver}"));
     match binding.driver_override.as_str() {
         "" => driver,
         name => format!("{driver}, override {name}"),

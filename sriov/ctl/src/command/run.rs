@@ -24,8 +24,11 @@ use std::time::{Duration, Instant};
 pub(crate) fn run(args: &Run, settings: &Settings, output: &mut Output) -> Outcome {
     let need = Snapshot::FREE | crate::column::Need::fields(args.function.fields());
     let snapshot = Snapshot::read(&settings.sysfs, need)?;
-    let bdf = selector::resolve_one(&args.function, &snapshot.topology)?;
-    let function = snapshot.topology.function(bdf).ok_or_else(|| Failure::internal("a selected function is missing"))?;
+    let bdf = selector::resolve_one(&args.function, &snapshot.topology, &settings.sysfs)?;
+    let function = snapshot
+        .topology
+        .function(bdf)
+        .ok_or_else(|| Failure::internal("a selected function is missing"))?;
     check(&snapshot, function)?;
     let backend = emit::backend(&settings.sysfs, function, args.interface);
     let arguments = arguments(args, bdf, backend)?;
@@ -43,7 +46,12 @@ pub(crate) fn run(args: &Run, settings: &Settings, output: &mut Output) -> Outco
     command.args(&arguments);
     if output.is_json() {
         // Standard output is for the one document; the guest's console is talk.
-        command.stdout(io::stderr().as_fd().try_clone_to_owned().map_err(|error| failed(args, &error))?);
+        command.stdout(
+            io::stderr()
+                .as_fd()
+                .try_clone_to_owned()
+                .map_err(|error| failed(args, &error))?,
+        );
         command.stdin(Stdio::null());
     }
     let child = command.spawn().map_err(|error| failed(args, &error))?;
@@ -51,8 +59,15 @@ pub(crate) fn run(args: &Run, settings: &Settings, output: &mut Output) -> Outco
     let status = wait(child, limit).map_err(|error| failed(args, &error))?;
     let Some(status) = status else {
         let seconds = args.timeout.unwrap_or_default();
-        let failure = Failure::new(Exit::Failed, "timed_out", format!("the guest did not end within {seconds} s and was killed"));
-        return Err(failure.device(bdf).step(args.qemu.display().to_string()).fix("give it more time with --timeout"));
+        let failure = Failure::new(
+            Exit::Failed,
+            "timed_out",
+            format!("the guest did not end within {seconds} s and was killed"),
+        );
+        return Err(failure
+            .device(bdf)
+            .step(args.qemu.display().to_string())
+            .fix("give it more time with --timeout"));
     };
     let exit = Exit::Guest(exit_code(status));
     if output.is_json() {
@@ -68,11 +83,25 @@ fn check(snapshot: &Snapshot, function: &Function) -> Result<(), Failure> {
     let bdf = function.bdf;
     let refuse = |exit, kind, message: String| Failure::new(exit, kind, message).device(bdf).step("run");
     if !snapshot::is_on_vfio(function) {
-        let driver = function.driver.clone().ok().flatten().unwrap_or_else(|| "no driver".to_owned());
-        let failure = refuse(Exit::Failed, "not_on_vfio", format!("is on {driver}, not on a VFIO driver"));
+        let driver = function
+            .driver
+            .clone()
+            .ok()
+            .flatten()
+            .unwrap_or_else(|| "no driver".to_owned());
+        let failure = refuse(
+            Exit::Failed,
+            "not_on_vfio",
+            format!("is on {driver}, not on a VFIO driver"),
+        );
         return Err(failure.fix(format!("sriovctl bind {bdf} --driver vfio-pci")));
     }
-    let group = function.iommu_group.as_ref().ok().and_then(Option::as_ref).and_then(|id| snapshot.topology.group(*id));
+    let group = function
+        .iommu_group
+        .as_ref()
+        .ok()
+        .and_then(Option::as_ref)
+        .and_then(|id| snapshot.topology.group(*id));
     let Some(group) = group else {
         let failure = refuse(Exit::Failed, "no_iommu", "has no IOMMU group".to_owned()).code("P01");
         return Err(failure.fix("enable the IOMMU in the firmware and in the kernel"));
@@ -89,7 +118,11 @@ fn check(snapshot: &Snapshot, function: &Function) -> Result<(), Failure> {
             .collect();
         return Err(failure.fix("bind these functions to vfio-pci too, or unbind them"));
     }
-    let mut held_by: Vec<_> = group.functions.iter().flat_map(|member| snapshot.holders_of(*member)).collect();
+    let mut held_by: Vec<_> = group
+        .functions
+        .iter()
+        .flat_map(|member| snapshot.holders_of(*member))
+        .collect();
     held_by.extend(snapshot.holders.iter().flat_map(sriov::Holders::unnamed));
     held_by.sort_unstable();
     held_by.dedup();
@@ -105,7 +138,11 @@ fn check(snapshot: &Snapshot, function: &Function) -> Result<(), Failure> {
 fn check_kvm() -> Result<(), Failure> {
     let opened = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm");
     opened.map(drop).map_err(|error| {
-        let exit = if error.kind() == io::ErrorKind::PermissionDenied { Exit::Denied } else { Exit::Failed };
+        let exit = if error.kind() == io::ErrorKind::PermissionDenied {
+            Exit::Denied
+        } else {
+            Exit::Failed
+        };
         let failure = Failure::new(exit, "no_kvm", error.to_string()).step("open /dev/kvm");
         failure.fix("enable virtualisation in the firmware and load kvm_intel or kvm_amd, or emulate with --accel tcg")
     })

@@ -23,9 +23,12 @@ pub(crate) fn run(args: &Show, settings: &Settings, output: &mut Output) -> Outc
     }
     let need = Need::names(Fields::all()) | Need::HOLDERS;
     let snapshot = Snapshot::read(&settings.sysfs, need)?;
-    let selection = selector::resolve(&args.selectors, &snapshot.topology)?;
+    let selection = selector::resolve(&args.selectors, &snapshot.topology, &settings.sysfs)?;
     let usage = Usage::read(&settings.sysfs, &snapshot.topology);
-    let functions = selection.functions.iter().filter_map(|bdf| snapshot.topology.function(*bdf));
+    let functions = selection
+        .functions
+        .iter()
+        .filter_map(|bdf| snapshot.topology.function(*bdf));
     let shown: Vec<Shown> = functions
         .map(|function| Shown {
             function: FunctionView::new(&snapshot, &usage, function),
@@ -34,7 +37,10 @@ pub(crate) fn run(args: &Show, settings: &Settings, output: &mut Output) -> Outc
         .collect();
 
     if output.is_json() {
-        let values: Vec<_> = shown.iter().map(|shown| shown.config.as_ref().map(ConfigSpace::describe)).collect();
+        let values: Vec<_> = shown
+            .iter()
+            .map(|shown| shown.config.as_ref().map(ConfigSpace::describe))
+            .collect();
         let functions = shown.iter().zip(&values).map(|(shown, config)| JsonFunction {
             function: &shown.function,
             config: config.as_ref().ok().map(Json),

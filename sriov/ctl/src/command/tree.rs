@@ -3,12 +3,12 @@
 use crate::args::Tree;
 use crate::column::{self, Need, Row};
 use crate::failure::Outcome;
-use crate::snapshot::Snapshot;
 use crate::output::{Output, SCHEMA_VERSION};
 use crate::render::tree::{self, Node, Strokes};
 use crate::render::{style, table::printable};
 use crate::request::Settings;
 use crate::selector;
+use crate::snapshot::Snapshot;
 use pci::{Bdf, Fields, Function, Topology};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +18,7 @@ pub(crate) fn run(args: &Tree, settings: &Settings, output: &mut Output) -> Outc
     let fields = Fields::ID | Fields::DRIVER | Fields::GROUP | Fields::SRIOV | Fields::CLASS_DEVICES;
     let need = Need::names(fields | selector::fields(&args.selectors));
     let snapshot = Snapshot::read(&settings.sysfs, need)?;
-    let selection = selector::resolve(&args.selectors, &snapshot.topology)?;
+    let selection = selector::resolve(&args.selectors, &snapshot.topology, &settings.sysfs)?;
     let roots = Hierarchy::new(&snapshot.topology, &selection.functions).roots(&snapshot);
 
     if output.is_json() {
@@ -29,7 +29,11 @@ pub(crate) fn run(args: &Tree, settings: &Settings, output: &mut Output) -> Outc
         })?;
         return Ok(selection.exit());
     }
-    let strokes = if args.ascii { Strokes::ASCII } else { Strokes::for_locale() };
+    let strokes = if args.ascii {
+        Strokes::ASCII
+    } else {
+        Strokes::for_locale()
+    };
     for (bus, branches) in by_bus(roots) {
         let root = Node {
             text: format!("{}root bus {bus}{:#}", style::HEADING, style::HEADING),
@@ -59,7 +63,10 @@ impl Hierarchy {
         }
         // What is above a selected function is shown without what else is below it.
         for bdf in selected {
-            let path: Vec<Bdf> = topology.function(*bdf).map(|f| ancestors(topology, f).collect()).unwrap_or_default();
+            let path: Vec<Bdf> = topology
+                .function(*bdf)
+                .map(|f| ancestors(topology, f).collect())
+                .unwrap_or_default();
             for bdf in path {
                 let parent = topology.function(bdf).and_then(|function| above(topology, function));
                 let siblings = below.entry(parent).or_default();
@@ -83,7 +90,10 @@ impl Hierarchy {
 
     fn branches(&mut self, snapshot: &Snapshot, parent: Option<Bdf>) -> Vec<Branch> {
         let children = self.below.remove(&parent).unwrap_or_default();
-        children.into_iter().filter_map(|bdf| self.branch(snapshot, bdf)).collect()
+        children
+            .into_iter()
+            .filter_map(|bdf| self.branch(snapshot, bdf))
+            .collect()
     }
 
     /// A function and all below it; `None` for one that is drawn already.
@@ -105,16 +115,24 @@ fn above(topology: &Topology, function: &Function) -> Option<Bdf> {
 /// The function itself and everything above it.
 fn ancestors<'a>(topology: &'a Topology, function: &'a Function) -> impl Iterator<Item = Bdf> + 'a {
     let pf = above(topology, function).and_then(|bdf| topology.function(bdf));
-    let bridges = pf.into_iter().flat_map(|pf| topology.parents(pf.bdf)).map(|bridge| bridge.bdf);
+    let bridges = pf
+        .into_iter()
+        .flat_map(|pf| topology.parents(pf.bdf))
+        .map(|bridge| bridge.bdf);
     std::iter::once(function.bdf).chain(pf.map(|pf| pf.bdf)).chain(bridges)
 }
 
 fn by_bus(roots: Vec<Branch>) -> BTreeMap<String, Vec<Branch>> {
     let mut buses: BTreeMap<(u32, u8), Vec<Branch>> = BTreeMap::new();
     for root in roots {
-        buses.entry((root.address.segment.0, root.address.routing_id.bus())).or_default().push(root);
+        buses
+            .entry((root.address.segment.0, root.address.routing_id.bus()))
+            .or_default()
+            .push(root);
     }
-    let named = buses.into_iter().map(|((segment, bus), branches)| (format!("{segment:04x}:{bus:02x}"), branches));
+    let named = buses
+        .into_iter()
+        .map(|((segment, bus), branches)| (format!("{segment:04x}:{bus:02x}"), branches));
     named.collect()
 }
 

@@ -13,27 +13,23 @@ impl From<Error> for Failure {
             // What began it is the error; that it was undone is its exit code and a hint.
             ErrorKind::RolledBack { cause, undo_failures } => {
                 let mut failure = Self::from(*cause);
-                failure.causes.extend(undo_failures.iter().map(|error| format!("not undone: {error}")));
+                failure
+                    .causes
+                    .extend(undo_failures.iter().map(|error| format!("not undone: {error}")));
                 let restored = "everything that had been changed was restored";
                 let left = "not everything could be restored: when nothing is in the way any more, sriovctl undo";
                 failure.hint(if undo_failures.is_empty() { restored } else { left })
             }
-            ErrorKind::Held { holders } => Self {
-                held_by: holders,
-                ..Self::new(exit, kind, "device or resource busy")
-            },
-            ErrorKind::InUse { uses } => Self {
-                causes: uses,
-                ..Self::new(exit, kind, "the machine itself uses it")
-            },
-            ErrorKind::NotUndone { failures } => Self {
-                causes: failures.iter().map(ToString::to_string).collect(),
-                ..Self::new(exit, kind, "not everything could be restored")
-            },
-            ErrorKind::TimedOut { after, holders } => Self {
-                held_by: holders,
-                ..Self::new(exit, kind, format!("no answer within {:.1} s", after.as_secs_f64()))
-            },
+            ErrorKind::Held { holders } => Self::new(exit, kind, "device or resource busy").held_by(holders),
+            ErrorKind::InUse { uses } => Self::new(exit, kind, "the machine itself uses it").causes(uses),
+            ErrorKind::NotUndone { failures } => {
+                let causes = failures.iter().map(ToString::to_string);
+                Self::new(exit, kind, "not everything could be restored").causes(causes)
+            }
+            ErrorKind::TimedOut { after, holders } => {
+                let message = format!("no answer within {:.1} s", after.as_secs_f64());
+                Self::new(exit, kind, message).held_by(holders)
+            }
             other => Self::new(exit, kind, other.to_string()),
         };
         failure.exit = exit;
@@ -88,7 +84,11 @@ mod tests {
     use crate::explain;
 
     fn failure(kind: ErrorKind) -> Failure {
-        Failure::from(Error::new("0000:01:00.0".parse::<pci::Bdf>().unwrap(), "write sriov_numvfs", kind))
+        Failure::from(Error::new(
+            "0000:01:00.0".parse::<pci::Bdf>().unwrap(),
+            "write sriov_numvfs",
+            kind,
+        ))
     }
 
     #[test]
@@ -99,7 +99,10 @@ mod tests {
             undo_failures,
         };
         let clean = failure(kind(vec![]));
-        assert_eq!((clean.exit, clean.kind, clean.code), (Exit::RolledBack, "rolled_back", Some("S03")));
+        assert_eq!(
+            (clean.exit, clean.kind, clean.code),
+            (Exit::RolledBack, "rolled_back", Some("S03"))
+        );
         assert_eq!(clean.message, ErrorKind::NoRoomForVfs.to_string());
         let dirty = failure(kind(vec![Error::new(None, "write sriov_numvfs", ErrorKind::Denied)]));
         assert_eq!((dirty.exit, dirty.causes.len()), (Exit::Failed, 1));
@@ -145,7 +148,9 @@ mod tests {
         // And no entry is there for its own sake: the others are those of this program.
         let own = ["C01", "P06"];
         let entries = explain::ENTRIES.iter().map(|entry| entry.code);
-        let unused: Vec<&str> = entries.filter(|code| !carried.contains(code) && !own.contains(code)).collect();
+        let unused: Vec<&str> = entries
+            .filter(|code| !carried.contains(code) && !own.contains(code))
+            .collect();
         assert!(unused.is_empty(), "{unused:?}");
     }
 }

@@ -47,14 +47,36 @@ impl Display for Section<'_> {
 fn write_argument(f: &mut fmt::Formatter<'_>, argument: &Arg) -> fmt::Result {
     let names = argument.get_value_names().unwrap_or_default();
     let takes_value = argument.get_action().takes_values() || argument.is_positional();
-    let value = if takes_value { names.iter().map(|name| format!("<{name}>")).collect() } else { Vec::new() };
+    let value = if takes_value {
+        names.iter().map(|name| format!("<{name}>")).collect()
+    } else {
+        Vec::new()
+    };
     let flags = argument.get_short().map(|short| format!("-{short}"));
-    let flags = flags.into_iter().chain(argument.get_long().map(|long| format!("--{long}")));
+    let flags = flags
+        .into_iter()
+        .chain(argument.get_long().map(|long| format!("--{long}")));
     let spelling = [flags.collect::<Vec<_>>().join(", "), value.join(" ")];
-    let spelling = spelling.iter().filter(|part| !part.is_empty()).map(String::as_str).collect::<Vec<_>>();
-    let help = argument.get_long_help().or_else(|| argument.get_help()).map(ToString::to_string).unwrap_or_default();
-    write!(f, "- `{}`: {}", spelling.join(" "), help.replace("\n\n", ". ").replace('\n', " "))?;
-    let defaults = argument.get_default_values().iter().map(|value| value.to_string_lossy());
+    let spelling = spelling
+        .iter()
+        .filter(|part| !part.is_empty())
+        .map(String::as_str)
+        .collect::<Vec<_>>();
+    let help = argument
+        .get_long_help()
+        .or_else(|| argument.get_help())
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    write!(
+        f,
+        "- `{}`: {}",
+        spelling.join(" "),
+        help.replace("\n\n", ". ").replace('\n', " ")
+    )?;
+    let defaults = argument
+        .get_default_values()
+        .iter()
+        .map(|value| value.to_string_lossy());
     let defaults: Vec<_> = if takes_value { defaults.collect() } else { Vec::new() };
     if !defaults.is_empty() {
         write!(f, " (default: {})", defaults.join(", "))?;

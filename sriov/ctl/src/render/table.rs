@@ -59,7 +59,9 @@ impl Table {
             self.write_row(out, self.headings.iter().map(|heading| heading.text.as_str()))?;
             write!(out, "{style:#}")?;
         }
-        self.rows.iter().try_for_each(|row| self.write_row(out, row.iter().map(String::as_str)))
+        self.rows
+            .iter()
+            .try_for_each(|row| self.write_row(out, row.iter().map(String::as_str)))
     }
 
     fn write_row<'a>(&self, out: &mut impl Write, cells: impl Iterator<Item = &'a str>) -> io::Result<()> {
@@ -96,7 +98,9 @@ impl Table {
 
 /// Text from the machine without what a terminal would obey.
 pub(crate) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
 }
 
 #[cfg(test)]
@@ -118,11 +122,11 @@ mod tests {
 
     #[test]
     fn columns_line_up_and_no_line_ends_in_spaces() {
-        insta::assert_snapshot!(text(|out| table().write(out, true)), @"");
+        insta::assert_snapshot!(text(|out| table().write(out, true)));
     }
 
     #[test]
     fn pairs_are_safe_in_a_shell() {
-        insta::assert_snapshot!(text(|out| table().write_pairs(out)), @"");
+        insta::assert_snapshot!(text(|out| table().write_pairs(out)));
     }
 }

@@ -51,7 +51,11 @@ fn write_children(out: &mut impl Write, node: &Node, strokes: Strokes, prefix: &
     let count = node.children.len();
     for (index, child) in node.children.iter().enumerate() {
         let is_last = index + 1 == count;
-        let (stroke, below) = if is_last { (strokes.last, "   ") } else { (strokes.branch, strokes.line) };
+        let (stroke, below) = if is_last {
+            (strokes.last, "   ")
+        } else {
+            (strokes.branch, strokes.line)
+        };
         writeln!(out, "{prefix}{stroke}{}", child.text)?;
         let len = prefix.len();
         prefix.push_str(below);
@@ -74,10 +78,13 @@ mod tests {
 
     #[test]
     fn strokes_lead_to_every_node() {
-        let tree = node("a", [node("b", [node("c", []), node("d", [])]), node("e", [node("f", [])])]);
+        let tree = node(
+            "a",
+            [node("b", [node("c", []), node("d", [])]), node("e", [node("f", [])])],
+        );
         let mut out = Vec::new();
         write(&mut out, &tree, Strokes::UNICODE).unwrap();
         write(&mut out, &tree, Strokes::ASCII).unwrap();
-        insta::assert_snapshot!(String::from_utf8(out).unwrap(), @"");
+        insta::assert_snapshot!(String::from_utf8(out).unwrap());
     }
 }

@@ -107,7 +107,11 @@ impl FunctionView {
         let class = unknown.known("class", function.class.clone());
         let subsystem = unknown.optional("subsystem", function.subsystem.clone());
         let sriov = unknown.optional("sriov", function.sriov.clone());
-        let mut parents: Vec<String> = snapshot.topology.parents(function.bdf).map(|f| f.bdf.to_string()).collect();
+        let mut parents: Vec<String> = snapshot
+            .topology
+            .parents(function.bdf)
+            .map(|f| f.bdf.to_string())
+            .collect();
         parents.reverse();
         Self {
             bdf: function.bdf.to_string(),
@@ -119,9 +123,10 @@ impl FunctionView {
             device: unknown
                 .known("device", function.device.clone())
                 .map(|id| named(id.to_string(), snapshot.device_name(function).map(str::to_owned))),
-            subsystem: subsystem
-                .map(|id| named(id.to_string(), snapshot.subsystem_name(function).map(str::to_owned))),
-            revision: unknown.known("revision", function.revision.clone()).map(|revision| format!("{revision:02x}")),
+            subsystem: subsystem.map(|id| named(id.to_string(), snapshot.subsystem_name(function).map(str::to_owned))),
+            revision: unknown
+                .known("revision", function.revision.clone())
+                .map(|revision| format!("{revision:02x}")),
             driver: unknown.optional("driver", function.driver.clone()),
             iommu_group: group(snapshot, function, &mut unknown),
             numa_node: unknown.optional("numa_node", function.numa_node.clone()),
@@ -129,7 +134,9 @@ impl FunctionView {
                 current: link.current.into(),
                 max: link.max.into(),
             }),
-            bars: unknown.known("bars", function.bars.clone()).map(|bars| bars.iter().map(BarView::from).collect()),
+            bars: unknown
+                .known("bars", function.bars.clone())
+                .map(|bars| bars.iter().map(BarView::from).collect()),
             sriov: sriov.map(|sriov| SriovView::new(&sriov, &mut unknown)),
             vf_of: unknown.optional("vf_of", function.vf_of.clone()).map(|vf| VfView {
                 bdf: vf.pf.to_string(),
@@ -143,13 +150,15 @@ impl FunctionView {
                 .known("power_state", function.power_state.clone())
                 .map(|state| state.to_string().to_lowercase()),
             parents,
-            class_devices: unknown.known("class_devices", function.class_devices.clone()).map(|devices| {
-                let view = |device: pci::ClassDevice| ClassDeviceView {
-                    class: device.class,
-                    name: device.name,
-                };
-                devices.into_iter().map(view).collect()
-            }),
+            class_devices: unknown
+                .known("class_devices", function.class_devices.clone())
+                .map(|devices| {
+                    let view = |device: pci::ClassDevice| ClassDeviceView {
+                        class: device.class,
+                        name: device.name,
+                    };
+                    devices.into_iter().map(view).collect()
+                }),
             held_by: snapshot.holders_of(function.bdf).iter().map(Holder::from).collect(),
             used_for: usage.of(function.bdf).iter().map(ToString::to_string).collect(),
             unknown,
@@ -181,7 +190,9 @@ impl SriovView {
             enabled: sriov.virtual_functions.len(),
             offset: unknown.known("sriov.offset", sriov.offset.clone()),
             stride: unknown.known("sriov.stride", sriov.stride.clone()),
-            vf_device: unknown.known("sriov.vf_device", sriov.vf_device.clone()).map(|id| id.to_string()),
+            vf_device: unknown
+                .known("sriov.vf_device", sriov.vf_device.clone())
+                .map(|id| id.to_string()),
             drivers_autoprobe: unknown.known("sriov.drivers_autoprobe", sriov.drivers_autoprobe.clone()),
             virtual_functions: functions.collect(),
         }
@@ -211,7 +222,11 @@ impl From<&Bar> for BarView {
             index,
             start: format!("{:#x}", bar.start),
             len_bytes: bar.len_bytes,
-            space: if bar.flags.contains(BarFlags::IO) { "io" } else { "memory" },
+            space: if bar.flags.contains(BarFlags::IO) {
+                "io"
+            } else {
+                "memory"
+            },
             is_64_bit: bar.flags.contains(BarFlags::MEMORY_64),
             prefetchable: bar.flags.contains(BarFlags::PREFETCHABLE),
             assigned: !bar.flags.contains(BarFlags::UNSET),

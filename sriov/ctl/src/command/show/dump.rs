@@ -20,14 +20,26 @@ const LIMIT: u64 = 1 << 30;
 /// Shows the functions of a dump, all or those of the given addresses.
 pub(super) fn run(file: &Path, selectors: &[Selector], output: &mut Output) -> Outcome {
     let text = read(file).map_err(|error| {
-        let exit = if error.kind() == io::ErrorKind::PermissionDenied { Exit::Denied } else { Exit::Failed };
+        let exit = if error.kind() == io::ErrorKind::PermissionDenied {
+            Exit::Denied
+        } else {
+            Exit::Failed
+        };
         Failure::new(exit, "io", error.to_string()).step(format!("read {}", file.display()))
     })?;
     let all = dump::parse(&text)?;
     let (shown, unmatched) = select(&all, selectors)?;
     if shown.is_empty() {
-        let missing = if unmatched.is_empty() { "any function".to_owned() } else { unmatched.join(", ") };
-        return Err(Failure::new(Exit::NoMatch, "no_match", format!("the dump does not have {missing}")));
+        let missing = if unmatched.is_empty() {
+            "any function".to_owned()
+        } else {
+            unmatched.join(", ")
+        };
+        return Err(Failure::new(
+            Exit::NoMatch,
+            "no_match",
+            format!("the dump does not have {missing}"),
+        ));
     }
     if output.is_json() {
         let values: Vec<_> = shown.iter().map(|function| function.config.describe()).collect();
@@ -46,14 +58,23 @@ pub(super) fn run(file: &Path, selectors: &[Selector], output: &mut Output) -> O
         for (index, function) in shown.iter().enumerate() {
             let out = output.data();
             let separator = if index > 0 { "\n" } else { "" };
-            writeln!(out, "{separator}{heading}{}{heading:#}  {}", function.bdf, printable(&function.title))?;
+            writeln!(
+                out,
+                "{separator}{heading}{}{heading:#}  {}",
+                function.bdf,
+                printable(&function.title)
+            )?;
             super::text::write_config(out, &function.config)?;
         }
         for selector in &unmatched {
             output.warn(format_args!("the dump does not have {selector}"));
         }
     }
-    Ok(if unmatched.is_empty() { Exit::Ok } else { Exit::PartialMatch })
+    Ok(if unmatched.is_empty() {
+        Exit::Ok
+    } else {
+        Exit::PartialMatch
+    })
 }
 
 fn read(file: &Path) -> io::Result<String> {
@@ -75,7 +96,8 @@ fn select<'a>(
     let mut unmatched = Vec::new();
     for selector in selectors {
         let address = selector.address();
-        let address = address.ok_or_else(|| Failure::usage(format!("{selector}: a dump is searched by address only")))?;
+        let address =
+            address.ok_or_else(|| Failure::usage(format!("{selector}: a dump is searched by address only")))?;
         let before = shown.len();
         shown.extend(all.iter().filter(|function| function.bdf == address));
         if shown.len() == before {

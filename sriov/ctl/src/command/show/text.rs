@@ -21,7 +21,11 @@ pub(super) fn write(shown: &Shown, is_next: bool, output: &mut Output) -> io::Re
         writeln!(out)?;
     }
     let name = |named: &Option<Named>| named.as_ref().map_or_else(|| "?".to_owned(), name_or_id);
-    let class = function.class.as_ref().and_then(|class| class.name.clone()).unwrap_or_else(|| "?".to_owned());
+    let class = function
+        .class
+        .as_ref()
+        .and_then(|class| class.name.clone())
+        .unwrap_or_else(|| "?".to_owned());
     let title = format!("{class}: {} {}", name(&function.vendor), name(&function.device));
     writeln!(out, "{heading}{}{heading:#}  {}", function.bdf, printable(&title))?;
     identity(out, function)?;
@@ -36,31 +40,57 @@ pub(super) fn write(shown: &Shown, is_next: bool, output: &mut Output) -> io::Re
 /// The header and all capabilities.
 pub(super) fn write_config(out: &mut impl Write, config: &ConfigSpace) -> io::Result<()> {
     line(out, "config", format_args!("{} bytes", config.bytes().len()))?;
-    config.lines(WIDTH).iter().try_for_each(|text| writeln!(out, "    {}", printable(text)))
+    config
+        .lines(WIDTH)
+        .iter()
+        .try_for_each(|text| writeln!(out, "    {}", printable(text)))
 }
 
 fn identity(out: &mut impl Write, function: &FunctionView) -> io::Result<()> {
     let id = |named: &Option<Named>| named.as_ref().map_or_else(|| "?".to_owned(), |named| named.id.clone());
     let (vendor, device, class) = (id(&function.vendor), id(&function.device), id(&function.class));
     let revision = function.revision.as_deref().unwrap_or("?");
-    line(out, "id", format_args!("{vendor}:{device}, class {class}, revision {revision}"))?;
+    line(
+        out,
+        "id",
+        format_args!("{vendor}:{device}, class {class}, revision {revision}"),
+    )?;
     if let Some(subsystem) = &function.subsystem {
         let name = subsystem.name.as_deref().unwrap_or_default();
         line(out, "subsystem", format_args!("{} {name}", subsystem.id))?;
     }
     let unknown = |field| function.unknown.iter().any(|(name, _)| name == field);
-    let driver = function.driver.as_deref().unwrap_or(if unknown("driver") { "?" } else { "none" });
+    let driver = function
+        .driver
+        .as_deref()
+        .unwrap_or(if unknown("driver") { "?" } else { "none" });
     line(out, "driver", driver)?;
     if let Some(devices) = function.class_devices.as_ref().filter(|devices| !devices.is_empty()) {
-        let names: Vec<String> = devices.iter().map(|device| format!("{}/{}", device.class, device.name)).collect();
+        let names: Vec<String> = devices
+            .iter()
+            .map(|device| format!("{}/{}", device.class, device.name))
+            .collect();
         line(out, "devices", names.join(" "))?;
     }
     match &function.iommu_group {
         Some(group) => {
             let domain = group.domain_type.as_deref().unwrap_or("?");
-            let viable = if group.viable { "viable" } else { "not viable: see sriovctl groups" };
-            let with: Vec<&str> = group.functions.iter().map(String::as_str).filter(|bdf| *bdf != function.bdf).collect();
-            let with = if with.is_empty() { String::new() } else { format!(", with {}", with.join(" ")) };
+            let viable = if group.viable {
+                "viable"
+            } else {
+                "not viable: see sriovctl groups"
+            };
+            let with: Vec<&str> = group
+                .functions
+                .iter()
+                .map(String::as_str)
+                .filter(|bdf| *bdf != function.bdf)
+                .collect();
+            let with = if with.is_empty() {
+                String::new()
+            } else {
+                format!(", with {}", with.join(" "))
+            };
             line(out, "group", format_args!("{}, {domain}, {viable}{with}", group.group))
         }
         None if unknown("iommu_group") => line(out, "group", "?"),
@@ -77,7 +107,11 @@ fn place(out: &mut impl Write, function: &FunctionView) -> io::Result<()> {
         line(out, "NUMA node", node)?;
     }
     if let Some(link) = &function.link {
-        line(out, "link", format_args!("{}, at most {}", link_state(&link.current), link_state(&link.max)))?;
+        line(
+            out,
+            "link",
+            format_args!("{}, at most {}", link_state(&link.current), link_state(&link.max)),
+        )?;
     }
     for bar in function.bars.iter().flatten() {
         write_bar(out, bar)?;
@@ -108,13 +142,27 @@ fn place(out: &mut impl Write, function: &FunctionView) -> io::Result<()> {
         line(out, "ARI", if ari { "forwarded by the port above" } else { "no" })?;
     }
     if let Some(methods) = &function.reset_methods {
-        line(out, "reset", if methods.is_empty() { "none".to_owned() } else { methods.join(" ") })?;
+        line(
+            out,
+            "reset",
+            if methods.is_empty() {
+                "none".to_owned()
+            } else {
+                methods.join(" ")
+            },
+        )?;
     }
-    function.power_state.iter().try_for_each(|state| line(out, "power", state))
+    function
+        .power_state
+        .iter()
+        .try_for_each(|state| line(out, "power", state))
 }
 
 fn users(out: &mut impl Write, function: &FunctionView) -> io::Result<()> {
-    function.held_by.iter().try_for_each(|holder| line(out, "held by", holder))?;
+    function
+        .held_by
+        .iter()
+        .try_for_each(|holder| line(out, "held by", holder))?;
     function.used_for.iter().try_for_each(|used| line(out, "used", used))
 }
 
@@ -127,7 +175,10 @@ fn name_or_id(named: &Named) -> String {
 }
 
 fn link_state(state: &LinkStateView) -> String {
-    let speed = state.mts_per_lane.map_or_else(|| "?".to_owned(), |mts| format!("{}.{} GT/s", mts / 1000, mts / 100 % 10));
+    let speed = state.mts_per_lane.map_or_else(
+        || "?".to_owned(),
+        |mts| format!("{}.{} GT/s", mts / 1000, mts / 100 % 10),
+    );
     let width = state.width.map_or_else(|| "?".to_owned(), |width| width.to_string());
     format!("{speed} x{width}")
 }
@@ -139,10 +190,18 @@ fn write_bar(out: &mut impl Write, bar: &BarView) -> io::Result<()> {
         "rom" => "ROM".to_owned(),
         _ => format!("window {}", bar.index),
     };
-    let place = if bar.assigned { format!("at {}", bar.start) } else { "not assigned".to_owned() };
+    let place = if bar.assigned {
+        format!("at {}", bar.start)
+    } else {
+        "not assigned".to_owned()
+    };
     let width = if bar.is_64_bit { ", 64-bit" } else { "" };
     let prefetchable = if bar.prefetchable { ", prefetchable" } else { "" };
-    line(out, &label, format_args!("{} {place}, {}{width}{prefetchable}", size(bar.len_bytes), bar.space))
+    line(
+        out,
+        &label,
+        format_args!("{} {place}, {}{width}{prefetchable}", size(bar.len_bytes), bar.space),
+    )
 }
 
 /// In the largest unit that divides it.
@@ -150,7 +209,10 @@ fn size(bytes: u64) -> String {
     const UNITS: [(u32, &str); 4] = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
     let fits = |shift: u32| bytes != 0 && bytes.trailing_zeros() >= shift;
     let unit = UNITS.into_iter().find(|(shift, _)| fits(*shift));
-    unit.map_or_else(|| format!("{bytes} B"), |(shift, unit)| format!("{} {unit}", bytes >> shift))
+    unit.map_or_else(
+        || format!("{bytes} B"),
+        |(shift, unit)| format!("{} {unit}", bytes >> shift),
+    )
 }
 
 #[cfg(test)]
@@ -159,7 +221,14 @@ mod tests {
 
     #[test]
     fn sizes_are_exact() {
-        let cases = [(0, "0 B"), (256, "256 B"), (4096, "4 KiB"), (5 << 20, "5 MiB"), (1 << 40, "1 TiB"), (1025, "1025 B")];
+        let cases = [
+            (0, "0 B"),
+            (256, "256 B"),
+            (4096, "4 KiB"),
+            (5 << 20, "5 MiB"),
+            (1 << 40, "1 TiB"),
+            (1025, "1025 B"),
+        ];
         for (bytes, text) in cases {
             assert_eq!(size(bytes), text);
         }
