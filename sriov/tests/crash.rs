@@ -12,7 +12,7 @@ use pci::VfIndex;
 use proptest::prelude::*;
 use sriov::fake::Machine;
 use sriov::{Access, Attribute, Executor, Failure, Plan, Status, Step, Target};
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -88,14 +88,10 @@ fn crashes(start: &Machine, journal: &[u8], work: impl Fn(&mut Executor<'_>)) ->
     crashes
 }
 
+/// A new file: some file systems flush one that is cut to nothing and written again.
 fn put(path: &Path, bytes: &[u8]) {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(path)
-        .unwrap();
-    file.write_all(bytes).unwrap();
+    drop(std::fs::remove_file(path));
+    File::create_new(path).unwrap().write_all(bytes).unwrap();
 }
 
 fn get(path: &Path) -> Vec<u8> {

@@ -7,19 +7,15 @@ mod common;
 use common::{Lab, bdf, bind, create, machine, pf, plan, set};
 use proptest::prelude::*;
 use sriov::{Attribute, ErrorKind, Stage, Status, Target};
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+/// A new file: some file systems flush one that is cut to nothing and written again.
 fn put(path: &Path, bytes: &[u8]) {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(path)
-        .unwrap();
-    file.write_all(bytes).unwrap();
+    drop(std::fs::remove_file(path));
+    File::create_new(path).unwrap().write_all(bytes).unwrap();
 }
 
 fn get(path: &Path) -> Vec<u8> {
