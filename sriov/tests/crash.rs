@@ -154,6 +154,38 @@ fn deleting_vfs_can_be_killed_anywhere() {
 }
 
 #[test]
+fn changing_the_count_can_be_killed_anywhere() {
+    let mut lab = Lab::new(machine());
+    lab.apply(&create(pf(), 2)).unwrap();
+    let count = |value| set(Target::Function(pf()), Attribute::NumVfs, value);
+    let first = Target::VirtualFunction {
+        pf: pf(),
+        index: VfIndex(0),
+    };
+    // The first step is on a VF that is deleted later, the last one on a VF that did not exist before.
+    let steps = vec![
+        set(first, Attribute::DriverOverride, "igbvf"),
+        count("0"),
+        count("3"),
+        set(first, Attribute::DriverOverride, "pci-stub"),
+    ];
+    survives_every_crash(&lab.machine, &plan(steps));
+}
+
+#[test]
+fn deleted_vfs_do_not_visit_another_driver_on_their_way_back() {
+    let mut lab = Lab::new(machine());
+    lab.apply(&create(pf(), 2)).unwrap();
+    lab.apply(&plan(vec![set(Target::Function(pf()), Attribute::NumVfs, "0")]))
+        .unwrap();
+    let journal = get(&lab.file(2));
+    let states = crashes(&lab.machine, &journal, |executor| drop(executor.undo(Some(1))));
+    let strays = |machine: &Machine| machine.functions.values().any(|f| f.driver.as_deref() == Some("igbvf"));
+    assert!(states.iter().any(|crash| crash.machine.vf(pf(), 1).is_some()));
+    assert!(!states.iter().any(|crash| strays(&crash.machine)));
+}
+
+#[test]
 fn an_apply_that_fails_can_be_killed_while_it_rolls_back() {
     let mut start = machine();
     let last = Target::Function(bdf("0000:03:00.0"));
