@@ -540,14 +540,14 @@ fn vfs() -> impl Strategy<Value = Vec<Vf>> {
         Just(Vf::Vfio),
         Just(Vf::OverrideOnly)
     ];
-    prop::collection::vec(vf, 0..=4)
+    prop::collection::vec(vf, 0..=3)
 }
 
 fn wish() -> impl Strategy<Value = Wish> {
     let driver = prop_oneof![Just(WantedDriver::Native), Just(vfio()), Just(igbvf())];
-    let some = || prop::collection::btree_set(0..4u16, 1..=4).prop_map(|vfs| vfs.into_iter().collect::<Vec<_>>());
+    let some = || prop::collection::btree_set(0..3u16, 1..=3).prop_map(|vfs| vfs.into_iter().collect::<Vec<_>>());
     prop_oneof![
-        (1..=5u16, prop::option::of(driver.clone())).prop_map(|(n, driver)| Wish::Create(n, driver)),
+        (1..=4u16, prop::option::of(driver.clone())).prop_map(|(n, driver)| Wish::Create(n, driver)),
         Just(Wish::Delete),
         (some(), driver).prop_map(|(vfs, driver)| Wish::Bind(vfs, driver)),
         some().prop_map(Wish::Unbind),
@@ -556,7 +556,7 @@ fn wish() -> impl Strategy<Value = Wish> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 192, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_plan_grants_the_wish_and_then_has_nothing_to_do_and_can_be_undone(
@@ -579,7 +579,7 @@ proptest! {
 
     #[test]
     fn the_count_goes_only_from_none_and_to_none_and_never_from_held_vfs(
-        vfs in vfs(), wish in wish(), held in 0..4u16,
+        vfs in vfs(), wish in wish(), held in 0..3u16,
     ) {
         let mut lab = lab_with(true, true, &vfs);
         let is_held = vfs.get(usize::from(held)) == Some(&Vf::Vfio);
