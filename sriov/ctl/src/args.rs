@@ -132,7 +132,10 @@ pub(crate) enum Command {
     Worker,
 }
 
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own on the command line")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of its own on the command line"
+)]
 #[derive(Debug, Args)]
 pub(crate) struct List {
     /// Functions to list; all without any

@@ -12,7 +12,7 @@ use crate::selector;
 use crate::snapshot::Snapshot;
 use crate::view::config::Json;
 use crate::view::function::FunctionView;
-use pci::{ConfigSpace, Describe as _, Fields, Reading, Sysfs};
+use pci::{ConfigSpace, Describe as _, Fields, Reading};
 use serde::Serialize;
 use sriov::Usage;
 
@@ -31,8 +31,8 @@ pub(crate) fn run(args: &Show, settings: &Settings, output: &mut Output) -> Outc
         .filter_map(|bdf| snapshot.topology.function(*bdf));
     let shown: Vec<Shown> = functions
         .map(|function| Shown {
-            function: FunctionView::new(&snapshot, &usage, function),
-            config: config(&settings.sysfs, function),
+            function: FunctionView::new(&snapshot, &usage, &settings.sysfs, function),
+            config: function.config(&settings.sysfs),
         })
         .collect();
 
@@ -69,11 +69,6 @@ pub(crate) fn run(args: &Show, settings: &Settings, output: &mut Output) -> Outc
 struct Shown {
     function: FunctionView,
     config: Reading<ConfigSpace>,
-}
-
-fn config(sysfs: &Sysfs, function: &pci::Function) -> Reading<ConfigSpace> {
-    let bytes = sysfs.read_bytes(function.path.join("config"), ConfigSpace::MAX_LEN_BYTES)?;
-    Ok(ConfigSpace::new(bytes))
 }
 
 #[derive(Serialize)]

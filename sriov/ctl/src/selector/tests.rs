@@ -18,10 +18,9 @@ fn machine() -> Machine {
         path: "net/eth9".to_owned(),
         class: "net",
     });
-    let vfs = (0..4).filter_map(|index| nic.vf(index)).map(|vf| Node {
-        group: Some(22),
-        ..vf
-    });
+    let vfs = (0..4)
+        .filter_map(|index| nic.vf(index))
+        .map(|vf| Node { group: Some(22), ..vf });
     let mut nodes = vec![port.clone(), nic.clone()];
     nodes.extend(vfs);
     nodes.push(Node::nvme(bdf("02:00.0"), port.bdf, 0));
@@ -39,12 +38,18 @@ fn machine() -> Machine {
 fn resolve_texts(machine: &Machine, texts: &[&str]) -> Result<(Vec<String>, Vec<String>), Failure> {
     let selectors: Vec<Selector> = texts.iter().map(|text| text.parse().unwrap()).collect();
     let selection = resolve(&selectors, &machine.topology, &machine.tree.sysfs())?;
-    let found = selection.functions.iter().map(|bdf| bdf.routing_id.to_string()).collect();
+    let found = selection
+        .functions
+        .iter()
+        .map(|bdf| bdf.routing_id.to_string())
+        .collect();
     Ok((found, selection.unmatched))
 }
 
 fn found(machine: &Machine, text: &str) -> Vec<String> {
-    resolve_texts(machine, &[text]).map(|(found, _)| found).unwrap_or_default()
+    resolve_texts(machine, &[text])
+        .map(|(found, _)| found)
+        .unwrap_or_default()
 }
 
 #[test]
@@ -124,7 +129,22 @@ fn one_function_is_one_function() {
 
 #[test]
 fn text_that_is_no_selector_is_refused() {
-    for text in ["", "a b", "a/b", "0:1.0", "01:00.8", "id:", "id:80", "id:8086:", "group:x", "class:foo", "ens1f0#", "ens1f0#3-1", "ens1f0#a", "pf:"] {
+    for text in [
+        "",
+        "a b",
+        "a/b",
+        "0:1.0",
+        "01:00.8",
+        "id:",
+        "id:80",
+        "id:8086:",
+        "group:x",
+        "class:foo",
+        "ens1f0#",
+        "ens1f0#3-1",
+        "ens1f0#a",
+        "pf:",
+    ] {
         assert!(text.parse::<Selector>().is_err(), "{text:?}");
     }
 }

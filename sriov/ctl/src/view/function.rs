@@ -1,8 +1,9 @@
 //! Everything that is known about a function.
 
+use super::isolation::{HopView, TranslationView};
 use super::{Holder, Unknowns};
 use crate::snapshot::Snapshot;
-use pci::{Bar, BarFlags, BarIndex, Function, LinkState, Sriov, Viability};
+use pci::{Bar, BarFlags, BarIndex, Function, LinkState, Sriov, Sysfs, Viability};
 use serde::Serialize;
 use sriov::Usage;
 
@@ -29,6 +30,9 @@ pub(crate) struct FunctionView {
     /// The bridges above it, from the root port down.
     pub(crate) parents: Vec<String>,
     pub(crate) class_devices: Option<Vec<ClassDeviceView>>,
+    /// The way of its requests to the root: itself, then the bridges above it.
+    pub(crate) isolation: Vec<HopView>,
+    pub(crate) translation: Option<TranslationView>,
     pub(crate) held_by: Vec<Holder>,
     pub(crate) used_for: Vec<String>,
     pub(crate) unknown: Unknowns,
@@ -101,7 +105,7 @@ pub(crate) struct ClassDeviceView {
 }
 
 impl FunctionView {
-    pub(crate) fn new(snapshot: &Snapshot, usage: &Usage, function: &Function) -> Self {
+    pub(crate) fn new(snapshot: &Snapshot, usage: &Usage, sysfs: &Sysfs, function: &Function) -> Self {
         let mut unknown = Unknowns::default();
         let named = |id: String, name: Option<String>| Named { id, name };
         let class = unknown.known("class", function.class.clone());
@@ -159,6 +163,16 @@ impl FunctionView {
                     };
                     devices.into_iter().map(view).collect()
                 }),
+            isolation: snapshot
+                .topology
+                .isolation(sysfs, function.bdf)
+                .into_iter()
+                .map(HopView::from)
+                .collect(),
+            translation: snapshot
+                .topology
+                .translation_services(sysfs, function.bdf)
+                .map(|services| TranslationView::new(services, sysfs, &mut unknown)),
             held_by: snapshot.holders_of(function.bdf).iter().map(Holder::from).collect(),
             used_for: usage.of(function.bdf).iter().map(ToString::to_string).collect(),
             unknown,

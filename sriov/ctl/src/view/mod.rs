@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 pub(crate) mod config;
 pub(crate) mod function;
+pub(crate) mod isolation;
 pub(crate) mod step;
 
 /// A process that has a function in its hands.

@@ -30,6 +30,7 @@ pub(super) fn write(shown: &Shown, is_next: bool, output: &mut Output) -> io::Re
     writeln!(out, "{heading}{}{heading:#}  {}", function.bdf, printable(&title))?;
     identity(out, function)?;
     place(out, function)?;
+    isolation(out, function)?;
     users(out, function)?;
     match &shown.config {
         Ok(config) => write_config(out, config),
@@ -156,6 +157,47 @@ fn place(out: &mut impl Write, function: &FunctionView) -> io::Result<()> {
         .power_state
         .iter()
         .try_for_each(|state| line(out, "power", state))
+}
+
+/// The hops that need ACS, and what address translation there is.
+fn isolation(out: &mut impl Write, function: &FunctionView) -> io::Result<()> {
+    for hop in &function.isolation {
+        let verdict = hop
+            .isolates
+            .map_or("?", |isolates| if isolates { "isolates" } else { "does not isolate" });
+        line(out, "ACS", format_args!("{} {verdict}: {}", hop.bdf, hop.reason))?;
+    }
+    let Some(translation) = &function.translation else {
+        return Ok(());
+    };
+    let services = [
+        ("ATS", &translation.ats),
+        ("PRI", &translation.pri),
+        ("PASID", &translation.pasid),
+    ];
+    for (name, service) in services {
+        if let Some(service) = service {
+            line(out, name, if service.enabled { "enabled" } else { "not enabled" })?;
+        }
+    }
+    if let Some(iommu) = &translation.iommu {
+        let able = |name, able: Option<bool>| match able {
+            Some(true) => format!("{name}+"),
+            Some(false) => format!("{name}-"),
+            None => format!("{name}?"),
+        };
+        let kind = iommu.kind.unwrap_or("?");
+        let pasid = iommu
+            .pasid_width_bits
+            .map_or_else(|| "-".to_owned(), |bits| format!("+ ({bits} bits)"));
+        let (ats, pri) = (able("ATS", iommu.ats), able("PRI", iommu.pri));
+        line(
+            out,
+            "IOMMU",
+            format_args!("{} ({kind}), can do {ats} {pri} PASID{pasid}", iommu.name),
+        )?;
+    }
+    Ok(())
 }
 
 fn users(out: &mut impl Write, function: &FunctionView) -> io::Result<()> {
