@@ -1,7 +1,7 @@
 //! Decoded registers as named values: one form from which both text and JSON are made.
 //!
 //! [`Describe`] turns a decoded structure into a [`Value`]; the names are the public names of its fields. A tool needs no code per
-//! capability: it prints [`Value::lines`] or maps the nine kinds of [`Value`] to JSON.
+//! capability: it prints [`Value::lines`] or maps the kinds of [`Value`] to JSON.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -31,6 +31,8 @@ pub enum Value {
     Bool(bool),
     /// A number.
     Int(u64),
+    /// A size in bytes; text gives it in the largest binary unit that divides it.
+    Size(u64),
     /// A number best read in hexadecimal: an address, an identifier, a mask.
     Hex {
         /// The number.
@@ -72,28 +74,23 @@ impl Value {
     }
 
     /// Text of several lines: the plain fields first, then one labelled paragraph for each register. Lines longer than `width`
-    /// characters are broken between fields.
+    /// characters are broken between fields. Of a register with many flags only those that are set are shown.
     #[must_use]
     pub fn lines(&self, width: usize) -> Vec<String> {
         let Self::Fields(fields) = self else {
             return vec![self.to_string()];
         };
         let mut lines = Vec::new();
-        let plain = fields.iter().filter(|f| !f.value.is_structured());
+        let plain = shown(fields).filter(|f| !f.value.is_structured());
         paragraph("", plain, width, &mut lines);
         for field in fields.iter().filter(|f| f.value.is_structured()) {
             match &field.value {
                 Self::List(items) => {
                     for (index, item) in items.iter().enumerate() {
-                        paragraph(
-                            &format!("{}[{index}]:", field.name),
-                            item.fields().iter(),
-                            width,
-                            &mut lines,
-                        );
+                        paragraph(&format!("{}[{index}]:", field.name), item.shown(), width, &mut lines);
                     }
                 }
-                value => paragraph(&format!("{}:", field.name), value.fields().iter(), width, &mut lines),
+                value => paragraph(&format!("{}:", field.name), value.shown(), width, &mut lines),
             }
         }
         lines
@@ -107,12 +104,28 @@ impl Value {
         }
     }
 
-    fn fields(&self) -> &[Field] {
-        if let Self::Fields(fields) = self { fields } else { &[] }
+    fn shown(&self) -> impl Iterator<Item = &Field> {
+        shown(if let Self::Fields(fields) = self { fields } else { &[] })
     }
 }
 
-/// Appends `label` and the fields, broken at `width`; continuation lines are indented. Nothing without fields.
+/// Registers with more flags than this show only those that are set.
+const MANY_FLAGS: usize = 7;
+
+/// The fields that text shows.
+fn shown(fields: &[Field]) -> impl Iterator<Item = &Field> {
+    let flags = fields
+        .iter()
+        .filter(|field| matches!(field.value, Value::Bool(_)))
+        .count();
+    fields.iter().filter(move |field| match field.value {
+        Value::Absent => false,
+        Value::Bool(is_set) => is_set || flags <= MANY_FLAGS,
+        _ => true,
+    })
+}
+
+/// Appends `label` and the fields, broken at `width`; continuation lines are indented. A dash stands for no field.
 fn paragraph<'a>(label: &str, fields: impl Iterator<Item = &'a Field>, width: usize, lines: &mut Vec<String>) {
     let text = fields.map(Field::to_string).collect::<Vec<_>>().join(" ");
     let mut line = label.to_owned();
@@ -129,6 +142,8 @@ fn paragraph<'a>(label: &str, fields: impl Iterator<Item = &'a Field>, width: us
     }
     if has_words {
         lines.push(line);
+    } else if !label.is_empty() {
+        lines.push(format!("{label} -"));
     }
 }
 
@@ -150,6 +165,7 @@ impl fmt::Display for Value {
             Self::Absent => f.write_str("none"),
             Self::Bool(flag) => write!(f, "{flag}"),
             Self::Int(number) => write!(f, "{number}"),
+            Self::Size(bytes) => size(f, *bytes),
             Self::Hex { number, digits } => write!(f, "0x{number:0width$x}", width = usize::from(*digits)),
             Self::Text(word) => f.write_str(word),
             Self::Bytes(bytes) => bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}")),
@@ -160,11 +176,23 @@ impl fmt::Display for Value {
             }
             Self::Fields(fields) => {
                 f.write_str("{")?;
-                separated(f, fields.iter().filter(|field| field.value != Self::Absent), " ")?;
+                separated(f, shown(fields), " ")?;
                 f.write_str("}")
             }
         }
     }
+}
+
+fn size(f: &mut fmt::Formatter<'_>, bytes: u64) -> fmt::Result {
+    const UNITS: [&str; 7] = ["", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let mut number = bytes;
+    let mut units = UNITS.iter();
+    let mut unit = units.next();
+    while number >= 1024 && number.is_multiple_of(1024) {
+        number /= 1024;
+        unit = units.next();
+    }
+    write!(f, "{number}{}", unit.unwrap_or(&""))
 }
 
 fn separated<T: fmt::Display>(

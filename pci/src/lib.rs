@@ -20,11 +20,14 @@ mod function;
 mod group;
 mod header;
 mod id;
+mod iommu;
+mod isolation;
 mod names;
 mod reading;
 mod register;
 mod sysfs;
 mod topology;
+mod translation;
 mod walk;
 
 pub use bar::{Bar, BarFlags, BarIndex};
@@ -44,9 +47,12 @@ pub use header::{
     Status,
 };
 pub use id::{ClassCode, DeviceId, SubsystemId, VendorId};
+pub use iommu::{AmdCap, AmdFeatures, AmdIommu, IntelEcap, IntelIommu, Iommu, IommuKind, IommuSupport};
+pub use isolation::{AcsControls, Gap, Hop, HopFacts, Isolation};
 pub use names::Names;
 pub use reading::{Reading, Reason, Unknown};
 pub use register::Truncated;
 pub use sysfs::Sysfs;
 pub use topology::{Fields, Topology};
+pub use translation::TranslationServices;
 pub use walk::{Walk, WalkEnd};

@@ -2,7 +2,7 @@
 //! what the kernel has to offer.
 
 use crate::file;
-use crate::{Access, Deadlines, Error, ErrorKind, Failure, Holders, PhysicalFunction, Usage, driver};
+use crate::{Access, Deadlines, Error, ErrorKind, Failure, Holders, Loss, PhysicalFunction, Usage, driver, guard};
 use pci::{Bdf, Fields, Function, Reason, Sysfs, Topology, Unknown};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
@@ -78,6 +78,30 @@ impl Machine {
             holders,
             overrides,
         })
+    }
+
+    /// Whether something may be taken from its users as the machine is now: what an [`Executor`](crate::Executor) asks while it
+    /// undoes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Held`] or [`ErrorKind::InUse`]; when there is no PCI bus. A function that is gone has no users.
+    pub fn check_loss(sysfs: &Sysfs, loss: Loss) -> Result<(), Error> {
+        let topology =
+            Topology::read_fields(sysfs, Fields::ID | Fields::DRIVER | Fields::SRIOV).map_err(from_topology)?;
+        let (device, step, functions): (_, _, Vec<&Function>) = match loss {
+            Loss::Driver(function) => (
+                function,
+                "write driver/unbind",
+                topology.function(function).into_iter().collect(),
+            ),
+            Loss::VirtualFunctions(pf) => (pf, "write sriov_numvfs", topology.virtual_functions(pf).collect()),
+        };
+        let mut usage = Usage::read(sysfs, &topology);
+        usage.claim(
+            sysfs,
+            &functions.iter().map(|function| function.bdf).collect::<Vec<_>>(),
+        );
+        guard::check(device, &functions, &usage, &Holders::scan(sysfs)).map_err(|refusal| refusal.into_error(step))
     }
 
     /// The `driver_override` of a function, where it has one.
@@ -164,14 +188,10 @@ fn driver_override(access: &mut dyn Access, limits: &Deadlines, function: Bdf) -
 }
 
 fn from_failure(function: Bdf, failure: Failure, holders: &Holders) -> Error {
-    let kind = match failure {
-        Failure::TimedOut(after) => ErrorKind::TimedOut {
-            after,
-            holders: holders.of(function),
-        },
-        Failure::Worker(what) => ErrorKind::Worker(what),
-        Failure::Errno(errno) => from_errno(errno),
-    };
+    let mut kind = ErrorKind::from(failure);
+    if let ErrorKind::TimedOut { holders: found, .. } = &mut kind {
+        *found = holders.of(function);
+    }
     Error::new(function, "read driver_override", kind)
 }
 

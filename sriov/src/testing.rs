@@ -1,22 +1,23 @@
-//! A machine for tests: a system tree in a temporary directory, and a kernel that does to it what plans ask for.
-//!
-//! Key types: [`Tree`] makes functions, processes and classes; [`Kernel`] runs the steps of a plan as the real one would, refuses
-//! what it would refuse, and undoes them.
+//! System trees for tests, in a temporary directory: made by hand, or the picture of a [`fake::Machine`].
 
-mod kernel;
-
-pub(crate) use kernel::{Kernel, State};
-
-use crate::{Access, Deadlines, Error, Failure, Machine};
+use crate::fake::{self, Role};
+use crate::{Deadlines, Error, Machine};
 use pci::{Bdf, Sysfs};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 use tempfile::TempDir;
 
 pub(crate) fn bdf(text: &str) -> Bdf {
     text.parse().unwrap()
+}
+
+/// Cheaper than making it without a look when it is there mostly.
+fn make_parent(path: &Path) {
+    let parent = path.parent().unwrap();
+    if !parent.exists() {
+        fs::create_dir_all(parent).unwrap();
+    }
 }
 
 /// A system tree.
@@ -61,20 +62,14 @@ impl Tree {
     #[expect(clippy::disallowed_methods, reason = "a test makes its own tree")]
     pub(crate) fn file(&self, path: impl AsRef<Path>, text: &str) {
         let path = self.path(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        make_parent(&path);
         fs::write(path, text).unwrap();
-    }
-
-    #[expect(clippy::disallowed_methods, reason = "a test makes its own tree")]
-    pub(crate) fn text(&self, path: impl AsRef<Path>) -> Option<String> {
-        let text = fs::read_to_string(self.path(path)).ok()?;
-        Some(text.trim().to_owned())
     }
 
     /// A symbolic link, replacing the one that is there.
     pub(crate) fn link(&self, path: impl AsRef<Path>, target: impl AsRef<Path>) {
         let path = self.path(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        make_parent(&path);
         if path.is_symlink() {
             fs::remove_file(&path).unwrap();
         }
@@ -109,17 +104,7 @@ impl Tree {
     /// A function, in the IOMMU group of that number.
     pub(crate) fn function(&self, function: Bdf, class: &str, group: Option<u32>) {
         let path = Self::function_path(function);
-        for (name, text) in [
-            ("vendor", "0x8086\n"),
-            ("device", "0x10c9\n"),
-            ("subsystem_vendor", "0x1af4\n"),
-            ("subsystem_device", "0x1100\n"),
-            ("revision", "0x01\n"),
-            ("class", class),
-            ("driver_override", "(null)\n"),
-        ] {
-            self.file(path.join(name), text);
-        }
+        self.file(path.join("class"), class);
         self.link_to(Path::new("sys/bus/pci/devices").join(function.to_string()), &path);
         if let Some(group) = group {
             let group = PathBuf::from(format!("sys/kernel/iommu_groups/{group}"));
@@ -158,35 +143,59 @@ impl Tree {
         }
     }
 
-    /// What plans for `functions` look at.
-    pub(crate) fn machine(&self, functions: &[Bdf]) -> Result<Machine, Error> {
-        Machine::read(&self.sysfs(), &mut Files(self), &Deadlines::default(), functions)
+    /// The picture of a machine behind the root port `0000:00:01.0`: all that plans look at, but for overrides, which are read
+    /// through its [`Access`](crate::Access). Functions on drivers of the host have network interfaces that are up.
+    pub(crate) fn of(machine: &fake::Machine) -> Self {
+        let tree = Self::new();
+        tree.function(bdf("00:01.0"), "0x060400\n", None);
+        tree.bind(bdf("00:01.0"), "pcieport");
+        for driver in ["igb", "igbvf", "vfio-pci"] {
+            tree.driver(driver);
+        }
+        tree.directory("sys/class/vfio");
+        for (&bdf, function) in &machine.functions {
+            let path = Self::function_path(bdf);
+            tree.function(bdf, "0x020000\n", function.group);
+            tree.file(path.join("reset_method"), "flr\n");
+            match function.driver.as_deref() {
+                Some("vfio-pci") => {
+                    tree.bind(bdf, "vfio-pci");
+                    let name = format!("vfio{}", function.group.unwrap_or_default());
+                    tree.class_device(bdf, "vfio-dev", &name);
+                }
+                Some(driver) => {
+                    tree.bind(bdf, driver);
+                    let interface = tree.class_device(bdf, "net", &format!("net{}", bdf.routing_id.devfn()));
+                    tree.file(interface.join("flags"), "0x1003\n");
+                }
+                None => {}
+            }
+            match &function.role {
+                Role::Plain => {}
+                Role::Virtual { pf, index } => {
+                    tree.link_to(path.join("physfn"), Self::function_path(*pf));
+                    tree.link_to(Self::function_path(*pf).join(format!("virtfn{index}")), &path);
+                }
+                Role::Physical(sriov) => {
+                    for (name, text) in [
+                        ("sriov_totalvfs", sriov.total.to_string()),
+                        ("sriov_numvfs", sriov.enabled.to_string()),
+                        ("sriov_offset", sriov.offset.to_string()),
+                        ("sriov_stride", sriov.stride.to_string()),
+                        ("sriov_vf_device", "10ca".to_owned()),
+                        ("sriov_drivers_autoprobe", u8::from(sriov.autoprobe).to_string()),
+                    ] {
+                        tree.file(path.join(name), &text);
+                    }
+                }
+            }
+        }
+        tree
     }
-}
 
-/// Direct access to the files of a tree.
-#[derive(Debug)]
-struct Files<'a>(&'a Tree);
-
-impl Access for Files<'_> {
-    fn read(&mut self, path: &Path, _: Duration) -> Result<String, Failure> {
-        self.0.text(path).ok_or(Failure::Errno(2))
-    }
-
-    fn write(&mut self, path: &Path, value: &str, _: Duration) -> Result<(), Failure> {
-        self.0.file(path, value);
-        Ok(())
-    }
-
-    fn link(&mut self, path: &Path) -> Result<Option<String>, Failure> {
-        Ok(self.0.sysfs().link_name(path).ok())
-    }
-
-    fn names(&mut self, path: &Path) -> Result<Vec<String>, Failure> {
-        Ok(self.0.sysfs().names(path).unwrap_or_default())
-    }
-
-    fn exists(&mut self, path: &Path) -> Result<bool, Failure> {
-        Ok(self.0.path(path).exists())
+    /// What plans for all functions of `machine` look at, with the tree as its picture.
+    pub(crate) fn machine(&self, machine: &mut fake::Machine) -> Result<Machine, Error> {
+        let functions: Vec<Bdf> = machine.functions.keys().copied().collect();
+        Machine::read(&self.sysfs(), machine, &Deadlines::default(), &functions)
     }
 }

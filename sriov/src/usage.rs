@@ -124,6 +124,13 @@ impl Usage {
         }
     }
 
+    /// Leaves out the uses that the user agreed to lose.
+    pub fn waive(&mut self, is_agreed: impl Fn(&Use) -> bool) {
+        for uses in self.uses.values_mut() {
+            uses.retain(|used| !is_agreed(used));
+        }
+    }
+
     /// What a function is used for; nothing, as far as known, when empty.
     #[must_use]
     pub fn of(&self, function: Bdf) -> &[Use] {

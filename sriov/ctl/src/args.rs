@@ -14,7 +14,7 @@ mod change;
 mod run;
 
 pub(crate) use change::{ChangeCommand, ChangeOptions, Force, VfCommand};
-pub(crate) use run::{MemorySize, Run};
+pub(crate) use run::Run;
 
 /// Where runs of this tool leave their journal and lock.
 pub(crate) const STATE_DIR: &str = "/run/sriovctl";
@@ -132,6 +132,10 @@ pub(crate) enum Command {
     Worker,
 }
 
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of its own on the command line"
+)]
 #[derive(Debug, Args)]
 pub(crate) struct List {
     /// Functions to list; all without any
@@ -218,6 +222,9 @@ pub(crate) struct Undo {
     /// The operation, as log shows it; the newest that can be undone without
     #[arg(value_name = "ID")]
     pub(crate) operation: Option<u64>,
+    /// Leave the machine as it is, and stop refusing changes because of an interrupted operation
+    #[arg(long)]
+    pub(crate) forget: bool,
     #[command(flatten)]
     pub(crate) options: ChangeOptions,
 }

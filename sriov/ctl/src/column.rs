@@ -235,7 +235,7 @@ fn role(function: &Function) -> Value {
 }
 
 /// `7/8 VFs` for a PF, `VF 3 of 0000:01:00.0` for a VF.
-fn sriov(function: &Function) -> Value {
+pub(crate) fn sriov(function: &Function) -> Value {
     if let Ok(Some(vf)) = &function.vf_of {
         let index = vf
             .index

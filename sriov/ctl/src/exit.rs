@@ -116,6 +116,6 @@ mod tests {
 
     #[test]
     fn table_is_as_documented() {
-        insta::assert_snapshot!(Exit::table(), @r"");
+        insta::assert_snapshot!(Exit::table());
     }
 }

@@ -4,12 +4,17 @@ use crate::exit::Exit;
 use pci::Bdf;
 use sriov::Holder;
 use std::io;
+use std::ops::{Deref, DerefMut};
 
 mod from_sriov;
 
 /// An unsuccessful end.
 #[derive(Debug)]
-pub(crate) struct Failure {
+pub(crate) struct Failure(Box<Facts>);
+
+/// What is known about a failure.
+#[derive(Debug)]
+pub(crate) struct Facts {
     /// The exit code.
     pub(crate) exit: Exit,
     /// The stable code that `explain` knows.
@@ -37,7 +42,7 @@ pub(crate) type Outcome = Result<Exit, Failure>;
 
 impl Failure {
     pub(crate) fn new(exit: Exit, kind: &'static str, message: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(Facts {
             exit,
             code: None,
             device: None,
@@ -48,7 +53,7 @@ impl Failure {
             held_by: Vec::new(),
             fix: None,
             hints: Vec::new(),
-        }
+        }))
     }
 
     pub(crate) fn usage(message: impl Into<String>) -> Self {
@@ -79,6 +84,16 @@ impl Failure {
         self
     }
 
+    pub(crate) fn causes(mut self, causes: impl IntoIterator<Item = String>) -> Self {
+        self.causes.extend(causes);
+        self
+    }
+
+    pub(crate) fn held_by(mut self, holders: Vec<Holder>) -> Self {
+        self.held_by = holders;
+        self
+    }
+
     pub(crate) fn fix(mut self, fix: impl Into<String>) -> Self {
         self.fix = Some(fix.into());
         self
@@ -92,6 +107,20 @@ impl Failure {
     /// Whether standard output is gone, so that there is nobody to tell.
     pub(crate) fn is_broken_pipe(&self) -> bool {
         self.exit == Exit::BrokenPipe
+    }
+}
+
+impl Deref for Failure {
+    type Target = Facts;
+
+    fn deref(&self) -> &Facts {
+        &self.0
+    }
+}
+
+impl DerefMut for Failure {
+    fn deref_mut(&mut self) -> &mut Facts {
+        &mut self.0
     }
 }
 

@@ -8,6 +8,7 @@ use crate::failure::Failure;
 use crate::output::SCHEMA_VERSION;
 use crate::selector::Selector;
 use pci::Sysfs;
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -45,7 +46,7 @@ pub(crate) enum Task {
     Groups(Functions),
     Status(Functions),
     Change(Change),
-    Undo { operation: Option<u64>, mode: Mode },
+    Undo(UndoTask),
     Log(Log),
     Emit(Emit),
     Run(Run),
@@ -67,7 +68,7 @@ pub(crate) struct Change {
 pub(crate) enum Verb {
     CreateVfs {
         pf: Selector,
-        count: u16,
+        count: NonZeroU16,
         driver: Option<String>,
     },
     DeleteVfs {
@@ -83,6 +84,16 @@ pub(crate) enum Verb {
     Release {
         functions: Vec<Selector>,
     },
+}
+
+/// An operation to undo.
+#[derive(Debug)]
+pub(crate) struct UndoTask {
+    /// The newest that can be undone without.
+    pub(crate) operation: Option<u64>,
+    /// Leave the machine as it is and only settle the operation.
+    pub(crate) forget: bool,
+    pub(crate) mode: Mode,
 }
 
 /// How far to go.
@@ -137,7 +148,7 @@ impl TryFrom<Cli> for Request {
 impl Task {
     fn needs_this_machine(&self) -> bool {
         match self {
-            Self::Change(Change { mode, .. }) | Self::Undo { mode, .. } => matches!(mode, Mode::Apply(_)),
+            Self::Change(Change { mode, .. }) | Self::Undo(UndoTask { mode, .. }) => matches!(mode, Mode::Apply(_)),
             Self::Run(run) => !run.dry_run,
             _ => false,
         }
@@ -154,10 +165,11 @@ impl From<Command> for Task {
             Command::Status(args) => Self::Status(args),
             Command::Change(change) => Self::Change(Change::new(change, None)),
             Command::Plan(plan) => Self::Change(Change::new(plan.change, Some(plan.check))),
-            Command::Undo(undo) => Self::Undo {
+            Command::Undo(undo) => Self::Undo(UndoTask {
                 operation: undo.operation,
+                forget: undo.forget,
                 mode: Mode::new(undo.options, None),
-            },
+            }),
             Command::Log(args) => Self::Log(args),
             Command::Emit(args) => Self::Emit(args),
             Command::Run(args) => Self::Run(args),

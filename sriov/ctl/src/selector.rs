@@ -4,7 +4,7 @@
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::{class, glob, similar};
-use pci::{Bdf, Fields, Function, GroupId, Topology};
+use pci::{Bdf, ClassDevice, Fields, Function, GroupId, Sysfs, Topology};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
@@ -13,7 +13,8 @@ use std::str::FromStr;
 pub(crate) const HELP: &str = "\
 Selectors (in every command):
   0000:3b:00.2, 3b:00.2   the function of that address
-  ens1f0, nvme0           the function with that network interface or other class device
+  ens1f0, nvme0           the function with that network interface or other class device;
+                          a switchdev representor of a VF names no function
   ens1f0#2, ens1f0#0-3    VFs of a PF by index
   pf:ens1f0               all VFs of a PF
   id:8086:1889, id:8086   all functions of a vendor and device, or of a vendor
@@ -78,7 +79,7 @@ impl FromStr for Meaning {
         if let Some(group) = text.strip_prefix("group:") {
             let number = group
                 .parse()
-                .map_err(|_| ParseError("expected group:NUMBER".to_owned()));
+                .map_err(|_not_a_number| ParseError("expected group:NUMBER".to_owned()));
             return number.map(|number| Self::Group(GroupId(number)));
         }
         if let Some(name) = text.strip_prefix("class:") {
@@ -150,17 +151,39 @@ impl Name {
         }
     }
 
-    fn is_name_of(&self, function: &Function) -> bool {
+    fn is_name_of(&self, function: &Function, sysfs: &Sysfs) -> bool {
+        let has_device = |is_meant: &dyn Fn(&str) -> bool| {
+            let devices = function.class_devices.iter().flatten();
+            let mut meant = devices.filter(|device| is_meant(&device.name));
+            meant.any(|device| !is_representor(device, sysfs))
+        };
         match self {
             Self::Address(address) => function.bdf == *address,
-            Self::ClassDevice(name) => names(function).any(|found| found == name),
+            Self::ClassDevice(name) => has_device(&|found| found == name),
             Self::Pattern(pattern) => {
                 glob::matches(pattern, &function.bdf.to_string())
                     || glob::matches(pattern, &function.bdf.routing_id.to_string()) && function.bdf.segment.0 == 0
-                    || names(function).any(|found| glob::matches(pattern, found))
+                    || has_device(&|found| glob::matches(pattern, found))
             }
         }
     }
+}
+
+/// Whether a network interface stands for the far side of a VF or subfunction in the switch of the NIC (`pf0vf3`). It lies below
+/// the PF, and who names it does not mean the PF.
+fn is_representor(device: &ClassDevice, sysfs: &Sysfs) -> bool {
+    if device.class != "net" {
+        return false;
+    }
+    let port = sysfs
+        .read(format!("sys/class/net/{}/phys_port_name", device.name))
+        .unwrap_or_default();
+    // An external controller comes first: c1pf0vf3.
+    let pf = port
+        .trim_start_matches('c')
+        .trim_start_matches(|c: char| c.is_ascii_digit())
+        .strip_prefix("pf");
+    pf.is_some_and(|pf| pf.contains("vf") || pf.contains("sf"))
 }
 
 /// The names of the class devices of a function.
@@ -189,14 +212,14 @@ impl Selector {
     }
 
     /// Adds what it selects, and what it names that is not there.
-    fn select(&self, topology: &Topology, selection: &mut Selection) {
+    fn select(&self, topology: &Topology, sysfs: &Sysfs, selection: &mut Selection) {
         let before = selection.matches;
         let mut add = |bdf: Bdf| {
             selection.matches += 1;
             selection.functions.insert(bdf);
         };
         match &self.meaning {
-            Meaning::Named(name) => filter(topology, |f| name.is_name_of(f)).for_each(&mut add),
+            Meaning::Named(name) => filter(topology, |f| name.is_name_of(f, sysfs)).for_each(&mut add),
             Meaning::Id { vendor, device } => filter(topology, |f| {
                 f.vendor.as_ref().is_ok_and(|found| found.0 == *vendor)
                     && device.is_none_or(|device| f.device.as_ref().is_ok_and(|found| found.0 == device))
@@ -207,7 +230,7 @@ impl Selector {
                 filter(topology, |f| f.class.as_ref().is_ok_and(|class| prefix.matches(*class))).for_each(&mut add);
             }
             Meaning::VirtualFunctions { pf, range } => {
-                for pf in topology.functions().filter(|f| pf.is_name_of(f)) {
+                for pf in topology.functions().filter(|f| pf.is_name_of(f, sysfs)) {
                     let enabled = pf.sriov.as_ref().ok().and_then(Option::as_ref);
                     let enabled = enabled
                         .map(|sriov| sriov.virtual_functions.as_slice())
@@ -283,14 +306,14 @@ pub(crate) fn fields(selectors: &[Selector]) -> Fields {
 ///
 /// # Errors
 /// When there are selectors and none of them matches; names what looks similar.
-pub(crate) fn resolve(selectors: &[Selector], topology: &Topology) -> Result<Selection, Failure> {
+pub(crate) fn resolve(selectors: &[Selector], topology: &Topology, sysfs: &Sysfs) -> Result<Selection, Failure> {
     let mut selection = Selection::default();
     if selectors.is_empty() {
         selection.functions = topology.functions().map(|f| f.bdf).collect();
         return Ok(selection);
     }
     for selector in selectors {
-        selector.select(topology, &mut selection);
+        selector.select(topology, sysfs, &mut selection);
     }
     if selection.functions.is_empty() {
         return Err(no_match(Exit::NoMatch, &selection.unmatched, topology));
@@ -302,8 +325,8 @@ pub(crate) fn resolve(selectors: &[Selector], topology: &Topology) -> Result<Sel
 ///
 /// # Errors
 /// When it means none or several.
-pub(crate) fn resolve_one(selector: &Selector, topology: &Topology) -> Result<Bdf, Failure> {
-    let selection = resolve(std::slice::from_ref(selector), topology)?;
+pub(crate) fn resolve_one(selector: &Selector, topology: &Topology, sysfs: &Sysfs) -> Result<Bdf, Failure> {
+    let selection = resolve(std::slice::from_ref(selector), topology, sysfs)?;
     let mut functions = selection.functions.into_iter();
     match (functions.next(), functions.next()) {
         (Some(bdf), None) => Ok(bdf),
@@ -344,3 +367,6 @@ fn no_match(exit: Exit, unmatched: &[String], topology: &Topology) -> Failure {
     }
     failure
 }
+
+#[cfg(test)]
+mod tests;

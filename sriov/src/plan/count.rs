@@ -1,10 +1,8 @@
 //! Creating and deleting all VFs of a PF.
 
-use super::{SET_COUNT, bind, check_iommu, doubts, hazards, offer, set, set_autoprobe, step, wait};
+use super::{SET_COUNT, bind, check_iommu, doubts, hazards, offer, set, set_autoprobe, wait};
 use crate::driver::is_vfio;
-use crate::{
-    Action, Attribute, Condition, Error, ErrorKind, Machine, PhysicalFunction, Plan, Target, WantedDriver, guard,
-};
+use crate::{Attribute, Condition, Error, ErrorKind, Machine, PhysicalFunction, Plan, Target, WantedDriver, guard};
 use pci::{Bdf, VfIndex};
 use std::num::NonZeroU16;
 
@@ -102,57 +100,21 @@ fn creation_warnings(
     warnings
 }
 
-/// Deletes all VFs of `pf`.
-///
-/// The kernel takes VFs from their drivers by itself. Where that would lose something, namely an override or that a VF has no
-/// driver, steps before it say what there was, so that undoing the plan brings back the VFs as they were.
+/// Deletes all VFs of `pf`; the kernel takes them from their drivers.
 ///
 /// # Errors
 /// [`NotPf`](ErrorKind::NotPf); [`Held`](ErrorKind::Held) and [`InUse`](ErrorKind::InUse) for any of the VFs.
 pub fn delete_vfs(machine: &Machine, pf: Bdf) -> Result<Plan, Error> {
     let physical = machine.physical_function(pf, SET_COUNT)?;
-    if physical.enabled() == 0 {
+    let vfs = physical.virtual_functions();
+    if vfs.is_empty() {
         return Ok(Plan::default());
     }
-    let mut vfs = Vec::new();
-    for vf in &physical.sriov.virtual_functions {
-        vfs.push(machine.function(vf.bdf, SET_COUNT)?);
-    }
-    guard::check(pf, &vfs, &machine.usage, &machine.holders).map_err(|refusal| refusal.into_error(SET_COUNT))?;
-
-    let autoprobe = machine.autoprobes(pf);
-    let mut plan = Plan::default();
-    let (mut by_kernel, mut by_override) = (Vec::new(), Vec::new());
-    let mut any_unbound = false;
-    for vf in &physical.sriov.virtual_functions {
-        let function = machine.function(vf.bdf, SET_COUNT)?;
-        let target = Target::VirtualFunction { pf, index: vf.index };
-        let driver = machine.driver(function, SET_COUNT)?;
-        let unbind = driver.map(|_| step(target, Action::Unbind));
-        match (machine.driver_override(vf.bdf), driver) {
-            (Some(_), _) => {
-                by_override.extend(unbind);
-                by_override.push(set(target, Attribute::DriverOverride, ""));
-            }
-            (None, Some(_)) if autoprobe => by_kernel.extend(unbind),
-            (None, Some(driver)) => plan.warnings.push(format!(
-                "{}: an undo gives it back without {driver}, since sriov_drivers_autoprobe is 0",
-                vf.bdf
-            )),
-            (None, None) => any_unbound = true,
-        }
-    }
-    // Whether VFs made again would not be as these are: then they must be made without drivers, and get theirs one by one.
-    let differ = autoprobe && (any_unbound || !by_override.is_empty());
-    if differ {
-        // Undone last, when the kernel offers VFs to drivers again.
-        plan.steps.append(&mut by_kernel);
-        plan.steps.push(set_autoprobe(pf, false));
-    }
-    plan.steps.append(&mut by_override);
-    plan.steps.push(set(Target::Function(pf), Attribute::NumVfs, "0"));
-    plan.steps.extend(differ.then(|| set_autoprobe(pf, true)));
-    let taken = physical.virtual_functions();
-    plan.warnings.extend(doubts(machine, &taken));
-    Ok(plan)
+    let functions = vfs.iter().map(|vf| machine.function(*vf, SET_COUNT));
+    let functions = functions.collect::<Result<Vec<_>, _>>()?;
+    guard::check(pf, &functions, &machine.usage, &machine.holders).map_err(|refusal| refusal.into_error(SET_COUNT))?;
+    Ok(Plan {
+        steps: vec![set(Target::Function(pf), Attribute::NumVfs, "0")],
+        warnings: doubts(machine, &vfs),
+    })
 }

@@ -263,7 +263,7 @@ fn a_disk_is_claimed_only_where_the_kernel_says_so() {
 }
 
 proptest::proptest! {
-    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 32, failure_persistence: None, ..Default::default() })]
     #[test]
     fn no_text_in_proc_makes_the_reader_panic(text in "[ -~\t\n\\\\]{0,200}") {
         let tree = tree();

@@ -4,6 +4,7 @@ use super::Selector;
 use crate::complete;
 use clap::{Args, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCompleter;
+use std::num::NonZeroU16;
 
 /// The changes.
 #[derive(Debug, Subcommand)]
@@ -12,6 +13,8 @@ pub(crate) enum ChangeCommand {
     #[command(subcommand)]
     Vf(VfCommand),
     /// Bind functions to a driver
+    ///
+    /// The driver native is whichever the kernel chooses by itself.
     Bind {
         /// Functions to bind
         #[arg(value_name = "SELECTOR", required = true, add = ArgValueCompleter::new(complete::functions))]
@@ -51,8 +54,8 @@ pub(crate) enum VfCommand {
         #[arg(value_name = "PF", add = ArgValueCompleter::new(complete::physical_functions))]
         pf: Selector,
         /// How many
-        #[arg(value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-        count: u16,
+        #[arg(value_name = "N")]
+        count: NonZeroU16,
         /// Bind them to this driver, such as vfio-pci, instead of their native one
         #[arg(long, value_name = "DRIVER", add = ArgValueCompleter::new(complete::drivers))]
         driver: Option<String>,

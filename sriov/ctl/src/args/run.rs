@@ -76,7 +76,7 @@ impl FromStr for MemorySize {
         };
         let number: u64 = digits
             .parse()
-            .map_err(|_| "expected a size such as 512M or 2G".to_owned())?;
+            .map_err(|_not_a_number| "expected a size such as 512M or 2G".to_owned())?;
         let bytes = number
             .checked_mul(1 << shift)
             .filter(|bytes| *bytes >= MIB && bytes.is_multiple_of(MIB));

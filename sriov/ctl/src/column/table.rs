@@ -250,11 +250,9 @@ const VIABILITY: Need = Need::fields(
 
 /// Not in JSON unless asked for: reading it costs more than a look into sysfs. The link wakes a sleeping device, holders need a
 /// scan of every process.
-const fn on_request(column: Column) -> Column {
-    Column {
-        on_request: true,
-        ..column
-    }
+const fn on_request(mut column: Column) -> Column {
+    column.on_request = true;
+    column
 }
 
 const fn column(

@@ -15,7 +15,7 @@ use std::io::Write as _;
 pub(crate) fn run(args: &Emit, settings: &Settings, output: &mut Output) -> Outcome {
     let fields = Fields::DRIVER | Fields::CLASS_DEVICES | selector::fields(&args.selectors);
     let topology = Topology::read_fields(&settings.sysfs, fields)?;
-    let selection = selector::resolve(&args.selectors, &topology)?;
+    let selection = selector::resolve(&args.selectors, &topology, &settings.sysfs)?;
     let (vmm, format) = match args.format {
         Format::Qemu => (Vmm::Qemu, "qemu"),
         Format::CloudHypervisor => (Vmm::CloudHypervisor, "cloud-hypervisor"),
@@ -25,15 +25,15 @@ pub(crate) fn run(args: &Emit, settings: &Settings, output: &mut Output) -> Outc
     for function in selection.functions.iter().filter_map(|bdf| topology.function(*bdf)) {
         let backend = backend(&settings.sysfs, function, args.interface);
         if !is_on_vfio(function) && !output.is_json() {
-            output.note(format_args!("{} is not on a VFIO driver yet: sriovctl bind", function.bdf));
+            output.note(format_args!(
+                "{} is not on a VFIO driver yet: sriovctl bind",
+                function.bdf
+            ));
         }
         configurations.push(Configuration {
             bdf: function.bdf.to_string(),
             format,
-            interface: match backend {
-                Backend::Type1 => "type1",
-                Backend::Iommufd => "iommufd",
-            },
+            interface: name(backend),
             is_on_vfio: is_on_vfio(function),
             text: sriov::emit(vmm, function.bdf, backend).map_err(Failure::from)?,
         });
@@ -62,10 +62,26 @@ pub(super) fn backend(sysfs: &Sysfs, function: &Function, interface: Interface) 
                 let names = sysfs.names(directory).unwrap_or_default();
                 names.iter().any(|found| found == name)
             };
-            let mut devices = function.class_devices.iter().flatten().filter(|device| device.class == "vfio-dev");
+            let mut devices = function
+                .class_devices
+                .iter()
+                .flatten()
+                .filter(|device| device.class == "vfio-dev");
             let has_node = devices.any(|device| has("dev/vfio/devices", &device.name));
-            if has_node && has("dev", "iommu") { Backend::Iommufd } else { Backend::Type1 }
+            if has_node && has("dev", "iommu") {
+                Backend::Iommufd
+            } else {
+                Backend::Type1
+            }
         }
+    }
+}
+
+/// As `--interface` spells it.
+pub(super) fn name(backend: Backend) -> &'static str {
+    match backend {
+        Backend::Type1 => "type1",
+        Backend::Iommufd => "iommufd",
     }
 }
 

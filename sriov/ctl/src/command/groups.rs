@@ -21,11 +21,19 @@ pub(crate) fn run(args: &Functions, settings: &Settings, output: &mut Output) ->
     let fields = Fields::GROUP | Fields::GROUP_DETAILS | Fields::CLASS_DEVICES | selector::fields(&args.selectors);
     let need = Snapshot::FREE | Need::names(fields);
     let snapshot = Snapshot::read(&settings.sysfs, need)?;
-    let selection = selector::resolve(&args.selectors, &snapshot.topology)?;
-    let functions = selection.functions.iter().filter_map(|bdf| snapshot.topology.function(*bdf));
-    let ids: BTreeSet<GroupId> = functions.filter_map(|function| (*function.iommu_group.as_ref().ok()?).as_ref().copied()).collect();
-    let groups: Vec<View> =
-        ids.iter().filter_map(|id| snapshot.topology.group(*id)).map(|group| View::new(&snapshot, group)).collect();
+    let selection = selector::resolve(&args.selectors, &snapshot.topology, &settings.sysfs)?;
+    let functions = selection
+        .functions
+        .iter()
+        .filter_map(|bdf| snapshot.topology.function(*bdf));
+    let ids: BTreeSet<GroupId> = functions
+        .filter_map(|function| (*function.iommu_group.as_ref().ok()?).as_ref().copied())
+        .collect();
+    let groups: Vec<View> = ids
+        .iter()
+        .filter_map(|id| snapshot.topology.group(*id))
+        .map(|group| View::new(&snapshot, group))
+        .collect();
 
     if output.is_json() {
         output.document(&Document {
@@ -100,8 +108,15 @@ impl View {
             Viability::Viable => Vec::new(),
             Viability::Spoiled(spoilers) => spoilers.into_iter().map(SpoilerView::from).collect(),
         };
-        let members = group.functions.iter().filter_map(|bdf| snapshot.topology.function(*bdf));
-        let holders: BTreeSet<_> = group.functions.iter().flat_map(|bdf| snapshot.holders_of(*bdf)).collect();
+        let members = group
+            .functions
+            .iter()
+            .filter_map(|bdf| snapshot.topology.function(*bdf));
+        let holders: BTreeSet<_> = group
+            .functions
+            .iter()
+            .flat_map(|bdf| snapshot.holders_of(*bdf))
+            .collect();
         let regions = group.reserved_regions.as_ref().map_err(Clone::clone);
         let regions = regions.map(|regions| {
             let region = |region: &pci::ReservedRegion| Region {
@@ -113,7 +128,9 @@ impl View {
         });
         Self {
             group: group.id.0,
-            domain_type: unknown.known("domain_type", group.domain_type.clone()).map(|kind| kind.to_lowercase()),
+            domain_type: unknown
+                .known("domain_type", group.domain_type.clone())
+                .map(|kind| kind.to_lowercase()),
             viable: spoilers.is_empty(),
             spoilers,
             held_by: holders.iter().map(view::Holder::from).collect(),
@@ -150,8 +167,17 @@ impl View {
             writeln!(out, "  held by  {}", printable(&holder.to_string()))?;
         }
         let direct = ReservedKind::Direct.to_string();
-        for region in self.reserved_regions.iter().flatten().filter(|region| region.kind == direct) {
-            writeln!(out, "  firmware demands a direct mapping of {} to {}: VFIO refuses the group", region.start, region.end)?;
+        for region in self
+            .reserved_regions
+            .iter()
+            .flatten()
+            .filter(|region| region.kind == direct)
+        {
+            writeln!(
+                out,
+                "  firmware demands a direct mapping of {} to {}: VFIO refuses the group",
+                region.start, region.end
+            )?;
         }
         let mut table = Table::new(["bdf", "driver", "class", "name"]);
         for member in &self.functions {

@@ -32,7 +32,7 @@ pub(crate) fn run(args: List, settings: &Settings, output: &mut Output) -> Outco
     need = args.sort.map_or(need, |column| need | column.need);
     need = if args.free { need | Snapshot::FREE } else { need };
     let snapshot = Snapshot::read(&settings.sysfs, need)?;
-    let selection = selector::resolve(&args.selectors, &snapshot.topology)?;
+    let selection = selector::resolve(&args.selectors, &snapshot.topology, &settings.sysfs)?;
 
     let functions = selection
         .functions

@@ -9,7 +9,7 @@ use crate::request::Settings;
 use crate::time;
 use crate::view::step::{StepView, describe};
 use serde::Serialize;
-use sriov::{Change, Former, Journal, Operation, Stage, Status};
+use sriov::{Binding, Change, Former, Journal, Operation, Stage, Status};
 
 /// Lists operations, or shows one.
 pub(crate) fn run(args: &Log, settings: &Settings, output: &mut Output) -> Outcome {
@@ -29,11 +29,23 @@ pub(crate) fn run(args: &Log, settings: &Settings, output: &mut Output) -> Outco
         output.note("no operation since the machine was booted");
         return Ok(Exit::Ok);
     }
-    let mut table = Table::aligned([("id", true), ("started", false), ("status", false), ("changes", true), ("command", false)]);
+    let mut table = Table::aligned([
+        ("id", true),
+        ("started", false),
+        ("status", false),
+        ("changes", true),
+        ("command", false),
+    ]);
     for operation in &operations {
         let Operation { id, command, .. } = operation;
         let changes = operation.changes.len().to_string();
-        table.row([&id.to_string(), &time::rfc3339(operation.started), status(operation.status), &changes, command]);
+        table.row([
+            &id.to_string(),
+            &time::rfc3339(operation.started),
+            status(operation.status),
+            &changes,
+            command,
+        ]);
     }
     table.write(output.data(), true)?;
     if let (Some(_), Some(operation)) = (args.operation, operations.first()) {
@@ -55,17 +67,38 @@ pub(super) fn changes(operation: &Operation) -> Table {
 }
 
 /// A former state in a few words.
-pub(super) fn former(former: &Former) -> String {
+fn former(former: &Former) -> String {
     match former {
         Former::Value(value) if value.is_empty() => "(none)".to_owned(),
         Former::Value(value) => value.clone(),
-        Former::Binding(binding) => {
-            let driver = binding.driver.as_deref().map_or("no driver".to_owned(), |driver| format!("on {driver}"));
-            match binding.driver_override.as_str() {
-                "" => driver,
-                name => format!("{driver}, override {name}"),
+        Former::Binding(binding) => bound(binding),
+        Former::VirtualFunctions(vfs) => {
+            // Most VFs of a PF are bound alike.
+            let mut kinds: Vec<(String, usize)> = Vec::new();
+            for binding in &vfs.bindings {
+                let text = bound(binding);
+                match kinds.iter_mut().find(|kind| kind.0 == text) {
+                    Some(kind) => kind.1 += 1,
+                    None => kinds.push((text, 1)),
+                }
             }
+            let kinds: Vec<String> = kinds
+                .into_iter()
+                .map(|(text, count)| format!("{count} {text}"))
+                .collect();
+            format!("{} VFs: {}", vfs.bindings.len(), kinds.join("; "))
         }
+    }
+}
+
+fn bound(binding: &Binding) -> String {
+    let driver = binding
+        .driver
+        .as_deref()
+        .map_or_else(|| "without driver".to_owned(), |driver| format!("on {driver}"));
+    match binding.driver_override.as_str() {
+        "" => driver,
+        name => format!("{driver}, override {name}"),
     }
 }
 
@@ -108,9 +141,18 @@ struct ChangeView {
     /// Index into `steps`.
     step: usize,
     stage: &'static str,
+    /// What `sriov_numvfs` and other attributes held.
     former_value: Option<String>,
-    former_driver: Option<String>,
-    former_driver_override: Option<String>,
+    former_binding: Option<BindingView>,
+    /// All VFs of a PF, by index.
+    former_vfs: Option<Vec<BindingView>>,
+}
+
+#[derive(Serialize)]
+struct BindingView {
+    driver: Option<String>,
+    /// Empty for none.
+    driver_override: String,
 }
 
 impl From<&Operation> for OperationView {
@@ -128,16 +170,29 @@ impl From<&Operation> for OperationView {
 
 impl From<&Change> for ChangeView {
     fn from(change: &Change) -> Self {
-        let (value, binding) = match &change.former {
-            Former::Value(value) => (Some(value.clone()), None),
-            Former::Binding(binding) => (None, Some(binding.clone())),
+        let (value, binding, vfs) = match &change.former {
+            Former::Value(value) => (Some(value.clone()), None, None),
+            Former::Binding(binding) => (None, Some(binding.into()), None),
+            Former::VirtualFunctions(vfs) => {
+                let bindings = vfs.bindings.iter().map(BindingView::from).collect();
+                (Some(vfs.bindings.len().to_string()), None, Some(bindings))
+            }
         };
         Self {
             step: change.step,
             stage: stage(change.stage),
             former_value: value,
-            former_driver: binding.as_ref().and_then(|binding| binding.driver.clone()),
-            former_driver_override: binding.map(|binding| binding.driver_override),
+            former_binding: binding,
+            former_vfs: vfs,
+        }
+    }
+}
+
+impl From<&Binding> for BindingView {
+    fn from(binding: &Binding) -> Self {
+        Self {
+            driver: binding.driver.clone(),
+            driver_override: binding.driver_override.clone(),
         }
     }
 }

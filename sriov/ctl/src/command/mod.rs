@@ -1,8 +1,15 @@
 //! One module per command. Each takes its arguments and the settings, and writes through [`Output`].
 
+mod change;
 mod completion;
+mod emit;
 mod explain;
+mod groups;
 mod list;
+mod log;
+mod run;
+mod show;
+mod status;
 mod tree;
 mod util;
 pub(crate) mod worker;
@@ -19,10 +26,18 @@ pub(crate) fn run(request: Request, output: &mut Output) -> Outcome {
     match task {
         Task::List(args) => list::run(args, &settings, output),
         Task::Tree(args) => tree::run(&args, &settings, output),
+        Task::Show(args) => show::run(&args, &settings, output),
+        Task::Groups(args) => groups::run(&args, &settings, output),
+        Task::Status(args) => status::run(&args, &settings, output),
+        Task::Change(change) => change::run(&change, &settings, output),
+        Task::Undo(undo) => change::undo::run(&undo, &settings, output),
+        Task::Log(args) => log::run(&args, &settings, output),
+        Task::Emit(args) => emit::run(&args, &settings, output),
+        Task::Run(args) => run::run(&args, &settings, output),
+        Task::Explain(args) => explain::run(&args, output),
         Task::Completion(args) => completion::run(&args, output),
         Task::Util(args) => util::run(&args, output),
-        Task::Explain(args) => explain::run(&args, output),
-        _ => Ok(Exit::Ok),
+        Task::Worker => worker::run(),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::request::Settings;
 use crate::selector;
 use crate::snapshot::{self, Snapshot};
 use crate::view::Unknowns;
-use pci::{Bdf, Fields, Function};
+use pci::{Bdf, Function};
 use serde::Serialize;
 use sriov::{Coverage, Holders, Journal, Process, Usage};
 use std::collections::BTreeSet;
@@ -18,13 +18,26 @@ use std::collections::BTreeSet;
 pub(crate) fn run(args: &Functions, settings: &Settings, output: &mut Output) -> Outcome {
     let need = Snapshot::FREE | Need::fields(selector::fields(&args.selectors));
     let snapshot = Snapshot::read(&settings.sysfs, need)?;
-    let selection = selector::resolve(&args.selectors, &snapshot.topology)?;
+    let selection = selector::resolve(&args.selectors, &snapshot.topology, &settings.sysfs)?;
     let usage = Usage::read(&settings.sysfs, &snapshot.topology);
-    let functions = selection.functions.iter().filter_map(|bdf| snapshot.topology.function(*bdf));
-    let functions: Vec<View> = functions.filter_map(|function| View::new(&snapshot, &usage, function)).collect();
+    let functions = selection
+        .functions
+        .iter()
+        .filter_map(|bdf| snapshot.topology.function(*bdf));
+    let functions: Vec<View> = functions
+        .filter_map(|function| View::new(&snapshot, &usage, function))
+        .collect();
     let holders = snapshot.holders.as_ref();
-    let processes = if args.selectors.is_empty() { processes(holders, None) } else { processes(holders, Some(&selection.functions)) };
-    let operation = if settings.sysfs.is_host() { unfinished(settings) } else { Ok(None) };
+    let processes = if args.selectors.is_empty() {
+        processes(holders, None)
+    } else {
+        processes(holders, Some(&selection.functions))
+    };
+    let operation = if settings.sysfs.is_host() {
+        unfinished(settings)
+    } else {
+        Ok(None)
+    };
 
     if output.is_json() {
         let mut unknown = Unknowns::default();
@@ -54,16 +67,26 @@ pub(crate) fn run(args: &Functions, settings: &Settings, output: &mut Output) ->
     } else {
         table.write(output.data(), true)?;
     }
-    for process in processes.iter().filter(|process| process.files.iter().all(|file| file.functions.is_empty())) {
+    for process in processes
+        .iter()
+        .filter(|process| process.files.iter().all(|file| file.functions.is_empty()))
+    {
         let files: Vec<&str> = process.files.iter().map(|file| file.path.as_str()).collect();
-        output.note(format_args!("{} (pid {}) has {} open", process.process, process.pid, files.join(", ")));
+        output.note(format_args!(
+            "{} (pid {}) has {} open",
+            process.process,
+            process.pid,
+            files.join(", ")
+        ));
     }
     snapshot.note_what_was_not_seen(output);
     for unknown in &usage.unknown {
         output.note(format_args!("some uses are not known: {unknown}"));
     }
     match operation {
-        Ok(Some(id)) => output.warn(format_args!("operation {id} is under way or was interrupted: sriovctl log {id}")),
+        Ok(Some(id)) => output.warn(format_args!(
+            "operation {id} is under way or was interrupted: sriovctl log {id}"
+        )),
         Ok(None) => {}
         Err(reason) if settings.verbose => output.note(format_args!("the journal is not known: {reason}")),
         Err(_) => {}
@@ -81,7 +104,13 @@ fn unfinished(settings: &Settings) -> Result<Option<u64>, String> {
 fn processes(holders: Option<&Holders>, functions: Option<&BTreeSet<Bdf>>) -> Vec<ProcessView> {
     let processes = holders.map(|holders| holders.processes.as_slice()).unwrap_or_default();
     let is_wanted = |process: &&Process| {
-        functions.is_none_or(|wanted| process.files.iter().flat_map(|f| &f.functions).any(|f| wanted.contains(f)))
+        functions.is_none_or(|wanted| {
+            process
+                .files
+                .iter()
+                .flat_map(|f| &f.functions)
+                .any(|f| wanted.contains(f))
+        })
     };
     processes.iter().filter(is_wanted).map(ProcessView::from).collect()
 }
@@ -144,14 +173,22 @@ impl View {
     /// `None` for a function that nobody has and nobody prepared for a guest.
     fn new(snapshot: &Snapshot, usage: &Usage, function: &Function) -> Option<Self> {
         let bdf = function.bdf;
-        let processes = snapshot.holders.as_ref().map(|holders| holders.processes.as_slice()).unwrap_or_default();
-        let files = processes.iter().flat_map(|process| process.files.iter().map(move |file| (process, file)));
-        let held_by = files.filter(|(_, file)| file.functions.contains(&bdf)).map(|(process, file)| HeldBy {
-            pid: process.pid,
-            process: process.command.clone(),
-            fd: file.fd,
-            through: file.path.display().to_string(),
-        });
+        let processes = snapshot
+            .holders
+            .as_ref()
+            .map(|holders| holders.processes.as_slice())
+            .unwrap_or_default();
+        let files = processes
+            .iter()
+            .flat_map(|process| process.files.iter().map(move |file| (process, file)));
+        let held_by = files
+            .filter(|(_, file)| file.functions.contains(&bdf))
+            .map(|(process, file)| HeldBy {
+                pid: process.pid,
+                process: process.command.clone(),
+                fd: file.fd,
+                through: file.path.display().to_string(),
+            });
         let held_by: Vec<HeldBy> = held_by.collect();
         let used_for: Vec<String> = usage.of(bdf).iter().map(ToString::to_string).collect();
         let state = match (held_by.is_empty(), used_for.is_empty(), snapshot::is_on_vfio(function)) {
@@ -164,7 +201,12 @@ impl View {
         Some(Self {
             bdf: bdf.to_string(),
             driver: function.driver.as_ref().ok().cloned().flatten(),
-            group: function.iommu_group.as_ref().ok().and_then(Option::as_ref).map(|group| group.0),
+            group: function
+                .iommu_group
+                .as_ref()
+                .ok()
+                .and_then(Option::as_ref)
+                .map(|group| group.0),
             state,
             held_by,
             used_for,

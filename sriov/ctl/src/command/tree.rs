@@ -18,7 +18,7 @@ pub(crate) fn run(args: &Tree, settings: &Settings, output: &mut Output) -> Outc
     let fields = Fields::ID | Fields::DRIVER | Fields::GROUP | Fields::SRIOV | Fields::CLASS_DEVICES;
     let need = Need::names(fields | selector::fields(&args.selectors));
     let snapshot = Snapshot::read(&settings.sysfs, need)?;
-    let selection = selector::resolve(&args.selectors, &snapshot.topology)?;
+    let selection = selector::resolve(&args.selectors, &snapshot.topology, &settings.sysfs)?;
     let roots = Hierarchy::new(&snapshot.topology, &selection.functions).roots(&snapshot);
 
     if output.is_json() {

@@ -20,22 +20,16 @@ impl From<Error> for Failure {
                 let left = "not everything could be restored: when nothing is in the way any more, sriovctl undo";
                 failure.hint(if undo_failures.is_empty() { restored } else { left })
             }
-            ErrorKind::Held { holders } => Self {
-                held_by: holders,
-                ..Self::new(exit, kind, "device or resource busy")
-            },
-            ErrorKind::InUse { uses } => Self {
-                causes: uses,
-                ..Self::new(exit, kind, "the machine itself uses it")
-            },
-            ErrorKind::NotUndone { failures } => Self {
-                causes: failures.iter().map(ToString::to_string).collect(),
-                ..Self::new(exit, kind, "not everything could be restored")
-            },
-            ErrorKind::TimedOut { after, holders } => Self {
-                held_by: holders,
-                ..Self::new(exit, kind, format!("no answer within {:.1} s", after.as_secs_f64()))
-            },
+            ErrorKind::Held { holders } => Self::new(exit, kind, "device or resource busy").held_by(holders),
+            ErrorKind::InUse { uses } => Self::new(exit, kind, "the machine itself uses it").causes(uses),
+            ErrorKind::NotUndone { failures } => {
+                let causes = failures.iter().map(ToString::to_string);
+                Self::new(exit, kind, "not everything could be restored").causes(causes)
+            }
+            ErrorKind::TimedOut { after, holders } => {
+                let message = format!("no answer within {:.1} s", after.as_secs_f64());
+                Self::new(exit, kind, message).held_by(holders)
+            }
             other => Self::new(exit, kind, other.to_string()),
         };
         failure.exit = exit;

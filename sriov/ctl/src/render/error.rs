@@ -123,12 +123,12 @@ mod tests {
     #[test]
     fn text_has_the_documented_shape() {
         let text = anstream::adapter::strip_str(&Text(&held()).to_string()).to_string();
-        insta::assert_snapshot!(text, @r"");
+        insta::assert_snapshot!(text);
     }
 
     #[test]
     fn json_omits_nothing() {
         let text = serde_json::to_string_pretty(&Document::new(&Failure::usage("no"))).unwrap();
-        insta::assert_snapshot!(text, @r"");
+        insta::assert_snapshot!(text);
     }
 }

@@ -122,11 +122,11 @@ mod tests {
 
     #[test]
     fn columns_line_up_and_no_line_ends_in_spaces() {
-        insta::assert_snapshot!(text(|out| table().write(out, true)), @"");
+        insta::assert_snapshot!(text(|out| table().write(out, true)));
     }
 
     #[test]
     fn pairs_are_safe_in_a_shell() {
-        insta::assert_snapshot!(text(|out| table().write_pairs(out)), @"");
+        insta::assert_snapshot!(text(|out| table().write_pairs(out)));
     }
 }

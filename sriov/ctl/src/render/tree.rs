@@ -85,6 +85,6 @@ mod tests {
         let mut out = Vec::new();
         write(&mut out, &tree, Strokes::UNICODE).unwrap();
         write(&mut out, &tree, Strokes::ASCII).unwrap();
-        insta::assert_snapshot!(String::from_utf8(out).unwrap(), @"");
+        insta::assert_snapshot!(String::from_utf8(out).unwrap());
     }
 }

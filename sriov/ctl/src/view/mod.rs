@@ -5,6 +5,8 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 
 pub(crate) mod config;
+pub(crate) mod function;
+pub(crate) mod isolation;
 pub(crate) mod step;
 
 /// A process that has a function in its hands.

@@ -1,6 +1,6 @@
 //! An interrupt from the keyboard ends a change like any other failure: the step fails, and what was done is undone.
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use sriov::{Access, Failure};
 use std::io;
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Whether SIGINT or SIGTERM came. A second one ends the process at once; the journal then tells what to undo.
+/// Whether SIGINT, SIGTERM or SIGHUP came. A second one ends the process at once; the journal then tells what to undo.
 #[derive(Debug, Clone)]
 pub(super) struct Interrupt {
     came: Arc<AtomicBool>,
@@ -18,7 +18,7 @@ impl Interrupt {
     /// Takes the signals from now on.
     pub(super) fn watch() -> io::Result<Self> {
         let came = Arc::new(AtomicBool::new(false));
-        for signal in [SIGINT, SIGTERM] {
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
             // In this order: the first signal finds the flag unset, the second one set.
             signal_hook::flag::register_conditional_default(signal, Arc::clone(&came))?;
             signal_hook::flag::register(signal, Arc::clone(&came))?;

@@ -47,17 +47,23 @@ fn apply(verb: &Verb, consent: &Consent, settings: &Settings, output: &mut Outpu
     let wish = Wish::new(verb, &settings.sysfs)?;
     let (plan, lost) = wish.plan(&settings.sysfs, session.access(), &consent.force)?;
     if plan.steps.is_empty() {
-        return finish(&Report::planned(&plan), &wish, settings, output);
+        return finish(Report::planned(&plan), &wish, settings, output);
     }
     plan_text::talk(&plan, settings.verbose, output);
     session::confirm(&lost, consent, output)?;
+    // The answer may have taken its time.
+    let plan = if lost.is_empty() {
+        plan
+    } else {
+        wish.plan(&settings.sysfs, session.access(), &consent.force)?.0
+    };
     let mut timeline = Timeline::default();
     let applied = session.apply(&plan, &mut timeline, settings, output)?;
-    finish(&Report::applied(&plan, &applied, &timeline), &wish, settings, output)
+    finish(Report::applied(&plan, &applied, &timeline), &wish, settings, output)
 }
 
 /// Shows what was done, and the functions as they are now.
-fn finish(report: &Report, wish: &Wish, settings: &Settings, output: &mut Output) -> Outcome {
+fn finish(report: Report, wish: &Wish, settings: &Settings, output: &mut Output) -> Outcome {
     let topology = Topology::read_fields(&settings.sysfs, report::FIELDS)?;
     let functions = wish.functions_after(&topology);
     report.write(&topology, &functions, output)?;
@@ -83,11 +89,11 @@ impl Wish {
         let read = |selectors: &[Selector]| Topology::read_fields(sysfs, selector::fields(selectors));
         let all = |selectors: &[Selector]| -> Result<Vec<Bdf>, Failure> {
             let topology = read(selectors)?;
-            let selection = selector::resolve(selectors, &topology)?;
+            let selection = selector::resolve(selectors, &topology, sysfs)?;
             Ok(selection.complete(&topology)?.into_iter().collect())
         };
         let one = |selector: &Selector| -> Result<Bdf, Failure> {
-            selector::resolve_one(selector, &read(std::slice::from_ref(selector))?)
+            selector::resolve_one(selector, &read(std::slice::from_ref(selector))?, sysfs)
         };
         Ok(match verb {
             Verb::CreateVfs { pf, count, driver } => Self::CreateVfs {
@@ -124,10 +130,16 @@ impl Wish {
 
     fn agreed_losses(&self, machine: &Machine, force: &[Force]) -> Vec<(Bdf, Use)> {
         let targets = self.targets();
-        let vfs = targets.iter().flat_map(|pf| machine.topology.virtual_functions(*pf)).map(|vf| vf.bdf);
+        let vfs = targets
+            .iter()
+            .flat_map(|pf| machine.topology.virtual_functions(*pf))
+            .map(|vf| vf.bdf);
         let touched: BTreeSet<Bdf> = targets.iter().copied().chain(vfs).collect();
-        let uses = touched.iter().flat_map(|bdf| machine.usage.of(*bdf).iter().map(|used| (*bdf, used.clone())));
-        uses.filter(|(_, used)| force.contains(&session::force_for(used))).collect()
+        let uses = touched
+            .iter()
+            .flat_map(|bdf| machine.usage.of(*bdf).iter().map(|used| (*bdf, used.clone())));
+        uses.filter(|(_, used)| force.contains(&session::force_for(used)))
+            .collect()
     }
 
     fn targets(&self) -> Vec<Bdf> {

@@ -93,7 +93,13 @@ fn ranges(indices: &[u16]) -> String {
             _ => ranges.push((index, index)),
         }
     }
-    let text = ranges.iter().map(|(first, last)| if first == last { first.to_string() } else { format!("{first}-{last}") });
+    let text = ranges.iter().map(|(first, last)| {
+        if first == last {
+            first.to_string()
+        } else {
+            format!("{first}-{last}")
+        }
+    });
     text.collect::<Vec<_>>().join(",")
 }
 

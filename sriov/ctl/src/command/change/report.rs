@@ -12,8 +12,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// What [`Report::write`] shows of functions.
-pub(super) const FIELDS: Fields =
-    Fields::DRIVER.union(Fields::GROUP).union(Fields::SRIOV).union(Fields::CLASS_DEVICES);
+pub(super) const FIELDS: Fields = Fields::DRIVER
+    .union(Fields::GROUP)
+    .union(Fields::SRIOV)
+    .union(Fields::CLASS_DEVICES);
 
 /// When each step began.
 #[derive(Debug, Default)]
@@ -141,13 +143,33 @@ impl Report {
             output.warn(warning);
         }
         self.talk(output);
-        let mut table = Table::aligned([("bdf", false), ("driver", false), ("group", true), ("sriov", false), ("devices", false)]);
+        let mut table = Table::aligned([
+            ("bdf", false),
+            ("driver", false),
+            ("group", true),
+            ("sriov", false),
+            ("devices", false),
+        ]);
         for function in functions {
-            let devices = function.class_devices.iter().flatten().map(ToString::to_string).collect();
+            let devices = function
+                .class_devices
+                .iter()
+                .flatten()
+                .map(ToString::to_string)
+                .collect();
             let driver = optional(function.driver.clone().ok().flatten());
-            let group = function.iommu_group.clone().ok().flatten().map(|group| group.0.to_string());
+            let group = function
+                .iommu_group
+                .clone()
+                .ok()
+                .flatten()
+                .map(|group| group.0.to_string());
             let cells = [Value::Text(function.bdf.to_string()), driver, optional(group)];
-            table.row(cells.into_iter().chain([crate::column::sriov(function), Value::List(devices)]));
+            table.row(
+                cells
+                    .into_iter()
+                    .chain([crate::column::sriov(function), Value::List(devices)]),
+            );
         }
         Ok(table.write(output.data(), true)?)
     }
@@ -160,7 +182,11 @@ impl Report {
         };
         let mut table = Table::aligned([("ms", true), ("steps", true), ("action", false)]);
         for timing in &self.timing {
-            table.row([format!("{:.1}", timing.elapsed_ms), timing.count.to_string(), timing.step.clone()]);
+            table.row([
+                format!("{:.1}", timing.elapsed_ms),
+                timing.count.to_string(),
+                timing.step.clone(),
+            ]);
         }
         let mut text = Vec::new();
         if table.write(&mut text, true).is_ok() {
@@ -185,7 +211,12 @@ impl From<&Function> for FunctionView {
             enabled_vfs: sriov.map(|sriov| sriov.virtual_functions.len()),
             vf_of: vf.map(|vf| vf.pf.to_string()),
             vf_index: vf.and_then(|vf| vf.index.as_ref().ok()).map(|index| index.0),
-            devices: function.class_devices.iter().flatten().map(ToString::to_string).collect(),
+            devices: function
+                .class_devices
+                .iter()
+                .flatten()
+                .map(ToString::to_string)
+                .collect(),
         }
     }
 }

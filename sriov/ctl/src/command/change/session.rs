@@ -9,8 +9,8 @@ use crate::output::Output;
 use crate::request::{Consent, Settings};
 use pci::{Bdf, Fields, Sysfs, Topology};
 use sriov::{
-    Access, Applied, Error, ErrorKind, Executor, Holders, Journal, Lock, Loss, Owner, Plan, Progress, Undone, Usage, Use,
-    WorkerAccess, guard,
+    Access, Applied, Error, ErrorKind, Executor, Holders, Journal, Lock, Loss, Owner, Plan, Progress, Undone, Usage,
+    Use, WorkerAccess, guard,
 };
 use std::io::{self, BufRead as _, IsTerminal as _};
 
@@ -31,8 +31,14 @@ pub(super) fn require_root() -> Result<(), Failure> {
     if rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    let failure = Failure::new(Exit::Denied, "denied", "only root may change devices; nothing was changed");
-    Err(failure.code("S19").fix("run as root; sriovctl plan shows what would be done"))
+    let failure = Failure::new(
+        Exit::Denied,
+        "denied",
+        "only root may change devices; nothing was changed",
+    );
+    Err(failure
+        .code("S19")
+        .fix("run as root; sriovctl plan shows what would be done"))
 }
 
 impl Session {
@@ -55,7 +61,8 @@ impl Session {
             output.note(format_args!("waiting for {owner}"));
         };
         let lock = Lock::acquire(&settings.state_dir, &command_line(), consent.wait, &mut notice)?;
-        let interrupt = Interrupt::watch().map_err(|error| Failure::internal(format!("cannot take signals: {error}")))?;
+        let interrupt =
+            Interrupt::watch().map_err(|error| Failure::internal(format!("cannot take signals: {error}")))?;
         let access = WorkerAccess::new(settings.sysfs.clone(), crate::command::worker::command());
         Ok(Self {
             _lock: lock,
@@ -82,7 +89,9 @@ impl Session {
         settings: &Settings,
         output: &mut Output,
     ) -> Result<Applied, Failure> {
-        self.execute(timeline, settings, output, |executor| executor.apply(plan, &command_line()))
+        self.execute(timeline, settings, output, |executor| {
+            executor.apply(plan, &command_line())
+        })
     }
 
     /// Undoes an operation.
@@ -92,7 +101,9 @@ impl Session {
         settings: &Settings,
         output: &mut Output,
     ) -> Result<Undone, Failure> {
-        self.execute(&mut Timeline::default(), settings, output, |executor| executor.undo(operation))
+        self.execute(&mut Timeline::default(), settings, output, |executor| {
+            executor.undo(operation)
+        })
     }
 
     fn execute<T>(
@@ -113,14 +124,21 @@ impl Session {
         clear_line(output);
         result.map_err(|error| {
             let failure = Failure::from(error);
-            if self.interrupt.came() { failure.cause("a signal asked to stop") } else { failure }
+            if self.interrupt.came() {
+                failure.cause("a signal asked to stop")
+            } else {
+                failure
+            }
         })
     }
 }
 
 /// Looks at the machine anew: who came since the plan was made must not lose a function to the undoing.
 fn refuse_new_users(sysfs: &Sysfs, force: &[Force], loss: Loss) -> Result<(), Error> {
-    const FIELDS: Fields = Fields::ID.union(Fields::DRIVER).union(Fields::SRIOV).union(Fields::CLASS_DEVICES);
+    const FIELDS: Fields = Fields::ID
+        .union(Fields::DRIVER)
+        .union(Fields::SRIOV)
+        .union(Fields::CLASS_DEVICES);
     let (device, step) = match loss {
         Loss::Driver(bdf) => (bdf, "write driver/unbind"),
         Loss::VirtualFunctions(bdf) => (bdf, "write sriov_numvfs"),
@@ -132,7 +150,10 @@ fn refuse_new_users(sysfs: &Sysfs, force: &[Force], loss: Loss) -> Result<(), Er
         Loss::VirtualFunctions(pf) => topology.virtual_functions(pf).collect(),
     };
     let mut usage = Usage::read(sysfs, &topology);
-    usage.claim(sysfs, &functions.iter().map(|function| function.bdf).collect::<Vec<_>>());
+    usage.claim(
+        sysfs,
+        &functions.iter().map(|function| function.bdf).collect::<Vec<_>>(),
+    );
     usage.waive(|used| force.contains(&force_for(used)));
     let refused = guard::check(device, &functions, &usage, &Holders::scan(sysfs));
     refused.map_err(|refusal| refusal.into_error(step))
@@ -184,7 +205,12 @@ fn show(progress: &Progress<'_>, verbose: bool, output: &mut Output) {
         elapsed,
     } = progress;
     let undoing = if *undoing { "undo " } else { "" };
-    let text = format!("[{number}/{total}] {:7.3} s  {}: {undoing}{}", elapsed.as_secs_f64(), step.target, step.action);
+    let text = format!(
+        "[{number}/{total}] {:7.3} s  {}: {undoing}{}",
+        elapsed.as_secs_f64(),
+        step.target,
+        step.action
+    );
     if verbose {
         output.talk(format_args!("{text}\n"));
     } else if output.talks_to_terminal() {
@@ -200,7 +226,9 @@ fn clear_line(output: &mut Output) {
 
 /// The command line as the journal and others who wait for the lock see it.
 fn command_line() -> String {
-    let arguments = std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned());
+    let arguments = std::env::args_os()
+        .skip(1)
+        .map(|argument| argument.to_string_lossy().into_owned());
     let words: Vec<String> = std::iter::once("sriovctl".to_owned()).chain(arguments).collect();
     words.join(" ")
 }

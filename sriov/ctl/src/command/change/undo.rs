@@ -24,7 +24,10 @@ fn dry_run(id: Option<u64>, settings: &Settings, output: &mut Output) -> Outcome
         document(&operation, None, None, output)?;
         return Ok(Exit::Ok);
     }
-    output.note(format_args!("operation {} would be undone, last change first: {}", operation.id, operation.command));
+    output.note(format_args!(
+        "operation {} would be undone, last change first: {}",
+        operation.id, operation.command
+    ));
     log::changes(&operation).write(output.data(), true)?;
     Ok(Exit::Ok)
 }
@@ -33,12 +36,18 @@ fn undo(id: Option<u64>, consent: &Consent, settings: &Settings, output: &mut Ou
     session::require_root()?;
     let mut session = Session::resume(settings, consent, output)?;
     let undone = session.undo(id, settings, output)?;
-    let operation = session.journal().operation(Some(undone.operation)).map_err(Failure::from)?;
+    let operation = session
+        .journal()
+        .operation(Some(undone.operation))
+        .map_err(Failure::from)?;
     if output.is_json() {
         document(&operation, Some(undone.restored), Some(false), output)?;
     } else {
         log::changes(&operation).write(output.data(), true)?;
-        output.note(format_args!("operation {} is undone: {} changes were taken back", undone.operation, undone.restored));
+        output.note(format_args!(
+            "operation {} is undone: {} changes were taken back",
+            undone.operation, undone.restored
+        ));
     }
     Ok(Exit::Ok)
 }
