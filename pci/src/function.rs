@@ -1,6 +1,9 @@
 //! One PCI function as sysfs describes it.
 
-use crate::{Bar, Bdf, ClassCode, DeviceId, GroupId, Reading, SubsystemId, VendorId};
+use crate::{
+    Bar, Bdf, ClassCode, ConfigSpace, DeviceId, FindError, GroupId, Reading, Reason, SubsystemId, Sysfs, Unknown,
+    VendorId,
+};
 use std::fmt;
 use std::path::PathBuf;
 
@@ -156,6 +159,30 @@ pub struct ClassDevice {
     pub class: String,
     /// The device's name in the class (`eth0`).
     pub name: String,
+}
+
+impl Function {
+    /// Its configuration space: 4096 or 256 bytes, for readers without privilege the first 64.
+    ///
+    /// # Errors
+    /// Why it is not known.
+    pub fn config(&self, sysfs: &Sysfs) -> Reading<ConfigSpace> {
+        let bytes = sysfs.read_bytes(self.path.join("config"), ConfigSpace::MAX_LEN_BYTES)?;
+        Ok(ConfigSpace::new(bytes))
+    }
+}
+
+impl Unknown {
+    /// Why a capability is not known although the configuration space could be read: not all of it, as a rule.
+    pub(crate) fn config(sysfs: &Sysfs, function: &Function, config: &ConfigSpace, error: &FindError) -> Self {
+        const WITHOUT_PRIVILEGE: usize = 64;
+        let reason = if config.bytes().len() == WITHOUT_PRIVILEGE {
+            Reason::Denied
+        } else {
+            Reason::malformed(&error.to_string())
+        };
+        reason.at(sysfs.path(function.path.join("config")))
+    }
 }
 
 impl LinkSpeed {

@@ -9,18 +9,32 @@
 
 mod bar;
 mod bdf;
+pub mod cap;
+mod config;
+mod describe;
 mod driver;
+pub mod dump;
+pub mod ecap;
 mod error;
 mod function;
 mod group;
+mod header;
 mod id;
+mod iommu;
+mod isolation;
 mod names;
 mod reading;
+mod register;
 mod sysfs;
 mod topology;
+mod translation;
+mod walk;
 
 pub use bar::{Bar, BarFlags, BarIndex};
 pub use bdf::{Bdf, ParseBdfError, RoutingId, Segment};
+pub use cap::{Capability, CapabilityId};
+pub use config::{ConfigSpace, FindError};
+pub use describe::{Bytes, Describe, Field, Hex, Value};
 pub use driver::Driver;
 pub use error::{Error, ErrorKind};
 pub use function::{
@@ -28,8 +42,17 @@ pub use function::{
     VirtualFunctionRef,
 };
 pub use group::{Group, GroupId, ReservedKind, ReservedRegion, Spoiler, Viability};
+pub use header::{
+    BarRegister, BridgeControl, BridgeHeader, CardBusHeader, Command, EndpointHeader, Header, HeaderKind, RomRegister,
+    Status,
+};
 pub use id::{ClassCode, DeviceId, SubsystemId, VendorId};
+pub use iommu::{AmdCap, AmdFeatures, AmdIommu, IntelEcap, IntelIommu, Iommu, IommuKind, IommuSupport};
+pub use isolation::{AcsControls, Gap, Hop, HopFacts, Isolation};
 pub use names::Names;
 pub use reading::{Reading, Reason, Unknown};
+pub use register::Truncated;
 pub use sysfs::Sysfs;
 pub use topology::{Fields, Topology};
+pub use translation::TranslationServices;
+pub use walk::{Walk, WalkEnd};

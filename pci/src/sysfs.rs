@@ -62,7 +62,8 @@ impl Sysfs {
     /// The path of a file given relative to the root (`sys/bus/pci/devices`); a leading slash is ignored.
     #[must_use]
     pub fn path(&self, relative: impl AsRef<Path>) -> PathBuf {
-        self.root.join(below(relative.as_ref()))
+        let relative = relative.as_ref();
+        self.root.join(relative.strip_prefix("/").unwrap_or(relative))
     }
 
     /// The text of a file, without white space at its ends; at most 64 KiB.
@@ -83,7 +84,8 @@ impl Sysfs {
     pub fn read_bytes(&self, path: impl AsRef<Path>, limit: usize) -> Reading<Vec<u8>> {
         let path = path.as_ref();
         let read = || {
-            let (file, size) = regular(self.open(path, FILE)?)?;
+            let file = self.open(path, FILE)?;
+            let size = regular(&file)?;
             // A file of sysfs claims 4096 bytes, one of procfs none: the size is only a first guess.
             let mut bytes = vec![0; size.clamp(512, limit.max(512)).saturating_add(1)];
             let mut len = 0;
@@ -178,7 +180,6 @@ pub(crate) struct Dir<'s> {
 /// One name in a directory.
 pub(crate) struct Entry<'n> {
     pub(crate) name: &'n str,
-    pub(crate) is_dir: bool,
     pub(crate) is_link: bool,
 }
 
@@ -215,22 +216,19 @@ impl<'s> Dir<'s> {
         self.sysfs.path(self.path.join(name))
     }
 
-    /// The trimmed text of the file `name`.
+    /// The trimmed text of the file `name`. One read: the kernel hands out an attribute at once.
     pub(crate) fn text<'b>(&self, name: &str, buffer: &'b mut Buffer) -> Result<&'b str, Reason> {
         let file = match openat(&self.fd, name, FILE | OFlags::NOFOLLOW, Mode::empty()) {
             // A link, which sysfs never has here: take the way that stays below the root.
             Err(Errno::LOOP) => self.sysfs.open(&self.path.join(name), FILE)?,
             other => other?,
         };
-        let (file, size) = regular(file)?;
-        let mut len = retry_on_intr(|| rustix::io::read(&file, &mut *buffer.0))?;
-        if len != size {
-            len += fill(&file, buffer.0.get_mut(len..).unwrap_or_default())?;
+        match retry_on_intr(|| rustix::io::read(&file, &mut *buffer.0)) {
+            Ok(len @ 1..=TEXT_LIMIT) => text(buffer.0.get(..len).unwrap_or_default()),
+            Ok(1..) => Err(Reason::TooLarge(TEXT_LIMIT)),
+            // Nothing came: an empty file, or a FIFO or the like.
+            nothing => regular(&file).and(Ok(nothing.map(|_| "")?)),
         }
-        if len > TEXT_LIMIT {
-            return Err(Reason::TooLarge(TEXT_LIMIT));
-        }
-        text(buffer.0.get(..len).unwrap_or_default())
     }
 
     /// What `parse` makes of the text of the file `name`; malformed where it makes nothing of it.
@@ -291,26 +289,30 @@ impl<'s> Dir<'s> {
             }
             f(Entry {
                 name: &name.to_string_lossy(),
-                is_dir: self.is(entry.file_type(), FileType::Directory, name),
-                is_link: self.is(entry.file_type(), FileType::Symlink, name),
+                is_link: self.is_link(entry.file_type(), name),
             });
         }
         Ok(())
     }
 
-    /// Whether an entry has a type; some file systems do not tell it with the name.
-    fn is(&self, told: FileType, wanted: FileType, name: &CStr) -> bool {
+    /// Whether an entry is a link; some file systems do not tell it with the name.
+    fn is_link(&self, told: FileType, name: &CStr) -> bool {
         if told != FileType::Unknown {
-            return told == wanted;
+            return told == FileType::Symlink;
         }
         let stat = rustix::fs::statat(&self.fd, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW);
-        stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == wanted)
+        stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink)
     }
 }
 
-/// A path without its leading slash.
+/// A path without its leading slash; `.` for the root itself.
 fn below(path: &Path) -> &Path {
-    path.strip_prefix("/").unwrap_or(path)
+    let path = path.strip_prefix("/").unwrap_or(path);
+    if path.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        path
+    }
 }
 
 /// Where a link in the directory `from` leads, by its text alone: a path from the root. `None` when it leaves the root.
@@ -327,13 +329,13 @@ pub(crate) fn resolve(from: &Path, target: &str) -> Option<PathBuf> {
     Some(path)
 }
 
-/// The file and its size, if it is a regular file.
-fn regular(file: OwnedFd) -> Result<(OwnedFd, usize), Reason> {
-    let stat = fstat(&file)?;
+/// The size of a regular file; an error for anything else.
+fn regular(file: &OwnedFd) -> Result<usize, Reason> {
+    let stat = fstat(file)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(Reason::NotAFile);
     }
-    Ok((file, usize::try_from(stat.st_size).unwrap_or(usize::MAX)))
+    Ok(usize::try_from(stat.st_size).unwrap_or(usize::MAX))
 }
 
 /// Reads until the end of the file or of `space`; returns how much.

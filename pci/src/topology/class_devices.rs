@@ -1,97 +1,113 @@
-//! The network, block and other class devices below a function.
+//! The network, block and other class devices of every function.
 //!
-//! They lie at any depth (`virtio1/block/vda`, `ata1/host0/target0:0:0/0:0:0:0/block/sda`): a directory is one when its
-//! `subsystem` link leads to `class/…`. The search follows no link and does not enter other functions.
+//! They lie at any depth below a function (`virtio1/block/vda`, `ata1/host0/target0:0:0/0:0:0:0/block/sda`). Searching below
+//! every function would take long; `/sys/class` lists all devices, and the path of a device names its function.
 
-use crate::sysfs::{Buffer, Dir};
-use crate::{Bdf, ClassDevice, Reason};
+use crate::sysfs::{Buffer, Dir, resolve};
+use crate::{Bdf, ClassDevice, Function, Reading, Reason, Sysfs};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 
-/// Deeper than any stack of controllers and hubs; USB allows seven tiers.
-const MAX_DEPTH: usize = 24;
+const CLASSES: &str = "sys/class";
 
-/// How many directories the search enters below one function.
-const MAX_DIRECTORIES: usize = 16 << 10;
+/// Classes of the kernel's own bookkeeping.
+const SKIPPED: [&str; 2] = ["pci_bus", "wakeup"];
 
-pub(super) fn read(function: &Dir<'_>, buffer: &mut Buffer) -> Result<Vec<ClassDevice>, Reason> {
-    let mut search = Search {
-        found: Vec::new(),
-        directories: 0,
-    };
-    search.enter(function, buffer, 0)?;
-    search.found.sort_unstable();
-    Ok(search.found)
-}
+/// Where the kernel puts the block devices of namespaces that several NVMe controllers share.
+const SHARED_NAMESPACES: &str = "sys/devices/virtual/nvme-subsystem";
 
-struct Search {
-    found: Vec<ClassDevice>,
-    directories: usize,
-}
-
-impl Search {
-    fn enter(&mut self, dir: &Dir<'_>, buffer: &mut Buffer, depth: usize) -> Result<(), Reason> {
-        let mut below = Vec::new();
-        dir.each(|entry| {
-            if entry.is_dir && !is_attribute_group(entry.name) && entry.name.parse::<Bdf>().is_err() {
-                below.push(entry.name.to_owned());
-            }
-        })?;
-        for name in below {
-            self.directories += 1;
-            if depth == MAX_DEPTH || self.directories > MAX_DIRECTORIES {
-                return Err(Reason::TooLarge(MAX_DIRECTORIES));
-            }
-            // A device may go away while we look.
-            match self.visit(dir, &name, buffer, depth) {
-                Ok(()) | Err(Reason::Missing) => {}
-                Err(reason) => return Err(reason),
-            }
+/// Fills in the class devices of all functions.
+pub(super) fn attach(sysfs: &Sysfs, functions: &mut [Function]) {
+    let mut found = read(sysfs);
+    for function in functions {
+        // Of a function that went away while it was read, nothing is known.
+        if function
+            .class_devices
+            .as_ref()
+            .is_err_and(|unknown| unknown.reason == Reason::NotRead)
+        {
+            function.class_devices = match &mut found {
+                Ok(found) => Ok(found.remove(&function.bdf).unwrap_or_default()),
+                Err(unknown) => Err(unknown.clone()),
+            };
         }
-        Ok(())
     }
+}
 
-    fn visit(&mut self, parent: &Dir<'_>, name: &str, buffer: &mut Buffer, depth: usize) -> Result<(), Reason> {
-        let dir = parent.subdir(name)?;
-        let class = match dir.link("subsystem", buffer) {
-            Ok(target) => class_of(target).map(str::to_owned),
-            Err(Reason::Missing) => None,
-            Err(reason) => return Err(reason),
+/// The class devices by function, in order.
+fn read(sysfs: &Sysfs) -> Reading<BTreeMap<Bdf, Vec<ClassDevice>>> {
+    let mut buffer = Buffer::new();
+    let mut found = BTreeMap::<_, Vec<_>>::new();
+    for class in sysfs
+        .names(CLASSES)?
+        .into_iter()
+        .filter(|class| !SKIPPED.contains(&class.as_str()))
+    {
+        let dir = Path::new(CLASSES).join(&class);
+        let places = match places(sysfs, &dir, &mut buffer) {
+            Ok(places) => places,
+            // A class goes away with its module.
+            Err(Reason::Missing) => continue,
+            Err(reason) => return Err(reason.at(sysfs.path(dir))),
         };
-        match class.as_deref() {
-            Some("pci_bus" | "wakeup") => return Ok(()),
-            Some(class) => self.found.push(ClassDevice {
-                class: class.to_owned(),
-                name: name.to_owned(),
-            }),
-            None => {}
-        }
-        match class.as_deref() {
-            // Queues, statistics and partitions: many directories, no further device.
-            Some("net" | "block") => Ok(()),
-            _ => self.enter(&dir, buffer, depth + 1),
+        for place in &places {
+            // A partition is no device of its own: it lies in the directory of the disk.
+            if class == "block" && place.parent().is_some_and(|above| places.contains(above)) {
+                continue;
+            }
+            let functions = match function(place) {
+                Some(function) => vec![function],
+                None => sharing(sysfs, place, &mut buffer),
+            };
+            let name = place.file_name().unwrap_or_default().to_string_lossy();
+            for function in functions {
+                let (class, name) = (class.clone(), name.clone().into_owned());
+                found.entry(function).or_default().push(ClassDevice { class, name });
+            }
         }
     }
-}
-
-/// `net` of `../../../../class/net`; `None` for devices of a bus.
-fn class_of(subsystem: &str) -> Option<&str> {
-    let (above, class) = subsystem.rsplit_once('/')?;
-    above.ends_with("/class").then_some(class)
-}
-
-/// Directories of attributes that have no device below them.
-fn is_attribute_group(name: &str) -> bool {
-    matches!(name, "power" | "link" | "msi_irqs" | "aer" | "doe_features" | "tsm")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_links_to_a_class_make_a_class_device() {
-        assert_eq!(class_of("../../../../class/net"), Some("net"));
-        assert_eq!(class_of("../../../bus/virtio"), None);
-        assert_eq!(class_of("net"), None);
-        assert_eq!(class_of(""), None);
+    for devices in found.values_mut() {
+        devices.sort_unstable();
     }
+    Ok(found)
+}
+
+/// Where the links in a directory lead, from the root.
+fn places(sysfs: &Sysfs, path: &Path, buffer: &mut Buffer) -> Result<BTreeSet<PathBuf>, Reason> {
+    let dir = Dir::open(sysfs, path)?;
+    let mut links = Vec::new();
+    dir.each(|entry| links.extend(entry.is_link.then(|| entry.name.to_owned())))?;
+    let mut places = BTreeSet::new();
+    for link in links {
+        match dir.link(&link, buffer) {
+            Ok(target) => places.extend(resolve(path, target)),
+            // The device went away between the two readings.
+            Err(Reason::Missing) => {}
+            Err(reason) => return Err(reason),
+        }
+    }
+    Ok(places)
+}
+
+/// The function nearest above a place.
+fn function(place: &Path) -> Option<Bdf> {
+    let names = place
+        .ancestors()
+        .skip(1)
+        .filter_map(|above| above.file_name().and_then(OsStr::to_str));
+    names.filter_map(|name| name.parse().ok()).next()
+}
+
+/// The functions whose NVMe controllers share a namespace: the directory of its subsystem links to them.
+fn sharing(sysfs: &Sysfs, place: &Path, buffer: &mut Buffer) -> Vec<Bdf> {
+    let subsystem = place
+        .parent()
+        .filter(|above| above.parent() == Some(Path::new(SHARED_NAMESPACES)));
+    let controllers = subsystem.and_then(|subsystem| places(sysfs, subsystem, buffer).ok());
+    controllers
+        .iter()
+        .flatten()
+        .filter_map(|controller| function(controller))
+        .collect()
 }

@@ -3,8 +3,10 @@
 //! [`Topology::read`] takes it in one pass; everything after that is look-up in memory. Reading touches no configuration
 //! space (raw reads of every device can crash some machines) and no file whose reading takes the device lock.
 
+mod attributes;
 mod class_devices;
 mod read;
+mod visit;
 
 use crate::group::spoils;
 use crate::{Bdf, Error, Function, Group, GroupId, Reason, Spoiler, Sysfs, Unknown, Viability};
@@ -40,9 +42,10 @@ bitflags::bitflags! {
 /// A snapshot of the PCI functions of a machine. Look-up by address is O(log n).
 #[derive(Debug, Clone)]
 pub struct Topology {
-    functions: BTreeMap<Bdf, Function>,
-    /// The functions below each bridge, in order of address; `None` for the root buses.
-    children: BTreeMap<Option<Bdf>, Vec<Bdf>>,
+    /// In order of address.
+    functions: Vec<Function>,
+    /// The positions of the functions below each bridge, in order of address; `None` for the root buses.
+    children: BTreeMap<Option<Bdf>, Vec<usize>>,
     groups: BTreeMap<GroupId, Group>,
     oddities: Vec<Unknown>,
 }
@@ -70,13 +73,14 @@ impl Topology {
 
     /// All functions in order of address.
     pub fn functions(&self) -> impl ExactSizeIterator<Item = &Function> {
-        self.functions.values()
+        self.functions.iter()
     }
 
     /// The function of that name.
     #[must_use]
     pub fn function(&self, bdf: Bdf) -> Option<&Function> {
-        self.functions.get(&bdf)
+        let position = self.functions.binary_search_by_key(&bdf, |function| function.bdf);
+        self.functions.get(position.ok()?)
     }
 
     /// The functions directly below a bridge (`Some`) or on the root buses (`None`), in order of address.
@@ -85,7 +89,7 @@ impl Topology {
         children
             .unwrap_or_default()
             .iter()
-            .filter_map(|bdf| self.function(*bdf))
+            .filter_map(|position| self.functions.get(*position))
     }
 
     /// The bridges above a function, nearest first, up to its root port.

@@ -1,19 +1,17 @@
-//! Takes the snapshot: one visit to every function's directory, then the relations between functions.
+//! Takes the snapshot: visits every function, then works out the relations between them.
 
+use super::visit::{Found, Visitor};
 use super::{Fields, Topology, class_devices};
-use crate::bar::parse_resource;
-use crate::function::decimal;
-use crate::id::{ModAlias, parse_class, parse_u16};
-use crate::sysfs::{Buffer, Dir, resolve};
-use crate::{
-    Bdf, ClassCode, DeviceId, Error, ErrorKind, Function, Group, GroupId, Link, LinkSpeed, LinkState, PowerState,
-    Reading, Reason, ResetMethod, Sriov, SubsystemId, Sysfs, Unknown, VendorId, VfIndex, VfOf, VirtualFunctionRef,
-};
+use crate::sysfs::{Buffer, Dir};
+use crate::{Bdf, Error, ErrorKind, Function, Group, GroupId, Reason, Sysfs, Unknown, VfIndex};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::num::NonZero;
 
 pub(super) const DEVICES: &str = "sys/bus/pci/devices";
 const GROUPS: &str = "sys/kernel/iommu_groups";
+
+/// How many functions make a further thread worth its start.
+const FUNCTIONS_PER_THREAD: usize = 256;
 
 pub(super) fn topology(sysfs: &Sysfs, fields: Fields) -> Result<Topology, Error> {
     let failed = |reason: Reason| no_bus(sysfs, &reason);
@@ -22,37 +20,26 @@ pub(super) fn topology(sysfs: &Sysfs, fields: Fields) -> Result<Topology, Error>
     devices
         .each(|entry| names.push(entry.name.to_owned()))
         .map_err(failed)?;
+    // Functions below one bridge come one after the other.
     names.sort_unstable();
 
-    let mut reader = Reader {
-        sysfs,
-        fields,
-        devices,
-        buffer: Buffer::new(),
-        oddities: Vec::new(),
-    };
-    let mut functions = BTreeMap::new();
-    for name in &names {
-        // The kernel spells an address in one way only.
-        match name.parse::<Bdf>().ok().filter(|bdf| bdf.to_string() == *name) {
-            Some(bdf) => functions.extend([(bdf, reader.function(name, bdf))]),
-            None => reader.odd(name, Reason::malformed(name)),
-        }
-    }
-    let mut groups = reader.groups();
-    let oddities = reader.oddities;
-
+    let Found {
+        mut functions,
+        mut oddities,
+    } = visit(&names, || Visitor::new(sysfs, fields, &devices));
+    functions.sort_unstable_by_key(|function| function.bdf);
     index_virtual_functions(&mut functions);
-    let mut children = BTreeMap::<_, Vec<_>>::new();
-    for (bdf, function) in &functions {
-        children.entry(function.parent).or_default().push(*bdf);
-        if let Ok(Some(id)) = function.iommu_group {
-            groups.entry(id).or_insert_with(|| Group::new(id)).functions.push(*bdf);
-        }
+    if fields.contains(Fields::CLASS_DEVICES) {
+        class_devices::attach(sysfs, &mut functions);
     }
-    for group in groups.values_mut() {
-        group.functions.sort_unstable();
-        group.functions.dedup();
+    let mut groups = BTreeMap::new();
+    if fields.contains(Fields::GROUP_DETAILS) {
+        groups = read_groups(sysfs, &mut oddities);
+    }
+    gather_groups(&functions, &mut groups);
+    let mut children = BTreeMap::<_, Vec<_>>::new();
+    for (position, function) in functions.iter().enumerate() {
+        children.entry(function.parent).or_default().push(position);
     }
     Ok(Topology {
         functions,
@@ -62,338 +49,109 @@ pub(super) fn topology(sysfs: &Sysfs, fields: Fields) -> Result<Topology, Error>
     })
 }
 
+/// Visits the functions of these names, on several threads when they are many: nearly all of the time goes to the kernel.
+fn visit<'s>(names: &[String], visitor: impl Fn() -> Visitor<'s> + Sync) -> Found {
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let threads = threads.min(names.len() / FUNCTIONS_PER_THREAD);
+    if threads < 2 {
+        return visitor().visit(names);
+    }
+    let visitor = &visitor;
+    std::thread::scope(|scope| {
+        let parts = names.chunks(names.len().div_ceil(threads));
+        let running: Vec<_> = parts.map(|part| scope.spawn(move || visitor().visit(part))).collect();
+        let mut found = Found::default();
+        for thread in running {
+            let part = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            found.functions.extend(part.functions);
+            found.oddities.extend(part.oddities);
+        }
+        found
+    })
+}
+
+/// Gives every VF the index under which its PF links to it. `functions` are in order of address.
+fn index_virtual_functions(functions: &mut [Function]) {
+    let mut links: Vec<(Bdf, Bdf, VfIndex)> = Vec::new();
+    for pf in functions.iter() {
+        let sriov = pf.sriov.as_ref().ok().and_then(Option::as_ref);
+        links.extend(
+            sriov
+                .iter()
+                .flat_map(|s| &s.virtual_functions)
+                .map(|vf| (vf.bdf, pf.bdf, vf.index)),
+        );
+    }
+    for (vf, pf, index) in links {
+        let position = functions.binary_search_by_key(&vf, |function| function.bdf);
+        let function = position.ok().and_then(|position| functions.get_mut(position));
+        let vf_of = function.and_then(|f| f.vf_of.as_mut().ok()?.as_mut());
+        if let Some(vf_of) = vf_of.filter(|vf_of| vf_of.pf == pf) {
+            vf_of.index = Ok(index);
+        }
+    }
+}
+
+/// The groups as their own directories describe them.
+fn read_groups(sysfs: &Sysfs, oddities: &mut Vec<Unknown>) -> BTreeMap<GroupId, Group> {
+    let mut groups = BTreeMap::new();
+    let mut names = Vec::new();
+    let listed = Dir::open(sysfs, GROUPS).and_then(|dir| {
+        dir.each(|entry| names.push(entry.name.to_owned()))?;
+        Ok(dir)
+    });
+    let dir = match listed {
+        Ok(dir) => dir,
+        // A kernel without IOMMU support.
+        Err(Reason::Missing) => return groups,
+        Err(reason) => {
+            oddities.push(reason.at(sysfs.path(GROUPS)));
+            return groups;
+        }
+    };
+    let mut buffer = Buffer::new();
+    for name in names {
+        let group = match GroupId::parse(&name) {
+            Some(id) => Group::read(id, &dir, &mut buffer),
+            None => Err(Reason::malformed(&name).at(dir.path_of(&name))),
+        };
+        match group {
+            Ok(group) => groups.extend([(group.id, group)]),
+            Err(unknown) => oddities.push(unknown),
+        }
+    }
+    groups
+}
+
+/// Adds every function to the group that it links to.
+fn gather_groups(functions: &[Function], groups: &mut BTreeMap<GroupId, Group>) {
+    for function in functions {
+        if let Ok(Some(id)) = function.iommu_group {
+            groups
+                .entry(id)
+                .or_insert_with(|| Group::new(id))
+                .functions
+                .push(function.bdf);
+        }
+    }
+    for group in groups.values_mut() {
+        group.functions.sort_unstable();
+        group.functions.dedup();
+    }
+}
+
 fn no_bus(sysfs: &Sysfs, reason: &Reason) -> Error {
     let path = sysfs.path(DEVICES);
+    let step = format!("read {}", path.display());
     let kind = match reason {
         Reason::Denied => ErrorKind::Denied,
-        Reason::OutsideRoot => ErrorKind::OutsideRoot(path.clone()),
+        Reason::OutsideRoot => ErrorKind::OutsideRoot(path),
         Reason::Io(errno) => ErrorKind::Io(*errno),
-        _ => ErrorKind::NoPciBus(path.clone()),
+        _ => ErrorKind::NoPciBus(path),
     };
     Error {
         device: None,
-        step: format!("read {}", path.display()),
+        step,
         kind,
-    }
-}
-
-struct Reader<'s> {
-    sysfs: &'s Sysfs,
-    fields: Fields,
-    devices: Dir<'s>,
-    buffer: Buffer,
-    oddities: Vec<Unknown>,
-}
-
-impl Reader<'_> {
-    fn odd(&mut self, name: &str, reason: Reason) {
-        self.oddities.push(reason.at(self.devices.path_of(name)));
-    }
-
-    fn function(&mut self, name: &str, bdf: Bdf) -> Function {
-        let place = self.place(name);
-        let function = place.and_then(|path| {
-            let dir = Dir::open(self.sysfs, path)?;
-            let mut attributes = Attributes {
-                fields: self.fields,
-                dir: &dir,
-                buffer: &mut self.buffer,
-            };
-            let function = attributes.function(bdf);
-            // A file that is absent means "none" only while the function is there.
-            if self.devices.has(name) {
-                Ok(function)
-            } else {
-                Err(Reason::Missing)
-            }
-        });
-        function.unwrap_or_else(|reason| {
-            let reason = reason.at(self.devices.path_of(name));
-            unknown(bdf, Path::new(DEVICES).join(name), &reason)
-        })
-    }
-
-    /// The directory of a function, from the root: where its link in `devices` leads.
-    fn place(&mut self, name: &str) -> Result<PathBuf, Reason> {
-        let target = match self.devices.link(name, &mut self.buffer) {
-            Ok(target) => target,
-            Err(reason @ Reason::Malformed(_)) => {
-                // A captured tree without links: usable, but it does not tell what is above the function.
-                self.odd(name, reason);
-                return Ok(Path::new(DEVICES).join(name));
-            }
-            Err(reason) => return Err(reason),
-        };
-        let path = resolve(Path::new(DEVICES), target).ok_or(Reason::OutsideRoot)?;
-        if path.file_name().is_none_or(|last| last != name) {
-            let reason = Reason::malformed(target);
-            self.odd(name, reason);
-        }
-        Ok(path)
-    }
-
-    fn groups(&mut self) -> BTreeMap<GroupId, Group> {
-        let mut groups = BTreeMap::new();
-        if !self.fields.contains(Fields::GROUP_DETAILS) {
-            return groups;
-        }
-        let mut names = Vec::new();
-        let listed = Dir::open(self.sysfs, GROUPS).and_then(|dir| {
-            dir.each(|entry| names.push(entry.name.to_owned()))?;
-            Ok(dir)
-        });
-        let dir = match listed {
-            Ok(dir) => dir,
-            // A kernel without IOMMU support.
-            Err(Reason::Missing) => return groups,
-            Err(reason) => {
-                self.oddities.push(reason.at(self.sysfs.path(GROUPS)));
-                return groups;
-            }
-        };
-        for name in names {
-            let group = match GroupId::parse(&name) {
-                Some(id) => Group::read(id, &dir, &mut self.buffer),
-                None => Err(Reason::malformed(&name).at(dir.path_of(&name))),
-            };
-            match group {
-                Ok(group) => groups.extend([(group.id, group)]),
-                Err(unknown) => self.oddities.push(unknown),
-            }
-        }
-        groups
-    }
-}
-
-/// The attributes of one function.
-struct Attributes<'r> {
-    fields: Fields,
-    dir: &'r Dir<'r>,
-    buffer: &'r mut Buffer,
-}
-
-impl Attributes<'_> {
-    fn function(&mut self, bdf: Bdf) -> Function {
-        let mut function = unknown(bdf, self.dir.path().to_path_buf(), &Unknown::not_read(""));
-        let parent = function.path.parent().and_then(Path::file_name);
-        function.parent = parent.and_then(|name| name.to_str()?.parse().ok());
-
-        if self.fields.contains(Fields::ID) {
-            self.ids(&mut function);
-        }
-        if self.fields.contains(Fields::DRIVER) {
-            function.driver = self.link("driver", |name| Some(name.to_owned()));
-        }
-        if self.fields.contains(Fields::GROUP) {
-            function.iommu_group = self.link("iommu_group", GroupId::parse);
-        }
-        if self.fields.contains(Fields::NUMA) {
-            function.numa_node = self.optional("numa_node", numa_node).map(Option::flatten);
-        }
-        if self.fields.contains(Fields::LINK) {
-            function.link = self.express_link();
-        }
-        if self.fields.contains(Fields::BARS) {
-            function.bars = self.bars();
-        }
-        if self.fields.contains(Fields::SRIOV) {
-            function.vf_of = self.vf_of();
-            function.sriov = match function.vf_of {
-                Ok(Some(_)) => Ok(None),
-                _ => self.sriov(),
-            };
-        }
-        if self.fields.contains(Fields::STATE) {
-            function.revision = self.required("revision", |text| u8::try_from(parse_u16(text)?).ok());
-            function.ari = self.optional("ari_enabled", flag);
-            function.reset_methods = self.reset_methods();
-            function.power_state = self.required("power_state", PowerState::parse);
-        }
-        if self.fields.contains(Fields::CLASS_DEVICES) {
-            let found = class_devices::read(self.dir, self.buffer);
-            function.class_devices = found.map_err(|reason| reason.at(self.dir.path_of("")));
-        }
-        function
-    }
-
-    fn required<T>(&mut self, name: &str, parse: impl FnOnce(&str) -> Option<T>) -> Reading<T> {
-        let value = self.dir.parse(name, self.buffer, parse);
-        value.map_err(|reason| reason.at(self.dir.path_of(name)))
-    }
-
-    /// `None` where there is no such file.
-    fn optional<T>(&mut self, name: &str, parse: impl FnOnce(&str) -> Option<T>) -> Reading<Option<T>> {
-        match self.dir.parse(name, self.buffer, parse) {
-            Ok(value) => Ok(Some(value)),
-            Err(Reason::Missing) => Ok(None),
-            Err(reason) => Err(reason.at(self.dir.path_of(name))),
-        }
-    }
-
-    /// From the last component of a link; `None` where there is no such link.
-    fn link<T>(&mut self, name: &str, parse: impl FnOnce(&str) -> Option<T>) -> Reading<Option<T>> {
-        let value = self.dir.link_name(name, self.buffer);
-        match value.and_then(|last| parse(last).ok_or_else(|| Reason::malformed(last))) {
-            Ok(value) => Ok(Some(value)),
-            Err(Reason::Missing) => Ok(None),
-            Err(reason) => Err(reason.at(self.dir.path_of(name))),
-        }
-    }
-
-    /// `modalias` has all ids in one file; where it does not help, each id has its own.
-    fn ids(&mut self, function: &mut Function) {
-        if let Ok(ids) = self.dir.parse("modalias", self.buffer, ModAlias::parse) {
-            function.vendor = Ok(ids.vendor);
-            function.device = Ok(ids.device);
-            function.subsystem = Ok(ids.subsystem.present());
-            function.class = Ok(ids.class);
-            return;
-        }
-        function.vendor = self.required("vendor", |text| parse_u16(text).map(VendorId));
-        function.device = self.required("device", |text| parse_u16(text).map(DeviceId));
-        function.class = self.required("class", parse_class);
-        let mut subsystem = |name| self.required(name, parse_u16);
-        function.subsystem = subsystem("subsystem_vendor").and_then(|vendor| {
-            let id = SubsystemId {
-                vendor: VendorId(vendor),
-                device: DeviceId(subsystem("subsystem_device")?),
-            };
-            Ok(id.present())
-        });
-    }
-
-    fn express_link(&mut self) -> Reading<Option<Link>> {
-        let Some(current_speed) = self.optional("current_link_speed", LinkSpeed::parse)? else {
-            return Ok(None);
-        };
-        let current = LinkState {
-            speed: current_speed,
-            width: self.required("current_link_width", LinkState::parse_width)?,
-        };
-        let max = LinkState {
-            speed: self.required("max_link_speed", LinkSpeed::parse)?,
-            width: self.required("max_link_width", LinkState::parse_width)?,
-        };
-        Ok(Some(Link { current, max }))
-    }
-
-    fn bars(&mut self) -> Reading<Vec<crate::Bar>> {
-        let text = self.dir.text("resource", self.buffer);
-        let bars = text.and_then(|text| parse_resource(text).map_err(Reason::malformed));
-        bars.map_err(|reason| reason.at(self.dir.path_of("resource")))
-    }
-
-    /// The index is the PF's to tell; see [`index_virtual_functions`].
-    fn vf_of(&mut self) -> Reading<Option<VfOf>> {
-        let pf = self.link("physfn", |name| name.parse().ok())?;
-        let index = || Err(Reason::Missing.at(self.dir.path_of("physfn/virtfn*")));
-        Ok(pf.map(|pf| VfOf { pf, index: index() }))
-    }
-
-    fn sriov(&mut self) -> Reading<Option<Sriov>> {
-        let total = match self.required("sriov_totalvfs", decimal) {
-            Err(unknown) if unknown.is_missing() => return Ok(None),
-            total => total,
-        };
-        Ok(Some(Sriov {
-            total,
-            offset: self.required("sriov_offset", decimal),
-            stride: self.required("sriov_stride", decimal),
-            vf_device: self.required("sriov_vf_device", |text| {
-                u16::from_str_radix(text, 16).ok().map(DeviceId)
-            }),
-            drivers_autoprobe: self.required("sriov_drivers_autoprobe", flag),
-            virtual_functions: self.virtual_functions()?,
-        }))
-    }
-
-    fn virtual_functions(&mut self) -> Reading<Vec<VirtualFunctionRef>> {
-        let mut links = Vec::new();
-        let listed = self.dir.each(|entry| {
-            if entry.is_link
-                && let Some(index) = VfIndex::parse(entry.name)
-            {
-                links.push((index, entry.name.to_owned()));
-            }
-        });
-        listed.map_err(|reason| reason.at(self.dir.path_of("")))?;
-        links.sort_unstable();
-        let mut vfs = Vec::new();
-        for (index, name) in links {
-            // A VF may go away between the two readings.
-            if let Some(bdf) = self.link(&name, |name| name.parse().ok())? {
-                vfs.push(VirtualFunctionRef { index, bdf });
-            }
-        }
-        Ok(vfs)
-    }
-
-    fn reset_methods(&mut self) -> Reading<Vec<ResetMethod>> {
-        let methods = |text: &str| Some(text.split_ascii_whitespace().map(ResetMethod::from).collect());
-        match self.required("reset_method", methods) {
-            // Without any method there is no file. Before Linux 5.15 there never is, but there may be a `reset`.
-            Err(unknown) if unknown.is_missing() && !self.dir.has("reset") => Ok(Vec::new()),
-            methods => methods,
-        }
-    }
-}
-
-/// Gives every VF the index under which its PF links to it.
-fn index_virtual_functions(functions: &mut BTreeMap<Bdf, Function>) {
-    let sriov = functions
-        .values()
-        .filter_map(|f| f.sriov.as_ref().ok()?.as_ref().map(|s| (f.bdf, s)));
-    let links: Vec<_> = sriov
-        .flat_map(|(pf, sriov)| sriov.virtual_functions.iter().map(move |vf| (pf, *vf)))
-        .collect();
-    for (pf, vf) in links {
-        let vf_of = functions.get_mut(&vf.bdf).and_then(|f| f.vf_of.as_mut().ok()?.as_mut());
-        if let Some(vf_of) = vf_of.filter(|vf_of| vf_of.pf == pf) {
-            vf_of.index = Ok(vf.index);
-        }
-    }
-}
-
-/// A function of which nothing is known, for one reason.
-fn unknown(bdf: Bdf, path: PathBuf, reason: &Unknown) -> Function {
-    fn because<T>(reason: &Unknown) -> Reading<T> {
-        Err(reason.clone())
-    }
-    Function {
-        bdf,
-        path,
-        vendor: because(reason),
-        device: because(reason),
-        subsystem: because(reason),
-        class: because::<ClassCode>(reason),
-        revision: because(reason),
-        driver: because(reason),
-        iommu_group: because(reason),
-        numa_node: because(reason),
-        link: because(reason),
-        bars: because(reason),
-        sriov: because(reason),
-        vf_of: because(reason),
-        ari: because(reason),
-        reset_methods: because(reason),
-        power_state: because(reason),
-        parent: None,
-        class_devices: because(reason),
-    }
-}
-
-/// The kernel's -1 is `None`.
-fn numa_node(text: &str) -> Option<Option<u32>> {
-    if text == "-1" {
-        return Some(None);
-    }
-    decimal(text).map(|node| Some(node.into()))
-}
-
-fn flag(text: &str) -> Option<bool> {
-    match text {
-        "0" => Some(false),
-        "1" => Some(true),
-        _ => None,
     }
 }
