@@ -294,7 +294,7 @@ impl Journal {
             let bad = || malformed(&path, &String::from_utf8_lossy(line));
             let record = serde_json::from_slice(line).map_err(|_syntax| bad())?;
             match &mut operation {
-                None => operation = Some(Operation::begin(record).ok_or_else(bad)?),
+                None => operation = Some(Operation::begin(record).filter(|o| o.id == id).ok_or_else(bad)?),
                 Some(operation) => operation.follow(record).ok_or_else(bad)?,
             }
         }

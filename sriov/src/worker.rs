@@ -69,7 +69,7 @@ impl WorkerAccess {
     fn request(&mut self, kind: Kind, path: &Path, value: &str, limit: Duration) -> Result<String, Failure> {
         let message = encode(kind, &self.sysfs.path(path), value)?;
         let until = Instant::now() + limit;
-        self.abandoned.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+        self.reap();
         let mut worker = match self.worker.take() {
             Some(worker) => worker,
             None => self.start()?,
@@ -110,9 +110,13 @@ impl WorkerAccess {
     /// Kills the child and does not wait for it: in state D it dies only when the kernel lets go.
     fn abandon(&mut self, worker: Worker) {
         let mut child = worker.child;
-        if child.kill().is_ok() && matches!(child.try_wait(), Ok(None)) {
+        if child.kill().is_ok() {
             self.abandoned.push(child);
         }
+    }
+
+    fn reap(&mut self) {
+        self.abandoned.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
     }
 }
 
@@ -124,6 +128,7 @@ impl Drop for WorkerAccess {
         {
             drop(worker.child.wait());
         }
+        self.reap();
     }
 }
 

@@ -269,6 +269,33 @@ fn undo_never_takes_what_the_guard_protects() {
 }
 
 #[test]
+fn undo_asks_before_it_takes_a_function_from_its_driver() {
+    let mut lab = Lab::new(machine());
+    let function = bdf("0000:03:00.0");
+    lab.apply(&plan(bind(Target::Function(function), "vfio-pci"))).unwrap();
+    let in_use = ErrorKind::InUse {
+        uses: vec!["nvme0n1 is mounted".to_owned()],
+    };
+    lab.refusal = Some(Error::new(function, "write driver/unbind", in_use.clone()));
+    assert_eq!(lab.undo().unwrap_err().kind, in_use);
+    assert_eq!(lab.asked, [Loss::Driver(function)]);
+    assert_eq!(lab.machine.driver_of(function), Some("vfio-pci"));
+}
+
+#[test]
+fn undo_never_takes_a_pf_from_its_driver_while_it_has_vfs() {
+    let mut lab = Lab::new(machine());
+    lab.apply(&plan(bind(pf_target(), "other").into_iter().take(3).collect()))
+        .unwrap();
+    lab.apply(&plan(vec![set(pf_target(), Attribute::NumVfs, "2")]))
+        .unwrap();
+    let error = lab.with(|executor| executor.undo(Some(1))).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::VfsExist { enabled: 2 });
+    assert!(lab.machine.vf(pf(), 1).is_some());
+    assert_eq!(lab.machine.driver_of(pf()), Some("other"));
+}
+
+#[test]
 fn undo_leaves_alone_what_others_have_changed_since() {
     let mut lab = Lab::new(machine());
     let function = bdf("0000:03:00.0");

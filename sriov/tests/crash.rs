@@ -12,7 +12,7 @@ use pci::VfIndex;
 use proptest::prelude::*;
 use sriov::fake::Machine;
 use sriov::{Access, Attribute, Executor, Failure, Plan, Status, Step, Target};
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -88,14 +88,10 @@ fn crashes(start: &Machine, journal: &[u8], work: impl Fn(&mut Executor<'_>)) ->
     crashes
 }
 
+/// A new file: some file systems flush one that is cut to nothing and written again.
 fn put(path: &Path, bytes: &[u8]) {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(path)
-        .unwrap();
-    file.write_all(bytes).unwrap();
+    drop(std::fs::remove_file(path));
+    File::create_new(path).unwrap().write_all(bytes).unwrap();
 }
 
 fn get(path: &Path) -> Vec<u8> {
@@ -155,6 +151,39 @@ fn deleting_vfs_can_be_killed_anywhere() {
         &lab.machine,
         &plan(vec![set(Target::Function(pf()), Attribute::NumVfs, "0")]),
     );
+}
+
+#[test]
+fn changing_the_count_can_be_killed_anywhere() {
+    let mut lab = Lab::new(machine());
+    lab.apply(&create(pf(), 2)).unwrap();
+    let count = |value| set(Target::Function(pf()), Attribute::NumVfs, value);
+    let first = Target::VirtualFunction {
+        pf: pf(),
+        index: VfIndex(0),
+    };
+    // The first step is on a VF that is deleted later, the last one on a VF that did not exist before.
+    let steps = vec![
+        set(first, Attribute::DriverOverride, "igbvf"),
+        count("0"),
+        count("3"),
+        set(first, Attribute::DriverOverride, "pci-stub"),
+    ];
+    survives_every_crash(&lab.machine, &plan(steps));
+}
+
+#[test]
+fn deleted_vfs_do_not_visit_another_driver_on_their_way_back() {
+    let mut with_vfs = Lab::new(machine());
+    with_vfs.apply(&create(pf(), 2)).unwrap();
+    let mut lab = Lab::new(with_vfs.machine);
+    let step = set(Target::Function(pf()), Attribute::NumVfs, "0");
+    lab.apply(&plan(vec![step])).unwrap();
+    let journal = get(&lab.file(1));
+    let states = crashes(&lab.machine, &journal, |executor| drop(executor.undo(Some(1))));
+    let strays = |machine: &Machine| machine.functions.values().any(|f| f.driver.as_deref() == Some("igbvf"));
+    assert!(states.iter().any(|crash| crash.machine.vf(pf(), 1).is_some()));
+    assert!(!states.iter().any(|crash| strays(&crash.machine)));
 }
 
 #[test]
@@ -252,7 +281,7 @@ fn any_start() -> impl Strategy<Value = Machine> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
 
     /// Also plans that make no sense, and fail half way, leave nothing behind, whenever they are killed.
     #[test]
