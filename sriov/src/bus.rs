@@ -248,13 +248,15 @@ impl Bus<'_> {
                 Ok(false)
             }
             Condition::DeviceNode => {
-                let names = self
-                    .access
-                    .names(&target.directory().join("vfio-dev"))
-                    .map_err(failed)?;
-                let Some(name) = names.iter().find(|name| name.starts_with("vfio")) else {
+                let directory = target.directory().join("vfio-dev");
+                let names = self.access.names(&directory).map_err(failed)?;
+                let Some(name) = names.iter().find(|name| name.contains("vfio")) else {
                     return Ok(false);
                 };
+                // Without CONFIG_VFIO_DEVICE_CDEV the class device has no number, and there never is a node.
+                if !self.access.exists(&directory.join(name).join("dev")).map_err(failed)? {
+                    return Ok(true);
+                }
                 let node = Path::new("dev/vfio/devices").join(name);
                 self.access.exists(&node).map_err(failed)
             }

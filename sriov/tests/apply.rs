@@ -223,6 +223,21 @@ fn a_driver_that_does_not_take_the_function_is_a_failure() {
 }
 
 #[test]
+fn a_kernel_without_device_nodes_is_not_waited_for() {
+    let mut lab = Lab::new(machine());
+    lab.machine.lacks_device_nodes = true;
+    lab.apply(&create(pf(), 1)).unwrap();
+    lab.apply(&plan(vec![wait(
+        Target::VirtualFunction {
+            pf: pf(),
+            index: VfIndex(0),
+        },
+        Condition::DeviceNode,
+    )]))
+    .unwrap();
+}
+
+#[test]
 fn a_node_that_does_not_come_is_a_failure() {
     let mut lab = Lab::new(machine());
     let before = lab.machine.functions.clone();
