@@ -3,7 +3,7 @@
 
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::{class, glob, similar};
+use crate::{class, describe, glob, similar};
 use pci::{Bdf, ClassDevice, Fields, Function, GroupId, Sysfs, Topology};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -358,9 +358,16 @@ fn no_match(exit: Exit, unmatched: &[String], topology: &Topology) -> Failure {
         let full = name
             .parse::<Bdf>()
             .map_or_else(|_| name.to_owned(), |bdf| bdf.to_string());
-        failure
-            .hints
-            .extend(similar::hint(&full, candidates().filter(|found| *found != full)));
+        // The function is there, and its VFs are not.
+        let known = topology
+            .functions()
+            .find(|f| f.bdf.to_string() == full || names(f).any(|found| found == full));
+        let hint = match known.map(|pf| pf.sriov.as_ref()) {
+            Some(Ok(Some(sriov))) => Some(format!("{full} has {}", describe::vf_count(sriov))),
+            Some(_) => None,
+            None => similar::hint(&full, candidates()),
+        };
+        failure.hints.extend(hint);
     }
     if failure.hints.is_empty() {
         failure = failure.hint("list what is there: sriovctl list");

@@ -100,6 +100,8 @@ fn nothing_matched_names_what_is_similar() {
     let failure = resolve_texts(&machine(), &["ens1f1"]).unwrap_err();
     assert_eq!((failure.exit, failure.code), (Exit::NoMatch, Some("C01")));
     assert_eq!(failure.hints, ["did you mean ens1f0?"]);
+    let failure = resolve_texts(&machine(), &["ens1f0#6"]).unwrap_err();
+    assert_eq!(failure.hints, ["ens1f0 has 4/8 VFs"]);
     let failure = resolve_texts(&machine(), &["group:7"]).unwrap_err();
     assert_eq!(failure.hints, ["list what is there: sriovctl list"]);
 }
