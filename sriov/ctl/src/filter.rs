@@ -9,11 +9,12 @@ use std::str::FromStr;
 pub(crate) const HELP: &str = "\
 Filters (--filter):
   COLUMN OP VALUE, joined by , or && (and) and by || (or, binds less tightly)
-  =  !=           equal, not equal; letter case does not matter, an empty value means none
+  =  !=           equal, not equal; letter case does not matter, empty is none
   ~  !~           matches a pattern with * and ?, does not match
   <  <=  >  >=    for numbers
-  A value that contains , & | or quotes is written in double quotes. A column with several values fits when one of
-  them does (with != and !~: when none does). A value that could not be read fits no condition.
+  A value with , & | or quotes in it is written in double quotes.
+  A column with several values fits when one of them does; != and !~ fit when
+  none does. A value that could not be read fits no condition.
   Example: --filter 'driver=vfio-pci,numa=1 || role=pf'";
 
 /// A filter: any of several lists of conditions that all hold.

@@ -12,7 +12,7 @@ struct Machine {
 fn machine() -> Machine {
     let bdf = |text: &str| -> Bdf { text.parse().unwrap() };
     let directory = tempfile::tempdir().unwrap();
-    let port = Node::port(bdf("00:01.0"), None);
+    let port = Node::port(bdf("00:01.0"), None, 1, 2);
     let mut nic = Node::nic(bdf("01:00.0"), port.bdf, "ens1f0").with_room_for(8, 8, 0x1889);
     nic.class_devices.push(ClassNode {
         path: "net/eth9".to_owned(),
