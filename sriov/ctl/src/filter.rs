@@ -205,4 +205,12 @@ mod tests {
         assert_eq!(compare("9", "10"), Some(Ordering::Less));
         assert_eq!(compare("igb", "10"), None);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_a_filter_or_an_error(text in r#"(bdf|numa|vf|x)?[=!~<>]{0,2}[a-z0-9*",|& ]{0,20}"#) {
+            let filter = text.parse::<Filter>();
+            proptest::prop_assert!(filter.is_err() || filter.is_ok_and(|filter| filter.any.iter().all(|all| !all.is_empty())));
+        }
+    }
 }

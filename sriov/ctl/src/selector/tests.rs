@@ -150,3 +150,12 @@ fn text_that_is_no_selector_is_refused() {
         assert!(text.parse::<Selector>().is_err(), "{text:?}");
     }
 }
+
+proptest::proptest! {
+    #[test]
+    fn any_text_is_a_selector_or_an_error(text in ".{0,40}") {
+        if let Ok(selector) = text.parse::<Selector>() {
+            proptest::prop_assert_eq!(selector.to_string(), text);
+        }
+    }
+}
