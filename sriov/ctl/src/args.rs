@@ -116,6 +116,9 @@ pub(crate) enum Command {
     /// Print a function as an argument or a part of a configuration of a VMM
     Emit(Emit),
     /// Boot a guest that has the function, with QEMU
+    ///
+    /// The function must be on vfio-pci already, in a viable group that nobody holds. The guest's serial console is on standard
+    /// input and output; with --json it goes to standard error. The exit code is that of QEMU.
     Run(Run),
     /// Explain an error code
     Explain(Explain),

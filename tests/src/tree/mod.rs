@@ -218,13 +218,18 @@ impl Tree {
 
     /// An Intel IOMMU with device TLB, PASID and page requests in scalable mode.
     fn iommu(&self) -> Result<()> {
+        // Coherency, queued invalidation, device TLB, interrupt remapping, x2APIC, pass through, snoop control.
+        const BASIC: u64 = 0xdf;
+        // Nesting, page requests, 20-bit PASIDs, scalable mode with both stages.
+        const SCALABLE: u64 = 1 << 26 | 1 << 29 | 19 << 35 | 1 << 40 | 1 << 43 | 1 << 46 | 1 << 47;
         let unit = Path::new(IOMMU);
+        let ecap = format!("{:x}\n", BASIC | SCALABLE);
         let values = [
             ("address", "fed90000\n"),
             ("cap", "d2008c222f0686\n"),
             ("domains_supported", "65536\n"),
             ("domains_used", "2\n"),
-            ("ecap", "9ee9f7f4f60f4de\n"),
+            ("ecap", &ecap),
             ("version", "1:0\n"),
         ];
         for (name, value) in values {

@@ -3,6 +3,9 @@
 use super::node::{Node, Port};
 use pci::{Bdf, RoutingId, Segment};
 
+/// How many segments a machine has unless it needs more.
+const SEGMENTS: usize = 4;
+
 /// Rounds of three slots in one segment. A round takes 8 buses, so all fit.
 const ROUNDS: usize = 16;
 
@@ -20,8 +23,9 @@ pub fn server(functions: usize) -> Vec<Node> {
 
 /// A dual-port NIC with 2 × 31 VFs, an NVMe drive with 32 VFs, and a switch with four drives: 108 functions.
 fn round(number: usize) -> Vec<Node> {
-    let segment = Segment(u32::try_from(number / ROUNDS).unwrap_or(u32::MAX));
-    let place = u8::try_from(number % ROUNDS).unwrap_or(u8::MAX);
+    let segment = number % SEGMENTS + number / (SEGMENTS * ROUNDS) * SEGMENTS;
+    let segment = Segment(u32::try_from(segment).unwrap_or(u32::MAX));
+    let place = u8::try_from(number / SEGMENTS % ROUNDS).unwrap_or(u8::MAX);
     let bdf = |bus, devfn| Bdf::new(segment, RoutingId::new(bus, devfn));
     let first_bus = place * 8 + 1;
     let root_port = |slot: u8, last: u8| Node {

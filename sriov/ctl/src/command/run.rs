@@ -83,17 +83,12 @@ fn check(snapshot: &Snapshot, function: &Function) -> Result<(), Failure> {
     let bdf = function.bdf;
     let refuse = |exit, kind, message: String| Failure::new(exit, kind, message).device(bdf).step("run");
     if !snapshot::is_on_vfio(function) {
-        let driver = function
-            .driver
-            .clone()
-            .ok()
-            .flatten()
-            .unwrap_or_else(|| "no driver".to_owned());
-        let failure = refuse(
-            Exit::Failed,
-            "not_on_vfio",
-            format!("is on {driver}, not on a VFIO driver"),
-        );
+        let message = match &function.driver {
+            Ok(Some(driver)) => format!("is on {driver}, not on a VFIO driver"),
+            Ok(None) => "has no driver, and needs a VFIO driver".to_owned(),
+            Err(unknown) => format!("may be on any driver: {unknown}"),
+        };
+        let failure = refuse(Exit::Failed, "not_on_vfio", message);
         return Err(failure.fix(format!("sriovctl bind {bdf} --driver vfio-pci")));
     }
     let group = function
@@ -252,4 +247,39 @@ fn quote(word: &str) -> String {
         return word.to_owned();
     }
     format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Child {
+        Command::new("sh").args(["-c", script]).spawn().unwrap()
+    }
+
+    #[test]
+    fn the_status_of_the_child_is_passed_on() {
+        for limit in [None, Some(Duration::from_secs(60))] {
+            let code = |script| exit_code(wait(shell(script), limit).unwrap().unwrap());
+            assert_eq!(code("exit 7"), 7);
+            assert_eq!(code("kill -KILL $$"), 137);
+        }
+    }
+
+    #[test]
+    fn a_child_that_does_not_end_is_killed() {
+        assert!(
+            wait(shell("exec sleep 600"), Some(Duration::from_millis(20)))
+                .unwrap()
+                .is_none()
+        );
+    }
+
+    #[test]
+    fn words_are_quoted_for_a_shell() {
+        assert_eq!(quote("host=0000:01:10.0"), "host=0000:01:10.0");
+        assert_eq!(quote("console=ttyS0 quiet"), "'console=ttyS0 quiet'");
+        assert_eq!(quote("it's"), r"'it'\''s'");
+        assert_eq!(quote(""), "''");
+    }
 }
