@@ -1,17 +1,16 @@
-//! Prints what a dump of `lspci -x`, `-xxx` or `-xxxx` says: `cargo run -p pci --example describe < dump.txt`.
+//! Prints what a dump of `lspci -x`, `-xxx` or `-xxxx` says above the dump itself:
+//! `cargo run -p pci --example describe < dump.txt`.
+//!
+//! The output is a dump again, so that a described dump can be described anew; so the files of `tests/fixtures/config` are made.
 
 use std::io::{Error, Read, Write};
 
 fn main() -> Result<(), Error> {
     let mut text = String::new();
     std::io::stdin().read_to_string(&mut text)?;
+    let functions = pci::dump::parse(&text).map_err(Error::other)?;
     let mut out = std::io::stdout().lock();
-    for function in pci::dump::parse(&text).map_err(Error::other)? {
-        writeln!(out, "{} {}", function.bdf, function.title)?;
-        for line in function.config.lines(100) {
-            writeln!(out, "  {line}")?;
-        }
-        writeln!(out)?;
-    }
-    Ok(())
+    functions
+        .iter()
+        .try_for_each(|function| writeln!(out, "{}", function.with_text()))
 }

@@ -104,14 +104,17 @@ impl ConfigSpace {
             Ok(header) => header.describe().lines(width),
             Err(error) => vec![format!("header {error}")],
         };
-        for walk in [self.capabilities(), self.extended_capabilities()] {
+        for (list, walk) in [
+            ("capabilities", self.capabilities()),
+            ("extended capabilities", self.extended_capabilities()),
+        ] {
             for capability in &walk.items {
                 lines.push(capability.to_string());
                 let body = capability.contents().lines(width.saturating_sub(6));
                 lines.extend(body.into_iter().map(|line| format!("      {line}")));
             }
             if !walk.end.is_complete() {
-                lines.push(format!("list of capabilities: {}", walk.end));
+                lines.push(format!("{list}: {}", walk.end));
             }
         }
         lines

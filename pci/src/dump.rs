@@ -18,6 +18,8 @@ pub struct DumpedFunction {
 }
 
 const LINE_LEN_BYTES: usize = 16;
+/// Width of described text: a tab and this fit a terminal of 120 columns.
+const TEXT_WIDTH: usize = 108;
 
 /// Reads a dump: its functions in their order.
 ///
@@ -85,12 +87,40 @@ fn append(image: &mut Vec<u8>, offset: usize, bytes: &str) -> Result<(), String>
     Ok(())
 }
 
+impl DumpedFunction {
+    /// The dump with what it says between title and bytes. It is still a dump.
+    #[must_use]
+    pub fn with_text(&self) -> String {
+        let lines = self
+            .config
+            .lines(TEXT_WIDTH)
+            .into_iter()
+            .map(|line| format!("\t{line}\n"));
+        format!("{}{}{}", Title(self), lines.collect::<String>(), Image(&self.config))
+    }
+}
+
 impl fmt::Display for DumpedFunction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", Title(self), Image(&self.config))
+    }
+}
+
+struct Title<'a>(&'a DumpedFunction);
+
+impl fmt::Display for Title<'_> {
     /// The title loses control characters, so that it stays on its line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let title: String = self.title.chars().filter(|c| !c.is_control()).collect();
-        writeln!(f, "{}", format!("{} {}", self.bdf, title.trim()).trim_end())?;
-        for (index, line) in self.config.bytes().chunks(LINE_LEN_BYTES).enumerate() {
+        let title: String = self.0.title.chars().filter(|c| !c.is_control()).collect();
+        writeln!(f, "{}", format!("{} {}", self.0.bdf, title.trim()).trim_end())
+    }
+}
+
+struct Image<'a>(&'a ConfigSpace);
+
+impl fmt::Display for Image<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, line) in self.0.bytes().chunks(LINE_LEN_BYTES).enumerate() {
             write!(f, "{:02x}:", index * LINE_LEN_BYTES)?;
             line.iter().try_for_each(|byte| write!(f, " {byte:02x}"))?;
             writeln!(f)?;

@@ -25,6 +25,11 @@ impl<'a> Window<'a> {
         R::read(self, offset)
     }
 
+    /// Reads a register that is there only under a condition.
+    pub(crate) fn read_if<R: Register>(self, present: bool, offset: u16) -> Result<Option<R>, Truncated> {
+        present.then(|| self.read(offset)).transpose()
+    }
+
     /// The bytes from `offset` to `end`, or to the end of the window where that comes first.
     pub(crate) fn bytes(self, offset: u16, end: u16) -> &'a [u8] {
         let end = usize::from(end).min(self.bytes.len());
@@ -66,15 +71,6 @@ impl<T: Register> Register for Hex<T> {
 
     fn read(window: Window<'_>, offset: u16) -> Result<Self, Truncated> {
         T::read(window, offset).map(Self)
-    }
-}
-
-/// A register that older versions of a structure do not have.
-impl<T: Register> Register for Option<T> {
-    const LEN_BYTES: u16 = T::LEN_BYTES;
-
-    fn read(window: Window<'_>, offset: u16) -> Result<Self, Truncated> {
-        Ok(T::read(window, offset).ok())
     }
 }
 

@@ -149,8 +149,8 @@ impl Decode for EnhancedAllocation {
             entries.push(entry);
         }
         Ok(Self {
-            secondary_bus: is_bridge.then(|| window.read(4)).transpose()?,
-            subordinate_bus: is_bridge.then(|| window.read(5)).transpose()?,
+            secondary_bus: window.read_if(is_bridge, 4)?,
+            subordinate_bus: window.read_if(is_bridge, 5)?,
             entries,
         })
     }

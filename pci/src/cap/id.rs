@@ -137,5 +137,11 @@ identifiers! {
         0x0032 FLIT_LOGGING "Flit Logging",
         0x0033 FLIT_PERFORMANCE "Flit Performance Measurement",
         0x0034 FLIT_ERROR_INJECTION "Flit Error Injection",
+        0x0035 STREAMLINED_VIRTUAL_CHANNEL "Streamlined Virtual Channel",
+        0x0036 MMIO_REGISTER_BLOCK_LOCATOR "MMIO Register Block Locator",
+        0x0037 NOP_FLIT "NOP Flit",
+        0x0038 SIOV "Scalable I/O Virtualization",
+        0x0039 PHYSICAL_LAYER_128 "Physical Layer 128.0 GT/s",
+        0x003a CAPTURED_DATA "Captured Data",
     }
 }

@@ -166,8 +166,8 @@ impl Decode for Msi {
                 .extended_data_capable()
                 .then(|| window.read(data + 2))
                 .transpose()?,
-            mask: masks.then(|| window.read(data + 4)).transpose()?,
-            pending: masks.then(|| window.read(data + 8)).transpose()?,
+            mask: window.read_if(masks, data + 4)?,
+            pending: window.read_if(masks, data + 8)?,
         })
     }
 }

@@ -12,7 +12,8 @@ structure! {
         capability: AcsCapability,
         /// What it does.
         control: AcsControl,
-        /// Peers that requests are not let out to, one bit each; where egress control is supported.
+        /// Peers that requests are not let out to, one bit each; where egress control is supported, and as far as the capability can
+        /// extend.
         egress_vector: Option<Vec<Hex<u32>>>,
     }
 }
@@ -97,11 +98,11 @@ impl Decode for Acs {
         let window = capability.window();
         let register: AcsCapability = window.read(0x04)?;
         let words = register.egress_vector_bits().bits().div_ceil(32);
-        let vector = || (0..words).map(|word| window.read(0x08 + 4 * word)).collect();
+        let vector = || (0..words).map_while(|word| window.read(0x08 + 4 * word).ok()).collect();
         Ok(Self {
             capability: register,
             control: window.read(0x06)?,
-            egress_vector: register.p2p_egress_control().then(vector).transpose()?,
+            egress_vector: register.p2p_egress_control().then(vector),
         })
     }
 }

@@ -28,7 +28,7 @@ structure! {
         root_status: Option<RootErrorStatus>,
         /// Root ports and event collectors: who sent them.
         error_sources: Option<ErrorSources>,
-        /// Prefixes of the TLP with the first error, where they are logged.
+        /// Prefixes of the TLP with the first error, where they are logged and there is room for them.
         prefix_log: Option<[Hex<u32>; 4]>,
     }
 }
@@ -207,10 +207,10 @@ impl Decode for Aer {
             correctable_mask: window.read(0x14)?,
             control,
             header_log: window.read(0x1c)?,
-            root_command: is_root.then(|| window.read(0x2c)).transpose()?,
-            root_status: is_root.then(|| window.read(0x30)).transpose()?,
-            error_sources: is_root.then(|| window.read(0x34)).transpose()?,
-            prefix_log: control.prefix_log_present().then(|| window.read(0x38)).transpose()?,
+            root_command: window.read_if(is_root, 0x2c)?,
+            root_status: window.read_if(is_root, 0x30)?,
+            error_sources: window.read_if(is_root, 0x34)?,
+            prefix_log: window.read_if(control.prefix_log_present(), 0x38).unwrap_or(None),
         })
     }
 }

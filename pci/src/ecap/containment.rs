@@ -172,7 +172,7 @@ impl Decode for Dpc {
                 severity: window.read(0x14)?,
                 system_error: window.read(0x18)?,
                 exception: window.read(0x1c)?,
-                header_log: has_log.then(|| window.read(0x20)).transpose()?,
+                header_log: window.read_if(has_log, 0x20)?,
             })
         };
         Ok(Self {

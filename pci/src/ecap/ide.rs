@@ -86,7 +86,9 @@ register! {
         selective_last_stream: u8 = 8,
         /// Streams can be limited to TEE requests.
         tee_limited: bool = 1,
-        .. u8 = 7,
+        /// TEE state is encoded in the header.
+        xt: bool = 1,
+        .. u8 = 6,
     }
 }
 
@@ -105,7 +107,8 @@ register! {
     pub struct LinkIdeControl: u32 {
         /// The stream is enabled.
         enable: bool = 1,
-        __: u8 = 1,
+        /// TEE state is encoded in the header.
+        xt: bool = 1,
         /// Aggregation of non-posted requests, as a code.
         aggregation_non_posted: u8 = 2,
         /// Aggregation of posted requests, as a code.
@@ -132,7 +135,8 @@ register! {
     pub struct SelectiveIdeControl: u32 {
         /// The stream is enabled.
         enable: bool = 1,
-        __: u8 = 1,
+        /// TEE state is encoded in the header.
+        xt: bool = 1,
         /// Aggregation of non-posted requests, as a code.
         aggregation_non_posted: u8 = 2,
         /// Aggregation of posted requests, as a code.

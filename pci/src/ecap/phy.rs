@@ -216,7 +216,7 @@ impl Decode for SecondaryPcie {
         Ok(Self {
             link_control_3: window.read(0x04)?,
             lane_errors: window.read(0x08)?,
-            lanes: lanes(capability, 0x0c)?,
+            lanes: lanes(capability, 0x0c),
         })
     }
 }
@@ -231,7 +231,7 @@ impl Decode for PhysicalLayer16 {
             local_parity_mismatch: window.read(0x10)?,
             first_retimer_parity_mismatch: window.read(0x14)?,
             second_retimer_parity_mismatch: window.read(0x18)?,
-            lanes: lanes(capability, 0x20)?,
+            lanes: lanes(capability, 0x20),
         })
     }
 }
@@ -247,19 +247,17 @@ impl Decode for PhysicalLayer32 {
             status: window.read(0x0c)?,
             received_modified_ts: window.read(0x10)?,
             transmitted_modified_ts: window.read(0x18)?,
-            lanes: lanes(capability, 0x20)?,
+            lanes: lanes(capability, 0x20),
         })
     }
 }
 
-/// One register for each lane that the link can have; how many that is, the PCI Express capability says.
-fn lanes<R: Register>(capability: &Capability<'_>, offset: u16) -> Result<Vec<R>, Truncated> {
+/// One register for each lane that the link can have, as far as there is room; how many that is, the PCI Express capability says.
+fn lanes<R: Register>(capability: &Capability<'_>, offset: u16) -> Vec<R> {
     let express = capability.space().find::<Express>().ok().flatten();
     let width = express
         .and_then(|express| express.link_capabilities)
         .map_or(0, |link| link.max_width());
-    let window = capability.window();
-    (0..u16::from(width))
-        .map(|lane| window.read(offset + R::LEN_BYTES * lane))
-        .collect()
+    let lane = |number| capability.window().read(offset + R::LEN_BYTES * number).ok();
+    (0..u16::from(width)).map_while(lane).collect()
 }

@@ -1,5 +1,6 @@
 //! Power and latency: Latency Tolerance Reporting (PCIe 6.0 §7.8.2) and L1 PM Substates (§7.8.3).
 
+use crate::cap::{Capability, CapabilityId, Decode};
 use crate::register::{Register, Window, bits, register, structure};
 use crate::{Describe, Truncated, Value};
 
@@ -48,15 +49,15 @@ impl Describe for Latency {
 structure! {
     /// Deeper states of an idle link.
     #[doc(alias = "PCI_EXT_CAP_ID_L1SS")]
-    pub struct L1Substates = L1_SUBSTATES {
+    pub struct L1Substates {
         /// What the port can do.
-        0x04 capability: L1SubstatesCapability,
+        capability: L1SubstatesCapability,
         /// What it does.
-        0x08 control_1: L1SubstatesControl1,
+        control_1: L1SubstatesControl1,
         /// Timing.
-        0x0c control_2: L1SubstatesControl2,
+        control_2: L1SubstatesControl2,
         /// Status; from version 2 on.
-        0x10 status: Option<L1SubstatesStatus>,
+        status: Option<L1SubstatesStatus>,
     }
 }
 
@@ -122,6 +123,21 @@ register! {
         /// The link was activated.
         link_activation: bool = 1,
         .. u32 = 31,
+    }
+}
+
+impl Decode for L1Substates {
+    const ID: CapabilityId = CapabilityId::L1_SUBSTATES;
+
+    fn decode(capability: &Capability<'_>) -> Result<Self, Truncated> {
+        let window = capability.window();
+        let has_status = capability.version().is_some_and(|version| version >= 2);
+        Ok(Self {
+            capability: window.read(0x04)?,
+            control_1: window.read(0x08)?,
+            control_2: window.read(0x0c)?,
+            status: window.read_if(has_status, 0x10)?,
+        })
     }
 }
 

@@ -66,7 +66,7 @@ impl SizeCode {
 
 impl Describe for SizeCode {
     fn describe(&self) -> Value {
-        self.bytes().map_or(Value::Absent, Value::Int)
+        self.bytes().map_or(Value::Absent, Value::Size)
     }
 }
 
@@ -85,7 +85,7 @@ impl BarSizes {
 
 impl Describe for BarSizes {
     fn describe(&self) -> Value {
-        Value::List(self.bytes().map(Value::Int).collect())
+        Value::List(self.bytes().map(Value::Size).collect())
     }
 }
 

@@ -107,6 +107,6 @@ impl Register for PageSizes {
 
 impl Describe for PageSizes {
     fn describe(&self) -> Value {
-        Value::List(self.bytes().map(Value::Int).collect())
+        Value::List(self.bytes().map(Value::Size).collect())
     }
 }

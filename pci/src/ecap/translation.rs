@@ -78,7 +78,7 @@ impl TranslationUnit {
 
 impl Describe for TranslationUnit {
     fn describe(&self) -> Value {
-        Value::Int(self.bytes())
+        Value::Size(self.bytes())
     }
 }
 

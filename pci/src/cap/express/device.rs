@@ -94,8 +94,8 @@ register! {
 register! {
     /// Device Capabilities 2.
     pub struct DeviceCapabilities2: u32 {
-        /// Supported ranges of the completion timeout: bit 0 for A (50 µs to 10 ms) to bit 3 for D (4 s to 64 s).
-        completion_timeout_ranges: u8 = 4,
+        /// Supported ranges of the completion timeout.
+        completion_timeout_ranges: TimeoutRanges = 4,
         /// The completion timeout can be disabled.
         completion_timeout_disable: bool = 1,
         /// ARI forwarding is supported (ports).
@@ -126,8 +126,8 @@ register! {
         extended_format: bool = 1,
         /// End-to-end TLP prefixes.
         end_end_prefix: bool = 1,
-        /// Most end-to-end prefixes; 0 stands for 4.
-        max_end_end_prefixes: u8 = 2,
+        /// Most end-to-end prefixes.
+        max_end_end_prefixes: PrefixCount = 2,
         /// Emergency power reduction.
         emergency_power_reduction: EmergencyPower = 2,
         /// Emergency power reduction needs initialization.
@@ -189,6 +189,43 @@ impl PayloadSize {
 impl Describe for PayloadSize {
     fn describe(&self) -> Value {
         self.bytes().describe()
+    }
+}
+
+/// A set of ranges of the completion timeout: bit 0 is A (50 µs to 10 ms), bit 1 B (10 ms to 250 ms), bit 2 C (250 ms to 4 s),
+/// bit 3 D (4 s to 64 s).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TimeoutRanges(pub u8);
+
+bits!(TimeoutRanges: u8);
+
+impl Describe for TimeoutRanges {
+    fn describe(&self) -> Value {
+        let set = ["A", "B", "C", "D"]
+            .into_iter()
+            .enumerate()
+            .filter(|(bit, _)| self.0 >> bit & 1 != 0);
+        Value::List(set.map(|(_, name)| Value::text(name)).collect())
+    }
+}
+
+/// A number of end-to-end prefixes, stored in 2 bits: 0 stands for 4.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PrefixCount(pub u8);
+
+bits!(PrefixCount: u8);
+
+impl PrefixCount {
+    /// 1 to 4.
+    #[must_use]
+    pub const fn prefixes(self) -> u8 {
+        if self.0 == 0 { 4 } else { self.0 }
+    }
+}
+
+impl Describe for PrefixCount {
+    fn describe(&self) -> Value {
+        self.prefixes().describe()
     }
 }
 
@@ -335,11 +372,9 @@ code! {
     pub struct EmergencyPower: u8 {
         /// None.
         NONE = 0 "none",
-        /// Of the device, form factor specific.
-        DEVICE = 1 "device",
-        /// By the slot's signal as well.
+        /// In a way of the device.
+        DEVICE = 1 "device-specific",
+        /// In the way of the form factor or of the device.
         FORM_FACTOR = 2 "form-factor",
-        /// Some functions of the device.
-        SOME_FUNCTIONS = 3 "some-functions",
     }
 }

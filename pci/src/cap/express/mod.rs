@@ -1,6 +1,7 @@
 //! PCI Express capability (PCIe 6.0 §7.5.3).
 //!
-//! One structure for all kinds of function; registers that a kind does not have are `None`.
+//! One structure for all kinds of function; registers that a kind does not have are `None`. So are registers of version 2 that the
+//! next capability leaves no room for, as in some devices.
 
 mod device;
 mod link;
@@ -8,7 +9,8 @@ mod slot;
 
 pub use device::{
     CompletionTimeout, DeviceCapabilities, DeviceCapabilities2, DeviceControl, DeviceControl2, DeviceStatus,
-    EmergencyPower, LatencyL0s, LatencyL1, ObffControl, ObffSupport, PayloadSize, PowerLimit, TphCompleter,
+    EmergencyPower, LatencyL0s, LatencyL1, ObffControl, ObffSupport, PayloadSize, PowerLimit, PrefixCount,
+    TimeoutRanges, TphCompleter,
 };
 pub use link::{
     AspmSupport, Crosslink, DownstreamComponent, DrsSignaling, ExitLatencyL0s, ExitLatencyL1, LinkCapabilities,
@@ -21,7 +23,7 @@ pub use slot::{
 
 use super::{Capability, CapabilityId, Decode};
 use crate::Truncated;
-use crate::register::{Register, code, register, structure};
+use crate::register::{code, register, structure};
 
 structure! {
     /// The PCI Express side of a function.
@@ -133,35 +135,32 @@ impl Decode for Express {
     const ID: CapabilityId = CapabilityId::EXPRESS;
 
     fn decode(capability: &Capability<'_>) -> Result<Self, Truncated> {
-        let flags: ExpressFlags = capability.window().read(0x02)?;
+        let window = capability.window();
+        let flags: ExpressFlags = window.read(0x02)?;
         let port = flags.port_type();
         let is_v2 = flags.version() >= 2;
         let has_link = port.has_link();
         let has_slot = port.can_have_slot() && flags.slot_implemented();
         Ok(Self {
             flags,
-            device_capabilities: capability.window().read(0x04)?,
-            device_control: capability.window().read(0x08)?,
-            device_status: capability.window().read(0x0a)?,
-            link_capabilities: read_if(has_link, capability, 0x0c)?,
-            link_control: read_if(has_link, capability, 0x10)?,
-            link_status: read_if(has_link, capability, 0x12)?,
-            slot_capabilities: read_if(has_slot, capability, 0x14)?,
-            slot_control: read_if(has_slot, capability, 0x18)?,
-            slot_status: read_if(has_slot, capability, 0x1a)?,
-            root_control: read_if(port.is_root(), capability, 0x1c)?,
-            root_capabilities: read_if(port.is_root(), capability, 0x1e)?,
-            root_status: read_if(port.is_root(), capability, 0x20)?,
-            device_capabilities_2: read_if(is_v2, capability, 0x24)?,
-            device_control_2: read_if(is_v2, capability, 0x28)?,
-            link_capabilities_2: read_if(is_v2 && has_link, capability, 0x2c)?,
-            link_control_2: read_if(is_v2 && has_link, capability, 0x30)?,
-            link_status_2: read_if(is_v2 && has_link, capability, 0x32)?,
-            slot_capabilities_2: read_if(is_v2 && has_slot, capability, 0x34)?,
+            device_capabilities: window.read(0x04)?,
+            device_control: window.read(0x08)?,
+            device_status: window.read(0x0a)?,
+            link_capabilities: window.read_if(has_link, 0x0c)?,
+            link_control: window.read_if(has_link, 0x10)?,
+            link_status: window.read_if(has_link, 0x12)?,
+            slot_capabilities: window.read_if(has_slot, 0x14)?,
+            slot_control: window.read_if(has_slot, 0x18)?,
+            slot_status: window.read_if(has_slot, 0x1a)?,
+            root_control: window.read_if(port.is_root(), 0x1c)?,
+            root_capabilities: window.read_if(port.is_root(), 0x1e)?,
+            root_status: window.read_if(port.is_root(), 0x20)?,
+            device_capabilities_2: window.read_if(is_v2, 0x24).unwrap_or(None),
+            device_control_2: window.read_if(is_v2, 0x28).unwrap_or(None),
+            link_capabilities_2: window.read_if(is_v2 && has_link, 0x2c).unwrap_or(None),
+            link_control_2: window.read_if(is_v2 && has_link, 0x30).unwrap_or(None),
+            link_status_2: window.read_if(is_v2 && has_link, 0x32).unwrap_or(None),
+            slot_capabilities_2: window.read_if(is_v2 && has_slot, 0x34).unwrap_or(None),
         })
     }
-}
-
-fn read_if<R: Register>(present: bool, capability: &Capability<'_>, offset: u16) -> Result<Option<R>, Truncated> {
-    present.then(|| capability.window().read(offset)).transpose()
 }
