@@ -1,2 +1,98 @@
-//! vm
-fn main() {}
+//! Tests of the tool in the lab, against a real kernel and emulated devices.
+//!
+//! Every case finds its devices by what they are, and leaves the machine as it was: the harness compares.
+#![forbid(unsafe_code)]
+
+mod crash;
+mod guest;
+mod lifecycle;
+mod machine;
+mod refusals;
+mod topology;
+
+use lab::case::{Case, Outcome};
+use lab::{Device, Iommu, Machine};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let machine = |iommu, devices: &[Device]| Machine {
+        iommu,
+        devices: devices.to_vec(),
+        ..Machine::default()
+    };
+    let cases = [
+        Case::new("topology_knows_every_function", topology::knows_every_function),
+        Case::new("topology_says_who_has_ats_enabled", topology::says_who_has_ats_enabled),
+        Case::new("topology_agrees_with_lspci", topology::agrees_with_lspci),
+        Case::new(
+            "list_json_is_valid_and_complete",
+            topology::list_json_is_valid_and_complete,
+        ),
+        Case::new("a_plan_changes_nothing", lifecycle::a_plan_changes_nothing),
+        Case::new(
+            "nic_vfs_are_created_on_vfio_pci_and_deleted",
+            lifecycle::nic_vfs_for_vfio,
+        ),
+        Case::new(
+            "nvme_vfs_are_created_on_vfio_pci_and_deleted",
+            lifecycle::nvme_vfs_for_vfio,
+        ),
+        Case::new("nic_vfs_are_created_on_their_native_driver", lifecycle::nic_vfs_native),
+        Case::new("a_second_create_has_nothing_to_do", lifecycle::create_twice),
+        Case::new("a_function_is_bound_and_released", lifecycle::bind_and_release),
+        Case::new("a_vf_is_released_to_its_native_driver", lifecycle::release_vf),
+        Case::new("undo_takes_a_creation_back", lifecycle::undo_creation),
+        Case::new("undo_brings_deleted_vfs_back", lifecycle::undo_deletion),
+        Case::new("log_lists_what_was_done", lifecycle::log_lists_operations),
+        Case::new("two_at_once_take_turns", lifecycle::two_at_once),
+        Case::new("a_held_vf_is_never_destroyed", refusals::held_vf),
+        Case::new("a_mounted_nvme_is_refused", refusals::mounted_nvme),
+        Case::new("an_nvme_with_swap_is_refused", refusals::swap_on_nvme),
+        Case::new("a_nic_with_a_route_is_refused", refusals::nic_with_route),
+        Case::new("a_pf_with_vfs_is_refused", refusals::pf_with_vfs),
+        Case::new("more_vfs_than_total_are_refused", refusals::too_many_vfs),
+        Case::new("another_count_needs_a_delete_first", refusals::another_count),
+        Case::new("a_pf_without_a_driver_is_refused", refusals::no_driver),
+        Case::new(
+            "an_unknown_driver_is_refused_with_similar_names",
+            refusals::unknown_driver,
+        ),
+        Case::new("an_unknown_selector_matches_nothing", refusals::unknown_selector),
+        Case::new("without_root_it_reads_and_refuses_to_change", refusals::not_root),
+        Case {
+            limit_s: 240,
+            ..Case::new("a_hung_sysfs_file_ends_in_a_deadline", refusals::hung_file)
+        },
+        Case {
+            machine: machine(Iommu::None, &[Device::Igb]),
+            ..Case::new("without_an_iommu_vfio_is_refused", refusals::no_iommu)
+        },
+        Case {
+            machine: machine(Iommu::Virtio, &[Device::Igb, Device::Nvme]),
+            ..Case::new("virtio_iommu_serves_vfs", lifecycle::nic_vfs_for_vfio)
+        },
+        Case {
+            machine: machine(Iommu::IntelScalable, &[Device::SwitchIgb, Device::VirtioNet]),
+            ..Case::new(
+                "a_switch_and_scalable_mode_are_understood",
+                topology::switch_and_scalable_mode,
+            )
+        },
+        Case {
+            limit_s: 600,
+            ..Case::new("killed_at_every_step_it_is_undone", crash::killed_at_every_step)
+        },
+        Case {
+            limit_s: 240,
+            ..Case::new("killed_while_undoing_it_is_undone", crash::killed_while_undoing)
+        },
+        Case {
+            limit_s: 300,
+            ..Case::new("a_guest_drives_a_vf", guest::drives_a_vf)
+        },
+    ];
+    lab::case::main(&cases, machine::leaves_no_trace)
+}
+
+/// A case of the default kind that holds.
+const PASSED: anyhow::Result<Outcome> = Ok(Outcome::Passed);

@@ -1,2 +1,140 @@
-//! lab
-fn main() {}
+//! `cargo lab`: the lab's command line.
+#![forbid(unsafe_code)]
+
+mod command;
+
+use clap::{Args, Parser, Subcommand};
+use lab::{Device, Flavour, Iommu, Machine};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// A QEMU machine with IOMMU, SR-IOV NIC and NVMe and nested KVM
+#[derive(Debug, Parser)]
+#[command(name = "cargo lab", bin_name = "cargo lab", version, max_term_width = 120)]
+struct Arguments {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Subcommands,
+}
+
+#[derive(Debug, Args)]
+struct Common {
+    /// Fetch nothing: work from the cache
+    #[arg(long, global = true)]
+    offline: bool,
+}
+
+/// Which machine to boot.
+#[derive(Debug, Args)]
+struct MachineArguments {
+    /// Kernel to boot [default: full when it is built, else stock]
+    #[arg(long, value_enum)]
+    kernel: Option<Flavour>,
+    /// IOMMU of the machine
+    #[arg(long, value_enum, default_value = "intel")]
+    iommu: Iommu,
+    /// Devices to put into it, comma separated [default: igb,nvme,virtio-net,edu]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    devices: Option<Vec<Device>>,
+    /// Memory of the machine in MiB
+    #[arg(long, default_value_t = 3072)]
+    memory: u32,
+    /// CPUs of the machine
+    #[arg(long, default_value_t = 2)]
+    cpus: u32,
+}
+
+impl MachineArguments {
+    fn machine(&self) -> Machine {
+        let default = Machine::default();
+        Machine {
+            iommu: self.iommu,
+            devices: self.devices.clone().unwrap_or(default.devices),
+            memory_mib: self.memory,
+            cpus: self.cpus,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Subcommands {
+    /// Bring what the lab needs: QEMU, a kernel, packages
+    Setup {
+        /// Kernel to bring; may be given more than once
+        #[arg(long, value_enum, default_value = "stock")]
+        kernel: Vec<Flavour>,
+        /// Look for newer packages
+        #[arg(long)]
+        update: bool,
+    },
+    /// Create VFs of a NIC and an NVMe, bind them, give one to a guest, give everything back
+    Demo {
+        #[command(flatten)]
+        machine: MachineArguments,
+        /// Time limit in seconds
+        #[arg(long, default_value_t = 900)]
+        timeout: u64,
+    },
+    /// Run all checks and tests, on this machine and in the lab
+    Test {
+        /// Kernels to test on
+        #[arg(long, value_enum, value_delimiter = ',', default_value = "stock,full")]
+        kernel: Vec<Flavour>,
+        /// Only tests whose name contains this
+        #[arg(long)]
+        filter: Option<String>,
+        /// Only the tests in the lab
+        #[arg(long)]
+        lab_only: bool,
+    },
+    /// Run a command of this machine inside the lab; its output and exit status are the command's
+    Run {
+        #[command(flatten)]
+        machine: MachineArguments,
+        /// Time limit in seconds
+        #[arg(long, default_value_t = 300)]
+        timeout: u64,
+        /// The command
+        #[arg(trailing_var_arg = true, required = true, allow_hyphen_values = true)]
+        argv: Vec<String>,
+    },
+    /// Open a shell inside the lab
+    Shell {
+        #[command(flatten)]
+        machine: MachineArguments,
+        /// Time limit in seconds
+        #[arg(long, default_value_t = 86400)]
+        timeout: u64,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let offline = arguments.common.offline;
+    let seconds = Duration::from_secs;
+    let result = match &arguments.command {
+        Subcommands::Setup { kernel, update } => command::setup::run(kernel, offline, *update),
+        Subcommands::Demo { machine, timeout } => {
+            command::demo::run(&machine.machine(), machine.kernel, offline, seconds(*timeout))
+        }
+        Subcommands::Test {
+            kernel,
+            filter,
+            lab_only,
+        } => command::test::run(kernel, filter.as_deref(), *lab_only, offline),
+        Subcommands::Run { machine, timeout, argv } => {
+            command::run::run(&machine.machine(), machine.kernel, offline, seconds(*timeout), argv)
+        }
+        Subcommands::Shell { machine, timeout } => {
+            command::shell::run(&machine.machine(), machine.kernel, offline, seconds(*timeout))
+        }
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            command::say(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}

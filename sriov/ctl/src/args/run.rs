@@ -1,0 +1,110 @@
+//! Arguments of `run`.
+
+use super::{Interface, Selector};
+use crate::complete;
+use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Boots a guest.
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// The function, already on vfio-pci
+    #[arg(value_name = "SELECTOR", add = ArgValueCompleter::new(complete::functions))]
+    pub(crate) function: Selector,
+    /// Boot this Linux kernel
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kernel: Option<PathBuf>,
+    /// With this initial RAM disk
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    pub(crate) initrd: Option<PathBuf>,
+    /// And this kernel command line
+    #[arg(long, value_name = "TEXT", requires = "kernel")]
+    pub(crate) append: Option<OsString>,
+    /// Give the guest so much memory; suffixes K, M, G and T are powers of 1024
+    #[arg(long, value_name = "SIZE", default_value = "1G")]
+    pub(crate) memory: MemorySize,
+    /// Give the guest so many CPUs
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) cpus: u16,
+    /// Run guest code in this way
+    #[arg(long, value_name = "NAME", default_value = "kvm", value_parser = ["kvm", "tcg"])]
+    pub(crate) accel: String,
+    /// Use this QEMU
+    #[arg(long, value_name = "FILE", default_value = "qemu-system-x86_64")]
+    pub(crate) qemu: PathBuf,
+    /// The kernel interface that QEMU is to use
+    #[arg(long, value_name = "NAME", value_enum, default_value_t = Interface::Auto)]
+    pub(crate) interface: Interface,
+    /// End the guest after so many seconds
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    pub(crate) timeout: Option<u64>,
+    /// Print the command of QEMU, and do nothing
+    #[arg(short = 'N', long)]
+    pub(crate) dry_run: bool,
+    /// Further arguments of QEMU
+    #[arg(last = true, value_name = "ARGS")]
+    pub(crate) extra: Vec<OsString>,
+}
+
+/// An amount of guest memory in bytes, a multiple of 1 MiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MemorySize(u64);
+
+const MIB: u64 = 1 << 20;
+
+impl FromStr for MemorySize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let shift = match text
+            .get(digits.len()..)
+            .unwrap_or_default()
+            .to_ascii_uppercase()
+            .as_str()
+        {
+            "" => 0,
+            "K" | "KIB" => 10,
+            "M" | "MIB" => 20,
+            "G" | "GIB" => 30,
+            "T" | "TIB" => 40,
+            suffix => return Err(format!("unknown suffix {suffix}")),
+        };
+        let number: u64 = digits
+            .parse()
+            .map_err(|_not_a_number| "expected a size such as 512M or 2G".to_owned())?;
+        let bytes = number
+            .checked_mul(1 << shift)
+            .filter(|bytes| *bytes >= MIB && bytes.is_multiple_of(MIB));
+        bytes
+            .map(Self)
+            .ok_or_else(|| "expected a multiple of 1 MiB, at least 1M".to_owned())
+    }
+}
+
+/// In the form that QEMU's `-m` takes.
+impl fmt::Display for MemorySize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}M", self.0 / MIB)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_in_powers_of_1024() {
+        let size = |text: &str| text.parse::<MemorySize>().map(|size| size.to_string());
+        assert_eq!(size("1G").unwrap(), "1024M");
+        assert_eq!(size("512m").unwrap(), "512M");
+        assert_eq!(size("2097152").unwrap(), "2M");
+        for wrong in ["", "G", "0", "1K", "1.5G", "1P", "18446744073709551615T", "-1G"] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! `undo`: restores what an operation changed, or leaves the machine as it is and forgets the operation.
+
+use super::session::{self, Session};
+use crate::command::log::{self, OperationView};
+use crate::exit::Exit;
+use crate::failure::{Failure, Outcome};
+use crate::output::{Output, SCHEMA_VERSION};
+use crate::request::{Consent, Mode, Settings, UndoTask};
+use serde::Serialize;
+use sriov::{Journal, Operation};
+
+/// Undoes an operation, or shows what that would restore.
+pub(in crate::command) fn run(task: &UndoTask, settings: &Settings, output: &mut Output) -> Outcome {
+    match &task.mode {
+        Mode::Plan { .. } => dry_run(task.operation, settings, output),
+        Mode::Apply(consent) if task.forget => forget(task.operation, consent, settings, output),
+        Mode::Apply(consent) => undo(task.operation, consent, settings, output),
+    }
+}
+
+fn dry_run(id: Option<u64>, settings: &Settings, output: &mut Output) -> Outcome {
+    let operation = Journal::at(settings.journal()).operation(id).map_err(Failure::from)?;
+    if output.is_json() {
+        document(&operation, None, None, output)?;
+        return Ok(Exit::Ok);
+    }
+    output.note(format_args!(
+        "operation {} would be undone, last change first: {}",
+        operation.id, operation.command
+    ));
+    log::changes(&operation).write(output.data(), true)?;
+    Ok(Exit::Ok)
+}
+
+fn undo(id: Option<u64>, consent: &Consent, settings: &Settings, output: &mut Output) -> Outcome {
+    session::require_root()?;
+    let mut session = Session::resume(settings, consent, output)?;
+    let undone = session.undo(id, settings, output)?;
+    let operation = session
+        .journal()
+        .operation(Some(undone.operation))
+        .map_err(Failure::from)?;
+    if output.is_json() {
+        document(&operation, Some(undone.restored), Some(false), output)?;
+    } else {
+        log::changes(&operation).write(output.data(), true)?;
+        output.note(format_args!(
+            "operation {} is undone: {} changes were taken back",
+            undone.operation, undone.restored
+        ));
+    }
+    Ok(Exit::Ok)
+}
+
+fn forget(id: Option<u64>, consent: &Consent, settings: &Settings, output: &mut Output) -> Outcome {
+    session::require_root()?;
+    let session = Session::resume(settings, consent, output)?;
+    let journal = session.journal();
+    let id = journal.operation(id).map_err(Failure::from)?.id;
+    journal.abandon(id).map_err(Failure::from)?;
+    let operation = journal.operation(Some(id)).map_err(Failure::from)?;
+    if output.is_json() {
+        document(&operation, Some(0), Some(true), output)?;
+    } else {
+        output.note(format_args!("operation {id} is forgotten; the machine stays as it is"));
+    }
+    Ok(Exit::Ok)
+}
+
+#[derive(Serialize)]
+struct Document {
+    schema_version: u32,
+    /// How many changes were taken back; `null` when nothing was tried.
+    restored: Option<usize>,
+    forgotten: Option<bool>,
+    operation: OperationView,
+}
+
+fn document(
+    operation: &Operation,
+    restored: Option<usize>,
+    forgotten: Option<bool>,
+    output: &mut Output,
+) -> Result<(), Failure> {
+    output.document(&Document {
+        schema_version: SCHEMA_VERSION,
+        restored,
+        forgotten,
+        operation: operation.into(),
+    })
+}

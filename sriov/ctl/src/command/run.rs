@@ -1,0 +1,255 @@
+//! `run`: boots a guest that has the function, with QEMU.
+
+use super::emit;
+use crate::args::Run;
+use crate::exit::Exit;
+use crate::failure::{Failure, Outcome};
+use crate::output::{Output, SCHEMA_VERSION};
+use crate::request::Settings;
+use crate::selector;
+use crate::snapshot::{self, Snapshot};
+use pci::{Bdf, Function, Viability};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde::Serialize;
+use sriov::{Backend, Vmm};
+use std::ffi::OsString;
+use std::io::{self, Write as _};
+use std::os::fd::AsFd as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// Checks that the guest can have the function, and boots it.
+pub(crate) fn run(args: &Run, settings: &Settings, output: &mut Output) -> Outcome {
+    let need = Snapshot::FREE | crate::column::Need::fields(args.function.fields());
+    let snapshot = Snapshot::read(&settings.sysfs, need)?;
+    let bdf = selector::resolve_one(&args.function, &snapshot.topology, &settings.sysfs)?;
+    let function = snapshot
+        .topology
+        .function(bdf)
+        .ok_or_else(|| Failure::internal("a selected function is missing"))?;
+    check(&snapshot, function)?;
+    let backend = emit::backend(&settings.sysfs, function, args.interface);
+    let arguments = arguments(args, bdf, backend)?;
+    let mut report = Report::new(args, bdf, backend, &arguments);
+    if args.dry_run {
+        return report.write_command(output);
+    }
+    if args.accel == "kvm" {
+        check_kvm()?;
+    }
+
+    snapshot.note_what_was_not_seen(output);
+    let start = Instant::now();
+    let mut command = Command::new(&args.qemu);
+    command.args(&arguments);
+    if output.is_json() {
+        // Standard output is for the one document; the guest's console is talk.
+        command.stdout(
+            io::stderr()
+                .as_fd()
+                .try_clone_to_owned()
+                .map_err(|error| failed(args, &error))?,
+        );
+        command.stdin(Stdio::null());
+    }
+    let child = command.spawn().map_err(|error| failed(args, &error))?;
+    let limit = args.timeout.map(Duration::from_secs);
+    let status = wait(child, limit).map_err(|error| failed(args, &error))?;
+    let Some(status) = status else {
+        let seconds = args.timeout.unwrap_or_default();
+        let failure = Failure::new(
+            Exit::Failed,
+            "timed_out",
+            format!("the guest did not end within {seconds} s and was killed"),
+        );
+        return Err(failure
+            .device(bdf)
+            .step(args.qemu.display().to_string())
+            .fix("give it more time with --timeout"));
+    };
+    let exit = Exit::Guest(exit_code(status));
+    if output.is_json() {
+        report.exit_status = Some(exit.code());
+        report.elapsed_ms = u64::try_from(start.elapsed().as_millis()).ok();
+        output.document(&report)?;
+    }
+    Ok(exit)
+}
+
+/// Refuses what QEMU would refuse with less to say about it.
+fn check(snapshot: &Snapshot, function: &Function) -> Result<(), Failure> {
+    let bdf = function.bdf;
+    let refuse = |exit, kind, message: String| Failure::new(exit, kind, message).device(bdf).step("run");
+    if !snapshot::is_on_vfio(function) {
+        let driver = function
+            .driver
+            .clone()
+            .ok()
+            .flatten()
+            .unwrap_or_else(|| "no driver".to_owned());
+        let failure = refuse(
+            Exit::Failed,
+            "not_on_vfio",
+            format!("is on {driver}, not on a VFIO driver"),
+        );
+        return Err(failure.fix(format!("sriovctl bind {bdf} --driver vfio-pci")));
+    }
+    let group = function
+        .iommu_group
+        .as_ref()
+        .ok()
+        .and_then(Option::as_ref)
+        .and_then(|id| snapshot.topology.group(*id));
+    let Some(group) = group else {
+        let failure = refuse(Exit::Failed, "no_iommu", "has no IOMMU group".to_owned()).code("P01");
+        return Err(failure.fix("enable the IOMMU in the firmware and in the kernel"));
+    };
+    if let Viability::Spoiled(spoilers) = snapshot.topology.viability(group) {
+        let message = format!("IOMMU group {} is not viable", group.id.0);
+        let mut failure = refuse(Exit::Failed, "group_not_viable", message).code("P06");
+        failure.causes = spoilers
+            .iter()
+            .map(|spoiler| match &spoiler.driver {
+                Ok(driver) => format!("{} is on {}", spoiler.bdf, driver.as_deref().unwrap_or("no driver")),
+                Err(unknown) => format!("{} may be on any driver: {unknown}", spoiler.bdf),
+            })
+            .collect();
+        return Err(failure.fix("bind these functions to vfio-pci too, or unbind them"));
+    }
+    let mut held_by: Vec<_> = group
+        .functions
+        .iter()
+        .flat_map(|member| snapshot.holders_of(*member))
+        .collect();
+    held_by.extend(snapshot.holders.iter().flat_map(sriov::Holders::unnamed));
+    held_by.sort_unstable();
+    held_by.dedup();
+    if held_by.is_empty() {
+        return Ok(());
+    }
+    let mut failure = refuse(Exit::Busy, "held", "device or resource busy".to_owned()).code("B06");
+    failure.held_by = held_by;
+    Err(failure.fix("stop that process, or choose a free function: sriovctl list --free"))
+}
+
+/// Another way to run guest code must be asked for: it is slower by orders of magnitude.
+fn check_kvm() -> Result<(), Failure> {
+    let opened = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm");
+    opened.map(drop).map_err(|error| {
+        let exit = if error.kind() == io::ErrorKind::PermissionDenied {
+            Exit::Denied
+        } else {
+            Exit::Failed
+        };
+        let failure = Failure::new(exit, "no_kvm", error.to_string()).step("open /dev/kvm");
+        failure.fix("enable virtualisation in the firmware and load kvm_intel or kvm_amd, or emulate with --accel tcg")
+    })
+}
+
+/// The command line of QEMU without its name.
+fn arguments(args: &Run, bdf: Bdf, backend: Backend) -> Result<Vec<OsString>, Failure> {
+    let device = sriov::emit(Vmm::Qemu, bdf, backend)?;
+    let machine = format!("q35,accel={}", args.accel);
+    let cpu = if args.accel == "kvm" { "host" } else { "max" };
+    let (memory, cpus) = (args.memory.to_string(), args.cpus.to_string());
+    let fixed = ["-machine", &machine, "-cpu", cpu, "-m", &memory, "-smp", &cpus];
+    let quiet = ["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"];
+    let mut arguments: Vec<OsString> = fixed.into_iter().chain(quiet).map(OsString::from).collect();
+    arguments.extend(device.split_whitespace().map(OsString::from));
+    let files = [("-kernel", args.kernel.as_deref()), ("-initrd", args.initrd.as_deref())];
+    for (option, file) in files {
+        if let Some(file) = file {
+            arguments.extend([option.into(), file.into()]);
+        }
+    }
+    if let Some(append) = &args.append {
+        arguments.extend(["-append".into(), append.clone()]);
+    }
+    arguments.extend(args.extra.iter().cloned());
+    Ok(arguments)
+}
+
+/// Waits for the child to end; `None` when it had to be killed after `limit`.
+fn wait(mut child: Child, limit: Option<Duration>) -> io::Result<Option<ExitStatus>> {
+    let Some(limit) = limit else {
+        return child.wait().map(Some);
+    };
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+    let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+    let until = Instant::now() + limit;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let left = Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&left)) {
+            Ok(0) => break,
+            Ok(_) => return child.wait().map(Some),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    child.kill()?;
+    child.wait()?;
+    Ok(None)
+}
+
+/// As a shell would show it: 128 and the signal for a process that was killed.
+fn exit_code(status: ExitStatus) -> u8 {
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
+}
+
+fn failed(args: &Run, error: &io::Error) -> Failure {
+    let failure = Failure::new(Exit::Failed, "qemu", error.to_string()).step(format!("start {}", args.qemu.display()));
+    failure.fix("install QEMU, or name it with --qemu")
+}
+
+#[derive(Serialize)]
+struct Report {
+    schema_version: u32,
+    bdf: String,
+    interface: &'static str,
+    command: Vec<String>,
+    /// `null` with `--dry-run`.
+    exit_status: Option<u8>,
+    elapsed_ms: Option<u64>,
+}
+
+impl Report {
+    fn new(args: &Run, bdf: Bdf, backend: Backend, arguments: &[OsString]) -> Self {
+        let words = std::iter::once(args.qemu.as_os_str()).chain(arguments.iter().map(OsString::as_os_str));
+        let command: Vec<String> = words.map(|word| word.to_string_lossy().into_owned()).collect();
+        Self {
+            schema_version: SCHEMA_VERSION,
+            bdf: bdf.to_string(),
+            interface: emit::name(backend),
+            command,
+            exit_status: None,
+            elapsed_ms: None,
+        }
+    }
+
+    fn write_command(&self, output: &mut Output) -> Outcome {
+        if output.is_json() {
+            output.document(self)?;
+        } else {
+            let words: Vec<String> = self.command.iter().map(|word| quote(word)).collect();
+            writeln!(output.data(), "{}", words.join(" "))?;
+        }
+        Ok(Exit::Ok)
+    }
+}
+
+/// A word as a shell takes it.
+fn quote(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,+@%".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}

@@ -1,0 +1,23 @@
+//! The hidden command in which this program serves its own accesses to files that can block.
+
+use crate::exit::Exit;
+use crate::failure::Outcome;
+use std::io;
+use std::process::Command;
+
+/// Its name on the command line.
+pub(crate) const NAME: &str = "access-worker";
+
+/// Serves until end of file.
+pub(crate) fn run() -> Outcome {
+    // Not through Output: this standard output belongs to the parent and carries replies.
+    sriov::serve_accesses(io::stdin().lock(), io::stdout().lock())?;
+    Ok(Exit::Ok)
+}
+
+/// Starts this program again as a worker.
+pub(super) fn command() -> Command {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg(NAME);
+    command
+}

@@ -1,0 +1,156 @@
+//! What people see: help and tables, as committed snapshots.
+
+mod common;
+
+use common::{Machine, Ran, program};
+
+fn help(arguments: &[&str]) -> String {
+    Ran::from(program().args(arguments).output().unwrap()).all()
+}
+
+#[test]
+fn short_help() {
+    insta::assert_snapshot!(help(&["-h"]));
+}
+
+#[test]
+fn long_help() {
+    insta::assert_snapshot!(help(&["--help"]));
+}
+
+#[test]
+fn markdown_of_all_commands() {
+    insta::assert_snapshot!(help(&["util", "markdown"]));
+}
+
+#[test]
+fn list() {
+    insta::assert_snapshot!(Machine::new().run(&["list"]).all());
+}
+
+#[test]
+fn list_with_chosen_columns_sorted_and_filtered() {
+    let arguments = ["list", "-o", "bdf,vf,holder", "-s", "vf", "--filter", "role=vf,driver!=iavf"];
+    insta::assert_snapshot!(Machine::new().run(&arguments).all());
+}
+
+#[test]
+fn list_as_pairs() {
+    insta::assert_snapshot!(Machine::new().run(&["list", "-P", "-o", "bdf,sriov,devices", "ens1f0", "nvme0"]).all());
+}
+
+#[test]
+fn list_free() {
+    insta::assert_snapshot!(Machine::new().run(&["list", "--free", "-n"]).all());
+}
+
+#[test]
+fn columns() {
+    insta::assert_snapshot!(Machine::new().run(&["list", "--columns"]).all());
+}
+
+#[test]
+fn tree() {
+    insta::assert_snapshot!(Machine::new().run(&["tree"]).all());
+}
+
+#[test]
+fn tree_of_some_functions_in_ascii() {
+    insta::assert_snapshot!(Machine::new().run(&["tree", "--ascii", "ens1f0#1", "nvme0"]).all());
+}
+
+#[test]
+fn show_a_pf() {
+    insta::assert_snapshot!(Machine::new().run(&["show", "ens1f0"]).all());
+}
+
+#[test]
+fn show_a_vf_that_is_held() {
+    insta::assert_snapshot!(Machine::new().run(&["show", "01:01.0"]).all());
+}
+
+#[test]
+fn show_a_function_without_isolation() {
+    insta::assert_snapshot!(Machine::new().run(&["show", "nvme0"]).all());
+}
+
+#[test]
+fn groups() {
+    insta::assert_snapshot!(Machine::new().run(&["groups"]).all());
+}
+
+#[test]
+fn status() {
+    insta::assert_snapshot!(Machine::new().run(&["status"]).all());
+}
+
+#[test]
+fn emit() {
+    let machine = Machine::new();
+    let texts = ["qemu", "cloud-hypervisor", "libvirt"].map(|format| machine.run(&["emit", format, "01:01.1"]).all());
+    insta::assert_snapshot!(texts.join("\n"));
+}
+
+#[test]
+fn emit_with_iommufd_where_its_nodes_are() {
+    let machine = Machine::new();
+    machine.write("dev/iommu", "");
+    machine.write("dev/vfio/devices/vfio1", "");
+    insta::assert_snapshot!(machine.run(&["emit", "qemu", "01:01.1", "01:01.2"]).all());
+}
+
+#[test]
+fn run_shows_its_command() {
+    let arguments = ["run", "01:01.1", "-N", "--kernel", "vmlinuz", "--append", "console=ttyS0 quiet", "--", "-S"];
+    insta::assert_snapshot!(Machine::new().run(&arguments).all());
+}
+
+#[test]
+fn plan_to_bind() {
+    insta::assert_snapshot!(Machine::new().run(&["plan", "bind", "01:01.4", "--driver", "vfio-pci"]).all());
+}
+
+#[test]
+fn refusals() {
+    let machine = Machine::new();
+    let refused: &[&[&str]] = &[
+        &["plan", "vf", "delete", "ens1f0"],
+        &["plan", "vf", "create", "ens1f0", "3"],
+        &["plan", "unbind", "01:01.0"],
+        &["plan", "unbind", "nvme0"],
+        &["plan", "release", "01:01.0", "ens7"],
+        &["plan", "bind", "01:01.4", "--driver", "vfio-pic"],
+        &["plan", "vf", "create", "nvme0", "1"],
+        &["run", "01:01.0", "-N"],
+        &["run", "01:01.2", "-N"],
+        &["run", "01:01.4", "-N"],
+        &["run", "10000:e0:01.0", "-N"],
+        &["list", "ens1f1"],
+        &["list", "--filter", "drivr=igb"],
+        &["explain", "s77"],
+    ];
+    let mut text = String::new();
+    for arguments in refused {
+        text += &format!("$ sriovctl {}\n{}\n", arguments.join(" "), machine.run(arguments).all());
+    }
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn explain() {
+    insta::assert_snapshot!(help(&["explain", "B06"]));
+}
+
+#[test]
+fn a_dump_of_lspci() {
+    let dump = "00:03.0 Ethernet controller: Red Hat\n\
+                00: f4 1a 41 10 06 04 10 00 01 00 00 02 00 00 00 00\n\
+                10: 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00\n\
+                20: 00 00 00 00 00 00 00 00 00 00 00 00 f4 1a 01 00\n\
+                30: 00 00 00 00 40 00 00 00 00 00 00 00 0b 01 00 00\n\
+                40: 05 00 80 00 00 00 00 00 00 00 00 00 00 00 00 00\n\n";
+    let machine = Machine::new();
+    machine.write("dump.txt", dump);
+    let file = machine.root().join("dump.txt");
+    insta::assert_snapshot!(machine.run(&["show", "-F", file.to_str().unwrap()]).all());
+}

@@ -1,0 +1,113 @@
+//! The way to sysfs files whose access may block in the kernel, with a deadline.
+//!
+//! `sriov_numvfs`, `driver_override`, `unbind`, `bind`, `drivers_probe` and `reset` take the device lock, some for reading too.
+//! While vfio waits for the process that holds a function, that lock is taken, without limit, and the waiter cannot be killed.
+//! [`Access`] is what the rest of the crate sees; [`WorkerAccess`](crate::WorkerAccess) does the access in another process.
+
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+/// Access to files below a root; paths are relative to it (`sys/bus/pci/drivers_probe`).
+///
+/// [`read`](Self::read) and [`write`](Self::write) may block in the kernel and so have a limit. The others must not be used for
+/// what blocks: links, names and existence are answered by kernfs and devtmpfs themselves, which take no device lock.
+pub trait Access: fmt::Debug {
+    /// The file's text without trailing newlines.
+    ///
+    /// # Errors
+    /// A [`Failure`]; after [`Failure::TimedOut`] the access may still happen later.
+    fn read(&mut self, path: &Path, limit: Duration) -> Result<String, Failure>;
+
+    /// Writes `value` in one `write(2)`; an empty value as a newline, since a write of no bytes does not reach the kernel.
+    ///
+    /// # Errors
+    /// A [`Failure`]; after [`Failure::TimedOut`] and [`Failure::Worker`] the write may have happened, or happen later.
+    fn write(&mut self, path: &Path, value: &str, limit: Duration) -> Result<(), Failure>;
+
+    /// The last component of a symbolic link's target; `None` when there is no such link.
+    ///
+    /// # Errors
+    /// [`Failure::Errno`], also when the path is no link.
+    fn link(&mut self, path: &Path) -> Result<Option<String>, Failure>;
+
+    /// The names in a directory, sorted; empty when there is no such directory.
+    ///
+    /// # Errors
+    /// [`Failure::Errno`]
+    fn names(&mut self, path: &Path) -> Result<Vec<String>, Failure>;
+
+    /// Whether the path, links followed, leads to something.
+    ///
+    /// # Errors
+    /// [`Failure::Errno`]
+    fn exists(&mut self, path: &Path) -> Result<bool, Failure>;
+}
+
+/// Why an access failed. Which function and step it was for is added once, by the caller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// The kernel's answer.
+    Errno(i32),
+    /// The kernel did not answer within this time.
+    TimedOut(Duration),
+    /// The process that serves the accesses could not be started, or ended.
+    Worker(String),
+}
+
+/// How long the kernel is given for one access. A deadline only bounds what is never going to end, so each is several times
+/// what the slowest device seen needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deadlines {
+    /// Any read, and writing an attribute that only stores a value. Default 10 s.
+    pub attribute: Duration,
+    /// A driver's probe or remove: `drivers_probe`, `unbind`. Default 60 s.
+    pub driver: Duration,
+    /// Writing `sriov_numvfs`, which probes or removes every VF. Default 120 s.
+    pub count: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self {
+            attribute: Duration::from_secs(10),
+            driver: Duration::from_secs(60),
+            count: Duration::from_secs(120),
+        }
+    }
+}
+
+impl Failure {
+    /// The failure as an errno of the operating system, if it is one.
+    #[must_use]
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Errno(errno) => Some(*errno),
+            Self::TimedOut(_) | Self::Worker(_) => None,
+        }
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::Errno(error.raw_os_error().unwrap_or(rustix::io::Errno::IO.raw_os_error()))
+    }
+}
+
+impl From<rustix::io::Errno> for Failure {
+    fn from(errno: rustix::io::Errno) -> Self {
+        Self::Errno(errno.raw_os_error())
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Errno(errno) => write!(f, "{}", std::io::Error::from_raw_os_error(*errno)),
+            Self::TimedOut(after) => write!(f, "no answer within {:.1} s", after.as_secs_f64()),
+            Self::Worker(what) => f.write_str(what),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}

@@ -1,0 +1,291 @@
+//! [`WorkerAccess`]: one child process does the accesses that may block, and is left behind when it does.
+//!
+//! A thread would not do: a thread in state D keeps its whole process from ending. The child serves one request at a time over its
+//! standard input and output until end of file. One start serves a whole job; only after a missed deadline a new child is started.
+//!
+//! Request: kind (1 byte), length of path (u16), length of value (u16), path, value. Reply: errno or 0 (i32), length (u32), text.
+//! All little-endian.
+
+use crate::pause::timespec;
+use crate::{Access, Failure};
+use pci::Sysfs;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Access to the files below a [`Sysfs`] root through a child process that can be abandoned.
+#[derive(Debug)]
+pub struct WorkerAccess {
+    sysfs: Sysfs,
+    command: Command,
+    worker: Option<Worker>,
+    abandoned: Vec<Child>,
+}
+
+#[derive(Debug)]
+struct Worker {
+    child: Child,
+    requests: ChildStdin,
+    replies: ChildStdout,
+}
+
+/// A file longer than this is cut off; sysfs attributes end at one page.
+const REPLY_MAX: u32 = 64 * 1024;
+/// A request always fits into an empty pipe, so that sending one never blocks.
+const REQUEST_MAX: usize = 8 * 1024;
+const HEADER: usize = 5;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Read = 0,
+    Write = 1,
+}
+
+impl WorkerAccess {
+    /// `command` starts a process that calls [`serve_accesses`] on its standard input and output. It is started at the first
+    /// access, in its own process group, so that an interrupt typed at the terminal does not reach it in the middle of a write.
+    #[must_use]
+    pub fn new(sysfs: Sysfs, mut command: Command) -> Self {
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .process_group(0);
+        Self {
+            sysfs,
+            command,
+            worker: None,
+            abandoned: Vec::new(),
+        }
+    }
+
+    fn request(&mut self, kind: Kind, path: &Path, value: &str, limit: Duration) -> Result<String, Failure> {
+        let message = encode(kind, &self.sysfs.path(path), value)?;
+        let until = Instant::now() + limit;
+        self.reap();
+        let mut worker = match self.worker.take() {
+            Some(worker) => worker,
+            None => self.start()?,
+        };
+        match worker.exchange(&message, until) {
+            Ok(Reply { errno: 0, text }) => {
+                self.worker = Some(worker);
+                Ok(text)
+            }
+            Ok(Reply { errno, .. }) => {
+                self.worker = Some(worker);
+                Err(Failure::Errno(errno))
+            }
+            Err(Lost::Deadline) => {
+                self.abandon(worker);
+                Err(Failure::TimedOut(limit))
+            }
+            Err(Lost::Broken(what)) => {
+                self.abandon(worker);
+                Err(Failure::Worker(format!("the access process {what}")))
+            }
+        }
+    }
+
+    fn start(&mut self) -> Result<Worker, Failure> {
+        let failed = |why: String| Failure::Worker(format!("the access process cannot be started: {why}"));
+        let mut child = self.command.spawn().map_err(|e| failed(e.to_string()))?;
+        let (Some(requests), Some(replies)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(failed("no pipes".to_owned()));
+        };
+        Ok(Worker {
+            child,
+            requests,
+            replies,
+        })
+    }
+
+    /// Kills the child and does not wait for it: in state D it dies only when the kernel lets go.
+    fn abandon(&mut self, worker: Worker) {
+        let mut child = worker.child;
+        if child.kill().is_ok() {
+            self.abandoned.push(child);
+        }
+    }
+
+    fn reap(&mut self) {
+        self.abandoned.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+    }
+}
+
+impl Drop for WorkerAccess {
+    /// An idle child blocks on its pipe and dies at once, so it can be waited for; abandoned ones are left to init.
+    fn drop(&mut self) {
+        if let Some(mut worker) = self.worker.take()
+            && worker.child.kill().is_ok()
+        {
+            drop(worker.child.wait());
+        }
+        self.reap();
+    }
+}
+
+impl Access for WorkerAccess {
+    fn read(&mut self, path: &Path, limit: Duration) -> Result<String, Failure> {
+        self.request(Kind::Read, path, "", limit)
+    }
+
+    fn write(&mut self, path: &Path, value: &str, limit: Duration) -> Result<(), Failure> {
+        self.request(Kind::Write, path, value, limit).map(drop)
+    }
+
+    fn link(&mut self, path: &Path) -> Result<Option<String>, Failure> {
+        match std::fs::read_link(self.sysfs.path(path)) {
+            Ok(target) => Ok(target.file_name().map(|name| name.to_string_lossy().into_owned())),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn names(&mut self, path: &Path) -> Result<Vec<String>, Failure> {
+        let entries = match std::fs::read_dir(self.sysfs.path(path)) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(e.into()),
+        };
+        let mut names = entries
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect::<Result<Vec<_>, Failure>>()?;
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn exists(&mut self, path: &Path) -> Result<bool, Failure> {
+        Ok(self.sysfs.path(path).try_exists()?)
+    }
+}
+
+struct Reply {
+    errno: i32,
+    text: String,
+}
+
+enum Lost {
+    Deadline,
+    Broken(String),
+}
+
+impl Worker {
+    fn exchange(&mut self, message: &[u8], until: Instant) -> Result<Reply, Lost> {
+        self.requests
+            .write_all(message)
+            .map_err(|e| Lost::Broken(format!("takes no request: {e}")))?;
+        let mut header = [0; 8];
+        self.fill(&mut header, until)?;
+        let [e0, e1, e2, e3, l0, l1, l2, l3] = header;
+        let len = u32::from_le_bytes([l0, l1, l2, l3]);
+        if len > REPLY_MAX {
+            return Err(Lost::Broken("does not speak the protocol".to_owned()));
+        }
+        let mut text = vec![0; len as usize];
+        self.fill(&mut text, until)?;
+        Ok(Reply {
+            errno: i32::from_le_bytes([e0, e1, e2, e3]),
+            text: String::from_utf8_lossy(&text).into_owned(),
+        })
+    }
+
+    fn fill(&mut self, mut buffer: &mut [u8], until: Instant) -> Result<(), Lost> {
+        while !buffer.is_empty() {
+            let left = until.saturating_duration_since(Instant::now());
+            match poll(&mut [PollFd::new(&self.replies, PollFlags::IN)], Some(&timespec(left))) {
+                Ok(0) => return Err(Lost::Deadline),
+                Ok(_) => {}
+                Err(Errno::INTR) => continue,
+                Err(e) => return Err(Lost::Broken(e.to_string())),
+            }
+            match self.replies.read(buffer) {
+                Ok(0) => return Err(Lost::Broken("has ended".to_owned())),
+                Ok(n) => buffer = buffer.get_mut(n..).unwrap_or_default(),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(Lost::Broken(e.to_string())),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn encode(kind: Kind, path: &Path, value: &str) -> Result<Vec<u8>, Failure> {
+    let path = path.as_os_str().as_bytes();
+    let (Ok(path_len), Ok(value_len)) = (u16::try_from(path.len()), u16::try_from(value.len())) else {
+        return Err(Errno::TOOBIG.into());
+    };
+    if HEADER + path.len() + value.len() > REQUEST_MAX {
+        return Err(Errno::TOOBIG.into());
+    }
+    let [p0, p1] = path_len.to_le_bytes();
+    let [v0, v1] = value_len.to_le_bytes();
+    Ok([&[kind as u8, p0, p1, v0, v1], path, value.as_bytes()].concat())
+}
+
+/// Serves the requests of a [`WorkerAccess`] until end of file: the whole work of the child process.
+///
+/// # Errors
+/// Requests that do not follow the protocol, and replies that cannot be delivered.
+pub fn serve_accesses(mut requests: impl Read + AsFd, mut replies: impl Write) -> io::Result<()> {
+    loop {
+        let mut header = [0; HEADER];
+        match requests.read_exact(&mut header) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+            Err(e) => return Err(e),
+        }
+        let [kind, p0, p1, v0, v1] = header;
+        let mut path = vec![0; u16::from_le_bytes([p0, p1]).into()];
+        let mut value = vec![0; u16::from_le_bytes([v0, v1]).into()];
+        requests.read_exact(&mut path)?;
+        requests.read_exact(&mut value)?;
+        let path = PathBuf::from(std::ffi::OsString::from_vec(path));
+        let outcome = match kind {
+            k if k == Kind::Read as u8 => read_file(&path),
+            // Whoever asked may be dead and its successor may have begun to undo: then nothing may be changed any more.
+            k if k == Kind::Write as u8 && hung_up(&requests)? => return Ok(()),
+            k if k == Kind::Write as u8 => write_file(&path, &value).map(|()| Vec::new()),
+            _ => return Err(io::ErrorKind::InvalidData.into()),
+        };
+        let (errno, text) = match outcome {
+            Ok(text) => (0, text),
+            Err(e) => (e.raw_os_error().unwrap_or(Errno::IO.raw_os_error()), Vec::new()),
+        };
+        let len = u32::try_from(text.len()).map_err(io::Error::other)?;
+        replies.write_all(&[&errno.to_le_bytes(), &len.to_le_bytes(), text.as_slice()].concat())?;
+        replies.flush()?;
+    }
+}
+
+fn hung_up(requests: &impl AsFd) -> io::Result<bool> {
+    let mut fds = [PollFd::new(requests, PollFlags::empty())];
+    poll(&mut fds, Some(&timespec(Duration::ZERO)))?;
+    let [fd] = fds;
+    Ok(fd.revents().contains(PollFlags::HUP))
+}
+
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    File::open(path)?.take(REPLY_MAX.into()).read_to_end(&mut text)?;
+    let end = text.iter().rposition(|byte| *byte != b'\n').map_or(0, |last| last + 1);
+    text.truncate(end);
+    Ok(text)
+}
+
+fn write_file(path: &Path, value: &[u8]) -> io::Result<()> {
+    let value = if value.is_empty() { b"\n" } else { value };
+    let written = OpenOptions::new().write(true).open(path)?.write(value)?;
+    if written == value.len() {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::WriteZero.into())
+    }
+}

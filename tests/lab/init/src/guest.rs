@@ -1,0 +1,75 @@
+//! A guest that was given a function: which driver took it, and whether a ping over it is answered.
+
+use crate::{console::say, mounts, ping};
+use anyhow::{Context, Result};
+use lab_init::link;
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The address that QEMU's user network gives to its first guest, and that of its gateway.
+const OWN: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+
+/// Reports on the console, line by line; each line begins with `guest:`.
+pub(crate) fn report() -> Result<()> {
+    say(&format!(
+        "guest: Linux {} is up",
+        mounts::read("/proc/sys/kernel/osrelease")?.trim()
+    ));
+    let mut devices: Vec<_> = fs::read_dir("/sys/bus/pci/devices")?
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
+    devices.sort();
+    for device in &devices {
+        say(&format!("guest: {}", describe(device)));
+    }
+    let interfaces = devices.iter().filter_map(|device| interface(device));
+    let mut seen = false;
+    for (name, driver, index) in interfaces {
+        seen = true;
+        say(&format!("guest: {driver} took the function as {name}"));
+        link::set_up(index).with_context(|| format!("set {name} up"))?;
+        link::add_address(index, OWN, 24).with_context(|| format!("give {name} an address"))?;
+        let (requests, round_trip) = ping::ping(GATEWAY, Duration::from_secs(60))?;
+        say(&format!(
+            "guest: ping {GATEWAY} over {name}: answered after {requests} request(s), {} ms",
+            round_trip.as_millis()
+        ));
+    }
+    if !seen {
+        say("guest: no network function here");
+    }
+    say("guest: done");
+    Ok(())
+}
+
+fn describe(device: &Path) -> String {
+    let value = |file| {
+        mounts::read(device.join(file)).map_or_else(
+            |_| "?".to_owned(),
+            |text| text.trim().trim_start_matches("0x").to_owned(),
+        )
+    };
+    let name = device.file_name().unwrap_or_default().to_string_lossy();
+    format!(
+        "{name} {}:{} driver {}",
+        value("vendor"),
+        value("device"),
+        driver(device).as_deref().unwrap_or("none")
+    )
+}
+
+fn driver(device: &Path) -> Option<String> {
+    let link: PathBuf = fs::read_link(device.join("driver")).ok()?;
+    Some(link.file_name()?.to_string_lossy().into_owned())
+}
+
+/// Name, driver and index of the network interface of a PCI function.
+fn interface(device: &Path) -> Option<(String, String, u32)> {
+    let entry = fs::read_dir(device.join("net")).ok()?.flatten().next()?;
+    let index = mounts::read(entry.path().join("ifindex")).ok()?.trim().parse().ok()?;
+    Some((entry.file_name().to_string_lossy().into_owned(), driver(device)?, index))
+}

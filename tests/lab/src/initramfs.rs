@@ -1,0 +1,169 @@
+//! The initial file system of the lab's machine and of the guests inside it: one static program and a few modules.
+
+use crate::Kernel;
+use anyhow::{Context, Result, bail};
+use cpio::newc::{Builder, ModeFileType, trailer};
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Whose initial file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The lab's machine.
+    Machine,
+    /// A guest inside the lab.
+    Guest,
+}
+
+impl Role {
+    /// Modules that a kernel with modules has to load for this role; drivers of the devices and what a distribution's own
+    /// initramfs would have brought.
+    fn modules(self) -> &'static [&'static str] {
+        match self {
+            Self::Machine => &[
+                "overlay",
+                "9p",
+                "9pnet_virtio",
+                "virtio_pci",
+                "virtio_console",
+                "virtio_iommu",
+                "virtio_net",
+                "igb",
+                "igbvf",
+                "nvme",
+                "ext4",
+                "vfio_iommu_type1",
+                "vfio_pci",
+                "kvm_amd",
+            ],
+            Self::Guest => &["igbvf", "nvme"],
+        }
+    }
+}
+
+/// Writes the archive for `role` to `path`.
+pub(crate) fn write(path: &Path, kernel: &Kernel, role: Role, init: &Path) -> Result<()> {
+    let mut out = BufWriter::new(File::create(path).with_context(|| format!("create {}", path.display()))?);
+    for dir in ["dev", "proc", "sys", "modules"] {
+        Builder::new(dir)
+            .mode(0o755)
+            .set_mode_file_type(ModeFileType::Directory)
+            .write(&mut out, 0)
+            .finish()?;
+    }
+    let init = std::fs::read(init).with_context(|| format!("read {}", init.display()))?;
+    add(&mut out, "init", 0o755, &init)?;
+    for (position, module) in kernel.load_order(role.modules())?.iter().enumerate() {
+        add(
+            &mut out,
+            &format!("modules/{position:03}-{}.ko", module.name),
+            0o644,
+            &module.object,
+        )?;
+    }
+    trailer(&mut out)?;
+    out.flush()?;
+    Ok(())
+}
+
+fn add(out: &mut impl Write, name: &str, mode: u32, content: &[u8]) -> Result<()> {
+    let len = u32::try_from(content.len()).context("a file of 4 GiB in an initramfs")?;
+    let mut file = Builder::new(name)
+        .mode(mode)
+        .set_mode_file_type(ModeFileType::Regular)
+        .write(&mut *out, len);
+    file.write_all(content)?;
+    file.finish()?;
+    Ok(())
+}
+
+/// Builds the first process as a static program, which runs before there is any library.
+pub(crate) fn build_init() -> Result<PathBuf> {
+    let target = target_dir()?.join("lab-init");
+    let triple = "x86_64-unknown-linux-gnu";
+    let output = cargo()
+        .args([
+            "build",
+            "--quiet",
+            "--profile",
+            "lab",
+            "--package",
+            "lab-init",
+            "--bin",
+            "lab-init",
+            "--target",
+            triple,
+            "--target-dir",
+        ])
+        .arg(&target)
+        .env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=symbols")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .output()
+        .context("start cargo")?;
+    if !output.status.success() {
+        bail!(
+            "build lab-init: {}\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    Ok(target.join(triple).join("lab/lab-init"))
+}
+
+/// Builds the programs that go into the lab; returns the directory that they lie in.
+///
+/// # Errors
+/// When they do not build.
+pub fn build_programs() -> Result<PathBuf> {
+    let output = cargo()
+        .args([
+            "build",
+            "--quiet",
+            "--profile",
+            "lab",
+            "--package",
+            "sriovctl",
+            "--package",
+            "system-tests",
+            "--bins",
+            "--target-dir",
+        ])
+        .arg(target_dir()?)
+        .output()
+        .context("start cargo")?;
+    if !output.status.success() {
+        bail!(
+            "build the programs for the lab: {}\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    Ok(target_dir()?.join("lab"))
+}
+
+/// The cargo that started us, else the one on the path.
+pub(crate) fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(workspace());
+    cargo
+}
+
+/// The root of the workspace that this program was built from.
+pub(crate) fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .ancestors()
+        .nth(2)
+        .map_or_else(PathBuf::new, Path::to_path_buf)
+}
+
+/// Where cargo builds: the directory above the profile's, which this program lies in.
+pub(crate) fn target_dir() -> Result<PathBuf> {
+    let program = std::env::current_exe()?;
+    let profile = program
+        .ancestors()
+        .find(|dir| dir.join(".fingerprint").is_dir())
+        .context("this program was not built by cargo")?;
+    Ok(profile.parent().context("no target directory")?.to_path_buf())
+}

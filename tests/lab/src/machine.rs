@@ -1,0 +1,167 @@
+//! What the lab's machine is made of, as QEMU arguments.
+
+use anyhow::Result;
+use std::fs::File;
+use std::path::Path;
+
+/// Size of an NVMe namespace; the file is sparse.
+const DISK_BYTES: u64 = 256 << 20;
+
+/// The machine's IOMMU.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, clap::ValueEnum, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Iommu {
+    /// Intel VT-d with second-stage tables, interrupt remapping and device TLBs
+    Intel,
+    /// Intel VT-d in scalable mode with first-stage tables, PASID and page requests
+    IntelScalable,
+    /// AMD-Vi; Linux does not remap its interrupts in QEMU, so VFIO needs allow_unsafe_interrupts there
+    Amd,
+    /// virtio-iommu
+    Virtio,
+    /// No IOMMU
+    None,
+}
+
+/// A device that can be put into the machine.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, clap::ValueEnum, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Device {
+    /// 82576 NIC with 7 VFs
+    Igb,
+    /// NVMe controller with 8 VFs and one namespace
+    Nvme,
+    /// NVMe controller with 127 VFs
+    Nvme127,
+    /// virtio NIC with 2 VFs and ATS
+    VirtioNet,
+    /// QEMU's tutorial device: conventional PCI, MSI, DMA on command
+    Edu,
+    /// A second 82576 behind a switch with ACS
+    SwitchIgb,
+}
+
+/// The lab's machine.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub struct Machine {
+    /// Its IOMMU.
+    pub iommu: Iommu,
+    /// Its devices besides those that the lab itself needs.
+    pub devices: Vec<Device>,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// Number of CPUs.
+    pub cpus: u32,
+}
+
+impl Default for Machine {
+    /// Intel VT-d, one device of each common kind, memory for a guest inside.
+    fn default() -> Self {
+        Self {
+            iommu: Iommu::Intel,
+            devices: vec![Device::Igb, Device::Nvme, Device::VirtioNet, Device::Edu],
+            memory_mib: 3072,
+            cpus: 2,
+        }
+    }
+}
+
+impl Machine {
+    /// QEMU arguments for the machine itself. Disks are made in `scratch`.
+    pub(crate) fn arguments(&self, scratch: &Path) -> Result<Vec<String>> {
+        let mut arguments =
+            words("-nodefaults -no-reboot -display none -monitor none -machine q35,kernel-irqchip=off -cpu max");
+        arguments.extend(words("-accel tcg,thread=multi -run-with exit-with-parent=on"));
+        arguments.extend([
+            "-smp".to_owned(),
+            self.cpus.to_string(),
+            "-m".to_owned(),
+            format!("{}M", self.memory_mib),
+        ]);
+        arguments.extend(words(match self.iommu {
+            Iommu::Intel => "-device intel-iommu,intremap=on,device-iotlb=on,aw-bits=48",
+            Iommu::IntelScalable => {
+                "-device intel-iommu,intremap=on,eim=on,device-iotlb=on,caching-mode=on,scalable-mode=on,fsts=on,pasid-bits=20,svm=on"
+            }
+            Iommu::Amd => "-device amd-iommu",
+            Iommu::Virtio => "-device virtio-iommu-pci",
+            Iommu::None => "",
+        }));
+        for (position, device) in self.devices.iter().enumerate() {
+            arguments.extend(device.arguments(position, scratch)?);
+        }
+        Ok(arguments)
+    }
+
+    /// What this machine adds to the kernel's command line.
+    pub(crate) fn kernel_arguments(&self) -> &'static str {
+        match self.iommu {
+            Iommu::Amd => "vfio_iommu_type1.allow_unsafe_interrupts=1 iommufd.allow_unsafe_interrupts=1",
+            Iommu::Intel | Iommu::IntelScalable => "intel_iommu=on",
+            Iommu::Virtio | Iommu::None => "",
+        }
+    }
+}
+
+impl Device {
+    /// Each device gets a root port of its own; `n` makes the ids unique.
+    fn arguments(self, n: usize, scratch: &Path) -> Result<Vec<String>> {
+        let port = format!("-device pcie-root-port,id=rp{n},slot={n},chassis={}", n + 1);
+        let text = match self {
+            Self::Igb => format!("{port} -netdev user,id=net{n},restrict=on -device igb,bus=rp{n},netdev=net{n}"),
+            Self::Nvme => nvme(
+                n,
+                scratch,
+                "sriov_max_vfs=8,sriov_vq_flexible=16,sriov_vi_flexible=8,max_ioqpairs=26,msix_qsize=17",
+            )?,
+            Self::Nvme127 => nvme(
+                n,
+                scratch,
+                "sriov_max_vfs=127,sriov_vq_flexible=254,sriov_vi_flexible=127,max_ioqpairs=256,msix_qsize=129",
+            )?,
+            Self::VirtioNet => {
+                // QEMU wants the VFs before their PF, and takes no `user` network for them.
+                let function = |function: u8, role: &str| {
+                    let options = "disable-legacy=on,iommu_platform=on,ats=on";
+                    format!(
+                        "-netdev hubport,hubid={n}{function},id=net{n}{function} \
+                         -device virtio-net-pci,bus=rp{n},addr=0x0.0x{function},netdev=net{n}{function},{role},{options}"
+                    )
+                };
+                let vf = format!("sriov-pf=vpf{n}");
+                format!(
+                    "{port} {} {} {}",
+                    function(2, &vf),
+                    function(1, &vf),
+                    function(0, &format!("id=vpf{n}"))
+                )
+            }
+            Self::Edu => "-device edu,dma_mask=0xffffffffffffffff".to_owned(),
+            Self::SwitchIgb => format!(
+                "{port} -device x3130-upstream,id=up{n},bus=rp{n} -device xio3130-downstream,id=down{n},bus=up{n},slot={n},chassis=1{n} \
+                 -netdev user,id=net{n},restrict=on -device igb,bus=down{n},netdev=net{n}"
+            ),
+        };
+        Ok(words(&text))
+    }
+}
+
+fn nvme(n: usize, scratch: &Path, sriov: &str) -> Result<String> {
+    let disk = scratch.join(format!("nvme{n}.img"));
+    File::create(&disk)?.set_len(DISK_BYTES)?;
+    Ok(format!(
+        "-device pcie-root-port,id=rp{n},slot={n},chassis={} -device nvme-subsys,id=sub{n} \
+         -drive file={},if=none,id=disk{n},format=raw,cache=unsafe -device nvme,bus=rp{n},serial=lab{n},id=nvme{n},subsys=sub{n},{sriov} \
+         -device nvme-ns,drive=disk{n},bus=nvme{n},nsid=1,shared=on",
+        n + 1,
+        disk.display(),
+    ))
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split_whitespace().map(str::to_owned).collect()
+}

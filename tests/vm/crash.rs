@@ -1,0 +1,97 @@
+//! `kill -9` at every step, and what `undo` makes of it.
+
+use crate::PASSED;
+use crate::machine::{Snapshot, done, physical_function, sriovctl};
+use anyhow::{Context, Result, bail, ensure};
+use lab::case::Outcome;
+use rustix::event::{Timespec, poll};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+const JOURNAL: &str = "/run/sriovctl/journal";
+
+/// Starts a change and kills it as soon as its journal has `lines` lines. Whether it was killed, that is, had not ended before.
+fn killed_after(arguments: &[&str], journal: &dyn Fn() -> Option<PathBuf>, lines: usize) -> Result<bool> {
+    let mut child = Command::new("sriovctl")
+        .args(arguments)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    while child.try_wait()?.is_none() {
+        if journal().is_some_and(|path| lines_of(&path) >= lines) {
+            return kill(child);
+        }
+        poll(
+            &mut [],
+            Some(&Timespec {
+                tv_sec: 0,
+                tv_nsec: 50_000,
+            }),
+        )?;
+    }
+    Ok(false)
+}
+
+fn kill(mut child: Child) -> Result<bool> {
+    child.kill()?;
+    Ok(child.wait()?.code().is_none())
+}
+
+fn lines_of(path: &Path) -> usize {
+    std::fs::read(path).map_or(0, |bytes| bytes.iter().filter(|byte| **byte == b'\n').count())
+}
+
+fn operations() -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(JOURNAL).into_iter().flatten().flatten();
+    let mut paths: Vec<PathBuf> = entries
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|e| e == "jsonl"))
+        .collect();
+    paths.sort();
+    paths
+}
+
+pub(crate) fn killed_at_every_step() -> Result<Outcome> {
+    let pf = physical_function("igb")?;
+    let before = Snapshot::take()?;
+    let create = ["vf", "create", &pf, "2", "--driver", "vfio-pci"];
+    for lines in 1..200 {
+        let known = operations().len();
+        let newest = || operations().get(known).cloned();
+        if !killed_after(&create, &newest, lines)? {
+            // It was faster than the kill: every step has had its turn.
+            ensure!(lines > 8, "it ended by itself before line {lines}");
+            done(&["undo"])?;
+            before
+                .must_equal(&Snapshot::take()?)
+                .context("after the operation that was not killed")?;
+            return PASSED;
+        }
+        let unfinished = sriovctl(&create)?;
+        ensure!(
+            unfinished.code != 0 || lines_of(newest().context("no journal")?.as_path()) > lines,
+            "a change begins while operation {lines} is unfinished"
+        );
+        done(&["undo"])?;
+        before
+            .must_equal(&Snapshot::take()?)
+            .with_context(|| format!("killed after {lines} lines of the journal"))?;
+    }
+    bail!("200 lines and no end")
+}
+
+pub(crate) fn killed_while_undoing() -> Result<Outcome> {
+    let pf = physical_function("nvme")?;
+    let before = Snapshot::take()?;
+    for more in 1..6 {
+        done(&["vf", "create", &pf, "2", "--driver", "vfio-pci"])?;
+        let newest = operations().pop().context("no journal")?;
+        let lines = lines_of(&newest) + more;
+        killed_after(&["undo"], &|| Some(newest.clone()), lines)?;
+        done(&["undo"])?;
+        before
+            .must_equal(&Snapshot::take()?)
+            .with_context(|| format!("undo killed after {more} lines"))?;
+    }
+    PASSED
+}
