@@ -67,11 +67,18 @@ impl Machine {
         self.write("proc/4711/cmdline", "qemu-system-x86_64\0-nodefaults\0");
         let fds = self.root().join("proc/4711/fd");
         std::fs::create_dir_all(&fds).unwrap();
-        for (fd, target) in [("9", "/dev/vfio/vfio"), ("12", "/dev/vfio/20"), ("13", "anon_inode:[vfio-device]")] {
+        for (fd, target) in [
+            ("9", "/dev/vfio/vfio"),
+            ("12", "/dev/vfio/20"),
+            ("13", "anon_inode:[vfio-device]"),
+        ] {
             symlink(target, fds.join(fd)).unwrap();
         }
         let syspath = self.tree.file(bdf("01:01.0"), "");
-        let info = format!("pos:\t0\nvfio-device-syspath: /{}\n", syspath.to_str().unwrap().trim_end_matches('/'));
+        let info = format!(
+            "pos:\t0\nvfio-device-syspath: /{}\n",
+            syspath.to_str().unwrap().trim_end_matches('/')
+        );
         self.write("proc/4711/fdinfo/13", &info);
     }
 
@@ -148,7 +155,11 @@ fn nodes() -> Vec<Node> {
 /// The program without anything from the environment of the test run.
 pub fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sriovctl"));
-    command.env_clear().env("LC_ALL", "C.UTF-8").env("PATH", "/usr/bin:/bin").stdin(Stdio::null());
+    command
+        .env_clear()
+        .env("LC_ALL", "C.UTF-8")
+        .env("PATH", "/usr/bin:/bin")
+        .stdin(Stdio::null());
     command
 }
 
