@@ -1,19 +1,16 @@
-//! Copies what this crate reads of a machine into a directory, for `Sysfs::at`: `cargo run -p pci --example capture -- DIR`.
+//! Prints what this crate reads of this machine: `cargo run -p pci --example capture > machine.sysfs`.
 //!
-//! Only files that are known to be harmless are read: among the others there are some that reset a device, and some whose
-//! reading reaches into it.
+//! A link is a line `PATH -> TARGET`; a file is a line `PATH` and its lines behind a tab; configuration space is a line
+//! `PATH hex` and its bytes. Only files that are known to be harmless are read: among the others there are some that reset a
+//! device, and some whose reading reaches into it.
 
-use pci::{Reading, Sysfs, Topology};
-use std::env::args_os;
-use std::fs::create_dir_all;
-use std::io::{Error, Result};
-use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use pci::{Sysfs, Topology};
+use std::io::{Error, Result, StdoutLock, Write, stdout};
+use std::path::Path;
 
 const FUNCTION: &[&str] = &[
     "ari_enabled",
     "class",
-    "config",
     "current_link_speed",
     "current_link_width",
     "device",
@@ -40,88 +37,91 @@ const FUNCTION: &[&str] = &[
     "vendor",
 ];
 
-fn main() -> Result<()> {
-    let to = args_os().nth(1).map(PathBuf::from);
-    let to = to.ok_or_else(|| Error::other("which directory?"))?;
-    let from = Sysfs::host();
-    let topology = Topology::read(&from).map_err(Error::other)?;
-    let copy = Copy { from, to };
+const IOMMU: &[&str] = &[
+    "amd-iommu/cap",
+    "amd-iommu/features",
+    "intel-iommu/address",
+    "intel-iommu/cap",
+    "intel-iommu/ecap",
+    "intel-iommu/version",
+];
 
-    copy.links("sys/bus/pci/devices")?;
+fn main() -> Result<()> {
+    let sysfs = Sysfs::host();
+    let topology = Topology::read(&sysfs).map_err(Error::other)?;
+    let out = stdout().lock();
+    let mut capture = Capture { sysfs, out };
+
+    capture.links("sys/bus/pci/devices")?;
     for function in topology.functions() {
         for name in FUNCTION {
-            copy.file(&function.path.join(name))?;
+            capture.file(&function.path.join(name))?;
         }
-        copy.links(&function.path)?;
+        capture.config(&function.path.join("config"))?;
+        capture.links(&function.path)?;
         for device in function.class_devices.iter().flatten() {
-            copy.link(&Path::new("sys/class").join(&device.class).join(&device.name))?;
+            capture.link(&Path::new("sys/class").join(&device.class).join(&device.name))?;
         }
     }
-    for driver in copy.names("sys/bus/pci/drivers") {
-        copy.links(Path::new("sys/bus/pci/drivers").join(driver))?;
+    for driver in capture.names("sys/bus/pci/drivers") {
+        capture.links(Path::new("sys/bus/pci/drivers").join(driver))?;
     }
-    for group in copy.names("sys/kernel/iommu_groups") {
+    for group in capture.names("sys/kernel/iommu_groups") {
         let group = Path::new("sys/kernel/iommu_groups").join(group);
-        copy.file(&group.join("type"))?;
-        copy.file(&group.join("reserved_regions"))?;
-        copy.links(group.join("devices"))?;
+        capture.file(&group.join("type"))?;
+        capture.file(&group.join("reserved_regions"))?;
+        capture.links(group.join("devices"))?;
     }
-    copy.links("sys/class/iommu")?;
-    for unit in copy.names("sys/class/iommu") {
-        for register in [
-            "amd-iommu/cap",
-            "amd-iommu/features",
-            "intel-iommu/address",
-            "intel-iommu/cap",
-            "intel-iommu/ecap",
-            "intel-iommu/version",
-        ] {
-            let unit = Path::new("sys/devices/virtual/iommu").join(&unit);
-            copy.file(&unit.join(register))?;
+    capture.links("sys/class/iommu")?;
+    for unit in capture.names("sys/class/iommu") {
+        for register in IOMMU {
+            capture.file(&Path::new("sys/devices/virtual/iommu").join(&unit).join(register))?;
         }
     }
     Ok(())
 }
 
-struct Copy {
-    from: Sysfs,
-    to: PathBuf,
+struct Capture {
+    sysfs: Sysfs,
+    out: StdoutLock<'static>,
 }
 
-impl Copy {
-    fn names(&self, directory: &str) -> Vec<String> {
-        self.from.names(directory).unwrap_or_default()
+/// What is not there or cannot be read is left out.
+impl Capture {
+    fn names(&self, directory: impl AsRef<Path>) -> Vec<String> {
+        self.sysfs.names(directory).unwrap_or_default()
     }
 
-    /// A file as far as it can be read.
-    fn file(&self, path: &Path) -> Result<()> {
-        let bytes: Reading<Vec<u8>> = self.from.read_bytes(path, 64 << 10);
-        match bytes {
-            #[expect(clippy::disallowed_methods, reason = "what is written is the copy")]
-            Ok(bytes) => std::fs::write(self.place(path)?, bytes),
-            Err(_) => Ok(()),
-        }
+    fn file(&mut self, path: &Path) -> Result<()> {
+        let Ok(text) = self.sysfs.read(path) else {
+            return Ok(());
+        };
+        writeln!(self.out, "{}", path.display())?;
+        text.lines().try_for_each(|line| writeln!(self.out, "\t{line}"))
     }
 
-    /// The links in a directory.
-    fn links(&self, directory: impl AsRef<Path>) -> Result<()> {
-        let directory = directory.as_ref();
-        for name in self.from.names(directory).unwrap_or_default() {
-            self.link(&directory.join(name))?;
+    fn config(&mut self, path: &Path) -> Result<()> {
+        let Ok(bytes) = self.sysfs.read_bytes(path, 4096) else {
+            return Ok(());
+        };
+        writeln!(self.out, "{} hex", path.display())?;
+        for line in bytes.chunks(32) {
+            let digits: String = line.iter().map(|byte| format!("{byte:02x}")).collect();
+            writeln!(self.out, "\t{digits}")?;
         }
         Ok(())
     }
 
-    fn link(&self, path: &Path) -> Result<()> {
-        match self.from.read_link(path) {
-            Ok(target) => symlink(target, self.place(path)?),
+    fn link(&mut self, path: &Path) -> Result<()> {
+        match self.sysfs.read_link(path) {
+            Ok(target) => writeln!(self.out, "{} -> {}", path.display(), target.display()),
             Err(_) => Ok(()),
         }
     }
 
-    fn place(&self, path: &Path) -> Result<PathBuf> {
-        let place = self.to.join(path);
-        place.parent().map_or(Ok(()), create_dir_all)?;
-        Ok(place)
+    fn links(&mut self, directory: impl AsRef<Path>) -> Result<()> {
+        let directory = directory.as_ref();
+        let names = self.names(directory);
+        names.iter().try_for_each(|name| self.link(&directory.join(name)))
     }
 }

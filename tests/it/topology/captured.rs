@@ -1,9 +1,10 @@
-//! Trees captured from machines (`cargo run -p pci --example capture`), and this machine.
+//! Trees captured from machines (`cargo run -p pci --example capture`) and this machine.
 
 use super::relations::assert_relations;
 use pci::{Function, Names, Sysfs, Topology};
 use std::fmt::Write;
 use std::path::Path;
+use system_tests::tree::unpack;
 
 /// One paragraph per function.
 fn summary(topology: &Topology) -> String {
@@ -51,13 +52,23 @@ fn describe(text: &mut String, function: &Function, names: &Names) -> std::fmt::
     Ok(())
 }
 
+#[expect(clippy::disallowed_methods, reason = "the file belongs to the tests")]
+fn text(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap()
+}
+
 #[test]
 fn a_captured_machine_is_read_as_it_was() {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/sysfs");
     let mut seen = 0;
     for entry in std::fs::read_dir(fixtures).unwrap() {
-        let entry = entry.unwrap();
-        let sysfs = Sysfs::at(entry.path());
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "sysfs") {
+            continue;
+        }
+        let root = tempfile::tempdir().unwrap();
+        unpack(&text(&path), root.path()).unwrap();
+        let sysfs = Sysfs::at(root.path());
         let topology = Topology::read(&sysfs).unwrap();
         assert_relations(&topology);
         assert!(topology.oddities().is_empty(), "{:?}", topology.oddities());
@@ -66,7 +77,7 @@ fn a_captured_machine_is_read_as_it_was() {
                 .functions()
                 .all(|function| function.config(&sysfs).is_ok_and(|config| config.header().is_ok()))
         );
-        let name = entry.file_name().into_string().unwrap();
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
         insta::assert_snapshot!(name, summary(&topology));
         seen += 1;
     }
