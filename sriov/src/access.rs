@@ -61,7 +61,7 @@ pub enum Failure {
 pub struct Deadlines {
     /// Any read, and writing an attribute that only stores a value. Default 10 s.
     pub attribute: Duration,
-    /// A driver's probe or remove: `drivers_probe`, `unbind`. Default 60 s.
+    /// A driver's probe or remove: `bind`, `drivers_probe`, `unbind`. Default 60 s.
     pub driver: Duration,
     /// Writing `sriov_numvfs`, which probes or removes every VF. Default 120 s.
     pub count: Duration,

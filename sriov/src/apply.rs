@@ -168,7 +168,10 @@ impl<'a> Executor<'a> {
                     return Ok(());
                 }
                 recorder.intent(index, Former::Binding(former))?;
-                bus.probe(function, driver.as_deref())?;
+                match driver {
+                    Some(driver) => bus.bind(function, driver)?,
+                    None => bus.probe(function)?,
+                }
             }
         }
         recorder.done(index)

@@ -176,22 +176,46 @@ impl Bus<'_> {
         Err(Error::new(function, "write driver/unbind", kind))
     }
 
-    /// Lets the kernel look for a driver, and sees that `wanted` took the function, if one is wanted.
-    pub(crate) fn probe(&mut self, function: Bdf, wanted: Option<&str>) -> Result<(), Error> {
+    /// Lets the kernel look for a driver. What came of it does not show in the answer.
+    pub(crate) fn probe(&mut self, function: Bdf) -> Result<(), Error> {
         let path = Path::new("sys/bus/pci/drivers_probe");
-        let outcome = self.access.write(path, &function.to_string(), self.deadlines.driver);
-        let found = self.driver(function)?;
-        let kind = match (outcome, wanted) {
-            (Ok(()), None) => return Ok(()),
-            (Ok(()), Some(wanted)) if found.as_deref() == Some(wanted) => return Ok(()),
-            (Ok(()), Some(wanted)) => ErrorKind::NotBound {
-                wanted: wanted.to_owned(),
-                found,
-            },
-            (Err(Failure::Errno(_)), _) if self.is_gone(function) => ErrorKind::Gone,
-            (Err(failure), _) => failure.into(),
+        let Err(failure) = self.access.write(path, &function.to_string(), self.deadlines.driver) else {
+            return Ok(());
+        };
+        let kind = match failure {
+            Failure::Errno(_) if self.is_gone(function) => ErrorKind::Gone,
+            failure => failure.into(),
         };
         Err(Error::new(function, "write drivers_probe", kind))
+    }
+
+    /// Offers the function to one driver, and sees that it took it. Unlike `drivers_probe`, which answers success whatever came of
+    /// it, `bind` answers with what the driver's probe returned, and with ENODEV where the driver does not match the function.
+    pub(crate) fn bind(&mut self, function: Bdf, driver: &str) -> Result<(), Error> {
+        let path = PathBuf::from(format!("sys/bus/pci/drivers/{driver}/bind"));
+        let outcome = self.access.write(&path, &function.to_string(), self.deadlines.driver);
+        let found = self.driver(function)?;
+        let not_bound = |errno| ErrorKind::NotBound {
+            wanted: driver.to_owned(),
+            found: found.clone(),
+            errno,
+        };
+        let kind = match outcome {
+            // Somebody else may have been quicker with the same wish.
+            Ok(()) | Err(Failure::Errno(_)) if found.as_deref() == Some(driver) => return Ok(()),
+            Ok(()) => not_bound(None),
+            Err(Failure::Errno(errno)) => match Errno::from_raw_os_error(errno) {
+                _ if self.is_gone(function) => ErrorKind::Gone,
+                Errno::NOENT => ErrorKind::UnknownDriver {
+                    name: driver.to_owned(),
+                    similar: Vec::new(),
+                },
+                Errno::ACCESS | Errno::PERM | Errno::INTR => ErrorKind::from(Failure::Errno(errno)),
+                _ => not_bound(Some(errno)),
+            },
+            Err(failure) => failure.into(),
+        };
+        Err(Error::new(function, format!("write drivers/{driver}/bind"), kind))
     }
 
     /// Waits for a condition of a target.

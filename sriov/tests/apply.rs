@@ -129,7 +129,7 @@ fn every_failing_write_is_rolled_back() {
         ("sriov_drivers_autoprobe", 2),
         ("sriov_numvfs", 1),
         ("driver_override", 3),
-        ("drivers_probe", 3),
+        ("bind", 3),
     ];
     for (file, times) in files {
         for (after, effect) in (0..times).flat_map(|n| effects.iter().map(move |e| (n, e.clone()))) {
@@ -216,6 +216,7 @@ fn a_driver_that_does_not_take_the_function_is_a_failure() {
     let kind = ErrorKind::NotBound {
         wanted: "vfio-pci".to_owned(),
         found: None,
+        errno: Some(rustix::io::Errno::INVAL.raw_os_error()),
     };
     assert_eq!(cause(&error).kind, kind);
     assert_eq!(error.device, Some(function));
@@ -453,7 +454,11 @@ fn steps_name_themselves_as_the_kernel_does() {
     assert_eq!(names[1], "write sriov_numvfs");
     assert_eq!(
         names[3..6],
-        ["write driver_override", "write driver/unbind", "write drivers_probe"]
+        [
+            "write driver_override",
+            "write driver/unbind",
+            "write drivers/vfio-pci/bind"
+        ]
     );
     assert_eq!(steps[3].target.to_string(), "0000:01:00.0 VF 0");
     assert!(matches!(steps[6].action, Action::Wait { .. }));
