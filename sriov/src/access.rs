@@ -5,6 +5,7 @@
 //! [`Access`] is what the rest of the crate sees; [`WorkerAccess`](crate::WorkerAccess) does the access in another process.
 
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
@@ -42,6 +43,13 @@ pub trait Access: fmt::Debug {
     /// # Errors
     /// [`Failure::Errno`]
     fn exists(&mut self, path: &Path) -> Result<bool, Failure>;
+
+    /// Opens the node of a VFIO group (`dev/vfio/N`), which at most one process can have open at a time. That keeps everybody else
+    /// from the group's functions, and does not keep the kernel from removing them: it waits for devices, not for groups.
+    ///
+    /// # Errors
+    /// [`Failure::Errno`]; EBUSY when somebody has the group, or one of its functions through its character device.
+    fn claim(&mut self, path: &Path) -> Result<OwnedFd, Failure>;
 }
 
 /// Why an access failed. Which function and step it was for is added once, by the caller.

@@ -332,6 +332,9 @@ impl std::error::Error for Error {
 impl fmt::Display for ErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Held { holders } if holders.is_empty() => {
+                f.write_str("held by a process that cannot be seen from here")
+            }
             Self::Held { holders } => {
                 f.write_str("held by ")?;
                 list(f, holders)

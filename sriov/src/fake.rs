@@ -20,6 +20,8 @@ pub struct Machine {
     pub refusing: BTreeSet<String>,
     /// Functions that a process holds: taking them from their driver blocks, and from then on all that needs their lock.
     pub held: BTreeSet<Bdf>,
+    /// Groups whose node a process has open.
+    pub open_groups: BTreeSet<u32>,
     /// Functions whose device lock is taken for good.
     pub stuck: BTreeSet<Bdf>,
     /// What goes wrong; each happens once.

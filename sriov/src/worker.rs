@@ -15,7 +15,7 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Component, Path, PathBuf};
@@ -166,6 +166,11 @@ impl Access for WorkerAccess {
 
     fn exists(&mut self, path: &Path) -> Result<bool, Failure> {
         Ok(self.sysfs.path(path).try_exists()?)
+    }
+
+    fn claim(&mut self, path: &Path) -> Result<OwnedFd, Failure> {
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+        Ok(openat(CWD, self.sysfs.path(path), flags, Mode::empty())?)
     }
 }
 

@@ -210,6 +210,9 @@ fn links_names_and_existence_need_no_process() {
     assert_eq!(access.link("vfio-dev".as_ref()), Err(errno(rustix::io::Errno::INVAL)));
     assert_eq!(access.names("vfio-dev".as_ref()).unwrap(), ["vfio1", "vfio10"]);
     assert_eq!(access.names("absent".as_ref()), Ok(Vec::new()));
+    assert!(access.claim("vfio-dev/vfio1".as_ref()).is_ok());
+    let absent = access.claim("absent".as_ref());
+    assert_eq!(absent.unwrap_err(), errno(rustix::io::Errno::NOENT));
     assert_eq!(access.exists("vfio-dev/vfio1".as_ref()), Ok(true));
     assert_eq!(
         access.exists("driver".as_ref()),
