@@ -5,6 +5,7 @@
 //! [`Access`] is what the rest of the crate sees; [`WorkerAccess`](crate::WorkerAccess) does the access in another process.
 
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
@@ -42,6 +43,13 @@ pub trait Access: fmt::Debug {
     /// # Errors
     /// [`Failure::Errno`]
     fn exists(&mut self, path: &Path) -> Result<bool, Failure>;
+
+    /// Opens the node of a VFIO group (`dev/vfio/N`), which at most one process can have open at a time. That keeps everybody else
+    /// from the group's functions, and does not keep the kernel from removing them: it waits for devices, not for groups.
+    ///
+    /// # Errors
+    /// [`Failure::Errno`]; EBUSY when somebody has the group, or one of its functions through its character device.
+    fn claim(&mut self, path: &Path) -> Result<OwnedFd, Failure>;
 }
 
 /// Why an access failed. Which function and step it was for is added once, by the caller.
@@ -61,7 +69,7 @@ pub enum Failure {
 pub struct Deadlines {
     /// Any read, and writing an attribute that only stores a value. Default 10 s.
     pub attribute: Duration,
-    /// A driver's probe or remove: `drivers_probe`, `unbind`. Default 60 s.
+    /// A driver's probe or remove: `bind`, `drivers_probe`, `unbind`. Default 60 s.
     pub driver: Duration,
     /// Writing `sriov_numvfs`, which probes or removes every VF. Default 120 s.
     pub count: Duration,

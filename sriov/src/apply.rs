@@ -168,7 +168,10 @@ impl<'a> Executor<'a> {
                     return Ok(());
                 }
                 recorder.intent(index, Former::Binding(former))?;
-                bus.probe(function, driver.as_deref())?;
+                match driver {
+                    Some(driver) => bus.bind(function, driver)?,
+                    None => bus.probe(function)?,
+                }
             }
         }
         recorder.done(index)
@@ -187,9 +190,11 @@ impl<'a> Executor<'a> {
         Error::new(device, step, kind)
     }
 
-    /// The kernel usually makes one wait for whoever holds the function; the guard knows who that is.
+    /// The kernel does not say who holds the function when it refuses it, nor when it makes one wait; the guard knows who that is.
     fn name_holders(&mut self, mut error: Error) -> Error {
-        if let (ErrorKind::TimedOut { holders, .. }, Some(device)) = (&mut error.kind, error.device) {
+        if let (ErrorKind::TimedOut { holders, .. } | ErrorKind::Held { holders }, Some(device)) =
+            (&mut error.kind, error.device)
+        {
             for loss in [Loss::Driver(device), Loss::VirtualFunctions(device)] {
                 if let Err(Error {
                     kind: ErrorKind::Held { holders: found },

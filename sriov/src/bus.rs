@@ -2,10 +2,13 @@
 //!
 //! The meanings of errno follow `drivers/pci/iov.c` (`sriov_numvfs_store`) and `drivers/base/{bus,dd}.c`.
 
+use crate::driver::is_vfio;
 use crate::pause::Backoff;
 use crate::{Access, Attribute, Binding, Condition, Deadlines, Error, ErrorKind, Failure, Target, VirtualFunctions};
 use pci::{Bdf, VfIndex};
 use rustix::io::Errno;
+use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -76,7 +79,13 @@ impl Bus<'_> {
             Attribute::DriversAutoprobe | Attribute::DriverOverride => self.deadlines.attribute,
         };
         let step = format!("write {}", attribute.file_name());
-        if let Err(failure) = self.access.write(&path, value, limit) {
+        let claims = match attribute {
+            Attribute::NumVfs => self.claim_vfs(function)?,
+            Attribute::DriversAutoprobe | Attribute::DriverOverride => Vec::new(),
+        };
+        let written = self.access.write(&path, value, limit);
+        drop(claims);
+        if let Err(failure) = written {
             let kind = match attribute {
                 Attribute::NumVfs => self.explain_count(function, value, failure),
                 Attribute::DriversAutoprobe | Attribute::DriverOverride if self.is_gone(function) => ErrorKind::Gone,
@@ -159,10 +168,50 @@ impl Bus<'_> {
         Ok(self.read(function, Attribute::NumVfs)?.parse().ok())
     }
 
+    /// Takes the groups of `functions` that are on VFIO for ourselves. Whoever looked at processes may have missed one, or one came
+    /// since; the kernel does not miss any, and lets nobody in while we have the claims.
+    fn claim(&mut self, device: Bdf, step: &str, functions: &[Bdf]) -> Result<Vec<OwnedFd>, Error> {
+        let mut groups = BTreeSet::new();
+        for &function in functions {
+            if self.driver(function)?.is_some_and(|driver| is_vfio(&driver)) {
+                let group = self.access.link(&function_file(function, "iommu_group"));
+                groups.extend(group.map_err(|f| Error::new(function, "read iommu_group", f.into()))?);
+            }
+        }
+        let mut claims = Vec::new();
+        for group in groups {
+            match self.access.claim(&Path::new("dev/vfio").join(group)) {
+                Ok(claim) => claims.push(claim),
+                Err(failure) if failure.errno() == Some(Errno::BUSY.raw_os_error()) => {
+                    let holders = Vec::new();
+                    return Err(Error::new(device, step, ErrorKind::Held { holders }));
+                }
+                // A kernel without group nodes, or no right to one: then the look at processes must do.
+                Err(_) => {}
+            }
+        }
+        Ok(claims)
+    }
+
+    /// Claims all VFs of a PF.
+    fn claim_vfs(&mut self, pf: Bdf) -> Result<Vec<OwnedFd>, Error> {
+        let mut vfs = Vec::new();
+        for index in (0..=u16::MAX).map(VfIndex) {
+            match self.resolve(&Target::VirtualFunction { pf, index }) {
+                Ok(vf) => vfs.push(vf),
+                Err(error) if error.kind == ErrorKind::Gone => break,
+                Err(error) => return Err(error),
+            }
+        }
+        self.claim(pf, "write sriov_numvfs", &vfs)
+    }
+
     /// Takes the function from its driver, if it has one.
     pub(crate) fn unbind(&mut self, function: Bdf) -> Result<(), Error> {
         let path = function_file(function, "driver/unbind");
+        let claims = self.claim(function, "write driver/unbind", &[function])?;
         let outcome = self.access.write(&path, &function.to_string(), self.deadlines.driver);
+        drop(claims);
         let found = self.driver(function)?;
         let kind = match (outcome, found) {
             // Without a driver there is no `unbind` to write to.
@@ -176,22 +225,46 @@ impl Bus<'_> {
         Err(Error::new(function, "write driver/unbind", kind))
     }
 
-    /// Lets the kernel look for a driver, and sees that `wanted` took the function, if one is wanted.
-    pub(crate) fn probe(&mut self, function: Bdf, wanted: Option<&str>) -> Result<(), Error> {
+    /// Lets the kernel look for a driver. What came of it does not show in the answer.
+    pub(crate) fn probe(&mut self, function: Bdf) -> Result<(), Error> {
         let path = Path::new("sys/bus/pci/drivers_probe");
-        let outcome = self.access.write(path, &function.to_string(), self.deadlines.driver);
-        let found = self.driver(function)?;
-        let kind = match (outcome, wanted) {
-            (Ok(()), None) => return Ok(()),
-            (Ok(()), Some(wanted)) if found.as_deref() == Some(wanted) => return Ok(()),
-            (Ok(()), Some(wanted)) => ErrorKind::NotBound {
-                wanted: wanted.to_owned(),
-                found,
-            },
-            (Err(Failure::Errno(_)), _) if self.is_gone(function) => ErrorKind::Gone,
-            (Err(failure), _) => failure.into(),
+        let Err(failure) = self.access.write(path, &function.to_string(), self.deadlines.driver) else {
+            return Ok(());
+        };
+        let kind = match failure {
+            Failure::Errno(_) if self.is_gone(function) => ErrorKind::Gone,
+            failure => failure.into(),
         };
         Err(Error::new(function, "write drivers_probe", kind))
+    }
+
+    /// Offers the function to one driver, and sees that it took it. Unlike `drivers_probe`, which answers success whatever came of
+    /// it, `bind` answers with what the driver's probe returned, and with ENODEV where the driver does not match the function.
+    pub(crate) fn bind(&mut self, function: Bdf, driver: &str) -> Result<(), Error> {
+        let path = PathBuf::from(format!("sys/bus/pci/drivers/{driver}/bind"));
+        let outcome = self.access.write(&path, &function.to_string(), self.deadlines.driver);
+        let found = self.driver(function)?;
+        let not_bound = |errno| ErrorKind::NotBound {
+            wanted: driver.to_owned(),
+            found: found.clone(),
+            errno,
+        };
+        let kind = match outcome {
+            // Somebody else may have been quicker with the same wish.
+            Ok(()) | Err(Failure::Errno(_)) if found.as_deref() == Some(driver) => return Ok(()),
+            Ok(()) => not_bound(None),
+            Err(Failure::Errno(errno)) => match Errno::from_raw_os_error(errno) {
+                _ if self.is_gone(function) => ErrorKind::Gone,
+                Errno::NOENT => ErrorKind::UnknownDriver {
+                    name: driver.to_owned(),
+                    similar: Vec::new(),
+                },
+                Errno::ACCESS | Errno::PERM | Errno::INTR => ErrorKind::from(Failure::Errno(errno)),
+                _ => not_bound(Some(errno)),
+            },
+            Err(failure) => failure.into(),
+        };
+        Err(Error::new(function, format!("write drivers/{driver}/bind"), kind))
     }
 
     /// Waits for a condition of a target.

@@ -50,6 +50,12 @@ pub(crate) fn is_placeholder(name: &str) -> bool {
     is_vfio(name) || OTHERS.contains(&name)
 }
 
+/// The `driver_override` under which a driver is to take functions. An override makes any driver match any function, so only
+/// drivers that touch no registers of their own accord get one; for all others the kernel asks their id tables.
+pub(crate) fn override_for(name: &str) -> Option<&str> {
+    is_placeholder(name).then_some(name)
+}
+
 /// Names of drivers that somebody who typed `name` may have meant, best first.
 pub(crate) fn similar(name: &str, drivers: &[String]) -> Vec<String> {
     /// Below this two names have little more in common than their alphabet.

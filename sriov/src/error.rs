@@ -90,6 +90,8 @@ pub enum ErrorKind {
         wanted: String,
         /// The driver that has it instead.
         found: Option<String>,
+        /// What the kernel answered; ENODEV when the driver does not know such a function.
+        errno: Option<i32>,
     },
     /// The kernel did not answer, or what it should create did not come, in time.
     TimedOut {
@@ -246,6 +248,14 @@ impl Error {
                     None => format!("load the module: modprobe {name}"),
                 });
             }
+            ErrorKind::NotBound { found: Some(_), .. } => {
+                return Some(format!("first sriovctl unbind {device}"));
+            }
+            ErrorKind::NotBound { errno, .. } if is_no_match(*errno) => {
+                return Some(format!(
+                    "choose a driver that supports it, or let the kernel choose: sriovctl release {device}"
+                ));
+            }
             ErrorKind::NotBound { .. } => "see why the driver refused it: dmesg",
             ErrorKind::TimedOut { holders, .. } if !holders.is_empty() => "stop the process that holds the function",
             ErrorKind::TimedOut { .. } => {
@@ -322,6 +332,9 @@ impl std::error::Error for Error {
 impl fmt::Display for ErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Held { holders } if holders.is_empty() => {
+                f.write_str("held by a process that cannot be seen from here")
+            }
             Self::Held { holders } => {
                 f.write_str("held by ")?;
                 list(f, holders)
@@ -345,11 +358,20 @@ impl fmt::Display for ErrorKind {
             Self::NoDriver { driver: Some(driver) } => write!(f, "the PF's driver {driver} cannot enable VFs"),
             Self::NoIommu => f.write_str("no IOMMU group"),
             Self::UnknownDriver { name, .. } => write!(f, "no driver {name} is loaded"),
-            Self::NotBound { wanted, found: None } => write!(f, "{wanted} did not take it, no driver has it"),
-            Self::NotBound {
-                wanted,
-                found: Some(found),
-            } => write!(f, "{wanted} did not take it, {found} has it"),
+            Self::NotBound { wanted, found, errno } => {
+                match errno {
+                    _ if is_no_match(*errno) => write!(f, "{wanted} does not support this device")?,
+                    Some(errno) => {
+                        let why = std::io::Error::from_raw_os_error(*errno);
+                        write!(f, "{wanted} did not take it: {why}")?;
+                    }
+                    None => write!(f, "{wanted} did not take it")?,
+                }
+                match found {
+                    Some(found) => write!(f, "; {found} has it"),
+                    None => f.write_str("; no driver has it"),
+                }
+            }
             Self::TimedOut { after, holders } => {
                 write!(f, "not done after {:.1} s", after.as_secs_f64())?;
                 if !holders.is_empty() {
@@ -394,6 +416,11 @@ impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} (pid {})", self.command, self.pid)
     }
+}
+
+/// Whether the kernel or the driver itself found that the driver is not for the function.
+fn is_no_match(errno: Option<i32>) -> bool {
+    errno == Some(rustix::io::Errno::NODEV.raw_os_error())
 }
 
 fn list<T: fmt::Display>(f: &mut fmt::Formatter<'_>, items: &[T]) -> fmt::Result {

@@ -20,6 +20,8 @@ pub struct Machine {
     pub refusing: BTreeSet<String>,
     /// Functions that a process holds: taking them from their driver blocks, and from then on all that needs their lock.
     pub held: BTreeSet<Bdf>,
+    /// Groups whose node a process has open.
+    pub open_groups: BTreeSet<u32>,
     /// Functions whose device lock is taken for good.
     pub stuck: BTreeSet<Bdf>,
     /// What goes wrong; each happens once.
@@ -207,6 +209,9 @@ impl Machine {
             self.attach(bdf);
             return Ok(true);
         }
+        if let Some(driver) = bound_through(path) {
+            return self.bind(value, driver);
+        }
         let (bdf, rest) = self.locate(path).ok_or(Errno::NOENT)?;
         if self.stuck.contains(&bdf) && rest != ["sriov_drivers_autoprobe"] {
             return Ok(false);
@@ -325,10 +330,31 @@ impl Machine {
         true
     }
 
+    /// Offers a function to the driver that matches it, as `drivers_probe` does: without telling what came of it.
     fn attach(&mut self, bdf: Bdf) {
-        let Some(function) = self.functions.get(&bdf) else {
-            return;
-        };
+        if let Some(function) = self.functions.get(&bdf)
+            && let Some(driver) = function.matching()
+        {
+            let driver = driver.to_owned();
+            self.offer(bdf, &driver).unwrap_or_default();
+        }
+    }
+
+    /// Offers a function to one driver, as its `bind` does. `Ok(false)` when it blocks.
+    fn bind(&mut self, function: &str, driver: &str) -> Result<bool, Errno> {
+        let bdf: Bdf = function.parse().map_err(|_syntax| Errno::NODEV)?;
+        let matching = self.functions.get(&bdf).and_then(Function::matching);
+        if matching != Some(driver) {
+            return Err(Errno::NODEV);
+        }
+        if self.stuck.contains(&bdf) {
+            return Ok(false);
+        }
+        self.offer(bdf, driver).map(|()| true)
+    }
+
+    fn offer(&mut self, bdf: Bdf, driver: &str) -> Result<(), Errno> {
+        let function = self.functions.get(&bdf).ok_or(Errno::NODEV)?;
         let may_probe = match function.role {
             // A VF of a PF without autoprobe binds to nothing until it has an override.
             Role::Virtual { pf, .. } => match self.functions.get(&pf).map(|pf| &pf.role) {
@@ -337,16 +363,18 @@ impl Machine {
             },
             Role::Plain | Role::Physical(_) => true,
         };
-        let chosen = match function.driver_override.as_str() {
-            "" => function.native.clone(),
-            name => Some(name.to_owned()),
-        };
-        let chosen = chosen.filter(|driver| may_probe && !self.refusing.contains(driver));
-        if let Some(function) = self.functions.get_mut(&bdf)
-            && function.driver.is_none()
-        {
-            function.driver = chosen;
+        let function = self.functions.get_mut(&bdf).ok_or(Errno::NODEV)?;
+        if function.driver.is_some() {
+            return Err(Errno::BUSY);
         }
+        if !may_probe {
+            return Err(Errno::NODEV);
+        }
+        if self.refusing.contains(driver) {
+            return Err(Errno::INVAL);
+        }
+        function.driver = Some(driver.to_owned());
+        Ok(())
     }
 
     /// The function whose VFIO node a path below `dev/vfio` is.
@@ -363,6 +391,12 @@ impl Machine {
     }
 }
 
+/// The driver whose `bind` a path is.
+fn bound_through(path: &Path) -> Option<&str> {
+    let driver = path.strip_prefix("sys/bus/pci/drivers").ok()?.parent()?.to_str()?;
+    path.ends_with("bind").then_some(driver)
+}
+
 /// In a group of its own, numbered as its routing id.
 fn function(bdf: Bdf, driver: Option<&str>, role: Role) -> Function {
     Function {
@@ -375,6 +409,14 @@ fn function(bdf: Bdf, driver: Option<&str>, role: Role) -> Function {
 }
 
 impl Function {
+    /// The driver that matches: an override is the only one, whatever it is for.
+    fn matching(&self) -> Option<&str> {
+        match self.driver_override.as_str() {
+            "" => self.native.as_deref(),
+            name => Some(name),
+        }
+    }
+
     fn unbound(mut self) -> Self {
         self.driver = None;
         self

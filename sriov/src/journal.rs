@@ -262,8 +262,18 @@ impl Recorder {
     fn append(&mut self, record: &Record) -> Result<(), Error> {
         let mut line = serde_json::to_vec(record).map_err(|e| failed(&self.path, e.into()))?;
         line.push(b'\n');
-        self.file.write_all(&line).map_err(|e| failed(&self.path, e))
+        let appended = append(&mut self.file, &line);
+        appended.map_err(|e| failed(&self.path, e))
     }
+}
+
+/// Appends all of a line or, where there is no room, nothing: a torn line would become the beginning of the next one.
+fn append(file: &mut File, line: &[u8]) -> io::Result<()> {
+    let whole = file.metadata()?.len();
+    file.write_all(line).or_else(|error| {
+        file.set_len(whole)?;
+        Err(error)
+    })
 }
 
 fn failed(path: &Path, error: io::Error) -> Error {

@@ -2,7 +2,8 @@
 //!
 //! Every plan is empty where the machine is as wished already, and refused where something is in the way, with all reasons.
 //! `sriov_numvfs` goes only from 0 to N and from N to 0, as the kernel demands, and never to 0 while anybody holds or uses one
-//! of the VFs. A function is bound through `driver_override` and `drivers_probe`, so that no driver takes others of its kind.
+//! of the VFs. A function is bound by name, to drivers of VFIO and their like through `driver_override`, so that no driver takes others of its
+//! kind or what it does not know.
 
 mod bind;
 mod count;
@@ -12,10 +13,10 @@ pub use bind::{bind, unbind};
 pub use count::{create_vfs, delete_vfs};
 pub use release::release;
 
-use crate::driver::{is_placeholder, is_vfio};
+use crate::driver::{is_placeholder, is_vfio, override_for};
 use crate::{Action, Attribute, Condition, Coverage, Error, ErrorKind, Machine, Step, Target, guard};
 use pci::{Bdf, Function, Group, ReservedKind, ReservedRegion, Viability};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 const SET_COUNT: &str = "write sriov_numvfs";
@@ -50,8 +51,13 @@ fn wait(target: Target, condition: Condition) -> Step {
 /// The steps that give a function without a driver to `driver`, and wait for what user space opens.
 fn offer(machine: &Machine, target: Target, driver: &str, current_override: Option<&str>) -> Vec<Step> {
     let mut steps = Vec::new();
-    if current_override != Some(driver) {
-        steps.push(set(target, Attribute::DriverOverride, driver));
+    let wanted_override = override_for(driver);
+    if current_override != wanted_override {
+        steps.push(set(
+            target,
+            Attribute::DriverOverride,
+            wanted_override.unwrap_or_default(),
+        ));
     }
     let wanted = Some(driver.to_owned());
     steps.push(step(target, Action::Probe { driver: wanted }));
@@ -64,6 +70,21 @@ fn offer(machine: &Machine, target: Target, driver: &str, current_override: Opti
         }
     }
     steps
+}
+
+/// The PF of a VF that no driver may have without an override (`pci_device_can_probe`).
+fn barred_by(machine: &Machine, function: &Function) -> Option<Bdf> {
+    let pf = function.vf_of.as_ref().ok()?.as_ref()?.pf;
+    (!machine.autoprobes(pf)).then_some(pf)
+}
+
+/// Steps by the PF whose `sriov_drivers_autoprobe` is in their way, which is 1 meanwhile.
+fn past_autoprobe(steps: BTreeMap<Option<Bdf>, Vec<Step>>) -> impl Iterator<Item = Step> {
+    steps.into_iter().flat_map(|(pf, steps)| {
+        let on = pf.map(|pf| set_autoprobe(pf, true));
+        let off = pf.map(|pf| set_autoprobe(pf, false));
+        on.into_iter().chain(steps).chain(off)
+    })
 }
 
 /// Refuses to take a function from its driver while somebody uses it.

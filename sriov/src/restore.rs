@@ -109,7 +109,7 @@ fn rebind(
             bus.unbind(function)?;
         }
         if let Some(driver) = &former.driver {
-            bus.probe(function, Some(driver))?;
+            bus.bind(function, driver)?;
         }
     }
     if driver_override != former.driver_override {

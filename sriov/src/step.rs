@@ -56,7 +56,10 @@ pub enum Action {
     },
     /// Take the target from its driver (`driver/unbind`). Undone by probing it again for the former driver.
     Unbind,
-    /// Let the kernel look for a driver (`drivers_probe`). Verified by the `driver` link; undone by unbinding.
+    /// Offer the target to a driver (`drivers/NAME/bind`), or let the kernel look for one (`drivers_probe`). Verified by the
+    /// `driver` link; undone by unbinding.
+    ///
+    /// Either way the kernel asks the driver's id table, unless a `driver_override` names the driver.
     Probe {
         /// The driver that must have it afterwards; `None` when any native driver, or none, is fine.
         driver: Option<String>,
@@ -158,7 +161,8 @@ impl fmt::Display for Action {
         match self {
             Self::Set { attribute, .. } => write!(f, "write {}", attribute.file_name()),
             Self::Unbind => f.write_str("write driver/unbind"),
-            Self::Probe { .. } => f.write_str("write drivers_probe"),
+            Self::Probe { driver: None } => f.write_str("write drivers_probe"),
+            Self::Probe { driver: Some(driver) } => write!(f, "write drivers/{driver}/bind"),
             Self::Wait { condition, .. } => write!(f, "wait for {condition}"),
         }
     }

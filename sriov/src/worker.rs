@@ -4,19 +4,21 @@
 //! standard input and output until end of file. One start serves a whole job; only after a missed deadline a new child is started.
 //!
 //! Request: kind (1 byte), length of path (u16), length of value (u16), path, value. Reply: errno or 0 (i32), length (u32), text.
-//! All little-endian.
+//! All little-endian. Paths are relative to the root that the process was started with, and only those that `is_served` says:
+//! whoever may start the process must not get at other files through it.
 
 use crate::pause::timespec;
 use crate::{Access, Failure};
 use pci::Sysfs;
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
 use rustix::io::Errno;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -49,7 +51,7 @@ enum Kind {
 }
 
 impl WorkerAccess {
-    /// `command` starts a process that calls [`serve_accesses`] on its standard input and output. It is started at the first
+    /// `command` starts a process that calls [`serve_accesses`] for `sysfs` on its standard input and output. It is started at the first
     /// access, in its own process group, so that an interrupt typed at the terminal does not reach it in the middle of a write.
     #[must_use]
     pub fn new(sysfs: Sysfs, mut command: Command) -> Self {
@@ -67,7 +69,7 @@ impl WorkerAccess {
     }
 
     fn request(&mut self, kind: Kind, path: &Path, value: &str, limit: Duration) -> Result<String, Failure> {
-        let message = encode(kind, &self.sysfs.path(path), value)?;
+        let message = encode(kind, path.strip_prefix("/").unwrap_or(path), value)?;
         let until = Instant::now() + limit;
         self.reap();
         let mut worker = match self.worker.take() {
@@ -165,6 +167,11 @@ impl Access for WorkerAccess {
     fn exists(&mut self, path: &Path) -> Result<bool, Failure> {
         Ok(self.sysfs.path(path).try_exists()?)
     }
+
+    fn claim(&mut self, path: &Path) -> Result<OwnedFd, Failure> {
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+        Ok(openat(CWD, self.sysfs.path(path), flags, Mode::empty())?)
+    }
 }
 
 struct Reply {
@@ -230,11 +237,12 @@ fn encode(kind: Kind, path: &Path, value: &str) -> Result<Vec<u8>, Failure> {
     Ok([&[kind as u8, p0, p1, v0, v1], path, value.as_bytes()].concat())
 }
 
-/// Serves the requests of a [`WorkerAccess`] until end of file: the whole work of the child process.
+/// Serves the requests of a [`WorkerAccess`] for the same root until end of file: the whole work of the child process. Files other
+/// than the attributes that plans use are refused with EPERM.
 ///
 /// # Errors
 /// Requests that do not follow the protocol, and replies that cannot be delivered.
-pub fn serve_accesses(mut requests: impl Read + AsFd, mut replies: impl Write) -> io::Result<()> {
+pub fn serve_accesses(sysfs: &Sysfs, mut requests: impl Read + AsFd, mut replies: impl Write) -> io::Result<()> {
     loop {
         let mut header = [0; HEADER];
         match requests.read_exact(&mut header) {
@@ -249,10 +257,10 @@ pub fn serve_accesses(mut requests: impl Read + AsFd, mut replies: impl Write) -
         requests.read_exact(&mut value)?;
         let path = PathBuf::from(std::ffi::OsString::from_vec(path));
         let outcome = match kind {
-            k if k == Kind::Read as u8 => read_file(&path),
+            k if k == Kind::Read as u8 => read_file(sysfs, &path),
             // Whoever asked may be dead and its successor may have begun to undo: then nothing may be changed any more.
             k if k == Kind::Write as u8 && hung_up(&requests)? => return Ok(()),
-            k if k == Kind::Write as u8 => write_file(&path, &value).map(|()| Vec::new()),
+            k if k == Kind::Write as u8 => write_file(sysfs, &path, &value).map(|()| Vec::new()),
             _ => return Err(io::ErrorKind::InvalidData.into()),
         };
         let (errno, text) = match outcome {
@@ -272,20 +280,94 @@ fn hung_up(requests: &impl AsFd) -> io::Result<bool> {
     Ok(fd.revents().contains(PollFlags::HUP))
 }
 
-fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+/// Whether a path from the root is one of the attributes that can block, or that tell why a write to one was refused.
+fn is_served(path: &Path) -> bool {
+    const ATTRIBUTES: [&str; 7] = [
+        "bind",
+        "driver_override",
+        "drivers_probe",
+        "sriov_drivers_autoprobe",
+        "sriov_numvfs",
+        "sriov_totalvfs",
+        "unbind",
+    ];
+    let Ok(path) = path.strip_prefix("sys/bus/pci") else {
+        return false;
+    };
+    path.components()
+        .all(|component| matches!(component, Component::Normal(_)))
+        && path
+            .file_name()
+            .is_some_and(|name| ATTRIBUTES.iter().any(|a| name == *a))
+}
+
+fn open(sysfs: &Sysfs, path: &Path, flags: OFlags) -> io::Result<File> {
+    if !is_served(path) {
+        return Err(Errno::PERM.into());
+    }
+    let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY;
+    if sysfs.is_host() {
+        return Ok(openat(CWD, sysfs.path(path), flags, Mode::empty())?.into());
+    }
+    // Anybody may have made the tree, with links to anywhere.
+    let root = openat(CWD, sysfs.root(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    loop {
+        match openat2(&root, path, flags, Mode::empty(), ResolveFlags::BENEATH) {
+            // Something, somewhere, was renamed meanwhile.
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            opened => return Ok(opened?.into()),
+        }
+    }
+}
+
+fn read_file(sysfs: &Sysfs, path: &Path) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
-    File::open(path)?.take(REPLY_MAX.into()).read_to_end(&mut text)?;
+    open(sysfs, path, OFlags::RDONLY)?
+        .take(REPLY_MAX.into())
+        .read_to_end(&mut text)?;
     let end = text.iter().rposition(|byte| *byte != b'\n').map_or(0, |last| last + 1);
     text.truncate(end);
     Ok(text)
 }
 
-fn write_file(path: &Path, value: &[u8]) -> io::Result<()> {
+fn write_file(sysfs: &Sysfs, path: &Path, value: &[u8]) -> io::Result<()> {
     let value = if value.is_empty() { b"\n" } else { value };
-    let written = OpenOptions::new().write(true).open(path)?.write(value)?;
+    let written = open(sysfs, path, OFlags::WRONLY)?.write(value)?;
     if written == value.len() {
         Ok(())
     } else {
         Err(io::ErrorKind::WriteZero.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_attributes_of_the_pci_bus_are_served() {
+        for path in [
+            "sys/bus/pci/drivers_probe",
+            "sys/bus/pci/drivers/vfio-pci/bind",
+            "sys/bus/pci/devices/0000:01:00.0/driver/unbind",
+            "sys/bus/pci/devices/0000:01:00.0/virtfn0/driver_override",
+        ] {
+            assert!(is_served(Path::new(path)), "{path}");
+        }
+        for path in [
+            "",
+            "/sys/bus/pci/drivers_probe",
+            "etc/shadow",
+            "bind",
+            "sys/bus/pci",
+            "sys/bus/pci/devices/0000:01:00.0/remove",
+            "sys/bus/pci/drivers_probe/..",
+            "sys/bus/pci/../usb/drivers_probe",
+            "sys/bus/pci/devices/../../../../tmp/bind",
+            "../sys/bus/pci/drivers_probe",
+            "sys/bus/pci-epf/drivers/x/bind",
+        ] {
+            assert!(!is_served(Path::new(path)), "{path}");
+        }
     }
 }

@@ -6,8 +6,14 @@ mod common;
 
 use common::{Lab, bdf, bind, create, machine, pf, plan, probe, set, unbind, wait};
 use pci::VfIndex;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sriov::fake::{Effect, Fault};
-use sriov::{Action, Attribute, Condition, Deadlines, Error, ErrorKind, Executor, Holder, Loss, Status, Target};
+use sriov::{
+    Access, Action, Attribute, Condition, Deadlines, Error, ErrorKind, Executor, Failure, Holder, Loss, Status, Target,
+};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::Duration;
 
 fn fault(file: &str, after: u32, effect: Effect) -> Fault {
     Fault {
@@ -39,7 +45,7 @@ fn vfs_are_created_bound_and_autoprobe_is_as_before() {
         let vf = lab.machine.vf(pf(), index).unwrap();
         assert_eq!(lab.machine.driver_of(vf), Some("vfio-pci"));
     }
-    let autoprobe = sriov::Access::read(
+    let autoprobe = Access::read(
         &mut lab.machine,
         "sys/bus/pci/devices/0000:01:00.0/sriov_drivers_autoprobe".as_ref(),
         common::WAIT,
@@ -129,7 +135,7 @@ fn every_failing_write_is_rolled_back() {
         ("sriov_drivers_autoprobe", 2),
         ("sriov_numvfs", 1),
         ("driver_override", 3),
-        ("drivers_probe", 3),
+        ("bind", 3),
     ];
     for (file, times) in files {
         for (after, effect) in (0..times).flat_map(|n| effects.iter().map(move |e| (n, e.clone()))) {
@@ -216,6 +222,7 @@ fn a_driver_that_does_not_take_the_function_is_a_failure() {
     let kind = ErrorKind::NotBound {
         wanted: "vfio-pci".to_owned(),
         found: None,
+        errno: Some(rustix::io::Errno::INVAL.raw_os_error()),
     };
     assert_eq!(cause(&error).kind, kind);
     assert_eq!(error.device, Some(function));
@@ -394,6 +401,94 @@ fn a_write_that_blocks_names_who_holds_the_function() {
 }
 
 #[test]
+fn a_group_that_somebody_has_open_is_left_alone_although_no_process_was_seen() {
+    let mut lab = Lab::new(machine());
+    lab.apply(&create(pf(), 2)).unwrap();
+    let vf = lab.machine.vf(pf(), 1).unwrap();
+    lab.machine.open_groups.extend(lab.machine.functions[&vf].group);
+    let before = lab.machine.clone();
+    let free = lab.machine.vf(pf(), 0).unwrap();
+    for step in [unbind(Target::Function(vf)), set(pf_target(), Attribute::NumVfs, "0")] {
+        let error = lab.apply(&plan(vec![step.clone()])).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Held { holders: Vec::new() });
+        assert_eq!(error.step, step.action.to_string());
+        assert_eq!(lab.machine.functions, before.functions);
+    }
+    lab.apply(&plan(vec![unbind(Target::Function(free))])).unwrap();
+    // Undoing creation asks the kernel as well.
+    let error = lab.with(|executor| executor.undo(Some(1))).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Held { holders: Vec::new() });
+    assert!(lab.machine.vf(pf(), 1).is_some());
+}
+
+/// Grants claims, and notes at each write how many are kept.
+#[derive(Debug)]
+struct Claims<'a> {
+    machine: &'a mut sriov::fake::Machine,
+    /// Each hangs up when its claim is given up.
+    granted: Vec<OwnedFd>,
+    kept: Vec<(String, usize)>,
+}
+
+impl Access for Claims<'_> {
+    fn read(&mut self, path: &Path, limit: Duration) -> Result<String, Failure> {
+        self.machine.read(path, limit)
+    }
+
+    fn write(&mut self, path: &Path, value: &str, limit: Duration) -> Result<(), Failure> {
+        let is_kept = |claim: &&OwnedFd| {
+            let mut fds = [PollFd::new(*claim, PollFlags::empty())];
+            poll(&mut fds, Some(&Timespec::default())).unwrap();
+            !fds[0].revents().contains(PollFlags::HUP)
+        };
+        let file = path.file_name().unwrap().to_str().unwrap().to_owned();
+        self.kept.push((file, self.granted.iter().filter(is_kept).count()));
+        self.machine.write(path, value, limit)
+    }
+
+    fn link(&mut self, path: &Path) -> Result<Option<String>, Failure> {
+        self.machine.link(path)
+    }
+
+    fn names(&mut self, path: &Path) -> Result<Vec<String>, Failure> {
+        self.machine.names(path)
+    }
+
+    fn exists(&mut self, path: &Path) -> Result<bool, Failure> {
+        self.machine.exists(path)
+    }
+
+    fn claim(&mut self, _: &Path) -> Result<OwnedFd, Failure> {
+        let (ours, theirs) = rustix::pipe::pipe().unwrap();
+        self.granted.push(ours);
+        Ok(theirs)
+    }
+}
+
+#[test]
+fn groups_are_claimed_while_functions_are_taken_away_and_no_longer() {
+    let mut lab = Lab::new(machine());
+    lab.apply(&create(pf(), 3)).unwrap();
+    let vf = Target::Function(lab.machine.vf(pf(), 0).unwrap());
+    let steps = vec![
+        unbind(vf),
+        set(vf, Attribute::DriverOverride, ""),
+        set(pf_target(), Attribute::NumVfs, "0"),
+    ];
+    let mut access = Claims {
+        machine: &mut lab.machine,
+        granted: Vec::new(),
+        kept: Vec::new(),
+    };
+    let (mut guard, mut progress) = (|_| Ok(()), |_: sriov::Progress<'_>| {});
+    let mut executor = Executor::new(&mut access, &lab.journal, &mut guard, &mut progress);
+    executor.apply(&plan(steps), "test").unwrap();
+    // The first VF is on no driver of VFIO any more when all go.
+    let wanted = [("unbind", 1), ("driver_override", 0), ("sriov_numvfs", 2)];
+    assert_eq!(access.kept, wanted.map(|(file, count)| (file.to_owned(), count)));
+}
+
+#[test]
 fn progress_tells_each_step_and_its_undoing() {
     let mut lab = Lab::new(machine());
     lab.machine.refusing.insert("vfio-pci".to_owned());
@@ -454,7 +549,11 @@ fn steps_name_themselves_as_the_kernel_does() {
     assert_eq!(names[1], "write sriov_numvfs");
     assert_eq!(
         names[3..6],
-        ["write driver_override", "write driver/unbind", "write drivers_probe"]
+        [
+            "write driver_override",
+            "write driver/unbind",
+            "write drivers/vfio-pci/bind"
+        ]
     );
     assert_eq!(steps[3].target.to_string(), "0000:01:00.0 VF 0");
     assert!(matches!(steps[6].action, Action::Wait { .. }));

@@ -49,6 +49,10 @@ impl Access for Traced<'_> {
     fn exists(&mut self, path: &Path) -> Result<bool, Failure> {
         self.machine.exists(path)
     }
+
+    fn claim(&mut self, path: &Path) -> Result<std::os::fd::OwnedFd, Failure> {
+        self.machine.claim(path)
+    }
 }
 
 /// What a killed process can leave.

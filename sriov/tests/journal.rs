@@ -6,11 +6,13 @@ mod common;
 
 use common::{Lab, bdf, bind, create, machine, pf, plan, set};
 use proptest::prelude::*;
-use sriov::{Attribute, ErrorKind, Stage, Status, Target};
+use rustix::process::{Resource, Rlimit, setrlimit};
+use sriov::{Attribute, ErrorKind, Executor, Journal, Stage, Status, Target};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 
 /// A new file: some file systems flush one that is cut to nothing and written again.
 fn put(path: &Path, bytes: &[u8]) {
@@ -54,7 +56,7 @@ fn operations_are_listed_oldest_first_with_what_they_did() {
 #[test]
 fn without_a_directory_there_are_no_operations() {
     let directory = tempfile::tempdir().unwrap();
-    let journal = sriov::Journal::at(directory.path().join("absent"));
+    let journal = Journal::at(directory.path().join("absent"));
     assert_eq!(journal.operations().unwrap(), []);
     assert_eq!(journal.unfinished().unwrap(), None);
     let error = journal.operation(Some(3)).unwrap_err();
@@ -65,7 +67,7 @@ fn without_a_directory_there_are_no_operations() {
 fn files_are_for_their_owner_alone() {
     let directory = tempfile::tempdir().unwrap();
     let mut lab = Lab::new(machine());
-    lab.journal = sriov::Journal::at(directory.path().join("journal"));
+    lab.journal = Journal::at(directory.path().join("journal"));
     lab.apply(&create(pf(), 1)).unwrap();
     let mode = |path: &str| {
         std::fs::metadata(directory.path().join(path))
@@ -167,4 +169,43 @@ proptest! {
         let one = lab.journal.unfinished();
         prop_assert!(all.is_ok() || one.is_err() || one == Ok(None));
     }
+}
+
+/// Not a check of its own: a process that may make no file larger than 6 KiB, which the journal soon is, until it undoes.
+#[test]
+fn process_without_room() {
+    let Some(directory) = std::env::var_os("SRIOV_TEST_JOURNAL") else {
+        return;
+    };
+    let limit_files = |current| {
+        let maximum = None;
+        setrlimit(Resource::Fsize, Rlimit { current, maximum }).unwrap();
+    };
+    let (mut machine, journal) = (machine(), Journal::at(directory));
+    let target = Target::Function(bdf("0000:03:00.0"));
+    let names = ["vfio-pci", "pci-stub"].iter().cycle().take(40);
+    let steps = names.map(|name| set(target, Attribute::DriverOverride, name));
+    let mut progress = |progress: sriov::Progress<'_>| {
+        if progress.undoing {
+            limit_files(None);
+        }
+    };
+    let mut guard = |_| Ok(());
+    let mut executor = Executor::new(&mut machine, &journal, &mut guard, &mut progress);
+    limit_files(Some(6 << 10));
+    executor.apply(&plan(steps.collect()), "test").unwrap_err();
+}
+
+#[test]
+fn a_line_for_which_there_was_no_room_does_not_spoil_the_next_one() {
+    let directory = tempfile::tempdir().unwrap();
+    // With the signal ignored the write that hits the limit is cut short, and then fails.
+    let script = r#"trap '' XFSZ; exec "$0" --exact process_without_room"#;
+    let mut child = Command::new("sh");
+    child.args(["-c", script]).arg(std::env::current_exe().unwrap());
+    child.env("SRIOV_TEST_JOURNAL", directory.path());
+    assert!(child.output().unwrap().status.success());
+    let operation = Journal::at(directory.path()).operation(Some(1)).unwrap();
+    assert_eq!(operation.status, Status::Undone);
+    assert!((1..operation.steps.len()).contains(&operation.changes.len()));
 }

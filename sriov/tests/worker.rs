@@ -7,7 +7,7 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 use sriov::{Access, Failure, WorkerAccess, serve_accesses};
 use std::fs::File;
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,8 @@ const SHORT: Duration = Duration::from_millis(100);
 fn worker_process() {
     if std::env::var_os("SRIOV_TEST_WORKER").is_some() {
         let replies = File::options().write(true).open("/proc/self/fd/3").unwrap();
-        serve_accesses(std::io::stdin().lock(), replies).unwrap();
+        let root = std::env::var_os("ROOT").unwrap();
+        serve_accesses(&Sysfs::at(root), std::io::stdin().lock(), replies).unwrap();
     }
 }
 
@@ -34,11 +35,17 @@ fn shell(script: &str) -> Command {
 /// Each start of the worker adds its process id to `started`.
 fn worker(root: &Path) -> WorkerAccess {
     let mut command = shell(r#"echo $$ >>"$STARTED"; exec "$0" --exact worker_process --nocapture 3>&1 1>/dev/null"#);
-    command.env("STARTED", root.join("started"));
+    command.env("ROOT", root).env("STARTED", root.join("started"));
     WorkerAccess::new(Sysfs::at(root), command)
 }
 
+/// A file that is served, different for each function.
+fn attribute(function: &str) -> PathBuf {
+    Path::new("sys/bus/pci/devices").join(function).join("driver_override")
+}
+
 fn put(path: &Path, text: &str) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     File::create(path).unwrap().write_all(text.as_bytes()).unwrap();
 }
 
@@ -50,6 +57,7 @@ fn get(path: &Path) -> String {
 
 /// Opening a FIFO blocks until its other end is opened: never.
 fn fifo(path: &Path) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     mknodat(CWD, path, FileType::Fifo, Mode::RWXU, 0).unwrap();
 }
 
@@ -61,11 +69,12 @@ fn errno(errno: rustix::io::Errno) -> Failure {
 fn one_process_serves_many_accesses() {
     let root = tempfile::tempdir().unwrap();
     let mut access = worker(root.path());
-    put(&root.path().join("a"), "0\n");
+    let file = attribute("a");
+    put(&root.path().join(&file), "0\n");
     for n in 0..200 {
-        access.write("a".as_ref(), &n.to_string(), LONG).unwrap();
+        access.write(&file, &n.to_string(), LONG).unwrap();
         // A write to sysfs replaces; to a file it overwrites from the start.
-        let found = access.read("a".as_ref(), LONG).unwrap();
+        let found = access.read(&file, LONG).unwrap();
         assert_eq!(found.lines().next(), Some(n.to_string().as_str()));
     }
     assert_eq!(get(&root.path().join("started")).lines().count(), 1);
@@ -75,29 +84,29 @@ fn one_process_serves_many_accesses() {
 fn values_go_over_unchanged() {
     let root = tempfile::tempdir().unwrap();
     let mut access = worker(root.path());
-    put(&root.path().join("empty"), "");
-    put(&root.path().join("lines"), "one\n\ntwo \n\n");
-    put(&root.path().join("odd\nname"), "x");
-    put(&root.path().join("out"), "");
-    assert_eq!(access.read("empty".as_ref(), LONG).unwrap(), "");
-    assert_eq!(access.read("lines".as_ref(), LONG).unwrap(), "one\n\ntwo ");
-    assert_eq!(access.read("/odd\nname".as_ref(), LONG).unwrap(), "x");
-    access.write("out".as_ref(), "", LONG).unwrap();
-    assert_eq!(get(&root.path().join("out")), "\n");
+    let [empty, lines, odd, out] = ["empty", "lines", "odd\nname", "out"].map(attribute);
+    put(&root.path().join(&empty), "");
+    put(&root.path().join(&lines), "one\n\ntwo \n\n");
+    put(&root.path().join(&odd), "x");
+    put(&root.path().join(&out), "");
+    assert_eq!(access.read(&empty, LONG).unwrap(), "");
+    assert_eq!(access.read(&lines, LONG).unwrap(), "one\n\ntwo ");
+    assert_eq!(access.read(&Path::new("/").join(odd), LONG).unwrap(), "x");
+    access.write(&out, "", LONG).unwrap();
+    assert_eq!(get(&root.path().join(out)), "\n");
 }
 
 #[test]
 fn errors_of_the_kernel_come_back() {
     let root = tempfile::tempdir().unwrap();
     let mut access = worker(root.path());
-    let missing = Path::new("missing");
+    let missing = &attribute("missing");
+    let directory = attribute("directory");
+    std::fs::create_dir_all(root.path().join(&directory)).unwrap();
     assert_eq!(access.read(missing, LONG), Err(errno(rustix::io::Errno::NOENT)));
     assert_eq!(access.write(missing, "1", LONG), Err(errno(rustix::io::Errno::NOENT)));
-    assert!(
-        !root.path().join("missing").exists(),
-        "a write must never create a file"
-    );
-    assert_eq!(access.read("".as_ref(), LONG), Err(errno(rustix::io::Errno::ISDIR)));
+    assert!(!root.path().join(missing).exists(), "a write must never create a file");
+    assert_eq!(access.read(&directory, LONG), Err(errno(rustix::io::Errno::ISDIR)));
     let long = "x".repeat(100_000);
     assert_eq!(
         access.write(missing, &long, LONG),
@@ -107,21 +116,47 @@ fn errors_of_the_kernel_come_back() {
 }
 
 #[test]
+fn files_that_are_no_attributes_are_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let mut access = worker(root.path());
+    let secret = root.path().join("etc/secret");
+    put(&secret, "before");
+    put(&root.path().join("sys/bus/pci/devices/a/config"), "before");
+    for path in [
+        "etc/secret",
+        "sys/bus/pci/../../../etc/secret",
+        "sys/bus/pci/devices/a/config",
+    ] {
+        let refused = errno(rustix::io::Errno::PERM);
+        assert_eq!(access.read(path.as_ref(), LONG), Err(refused.clone()), "{path}");
+        assert_eq!(access.write(path.as_ref(), "1", LONG), Err(refused), "{path}");
+    }
+    // Nor through a link out of a captured tree.
+    let outside = tempfile::tempdir().unwrap();
+    put(&outside.path().join("secret"), "before");
+    let link = attribute("linked");
+    std::fs::create_dir_all(root.path().join(link.parent().unwrap())).unwrap();
+    std::os::unix::fs::symlink(outside.path().join("secret"), root.path().join(&link)).unwrap();
+    let refused = errno(rustix::io::Errno::XDEV);
+    assert_eq!(access.write(&link, "1", LONG), Err(refused));
+    assert_eq!(get(&secret), "before");
+    assert_eq!(get(&outside.path().join("secret")), "before");
+}
+
+#[test]
 fn a_blocked_access_is_given_up_and_the_next_one_served() {
     let root = tempfile::tempdir().unwrap();
     let mut access = worker(root.path());
-    fifo(&root.path().join("hangs"));
-    put(&root.path().join("fine"), "7");
+    let [hangs, fine] = &["hangs", "fine"].map(attribute);
+    fifo(&root.path().join(hangs));
+    put(&root.path().join(fine), "7");
     for _ in 0..2 {
         let start = Instant::now();
-        assert_eq!(access.read("hangs".as_ref(), SHORT), Err(Failure::TimedOut(SHORT)));
+        assert_eq!(access.read(hangs, SHORT), Err(Failure::TimedOut(SHORT)));
         assert!(start.elapsed() >= SHORT && start.elapsed() < LONG);
-        assert_eq!(access.read("fine".as_ref(), LONG).unwrap(), "7");
-        assert_eq!(
-            access.write("hangs".as_ref(), "1", SHORT),
-            Err(Failure::TimedOut(SHORT))
-        );
-        access.write("fine".as_ref(), "7", LONG).unwrap();
+        assert_eq!(access.read(fine, LONG).unwrap(), "7");
+        assert_eq!(access.write(hangs, "1", SHORT), Err(Failure::TimedOut(SHORT)));
+        access.write(fine, "7", LONG).unwrap();
     }
     let started = get(&root.path().join("started"));
     let started: Vec<_> = started.lines().map(|pid| Path::new("/proc").join(pid)).collect();
@@ -131,7 +166,7 @@ fn a_blocked_access_is_given_up_and_the_next_one_served() {
     let until = Instant::now() + LONG;
     while abandoned.iter().any(|process| process.exists()) {
         assert!(Instant::now() < until, "{abandoned:?}");
-        access.read("fine".as_ref(), LONG).unwrap();
+        access.read(fine, LONG).unwrap();
     }
     assert!(idle.exists());
     drop(access);
@@ -175,6 +210,9 @@ fn links_names_and_existence_need_no_process() {
     assert_eq!(access.link("vfio-dev".as_ref()), Err(errno(rustix::io::Errno::INVAL)));
     assert_eq!(access.names("vfio-dev".as_ref()).unwrap(), ["vfio1", "vfio10"]);
     assert_eq!(access.names("absent".as_ref()), Ok(Vec::new()));
+    assert!(access.claim("vfio-dev/vfio1".as_ref()).is_ok());
+    let absent = access.claim("absent".as_ref());
+    assert_eq!(absent.unwrap_err(), errno(rustix::io::Errno::NOENT));
     assert_eq!(access.exists("vfio-dev/vfio1".as_ref()), Ok(true));
     assert_eq!(
         access.exists("driver".as_ref()),
@@ -186,9 +224,10 @@ fn links_names_and_existence_need_no_process() {
 #[test]
 fn nothing_is_written_for_someone_who_is_gone() {
     let root = tempfile::tempdir().unwrap();
-    let file = root.path().join("file");
+    let served = attribute("a");
+    let file = root.path().join(&served);
     put(&file, "before");
-    let path = file.to_str().unwrap();
+    let path = served.to_str().unwrap();
     let mut request = vec![1, u8::try_from(path.len()).unwrap(), 0, 5, 0];
     request.extend(path.bytes().chain(*b"after"));
 
@@ -197,7 +236,7 @@ fn nothing_is_written_for_someone_who_is_gone() {
     to_worker.write_all(&request).unwrap();
     drop(to_worker);
     let mut replies = Vec::new();
-    serve_accesses(File::from(requests), &mut replies).unwrap();
+    serve_accesses(&Sysfs::at(root.path()), File::from(requests), &mut replies).unwrap();
     assert_eq!((get(&file).as_str(), replies.as_slice()), ("before", [].as_slice()));
 }
 
@@ -206,6 +245,6 @@ fn a_request_that_is_none_ends_the_service() {
     for request in [&[9, 0, 0, 0, 0][..], &[0, 5, 0, 0, 0, b'x']] {
         let (requests, to_worker) = rustix::pipe::pipe().unwrap();
         File::from(to_worker).write_all(request).unwrap();
-        assert!(serve_accesses(File::from(requests), Vec::new()).is_err());
+        assert!(serve_accesses(&Sysfs::host(), File::from(requests), Vec::new()).is_err());
     }
 }

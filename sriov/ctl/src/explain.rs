@@ -26,10 +26,11 @@ pub(crate) static ENTRIES: [Entry; 17] = [
     Entry {
         code: "B01",
         title: "the driver did not take the function",
-        cause: "The kernel offered the function to the driver and the driver refused it, or another driver was quicker. A \
-                probe that fails leaves its reason only in the kernel's log.",
+        cause: "The driver does not know functions of this kind, or its probe failed, or another driver was quicker. sriovctl \
+                forces only drivers of VFIO and placeholders onto functions that they do not know.",
         check: "dmesg, and /sys/bus/pci/devices/BDF/{driver,driver_override}.",
-        fix: "Remove the reason given in the kernel's log. vfio-pci refuses functions without an IOMMU group.",
+        fix: "Choose a driver that knows the function, or let the kernel choose: sriovctl release. Where the probe failed, \
+              remove the reason given in the kernel's log. vfio-pci refuses functions without an IOMMU group.",
     },
     Entry {
         code: "B06",

@@ -2,6 +2,8 @@
 
 use super::{Effect, Machine};
 use crate::{Access, Failure};
+use rustix::io::Errno;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
@@ -67,6 +69,15 @@ impl Access for Machine {
             }
             _ => Vec::new(),
         })
+    }
+
+    /// Of the groups only those that somebody has show.
+    fn claim(&mut self, path: &Path) -> Result<OwnedFd, Failure> {
+        let group = path.strip_prefix("dev/vfio").ok().and_then(Path::to_str);
+        let group = group.and_then(|number| number.parse().ok());
+        let is_open =
+            self.functions.values().any(|f| f.group == group) && group.is_some_and(|g| self.open_groups.contains(&g));
+        Err(if is_open { Errno::BUSY } else { Errno::NOENT }.into())
     }
 
     fn exists(&mut self, path: &Path) -> Result<bool, Failure> {

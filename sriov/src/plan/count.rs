@@ -1,7 +1,7 @@
 //! Creating and deleting all VFs of a PF.
 
 use super::{SET_COUNT, bind, check_iommu, doubts, hazards, offer, set, set_autoprobe, wait};
-use crate::driver::is_vfio;
+use crate::driver::{is_vfio, override_for};
 use crate::{Attribute, Condition, Error, ErrorKind, Machine, PhysicalFunction, Plan, Target, WantedDriver, guard};
 use pci::{Bdf, VfIndex};
 use std::num::NonZeroU16;
@@ -34,31 +34,33 @@ pub fn create_vfs(machine: &Machine, pf: Bdf, count: NonZeroU16, driver: Option<
         return refuse(ErrorKind::NoDriver { driver: None });
     }
     let autoprobe = machine.autoprobes(pf);
-    let wanted_autoprobe = match driver {
-        None => autoprobe,
-        Some(WantedDriver::Native) => true,
+    // While VFs are made the kernel must not choose their driver; afterwards only drivers with an override get past 0.
+    let (making, offering) = match driver {
+        None => (autoprobe, autoprobe),
+        Some(WantedDriver::Native) => (true, true),
         Some(WantedDriver::Named(name)) => {
             machine.check_driver(pf, SET_COUNT, name)?;
             // VFs are behind the IOMMU of their PF.
             check_iommu(physical.function, name, SET_COUNT)?;
-            false
+            (false, override_for(name).is_none())
         }
     };
 
     let mut plan = Plan::default();
-    let is_other = autoprobe != wanted_autoprobe;
-    plan.steps.extend(is_other.then(|| set_autoprobe(pf, wanted_autoprobe)));
+    let change = |from, to| (from != to).then(|| set_autoprobe(pf, to));
+    plan.steps.extend(change(autoprobe, making));
     plan.steps
         .push(set(Target::Function(pf), Attribute::NumVfs, count.to_string()));
     plan.steps
         .push(wait(Target::Function(pf), Condition::VirtualFunctions { count }));
+    plan.steps.extend(change(making, offering));
     if let Some(WantedDriver::Named(name)) = driver {
         for index in (0..count).map(VfIndex) {
             plan.steps
                 .extend(offer(machine, Target::VirtualFunction { pf, index }, name, None));
         }
     }
-    plan.steps.extend(is_other.then(|| set_autoprobe(pf, autoprobe)));
+    plan.steps.extend(change(offering, autoprobe));
     plan.warnings = creation_warnings(machine, &physical, driver, autoprobe);
     Ok(plan)
 }

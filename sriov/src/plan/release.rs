@@ -1,9 +1,9 @@
 //! Giving functions back to the drivers that the kernel chooses by itself.
 
-use super::{PROBE, UNBIND, check_leaf, check_unused, doubts, set, set_autoprobe, step};
+use super::{PROBE, UNBIND, barred_by, check_leaf, check_unused, doubts, past_autoprobe, set, step};
 use crate::driver::is_placeholder;
 use crate::{Action, Attribute, Error, Machine, Plan, Step, Target};
-use pci::{Bdf, Function};
+use pci::Bdf;
 use std::collections::BTreeMap;
 
 /// Gives each function back: from a driver that only keeps it for user space, without an override, to whichever driver the
@@ -44,17 +44,7 @@ pub fn release(machine: &Machine, functions: &[Bdf]) -> Result<Plan, Error> {
         steps.push(step(Target::Function(bdf), Action::Probe { driver: None }));
         by_pf.entry(barred_by(machine, function)).or_default().extend(steps);
     }
-    for (pf, steps) in by_pf {
-        plan.steps.extend(pf.map(|pf| set_autoprobe(pf, true)));
-        plan.steps.extend(steps);
-        plan.steps.extend(pf.map(|pf| set_autoprobe(pf, false)));
-    }
+    plan.steps.extend(past_autoprobe(by_pf));
     plan.warnings = doubts(machine, &taken);
     Ok(plan)
-}
-
-/// The PF of a VF that the kernel offers to no driver (`pci_device_can_probe`).
-fn barred_by(machine: &Machine, function: &Function) -> Option<Bdf> {
-    let pf = function.vf_of.as_ref().ok()?.as_ref()?.pf;
-    (!machine.autoprobes(pf)).then_some(pf)
 }

@@ -107,7 +107,6 @@ fn text(plan: &Plan) -> Vec<String> {
     let line = |step: &Step| {
         let rest = match &step.action {
             Action::Set { value, .. } => format!(" {value:?}"),
-            Action::Probe { driver } => format!(" {driver:?}"),
             _ => String::new(),
         };
         format!("{}: {}{rest}", step.target, step.action)

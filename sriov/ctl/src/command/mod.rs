@@ -37,7 +37,7 @@ pub(crate) fn run(request: Request, output: &mut Output) -> Outcome {
         Task::Explain(args) => explain::run(&args, output),
         Task::Completion(args) => completion::run(&args, output),
         Task::Util(args) => util::run(&args, output),
-        Task::Worker => worker::run(),
+        Task::Worker => worker::run(&settings),
     }
 }
 

@@ -2,6 +2,8 @@
 
 use crate::exit::Exit;
 use crate::failure::Outcome;
+use crate::request::Settings;
+use pci::Sysfs;
 use std::io;
 use std::process::Command;
 
@@ -9,15 +11,18 @@ use std::process::Command;
 pub(crate) const NAME: &str = "access-worker";
 
 /// Serves until end of file.
-pub(crate) fn run() -> Outcome {
+pub(crate) fn run(settings: &Settings) -> Outcome {
     // Not through Output: this standard output belongs to the parent and carries replies.
-    sriov::serve_accesses(io::stdin().lock(), io::stdout().lock())?;
+    sriov::serve_accesses(&settings.sysfs, io::stdin().lock(), io::stdout().lock())?;
     Ok(Exit::Ok)
 }
 
-/// Starts this program again as a worker.
-pub(super) fn command() -> Command {
+/// Starts this program again as a worker for that root.
+pub(super) fn command(sysfs: &Sysfs) -> Command {
     let mut command = Command::new("/proc/self/exe");
     command.arg(NAME);
+    if !sysfs.is_host() {
+        command.arg("--sysroot").arg(sysfs.root());
+    }
     command
 }

@@ -131,6 +131,7 @@ mod tests {
             ErrorKind::NotBound {
                 wanted: String::new(),
                 found: None,
+                errno: None,
             },
             ErrorKind::TimedOut {
                 after: std::time::Duration::from_secs(1),

@@ -55,7 +55,10 @@ impl From<&Step> for StepView {
             }
             Action::Probe { driver } => {
                 view.action = "probe";
-                view.path = Some("/sys/bus/pci/drivers_probe".to_owned());
+                view.path = Some(match driver {
+                    Some(driver) => format!("/sys/bus/pci/drivers/{driver}/bind"),
+                    None => "/sys/bus/pci/drivers_probe".to_owned(),
+                });
                 view.driver.clone_from(driver);
             }
             Action::Wait { condition, deadline } => {
@@ -76,7 +79,6 @@ pub(crate) fn describe(action: &Action) -> String {
     match action {
         Action::Set { value, .. } if value.is_empty() => format!("{action} = (none)"),
         Action::Set { value, .. } => format!("{action} = {value}"),
-        Action::Probe { driver: Some(driver) } => format!("{action}, for {driver}"),
         other => other.to_string(),
     }
 }

@@ -29,7 +29,7 @@ fn an_override_for_another_driver_is_corrected() {
     let mut lab = Lab::new();
     lab.fake.functions.get_mut(&pf()).unwrap().driver_override = "pci-stub".to_owned();
     let plan = bind(&lab.machine(), &[pf()], &WantedDriver::Named("igb".to_owned())).unwrap();
-    assert_eq!(text(&plan), ["0000:01:00.0: write driver_override \"igb\""]);
+    assert_eq!(text(&plan), ["0000:01:00.0: write driver_override \"\""]);
 }
 
 #[test]
@@ -41,6 +41,46 @@ fn a_release_forgets_the_override_and_keeps_a_native_driver() {
 }
 
 #[test]
+fn a_driver_of_the_host_is_never_forced_onto_a_function() {
+    let mut lab = Lab::new();
+    lab.fake.functions.get_mut(&pf()).unwrap().driver_override = "igbvf".to_owned();
+    let before = lab.fake.functions.clone();
+    let plan = bind(&lab.machine(), &[pf()], &igbvf()).unwrap();
+    let wanted = [
+        "0000:01:00.0: write driver/unbind",
+        "0000:01:00.0: write driver_override \"\"",
+        "0000:01:00.0: write drivers/igbvf/bind",
+    ];
+    assert_eq!(text(&plan), wanted);
+    let error = lab.with(|executor| executor.apply(&plan, "test")).unwrap_err();
+    let ErrorKind::RolledBack { cause, undo_failures } = error.kind else {
+        panic!("{error}")
+    };
+    assert!(undo_failures.is_empty(), "{undo_failures:?}");
+    let wanted = "0000:01:00.0: write drivers/igbvf/bind: igbvf does not support this device; no driver has it";
+    assert_eq!(cause.to_string(), wanted);
+    assert!(cause.fix().unwrap().ends_with("sriovctl release 0000:01:00.0"));
+    assert_eq!(lab.fake.functions, before);
+}
+
+#[test]
+fn a_vf_goes_to_a_driver_of_the_host_although_autoprobe_is_off() {
+    let mut lab = Lab::with_vfs(2, Some(&vfio()));
+    lab.sriov().autoprobe = false;
+    let plan = bind(&lab.machine(), &[vf(1)], &igbvf()).unwrap();
+    let wanted = [
+        "0000:01:00.0: write sriov_drivers_autoprobe \"1\"",
+        "0000:01:00.2: write driver/unbind",
+        "0000:01:00.2: write driver_override \"\"",
+        "0000:01:00.2: write drivers/igbvf/bind",
+        "0000:01:00.0: write sriov_drivers_autoprobe \"0\"",
+    ];
+    assert_eq!(text(&plan), wanted);
+    lab.apply(&plan);
+    assert_eq!(lab.driver_of(vf(1)), Some("igbvf"));
+}
+
+#[test]
 fn vfs_are_released_although_autoprobe_is_off() {
     let mut lab = Lab::with_vfs(2, Some(&vfio()));
     lab.sriov().autoprobe = false;
@@ -49,10 +89,10 @@ fn vfs_are_released_although_autoprobe_is_off() {
         "0000:01:00.0: write sriov_drivers_autoprobe \"1\"",
         "0000:01:00.1: write driver/unbind",
         "0000:01:00.1: write driver_override \"\"",
-        "0000:01:00.1: write drivers_probe None",
+        "0000:01:00.1: write drivers_probe",
         "0000:01:00.2: write driver/unbind",
         "0000:01:00.2: write driver_override \"\"",
-        "0000:01:00.2: write drivers_probe None",
+        "0000:01:00.2: write drivers_probe",
         "0000:01:00.0: write sriov_drivers_autoprobe \"0\"",
     ];
     assert_eq!(text(&plan), wanted);

@@ -13,7 +13,7 @@ fn vfs_for_vfio_are_made_without_drivers_and_bound_one_by_one() {
         "0000:01:00.0: write sriov_numvfs \"1\"",
         "0000:01:00.0: wait for 1 virtfn links",
         "0000:01:00.0 VF 0: write driver_override \"vfio-pci\"",
-        "0000:01:00.0 VF 0: write drivers_probe Some(\"vfio-pci\")",
+        "0000:01:00.0 VF 0: write drivers/vfio-pci/bind",
         "0000:01:00.0 VF 0: wait for the group node in /dev/vfio",
         "0000:01:00.0 VF 0: wait for the device node in /dev/vfio/devices",
         "0000:01:00.0: write sriov_drivers_autoprobe \"1\"",
@@ -49,6 +49,33 @@ fn native_vfs_need_autoprobe_for_a_moment() {
     lab.apply(&plan);
     assert_eq!(lab.driver_of(vf(1)), Some("igbvf"));
     assert!(!lab.sriov().autoprobe);
+}
+
+#[test]
+fn vfs_for_a_driver_of_the_host_are_made_without_drivers_and_never_forced() {
+    for autoprobe in [false, true] {
+        let mut lab = Lab::new();
+        lab.sriov().autoprobe = autoprobe;
+        let plan = lab.create(1, Some(&igbvf())).unwrap();
+        let [off, on] = ["0", "1"].map(|value| format!("0000:01:00.0: write sriov_drivers_autoprobe \"{value}\""));
+        let mut wanted = [
+            "0000:01:00.0: write sriov_numvfs \"1\"",
+            "0000:01:00.0: wait for 1 virtfn links",
+            &on,
+            "0000:01:00.0 VF 0: write drivers/igbvf/bind",
+        ]
+        .map(str::to_owned)
+        .to_vec();
+        if autoprobe {
+            wanted.insert(0, off);
+        } else {
+            wanted.push(off);
+        }
+        assert_eq!(text(&plan), wanted);
+        lab.apply(&plan);
+        assert_eq!(lab.driver_of(vf(0)), Some("igbvf"));
+        assert_eq!(lab.sriov().autoprobe, autoprobe);
+    }
 }
 
 #[test]

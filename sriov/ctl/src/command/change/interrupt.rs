@@ -3,6 +3,7 @@
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use sriov::{Access, Failure};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -77,6 +78,11 @@ impl<A: Access> Access for Interruptible<A> {
         self.check()?;
         self.inner.exists(path)
     }
+
+    fn claim(&mut self, path: &Path) -> Result<OwnedFd, Failure> {
+        self.check()?;
+        self.inner.claim(path)
+    }
 }
 
 #[cfg(test)]
@@ -101,6 +107,9 @@ mod tests {
         }
         fn exists(&mut self, _: &Path) -> Result<bool, Failure> {
             Ok(true)
+        }
+        fn claim(&mut self, _: &Path) -> Result<OwnedFd, Failure> {
+            Err(Failure::Errno(rustix::io::Errno::NOENT.raw_os_error()))
         }
     }
 

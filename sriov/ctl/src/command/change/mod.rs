@@ -29,7 +29,7 @@ pub(super) fn run(change: &Change, settings: &Settings, output: &mut Output) -> 
 }
 
 fn dry_run(verb: &Verb, check: bool, settings: &Settings, output: &mut Output) -> Outcome {
-    let mut access = WorkerAccess::new(settings.sysfs.clone(), super::worker::command());
+    let mut access = WorkerAccess::new(settings.sysfs.clone(), super::worker::command(&settings.sysfs));
     let wish = Wish::new(verb, &settings.sysfs)?;
     let (plan, _) = wish.plan(&settings.sysfs, &mut access, &[])?;
     if output.is_json() {

@@ -63,7 +63,7 @@ impl Session {
         let lock = Lock::acquire(&settings.state_dir, &command_line(), consent.wait, &mut notice)?;
         let interrupt =
             Interrupt::watch().map_err(|error| Failure::internal(format!("cannot take signals: {error}")))?;
-        let access = WorkerAccess::new(settings.sysfs.clone(), crate::command::worker::command());
+        let access = WorkerAccess::new(settings.sysfs.clone(), crate::command::worker::command(&settings.sysfs));
         Ok(Self {
             _lock: lock,
             journal: Journal::at(settings.journal()),
