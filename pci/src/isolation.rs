@@ -81,7 +81,8 @@ impl HopFacts {
             return Isolation::Alone;
         }
         match self.port_type {
-            None | Some(PortType::EVENT_COLLECTOR) => Isolation::Lacking(Gap::Conventional),
+            None => Isolation::Lacking(Gap::Conventional),
+            Some(PortType::EVENT_COLLECTOR) => Isolation::Lacking(Gap::NoCapability),
             Some(PortType::TO_PCI_BRIDGE | PortType::FROM_PCI_BRIDGE) => Isolation::Lacking(Gap::SharedRequesterId),
             // Ports that fan out: whatever else their device has.
             Some(PortType::ROOT_PORT | PortType::DOWNSTREAM_PORT) => by_controls(self.acs),

@@ -62,7 +62,8 @@ impl Sysfs {
     /// The path of a file given relative to the root (`sys/bus/pci/devices`); a leading slash is ignored.
     #[must_use]
     pub fn path(&self, relative: impl AsRef<Path>) -> PathBuf {
-        self.root.join(below(relative.as_ref()))
+        let relative = relative.as_ref();
+        self.root.join(relative.strip_prefix("/").unwrap_or(relative))
     }
 
     /// The text of a file, without white space at its ends; at most 64 KiB.
@@ -304,9 +305,14 @@ impl<'s> Dir<'s> {
     }
 }
 
-/// A path without its leading slash.
+/// A path without its leading slash; `.` for the root itself.
 fn below(path: &Path) -> &Path {
-    path.strip_prefix("/").unwrap_or(path)
+    let path = path.strip_prefix("/").unwrap_or(path);
+    if path.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        path
+    }
 }
 
 /// Where a link in the directory `from` leads, by its text alone: a path from the root. `None` when it leaves the root.

@@ -1,2 +1,8 @@
-//! it
+//! Tests without privileges and without the lab.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "what prepares a test may fail it"
+)]
+
 mod topology;

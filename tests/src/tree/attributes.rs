@@ -67,6 +67,12 @@ pub(super) fn of(node: &Node) -> Vec<(&'static str, String)> {
             ("max_link_width", format!("{width}\n")),
         ]);
     }
+    if let Some((secondary, subordinate)) = node.buses {
+        files.extend([
+            ("secondary_bus_number", format!("{secondary}\n")),
+            ("subordinate_bus_number", format!("{subordinate}\n")),
+        ]);
+    }
     let is_bridge = class >> 8 == 0x0604;
     if is_bridge {
         files.extend([

@@ -19,6 +19,9 @@ pub(super) fn bytes(node: &Node) -> Vec<u8> {
         space.put(0x00, &node.id.0.to_le_bytes());
         space.put(0x02, &node.id.1.to_le_bytes());
     }
+    if let Some((secondary, subordinate)) = node.buses {
+        space.put(0x18, &[node.bdf.routing_id.bus(), secondary, subordinate]);
+    }
     if !is_bridge {
         space.put(0x2c, &node.subsystem.0.to_le_bytes());
         space.put(0x2e, &node.subsystem.1.to_le_bytes());
@@ -30,14 +33,18 @@ pub(super) fn bytes(node: &Node) -> Vec<u8> {
     };
     space.put(0x48, &[0x10, 0x00, 0x02 | port_type << 4, 0x00]);
 
-    let mut at = 0x100;
+    for (number, (id, body)) in (0..).zip(extended(node, is_bridge)) {
+        space.extended(number, id, &body);
+    }
+    space.0
+}
+
+/// Identifiers and contents of the extended capabilities.
+fn extended(node: &Node, is_bridge: bool) -> Vec<(u32, Vec<u8>)> {
+    let mut capabilities = Vec::new();
     if let Some(control) = node.acs {
-        at = space.extended(
-            at,
-            0x0d,
-            1,
-            &[0x1f, 0, control.to_le_bytes()[0], control.to_le_bytes()[1]],
-        );
+        let [low, high] = control.to_le_bytes();
+        capabilities.push((0x0d, vec![0x1f, 0, low, high]));
     }
     if let Role::Physical {
         total,
@@ -48,12 +55,24 @@ pub(super) fn bytes(node: &Node) -> Vec<u8> {
     {
         // Capabilities, control and status, InitialVFs and TotalVFs, NumVFs, offset and stride, VF device id.
         let words = [0, 0, 0, 0, total, total, 0, 0, offset, stride, 0, vf_device];
-        let body: Vec<u8> = words.into_iter().flat_map(u16::to_le_bytes).chain([0; 36]).collect();
-        at = space.extended(at, 0x10, 1, &body);
+        let body = words.into_iter().flat_map(u16::to_le_bytes).chain([0; 36]);
+        capabilities.push((0x10, body.collect()));
     }
-    // ARI ends the list.
-    space.last(at, 0x0e, 1);
-    space.0
+    if node.has_translation {
+        // Queue depth 32, page aligned; enabled with the smallest unit.
+        capabilities.push((0x0f, vec![0x20, 0x00, 0x00, 0x80]));
+    }
+    if node.has_translation && !matches!(node.sriov, Role::Virtual { .. }) {
+        // Enabled, stopped, response PASID required; capacity 512, allocation 32.
+        capabilities.push((0x13, vec![1, 0, 0, 0x81, 0, 2, 0, 0, 32, 0, 0, 0]));
+        // Privileged mode, 20 bits; enabled.
+        capabilities.push((0x1b, vec![0x04, 20, 0x01, 0x00]));
+    }
+    if !is_bridge {
+        // ARI.
+        capabilities.push((0x0e, vec![0; 4]));
+    }
+    capabilities
 }
 
 struct Space(Vec<u8>);
@@ -65,17 +84,16 @@ impl Space {
         }
     }
 
-    /// Writes a capability and returns where the next one goes, 64 bytes on.
-    fn extended(&mut self, at: usize, id: u32, version: u32, body: &[u8]) -> usize {
-        let next = at + 0x40;
-        let header = id | version << 16 | u32::try_from(next).unwrap_or_default() << 20;
-        self.put(at, &header.to_le_bytes());
-        self.put(at + 4, body);
-        next
-    }
-
-    fn last(&mut self, at: usize, id: u32, version: u32) {
-        self.put(at, &(id | version << 16).to_le_bytes());
+    /// Writes the capability of that number, 64 bytes behind the one before, which comes to lead to it.
+    fn extended(&mut self, number: u16, id: u32, body: &[u8]) {
+        const FIRST: u16 = 0x100;
+        const DISTANCE: u16 = 0x40;
+        let at = FIRST + number * DISTANCE;
+        self.put(at.into(), &(id | 1 << 16).to_le_bytes());
+        self.put(usize::from(at) + 4, body);
+        if number > 0 {
+            self.put(usize::from(at - DISTANCE) + 2, &(at << 4 | 1).to_le_bytes());
+        }
     }
 }
 

@@ -21,7 +21,7 @@ pub use server::server;
 use pci::{Bdf, Sysfs};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::create_dir_all;
-use std::io::{Error, Result};
+use std::io::{Error, ErrorKind, Result};
 use std::os::unix::fs::symlink;
 use std::path::{Component, Path, PathBuf};
 
@@ -107,12 +107,8 @@ impl Tree {
     /// # Errors
     /// What the file system says.
     pub fn write(&self, path: impl AsRef<Path>, content: impl AsRef<[u8]>) -> Result<()> {
-        let path = self.root.join(path);
-        if let Some(above) = path.parent() {
-            create_dir_all(above)?;
-        }
         #[expect(clippy::disallowed_methods, reason = "the tree is a test's own")]
-        std::fs::write(path, content)
+        self.put(path.as_ref(), |path| std::fs::write(path, content.as_ref()))
     }
 
     /// Makes a relative link at `path` to `target`, both from the root of the tree, as the kernel does.
@@ -122,10 +118,19 @@ impl Tree {
     pub fn link(&self, path: impl AsRef<Path>, target: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let relative = relative(path.parent().unwrap_or(path), target.as_ref());
-        if let Some(above) = self.root.join(path).parent() {
-            create_dir_all(above)?;
+        self.put(path, |path| symlink(&relative, path))
+    }
+
+    /// Puts something at a path, with the directories above it where they are not there yet.
+    fn put(&self, path: &Path, put: impl Fn(&Path) -> Result<()>) -> Result<()> {
+        let path = self.root.join(path);
+        match (put(&path), path.parent()) {
+            (Err(error), Some(above)) if error.kind() == ErrorKind::NotFound => {
+                create_dir_all(above)?;
+                put(&path)
+            }
+            (result, _) => result,
         }
-        symlink(relative, self.root.join(path))
     }
 
     /// Adds a function: after its parent and, for a VF, after its PF.
@@ -173,7 +178,7 @@ impl Tree {
 
     fn place(&self, bdf: Bdf) -> Result<&Path> {
         let place = self.places.get(&bdf).map(PathBuf::as_path);
-        place.ok_or_else(|| Error::new(std::io::ErrorKind::NotFound, format!("{bdf} is not in the tree")))
+        place.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("{bdf} is not in the tree")))
     }
 
     fn attributes(&self, node: &Node, place: &Path) -> Result<()> {
@@ -213,13 +218,18 @@ impl Tree {
 
     /// An Intel IOMMU with device TLB, PASID and page requests in scalable mode.
     fn iommu(&self) -> Result<()> {
+        // Coherency, queued invalidation, device TLB, interrupt remapping, x2APIC, pass through, snoop control.
+        const BASIC: u64 = 0xdf;
+        // Nesting, page requests, 20-bit PASIDs, scalable mode with both stages.
+        const SCALABLE: u64 = 1 << 26 | 1 << 29 | 19 << 35 | 1 << 40 | 1 << 43 | 1 << 46 | 1 << 47;
         let unit = Path::new(IOMMU);
+        let ecap = format!("{:x}\n", BASIC | SCALABLE);
         let values = [
             ("address", "fed90000\n"),
             ("cap", "d2008c222f0686\n"),
             ("domains_supported", "65536\n"),
             ("domains_used", "2\n"),
-            ("ecap", "9ee9f7f4f60f4de\n"),
+            ("ecap", &ecap),
             ("version", "1:0\n"),
         ];
         for (name, value) in values {

@@ -33,6 +33,10 @@ pub struct Node {
     pub class_devices: Vec<ClassNode>,
     /// Whether configuration space has an ACS capability, with which control bits set.
     pub acs: Option<u16>,
+    /// Whether configuration space has ATS, enabled, and unless it is a VF's PRI and PASID, enabled.
+    pub has_translation: bool,
+    /// Secondary and subordinate bus of a bridge.
+    pub buses: Option<(u8, u8)>,
     /// Whether it is one of several functions of its device.
     pub is_multifunction: bool,
 }
@@ -109,15 +113,18 @@ impl Node {
             sriov: Role::Plain,
             class_devices: Vec::new(),
             acs: None,
+            has_translation: false,
+            buses: None,
             is_multifunction: false,
         }
     }
 
-    /// A bridge on `pcieport`: a root port without a `parent`, else a downstream port. All its ACS controls that matter for
-    /// groups are on.
+    /// A bridge on `pcieport` to the buses `first` to `last`: a root port without a `parent`, else a downstream port. All its
+    /// ACS controls that matter for groups are on.
     #[must_use]
-    pub fn port(bdf: Bdf, parent: Option<Bdf>) -> Self {
+    pub fn port(bdf: Bdf, parent: Option<Bdf>, first: u8, last: u8) -> Self {
         Self {
+            buses: Some((first, last)),
             driver: Some("pcieport".to_owned()),
             port: if parent.is_some() { Port::Downstream } else { Port::Root },
             link: Some((160, 16)),
