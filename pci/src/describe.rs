@@ -23,7 +23,6 @@ pub struct Field {
 
 /// A decoded value. Prints on one line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Value {
     /// This function does not have the field; text leaves it out.
     Absent,
@@ -288,5 +287,69 @@ pub struct Bytes(pub Vec<u8>);
 impl Describe for Bytes {
     fn describe(&self) -> Value {
         Value::Bytes(self.0.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn field(name: &'static str, value: Value) -> Field {
+        Field { name, value }
+    }
+
+    #[test]
+    fn plain_fields_come_first_and_each_register_has_a_paragraph() {
+        let register = Value::Fields(vec![
+            field("enable", Value::Bool(true)),
+            field("mask", Value::Bool(false)),
+        ]);
+        let value = Value::Fields(vec![
+            field("control", register.clone()),
+            field("count", Value::Int(3)),
+            field("nothing", Value::Absent),
+            field("lanes", Value::List(vec![register])),
+        ]);
+        assert_eq!(
+            value.lines(80),
+            ["count=3", "control: enable+ mask-", "lanes[0]: enable+ mask-"]
+        );
+        assert_eq!(
+            value.to_string(),
+            "{control={enable+ mask-} count=3 lanes=[{enable+ mask-}]}"
+        );
+    }
+
+    #[test]
+    fn lines_are_broken_between_words_and_continued_indented() {
+        let value = Value::Fields(vec![
+            field("a", Value::Int(1)),
+            field("b", Value::text("x")),
+            field("c", Value::Int(2)),
+        ]);
+        assert_eq!(value.lines(7), ["a=1 b=x", "  c=2"]);
+        assert_eq!(value.lines(0), ["a=1", "  b=x", "  c=2"]);
+    }
+
+    #[test]
+    fn of_many_flags_only_those_that_are_set_are_shown() {
+        let flags = |set: &[&'static str]| {
+            let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
+            let register = names.map(|name| field(name, Value::Bool(set.contains(&name)))).to_vec();
+            Value::Fields(vec![field("status", Value::Fields(register))]).lines(80)
+        };
+        assert_eq!(flags(&["b", "h"]), ["status: b+ h+"]);
+        assert_eq!(flags(&[]), ["status: -"]);
+    }
+
+    #[test]
+    fn numbers_print_in_their_form() {
+        let text = |value: Value| value.to_string();
+        assert_eq!(text(Hex(0x1f_u16).describe()), "0x001f");
+        assert_eq!(text(Bytes(vec![0, 0xab]).describe()), "00ab");
+        assert_eq!(text(Value::Size(0)), "0");
+        assert_eq!(text(Value::Size(4097)), "4097");
+        assert_eq!(text(Value::Size(3 << 20)), "3MiB");
+        assert_eq!(text(Value::Size(1 << 63)), "8EiB");
     }
 }

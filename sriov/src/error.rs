@@ -201,6 +201,7 @@ impl Error {
             ErrorKind::TimedOut { .. } => "S13",
             ErrorKind::Denied => "S19",
             ErrorKind::NotBound { .. } => "B01",
+            ErrorKind::Held { .. } if self.is_numvfs() => "S02",
             ErrorKind::Held { .. } => "B06",
             ErrorKind::InUse { .. } => "B17",
             ErrorKind::NoIommu => "P01",

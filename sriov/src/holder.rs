@@ -310,5 +310,4 @@ fn is_kernel_thread(sysfs: &Sysfs, pid: u32) -> bool {
 }
 
 #[cfg(test)]
-#[path = "holder_tests.rs"]
 mod tests;

@@ -106,12 +106,12 @@ fn doubts(machine: &Machine, taken: &[Bdf]) -> Vec<String> {
     }
     match &machine.holders.coverage {
         Coverage::Full => {}
-        Coverage::Partial { unreadable, hidden } => {
-            let hidden = if *hidden { ", and others are hidden" } else { "" };
-            doubts.push(format!(
-                "{unreadable} processes may not be looked into{hidden}: one of them may hold the function; root sees all"
-            ));
+        Coverage::Partial { unreadable: 0, .. } => {
+            doubts.push("processes of others are hidden: one of them may hold the function; root sees all".to_owned());
         }
+        Coverage::Partial { unreadable, .. } => doubts.push(format!(
+            "{unreadable} processes may not be looked into: one of them may hold the function; root sees all"
+        )),
         Coverage::Nothing(unknown) => doubts.push(format!("who holds the function is not known: {unknown}")),
     }
     let unknown = machine.usage.unknown.iter();

@@ -34,18 +34,15 @@ impl Executor<'_> {
             return Ok(Undone { operation, restored: 0 });
         }
         recorder.undo()?;
-        let (restored, mut failures) = self.restore_all(&mut recorder);
-        match failures.pop() {
-            None => Ok(Undone { operation, restored }),
-            Some(only) if failures.is_empty() => Err(only),
-            Some(last) => {
-                failures.push(last);
-                Err(Error::new(
-                    None,
-                    format!("undo {operation}"),
-                    ErrorKind::NotUndone { failures },
-                ))
-            }
+        let (restored, failures) = self.restore_all(&mut recorder);
+        match failures.as_slice() {
+            [] => Ok(Undone { operation, restored }),
+            [only] => Err(only.clone()),
+            _ => Err(Error::new(
+                None,
+                format!("undo {operation}"),
+                ErrorKind::NotUndone { failures },
+            )),
         }
     }
 

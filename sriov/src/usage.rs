@@ -10,7 +10,7 @@ mod block;
 mod console;
 mod net;
 
-use pci::{Bdf, Sysfs, Topology, Unknown};
+use pci::{Bdf, Reason, Sysfs, Topology, Unknown};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
@@ -109,14 +109,21 @@ impl Usage {
     }
 
     /// Asks the kernel for each disk of `functions` that seems unused whether somebody has claimed it, by opening it for
-    /// ourselves alone for a moment (`O_EXCL`), and records what it says. Does nothing for a captured tree.
+    /// ourselves alone for a moment (`O_EXCL`), and records what it says. Does nothing for a captured tree. After a disk that
+    /// does not answer in time, which becomes unknown, no other is asked.
     pub fn claim(&mut self, sysfs: &Sysfs, functions: &[Bdf]) {
-        for function in functions {
-            if !sysfs.is_host() || self.uses.contains_key(function) {
-                continue;
-            }
+        if !sysfs.is_host() {
+            return;
+        }
+        let unused = |function: &&Bdf| !self.uses.contains_key(function);
+        for function in functions.iter().filter(unused).collect::<Vec<_>>() {
             for device in self.disks.get(function).into_iter().flatten() {
-                if block::is_claimed(&sysfs.path("dev").join(device)) {
+                let node = sysfs.path("dev").join(device);
+                let Some(is_claimed) = block::is_claimed(node.clone()) else {
+                    self.unknown.push(Reason::TimedOut.at(node));
+                    return;
+                };
+                if is_claimed {
                     let device = device.clone();
                     self.uses.entry(*function).or_default().push(Use::Claimed { device });
                 }

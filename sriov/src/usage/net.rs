@@ -110,7 +110,11 @@ impl Routes {
             None => self.by_interface.entry(interface.to_owned()).or_default(),
         };
         found.count += 1;
-        let at = if destination == "default" { 0 } else { found.shown.len() };
+        let at = if destination.starts_with("default") {
+            0
+        } else {
+            found.shown.len()
+        };
         found.shown.insert(at, destination.to_owned());
         found.shown.truncate(SHOWN);
     }
@@ -148,7 +152,7 @@ fn ipv6(line: &str) -> Option<(&str, String)> {
         return None;
     }
     let destination = match len {
-        0 => "default".to_owned(),
+        0 => "default (IPv6)".to_owned(),
         len => format!("{address}/{len}"),
     };
     Some((interface, destination))
@@ -179,7 +183,7 @@ mod tests {
         let net = "fd000000000000000000000000000000";
         assert_eq!(
             ipv6(&line(zero, "00", "00000003", "eth0")),
-            Some(("eth0", "default".to_owned()))
+            Some(("eth0", "default (IPv6)".to_owned()))
         );
         assert_eq!(
             ipv6(&line(net, "40", "00000001", "eth0")),

@@ -372,11 +372,9 @@ code! {
     pub struct EmergencyPower: u8 {
         /// None.
         NONE = 0 "none",
-        /// Of the device, form factor specific.
-        DEVICE = 1 "device",
-        /// By the slot's signal as well.
+        /// In a way of the device.
+        DEVICE = 1 "device-specific",
+        /// In the way of the form factor or of the device.
         FORM_FACTOR = 2 "form-factor",
-        /// Some functions of the device.
-        SOME_FUNCTIONS = 3 "some-functions",
     }
 }
