@@ -248,13 +248,15 @@ impl Bus<'_> {
                 Ok(false)
             }
             Condition::DeviceNode => {
-                let names = self
-                    .access
-                    .names(&target.directory().join("vfio-dev"))
-                    .map_err(failed)?;
+                let devices = target.directory().join("vfio-dev");
+                let names = self.access.names(&devices).map_err(failed)?;
                 let Some(name) = names.iter().find(|name| name.starts_with("vfio")) else {
                     return Ok(false);
                 };
+                // A kernel without VFIO_DEVICE_CDEV has the class all the same; its devices have no number and get no node.
+                if !self.access.exists(&devices.join(name).join("dev")).map_err(failed)? {
+                    return Ok(true);
+                }
                 let node = Path::new("dev/vfio/devices").join(name);
                 self.access.exists(&node).map_err(failed)
             }

@@ -97,7 +97,8 @@ pub enum Condition {
     },
     /// The VFIO group node `/dev/vfio/GROUP` of the target.
     GroupNode,
-    /// The VFIO character device of the target, `vfio-dev/vfioN` and `/dev/vfio/devices/vfioN`.
+    /// The VFIO character device of the target, `vfio-dev/vfioN` and, where the kernel makes them,
+    /// `/dev/vfio/devices/vfioN`.
     DeviceNode,
     /// A file, relative to the root.
     Exists(PathBuf),

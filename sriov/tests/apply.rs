@@ -223,6 +223,15 @@ fn a_driver_that_does_not_take_the_function_is_a_failure() {
 }
 
 #[test]
+fn a_kernel_without_character_devices_is_not_waited_for() {
+    let mut lab = Lab::new(machine());
+    lab.machine.without_device_nodes = true;
+    lab.apply(&create(pf(), 2)).unwrap();
+    let vf = lab.machine.vf(pf(), 1).unwrap();
+    assert_eq!(lab.machine.driver_of(vf), Some("vfio-pci"));
+}
+
+#[test]
 fn a_node_that_does_not_come_is_a_failure() {
     let mut lab = Lab::new(machine());
     let before = lab.machine.functions.clone();

@@ -76,6 +76,7 @@ impl Access for Machine {
             return Ok(!late);
         }
         Ok(match self.locate(path) {
+            Some((_, rest)) if matches!(rest.as_slice(), ["vfio-dev", _, "dev"]) => !self.without_device_nodes,
             Some((_, rest)) => rest.is_empty() || self.value(path).is_ok(),
             None => false,
         })

@@ -235,7 +235,7 @@ pub(crate) static COLUMNS: [Column; 35] = [
     on_request(column(
         "holder",
         Strings,
-        "processes that hold it through VFIO",
+        "processes that hold it through VFIO, as NAME(PID)",
         Need::HOLDERS,
         holder,
     )),
@@ -303,7 +303,14 @@ fn holder(row: &Row<'_>) -> Value {
     let holders = row.snapshot.holders_of(row.function.bdf);
     let coverage = row.snapshot.holders.as_ref().map(|holders| &holders.coverage);
     match coverage {
-        _ if !holders.is_empty() => Value::List(holders.iter().map(ToString::to_string).collect()),
+        _ if !holders.is_empty() => {
+            let mut names: Vec<_> = holders
+                .iter()
+                .map(|holder| format!("{}({})", holder.command, holder.pid))
+                .collect();
+            names.dedup();
+            Value::List(names)
+        }
         Some(Coverage::Full) => Value::List(Vec::new()),
         Some(Coverage::Nothing(unknown)) => Value::Unknown(unknown.clone()),
         Some(Coverage::Partial { .. }) | None => Value::Unknown(Reason::Denied.at("/proc")),

@@ -83,17 +83,12 @@ fn check(snapshot: &Snapshot, function: &Function) -> Result<(), Failure> {
     let bdf = function.bdf;
     let refuse = |exit, kind, message: String| Failure::new(exit, kind, message).device(bdf).step("run");
     if !snapshot::is_on_vfio(function) {
-        let driver = function
-            .driver
-            .clone()
-            .ok()
-            .flatten()
-            .unwrap_or_else(|| "no driver".to_owned());
-        let failure = refuse(
-            Exit::Failed,
-            "not_on_vfio",
-            format!("is on {driver}, not on a VFIO driver"),
-        );
+        let message = match &function.driver {
+            Ok(Some(driver)) => format!("is on {driver}, not on a VFIO driver"),
+            Ok(None) => "has no driver, and needs a VFIO driver".to_owned(),
+            Err(unknown) => format!("may be on any driver: {unknown}"),
+        };
+        let failure = refuse(Exit::Failed, "not_on_vfio", message);
         return Err(failure.fix(format!("sriovctl bind {bdf} --driver vfio-pci")));
     }
     let group = function

@@ -107,7 +107,13 @@ fn place(out: &mut impl Write, function: &FunctionView) -> io::Result<()> {
     if let Some(node) = function.numa_node {
         line(out, "NUMA node", node)?;
     }
-    if let Some(link) = &function.link {
+    // VFs have link files that say nothing.
+    let says_something = |state: &LinkStateView| state.mts_per_lane.is_some() || state.width.is_some();
+    if let Some(link) = function
+        .link
+        .as_ref()
+        .filter(|link| says_something(&link.current) || says_something(&link.max))
+    {
         line(
             out,
             "link",

@@ -1,8 +1,6 @@
 //! What people see: help and tables, as committed snapshots.
 
-mod common;
-
-use common::{Machine, Ran, program};
+use crate::machine::{Machine, Ran, program};
 
 fn help(arguments: &[&str]) -> String {
     Ran::from(program().args(arguments).output().unwrap()).all()
@@ -30,13 +28,25 @@ fn list() {
 
 #[test]
 fn list_with_chosen_columns_sorted_and_filtered() {
-    let arguments = ["list", "-o", "bdf,vf,holder", "-s", "vf", "--filter", "role=vf,driver!=iavf"];
+    let arguments = [
+        "list",
+        "-o",
+        "bdf,vf,holder",
+        "-s",
+        "vf",
+        "--filter",
+        "role=vf,driver!=iavf",
+    ];
     insta::assert_snapshot!(Machine::new().run(&arguments).all());
 }
 
 #[test]
 fn list_as_pairs() {
-    insta::assert_snapshot!(Machine::new().run(&["list", "-P", "-o", "bdf,sriov,devices", "ens1f0", "nvme0"]).all());
+    insta::assert_snapshot!(
+        Machine::new()
+            .run(&["list", "-P", "-o", "bdf,sriov,devices", "ens1f0", "nvme0"])
+            .all()
+    );
 }
 
 #[test]
@@ -101,13 +111,27 @@ fn emit_with_iommufd_where_its_nodes_are() {
 
 #[test]
 fn run_shows_its_command() {
-    let arguments = ["run", "01:01.1", "-N", "--kernel", "vmlinuz", "--append", "console=ttyS0 quiet", "--", "-S"];
+    let arguments = [
+        "run",
+        "01:01.1",
+        "-N",
+        "--kernel",
+        "vmlinuz",
+        "--append",
+        "console=ttyS0 quiet",
+        "--",
+        "-S",
+    ];
     insta::assert_snapshot!(Machine::new().run(&arguments).all());
 }
 
 #[test]
 fn plan_to_bind() {
-    insta::assert_snapshot!(Machine::new().run(&["plan", "bind", "01:01.4", "--driver", "vfio-pci"]).all());
+    insta::assert_snapshot!(
+        Machine::new()
+            .run(&["plan", "bind", "01:01.4", "--driver", "vfio-pci"])
+            .all()
+    );
 }
 
 #[test]

@@ -9,17 +9,17 @@ use tempfile::TempDir;
 
 /// A machine: a NIC with VFs that are held, free, spoiled, native and unbound; a drive with `/` on it behind a switch; a
 /// console; a function with malformed files.
-pub struct Machine {
+pub(crate) struct Machine {
     directory: TempDir,
-    pub tree: Tree,
+    pub(crate) tree: Tree,
 }
 
-pub fn bdf(text: &str) -> Bdf {
+pub(crate) fn bdf(text: &str) -> Bdf {
     text.parse().unwrap()
 }
 
 impl Machine {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let tree = Tree::of(directory.path(), &nodes()).unwrap();
         let machine = Self { directory, tree };
@@ -29,29 +29,29 @@ impl Machine {
     }
 
     /// A machine without the process that holds a VF.
-    pub fn without_holder() -> Self {
+    pub(crate) fn without_holder() -> Self {
         let machine = Self::new();
         std::fs::remove_dir_all(machine.root().join("proc/4711")).unwrap();
         machine
     }
 
-    pub fn root(&self) -> &Path {
+    pub(crate) fn root(&self) -> &Path {
         self.directory.path()
     }
 
-    pub fn write(&self, path: &str, content: &str) {
+    pub(crate) fn write(&self, path: &str, content: &str) {
         self.tree.write(path, content).unwrap();
     }
 
     /// The program on this machine.
-    pub fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = program();
         command.env("SRIOVCTL_SYSROOT", self.root()).args(arguments);
         command.arg("--state-dir").arg(self.root().join("state"));
         command
     }
 
-    pub fn run(&self, arguments: &[&str]) -> Ran {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Ran {
         let root = self.root().to_str().unwrap();
         let mut ran = Ran::from(self.command(arguments).output().unwrap());
         ran.stdout = ran.stdout.replace(root, "ROOT");
@@ -67,11 +67,18 @@ impl Machine {
         self.write("proc/4711/cmdline", "qemu-system-x86_64\0-nodefaults\0");
         let fds = self.root().join("proc/4711/fd");
         std::fs::create_dir_all(&fds).unwrap();
-        for (fd, target) in [("9", "/dev/vfio/vfio"), ("12", "/dev/vfio/20"), ("13", "anon_inode:[vfio-device]")] {
+        for (fd, target) in [
+            ("9", "/dev/vfio/vfio"),
+            ("12", "/dev/vfio/20"),
+            ("13", "anon_inode:[vfio-device]"),
+        ] {
             symlink(target, fds.join(fd)).unwrap();
         }
         let syspath = self.tree.file(bdf("01:01.0"), "");
-        let info = format!("pos:\t0\nvfio-device-syspath: /{}\n", syspath.to_str().unwrap().trim_end_matches('/'));
+        let info = format!(
+            "pos:\t0\nvfio-device-syspath: /{}\n",
+            syspath.to_str().unwrap().trim_end_matches('/')
+        );
         self.write("proc/4711/fdinfo/13", &info);
     }
 
@@ -146,18 +153,22 @@ fn nodes() -> Vec<Node> {
 }
 
 /// The program without anything from the environment of the test run.
-pub fn program() -> Command {
+pub(crate) fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sriovctl"));
-    command.env_clear().env("LC_ALL", "C.UTF-8").env("PATH", "/usr/bin:/bin").stdin(Stdio::null());
+    command
+        .env_clear()
+        .env("LC_ALL", "C.UTF-8")
+        .env("PATH", "/usr/bin:/bin")
+        .stdin(Stdio::null());
     command
 }
 
 /// What a run left.
 #[derive(Debug)]
-pub struct Ran {
-    pub code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Ran {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl From<Output> for Ran {
@@ -173,14 +184,12 @@ impl From<Output> for Ran {
 
 impl Ran {
     /// Both streams and the exit code, for a snapshot.
-    #[allow(dead_code, reason = "not every test file takes snapshots")]
-    pub fn all(&self) -> String {
+    pub(crate) fn all(&self) -> String {
         let Self { code, stdout, stderr } = self;
         format!("exit {}\n--- stdout\n{stdout}--- stderr\n{stderr}", code.unwrap_or(-1))
     }
 
-    #[allow(dead_code, reason = "not every test file reads JSON")]
-    pub fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 }
