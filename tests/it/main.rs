@@ -5,4 +5,6 @@
     reason = "what prepares a test may fail it"
 )]
 
+mod architecture;
+mod tool;
 mod topology;
