@@ -41,7 +41,8 @@ impl Sysfs {
         Self::at("/")
     }
 
-    /// The tree below `root`: expects `root/sys/bus/pci`, and for some questions `root/proc`, `root/dev` and `root/usr`.
+    /// The tree below `root`: expects `root/sys/bus/pci`, and for some questions `root/proc`, `root/dev` and `root/usr`. Reading
+    /// any tree but `/` takes `openat2`, which Linux has since 5.6.
     #[must_use]
     pub fn at(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }

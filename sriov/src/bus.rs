@@ -248,13 +248,13 @@ impl Bus<'_> {
                 Ok(false)
             }
             Condition::DeviceNode => {
-                let devices = target.directory().join("vfio-dev");
-                let names = self.access.names(&devices).map_err(failed)?;
-                let Some(name) = names.iter().find(|name| name.starts_with("vfio")) else {
+                let directory = target.directory().join("vfio-dev");
+                let names = self.access.names(&directory).map_err(failed)?;
+                let Some(name) = names.iter().find(|name| name.contains("vfio")) else {
                     return Ok(false);
                 };
-                // A kernel without VFIO_DEVICE_CDEV has the class all the same; its devices have no number and get no node.
-                if !self.access.exists(&devices.join(name).join("dev")).map_err(failed)? {
+                // Without CONFIG_VFIO_DEVICE_CDEV the class device has no number, and there never is a node.
+                if !self.access.exists(&directory.join(name).join("dev")).map_err(failed)? {
                     return Ok(true);
                 }
                 let node = Path::new("dev/vfio/devices").join(name);

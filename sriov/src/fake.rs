@@ -26,8 +26,8 @@ pub struct Machine {
     pub faults: Vec<Fault>,
     /// How many looks it takes until a device node is there.
     pub late_nodes: u32,
-    /// Whether the kernel was built without VFIO's character devices: there are group nodes only.
-    pub without_device_nodes: bool,
+    /// Whether the kernel was built without VFIO's character devices: `vfio-dev/vfioN` has no `dev`, and no node ever comes.
+    pub lacks_device_nodes: bool,
     /// How many reads and writes there were.
     pub accesses: u64,
 }
@@ -354,11 +354,10 @@ impl Machine {
         let Some(name) = path.strip_prefix("dev/vfio").ok().and_then(Path::to_str) else {
             return false;
         };
-        let device = name.strip_prefix("devices/vfio");
-        if device.is_some() && self.without_device_nodes {
+        if self.lacks_device_nodes && name.starts_with("devices/") {
             return false;
         }
-        let number = device.unwrap_or(name).parse().ok();
+        let number = name.strip_prefix("devices/vfio").unwrap_or(name).parse().ok();
         let bound = |f: &Function| f.driver.as_deref() == Some("vfio-pci") && f.group == number;
         number.is_some() && self.functions.values().any(bound)
     }

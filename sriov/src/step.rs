@@ -97,8 +97,7 @@ pub enum Condition {
     },
     /// The VFIO group node `/dev/vfio/GROUP` of the target.
     GroupNode,
-    /// The VFIO character device of the target, `vfio-dev/vfioN` and, where the kernel makes them,
-    /// `/dev/vfio/devices/vfioN`.
+    /// The VFIO device of the target, `vfio-dev/vfioN`, and its node `/dev/vfio/devices/vfioN` where the kernel has such.
     DeviceNode,
     /// A file, relative to the root.
     Exists(PathBuf),

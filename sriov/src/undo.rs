@@ -6,7 +6,7 @@
 use crate::apply::{Executor, Loss};
 use crate::journal::Recorder;
 use crate::restore::{restore, unless_gone};
-use crate::{Attribute, Change, Error, ErrorKind, Former, Status, Step, Target};
+use crate::{Attribute, Change, Error, ErrorKind, Former, Operation, Status, Step, Target};
 use pci::Bdf;
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -55,14 +55,9 @@ impl Executor<'_> {
         let pending: Vec<Change> = recorder.operation().pending().cloned().collect();
         let mut blocked = BTreeSet::new();
         let mut failures = Vec::new();
-        // Whether the VFs may go is asked first, so that a refusal leaves everything as it is.
-        for change in &pending {
-            if let Some(step) = steps.get(change.step)
-                && let Err(error) = self.may_change_count(step, &change.former)
-            {
-                blocked.insert(step.target.anchor());
-                failures.push(error);
-            }
+        for (anchor, error) in self.refusals(recorder.operation()) {
+            blocked.insert(anchor);
+            failures.push(error);
         }
         let mut restored = 0;
         for change in pending.iter().rev() {
@@ -90,6 +85,19 @@ impl Executor<'_> {
             failures.push(error);
         }
         (restored, failures)
+    }
+
+    /// Which functions' VFs may not go, and why. Asked first, so that a refusal leaves everything as it is.
+    fn refusals(&mut self, operation: &Operation) -> Vec<(Bdf, Error)> {
+        let mut refusals = Vec::new();
+        for change in operation.pending() {
+            if let Some(step) = operation.steps.get(change.step)
+                && let Err(error) = self.may_change_count(step, &change.former)
+            {
+                refusals.push((step.target.anchor(), error));
+            }
+        }
+        refusals
     }
 
     fn may_change_count(&mut self, step: &Step, former: &Former) -> Result<(), Error> {

@@ -227,7 +227,7 @@ pub(crate) fn hung_file() -> Result<Outcome> {
     );
     ensure!(create.code != 0, "vf create does not notice");
     ensure!(
-        create.stderr.contains("sriov_numvfs") && create.stderr.contains("time"),
+        create.stderr.contains("sriov_numvfs") && create.stderr.contains("no answer within"),
         "vf create says: {}",
         create.stderr
     );

@@ -25,9 +25,6 @@ impl Attributes<'_> {
     /// The fields that were asked for, ids last.
     pub(super) fn function(&mut self, bdf: Bdf) -> Function {
         let mut function = unknown(bdf, self.dir.path().to_path_buf(), &Unknown::not_read(""));
-        let parent = function.path.parent().and_then(Path::file_name);
-        function.parent = parent.and_then(|name| name.to_str()?.parse().ok());
-
         if self.fields.contains(Fields::DRIVER) {
             function.driver = self.link("driver", |name| Some(name.to_owned()));
         }
@@ -129,11 +126,13 @@ impl Attributes<'_> {
         bars.map_err(|reason| reason.at(self.dir.path_of("resource")))
     }
 
-    /// The index is the PF's to tell; see [`index_virtual_functions`].
+    /// The index is the PF's to tell and comes later.
     fn vf_of(&mut self) -> Reading<Option<VfOf>> {
-        let pf = self.link("physfn", |name| name.parse().ok())?;
-        let index = || Err(Reason::Missing.at(self.dir.path_of("physfn/virtfn*")));
-        Ok(pf.map(|pf| VfOf { pf, index: index() }))
+        let Some(pf) = self.link("physfn", |name| name.parse().ok())? else {
+            return Ok(None);
+        };
+        let index = Err(Reason::Missing.at(self.dir.path_of("physfn/virtfn*")));
+        Ok(Some(VfOf { pf, index }))
     }
 
     fn sriov(&mut self) -> Reading<Option<Sriov>> {
@@ -184,11 +183,13 @@ impl Attributes<'_> {
     }
 }
 
-/// A function of which nothing is known, for one reason.
+/// A function of which only the place is known, for one reason.
 pub(super) fn unknown(bdf: Bdf, path: PathBuf, reason: &Unknown) -> Function {
     fn because<T>(reason: &Unknown) -> Reading<T> {
         Err(reason.clone())
     }
+    let above = path.parent().and_then(Path::file_name);
+    let parent = above.and_then(|name| name.to_str()?.parse().ok());
     Function {
         bdf,
         path,
@@ -207,7 +208,7 @@ pub(super) fn unknown(bdf: Bdf, path: PathBuf, reason: &Unknown) -> Function {
         ari: because(reason),
         reset_methods: because(reason),
         power_state: because(reason),
-        parent: None,
+        parent,
         class_devices: because(reason),
     }
 }

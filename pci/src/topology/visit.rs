@@ -42,8 +42,7 @@ impl<'s> Visitor<'s> {
     pub(super) fn visit(mut self, names: &[String]) -> Found {
         self.found.functions.reserve(names.len());
         for name in names {
-            // The kernel spells an address in one way only.
-            match name.parse::<Bdf>().ok().filter(|bdf| bdf.to_string() == *name) {
+            match address(name) {
                 Some(bdf) => {
                     let function = self.function(name, bdf);
                     self.found.functions.push(function);
@@ -59,27 +58,27 @@ impl<'s> Visitor<'s> {
     }
 
     fn function(&mut self, name: &str, bdf: Bdf) -> Function {
-        let function = self.open(name, bdf).and_then(|dir| {
-            let mut attributes = Attributes {
-                fields: self.fields,
-                dir: &dir,
-                buffer: &mut self.buffer,
-            };
-            let function = attributes.function(bdf);
-            // A file that is absent means "none" only while the function is there. Ids, read last, have shown that it is.
-            if function.vendor.is_ok() || self.devices.has(name) {
-                Ok(function)
-            } else {
-                Err(Reason::Missing)
+        let (path, reason) = match self.open(name, bdf) {
+            Ok(dir) => {
+                let mut attributes = Attributes {
+                    fields: self.fields,
+                    dir: &dir,
+                    buffer: &mut self.buffer,
+                };
+                let function = attributes.function(bdf);
+                // An absent file means "none" only while the function is there, as ids, read last, show.
+                if function.vendor.is_ok() || self.devices.has(name) {
+                    return function;
+                }
+                (function.path, Reason::Missing)
             }
-        });
-        function.unwrap_or_else(|reason| {
-            let reason = reason.at(self.devices.path_of(name));
-            unknown(bdf, Path::new(DEVICES).join(name), &reason)
-        })
+            Err(failed) => failed,
+        };
+        unknown(bdf, path, &reason.at(self.devices.path_of(name)))
     }
 
-    fn open(&mut self, name: &str, bdf: Bdf) -> Result<Dir<'s>, Reason> {
+    /// Opens the directory of a function; when it cannot be opened, says where it should be as far as that is known.
+    fn open(&mut self, name: &str, bdf: Bdf) -> Result<Dir<'s>, (PathBuf, Reason)> {
         let bus = (bdf.segment, bdf.routing_id.bus());
         // The functions of a bus lie in one directory, so the link of the first is enough.
         if let Some((_, above)) = self.above.as_ref().filter(|(last, _)| *last == bus)
@@ -87,12 +86,17 @@ impl<'s> Visitor<'s> {
         {
             return Ok(dir);
         }
-        let path = self.place(name)?;
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(OsStr::to_str)) else {
-            return Err(Reason::OutsideRoot);
+        let path = self
+            .place(name)
+            .map_err(|reason| (Path::new(DEVICES).join(name), reason))?;
+        let dir = match (path.parent(), path.file_name().and_then(OsStr::to_str)) {
+            (Some(parent), Some(last)) => Dir::open(self.sysfs, parent).and_then(|above| {
+                let (_, above) = self.above.insert((bus, above));
+                above.subdir(last)
+            }),
+            _ => Err(Reason::OutsideRoot),
         };
-        let (_, above) = self.above.insert((bus, Dir::open(self.sysfs, parent)?));
-        above.subdir(name)
+        dir.map_err(|reason| (path, reason))
     }
 
     /// The directory of a function, from the root: where its link in `devices` leads.
@@ -112,5 +116,32 @@ impl<'s> Visitor<'s> {
             self.odd(name, reason);
         }
         Ok(path)
+    }
+}
+
+/// The address that a name in `devices` is; the kernel spells it in one way only.
+fn address(name: &str) -> Option<Bdf> {
+    const LEN_WITH_SHORT_SEGMENT: usize = "0000:00:00.0".len();
+    let plain = match name.len() {
+        LEN_WITH_SHORT_SEGMENT => true,
+        len => len > LEN_WITH_SHORT_SEGMENT && !name.starts_with('0'),
+    };
+    let plain = plain && !name.bytes().any(|byte| byte.is_ascii_uppercase());
+    plain.then(|| name.parse().ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_name_is_an_address_when_it_is_spelled_as_one_prints(
+            name in prop_oneof!["[0-9a-fA-F]{3,9}:[0-9a-f]{2}:[01][0-9a-fA-F]\\.[0-8]", "[0-9a-f:.]{0,14}"],
+        ) {
+            let spelled = name.parse::<Bdf>().ok().filter(|bdf| bdf.to_string() == name);
+            prop_assert_eq!(address(&name), spelled);
+        }
     }
 }

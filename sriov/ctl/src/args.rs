@@ -53,6 +53,8 @@ pub(crate) struct Global {
     pub(crate) json: bool,
 
     /// Demand this version of the JSON documents
+    ///
+    /// There is one so far: 1.
     #[arg(long, global = true, value_name = "N", hide_short_help = true)]
     pub(crate) output_version: Option<u32>,
 
@@ -76,6 +78,8 @@ pub(crate) struct Global {
     pub(crate) sysroot: Option<PathBuf>,
 
     /// Keep the journal and the lock in this directory
+    ///
+    /// The journal is what log and undo read. It need not survive the next boot.
     #[arg(long, global = true, value_name = "DIR", default_value = STATE_DIR, hide_short_help = true)]
     pub(crate) state_dir: PathBuf,
 
@@ -116,6 +120,9 @@ pub(crate) enum Command {
     /// Print a function as an argument or a part of a configuration of a VMM
     Emit(Emit),
     /// Boot a guest that has the function, with QEMU
+    ///
+    /// The function must be on vfio-pci already, in a viable group that nobody holds. The guest's serial console is on standard
+    /// input and output; with --json it goes to standard error. The exit code is that of QEMU.
     Run(Run),
     /// Explain an error code
     Explain(Explain),

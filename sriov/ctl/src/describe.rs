@@ -9,6 +9,12 @@ pub(crate) fn link_state(link: LinkState) -> String {
     format!("{speed} {width}")
 }
 
+/// `1 change`, `2 changes`.
+pub(crate) fn count(number: usize, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {noun}{plural}")
+}
+
 /// `7/8 VFs`.
 pub(crate) fn vf_count(sriov: &Sriov) -> String {
     let total = sriov.total.as_ref().map_or_else(|_| "?".to_owned(), u16::to_string);

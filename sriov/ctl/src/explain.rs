@@ -84,10 +84,11 @@ pub(crate) static ENTRIES: [Entry; 17] = [
     },
     Entry {
         code: "S02",
-        title: "the PF's driver counts VFs as assigned to a guest",
-        cause: "The driver keeps its VFs while a guest has one, and said so to the kernel.",
-        check: "sriovctl status.",
-        fix: "Shut the guests down that have VFs of this PF.",
+        title: "VFs of the PF are held",
+        cause: "The number of VFs can only change while nobody has one of them. A process holds one through VFIO, and the \
+                kernel would wait without end for it to let go; or the PF's driver counts VFs as assigned to a guest.",
+        check: "sriovctl status names the processes and the functions they hold.",
+        fix: "Shut the guests down that have VFs of this PF, or detach the VFs from them.",
     },
     Entry {
         code: "S03",

@@ -9,11 +9,12 @@ use std::str::FromStr;
 pub(crate) const HELP: &str = "\
 Filters (--filter):
   COLUMN OP VALUE, joined by , or && (and) and by || (or, binds less tightly)
-  =  !=           equal, not equal; letter case does not matter, an empty value means none
+  =  !=           equal, not equal; letter case does not matter, empty is none
   ~  !~           matches a pattern with * and ?, does not match
   <  <=  >  >=    for numbers
-  A value that contains , & | or quotes is written in double quotes. A column with several values fits when one of
-  them does (with != and !~: when none does). A value that could not be read fits no condition.
+  A value with , & | or quotes in it is written in double quotes.
+  A column with several values fits when one of them does; != and !~ fit when
+  none does. A value that could not be read fits no condition.
   Example: --filter 'driver=vfio-pci,numa=1 || role=pf'";
 
 /// A filter: any of several lists of conditions that all hold.
@@ -203,5 +204,13 @@ mod tests {
     fn numbers_compare_as_numbers() {
         assert_eq!(compare("9", "10"), Some(Ordering::Less));
         assert_eq!(compare("igb", "10"), None);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_a_filter_or_an_error(text in r#"(bdf|numa|vf|x)?[=!~<>]{0,2}[a-z0-9*",|& ]{0,20}"#) {
+            let filter = text.parse::<Filter>();
+            proptest::prop_assert!(filter.is_err() || filter.is_ok_and(|filter| filter.any.iter().all(|all| !all.is_empty())));
+        }
     }
 }

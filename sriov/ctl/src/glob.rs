@@ -62,4 +62,24 @@ mod tests {
     fn many_stars_do_not_take_exponential_time() {
         assert!(!matches(&"a*".repeat(40), &"a".repeat(39)));
     }
+
+    /// The meaning of a pattern, written down as plainly as possible.
+    fn reference(pattern: &[char], text: &[char]) -> bool {
+        match (pattern.split_first(), text.split_first()) {
+            (None, None) => true,
+            (None, Some(_)) => false,
+            (Some(('*', rest)), None) => reference(rest, text),
+            (Some(('*', rest)), Some((_, fewer))) => reference(rest, text) || reference(pattern, fewer),
+            (Some(_), None) => false,
+            (Some((p, rest)), Some((c, fewer))) => (*p == '?' || p.eq_ignore_ascii_case(c)) && reference(rest, fewer),
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn agrees_with_the_plain_definition(pattern in "[ab*?]{0,6}", text in "[abA]{0,8}") {
+            let chars = |text: &str| text.chars().collect::<Vec<_>>();
+            proptest::prop_assert_eq!(matches(&pattern, &text), reference(&chars(&pattern), &chars(&text)));
+        }
+    }
 }

@@ -32,23 +32,37 @@ use failure::{Failure, Outcome};
 use output::Output;
 use request::Request;
 use std::ffi::{OsStr, OsString};
-use std::io::Write as _;
+use std::io::{self, Write as _};
+use std::panic::PanicHookInfo;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(report_defect));
+    std::panic::catch_unwind(run).unwrap_or(Exit::Internal).into()
+}
+
+/// A panic is a defect of this program; who meets one should know what to do with it.
+fn report_defect(panic: &PanicHookInfo<'_>) {
+    // Nobody may be listening on standard error.
+    drop(writeln!(
+        io::stderr(),
+        "error: a defect of sriovctl, please report it: {panic}"
+    ));
+}
+
+fn run() -> Exit {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     clap_complete::CompleteEnv::with_factory(Cli::command)
         .var(complete::VARIABLE)
         .complete();
-    let exit = match Cli::try_parse_from(&arguments) {
+    match Cli::try_parse_from(&arguments) {
         Ok(cli) => {
             let mut output = Output::new(cli.global.json, color(cli.global.color));
             let outcome = Request::try_from(cli).and_then(|request| command::run(request, &mut output));
             output.finish(outcome)
         }
         Err(error) => unparsed(&arguments, &error),
-    };
-    exit.into()
+    }
 }
 
 /// Help and version go to standard output and are a success; anything else is a wrong command line.

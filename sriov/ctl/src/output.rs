@@ -54,7 +54,8 @@ impl Output {
         // A broken standard output is reported when the run ends. The reader of standard error may be gone too; the work
         // goes on all the same.
         drop(self.stdout.flush());
-        drop(self.stderr.write_fmt(text).and_then(|()| self.stderr.flush()));
+        // In one piece: others write to the same terminal.
+        drop(self.stderr.write_all(text.to_string().as_bytes()));
     }
 
     /// Says something on standard error that the user should know but that fails nothing.

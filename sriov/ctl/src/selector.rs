@@ -3,7 +3,7 @@
 
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::{class, glob, similar};
+use crate::{class, describe, glob, similar};
 use pci::{Bdf, ClassDevice, Fields, Function, GroupId, Sysfs, Topology};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -13,13 +13,13 @@ use std::str::FromStr;
 pub(crate) const HELP: &str = "\
 Selectors (in every command):
   0000:3b:00.2, 3b:00.2   the function of that address
-  ens1f0, nvme0           the function with that network interface or other class device;
-                          a switchdev representor of a VF names no function
+  ens1f0, nvme0           the function with that interface or other class device,
+                          except for the representors of VFs
   ens1f0#2, ens1f0#0-3    VFs of a PF by index
   pf:ens1f0               all VFs of a PF
   id:8086:1889, id:8086   all functions of a vendor and device, or of a vendor
   group:22                all functions of an IOMMU group
-  class:nvme, class:0108  all functions of a class, by name or by the first digits of its code
+  class:nvme, class:0108  all functions of a class, by name or first digits
 Addresses and names may contain * (any text) and ? (any character).";
 
 /// One selector as typed.
@@ -358,9 +358,16 @@ fn no_match(exit: Exit, unmatched: &[String], topology: &Topology) -> Failure {
         let full = name
             .parse::<Bdf>()
             .map_or_else(|_| name.to_owned(), |bdf| bdf.to_string());
-        failure
-            .hints
-            .extend(similar::hint(&full, candidates().filter(|found| *found != full)));
+        // The function is there, and its VFs are not.
+        let known = topology
+            .functions()
+            .find(|f| f.bdf.to_string() == full || names(f).any(|found| found == full));
+        let hint = match known.map(|pf| pf.sriov.as_ref()) {
+            Some(Ok(Some(sriov))) => Some(format!("{full} has {}", describe::vf_count(sriov))),
+            Some(_) => None,
+            None => similar::hint(&full, candidates()),
+        };
+        failure.hints.extend(hint);
     }
     if failure.hints.is_empty() {
         failure = failure.hint("list what is there: sriovctl list");

@@ -76,8 +76,17 @@ impl Access for Machine {
             return Ok(!late);
         }
         Ok(match self.locate(path) {
-            Some((_, rest)) if matches!(rest.as_slice(), ["vfio-dev", _, "dev"]) => !self.without_device_nodes,
-            Some((_, rest)) => rest.is_empty() || self.value(path).is_ok(),
+            Some((bdf, rest)) => match rest.as_slice() {
+                [] => true,
+                ["vfio-dev", _, "dev"] => {
+                    !self.lacks_device_nodes
+                        && self
+                            .functions
+                            .get(&bdf)
+                            .is_some_and(|f| f.driver.as_deref() == Some("vfio-pci"))
+                }
+                _ => self.value(path).is_ok(),
+            },
             None => false,
         })
     }

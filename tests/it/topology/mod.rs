@@ -1,6 +1,8 @@
 //! The topology of generated machines.
 
+mod captured;
 mod damage;
+mod drivers;
 mod groups;
 mod isolation;
 mod lspci;

@@ -54,7 +54,7 @@ fn assert_matches(topology: &Topology, nodes: &[Node]) {
 }
 
 /// What holds in every snapshot, whatever was read.
-fn assert_relations(topology: &Topology) {
+pub(super) fn assert_relations(topology: &Topology) {
     let mut below = 0;
     for parent in topology.functions().map(|f| Some(f.bdf)).chain([None]) {
         let children: Vec<_> = topology.children(parent).collect();

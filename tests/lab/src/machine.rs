@@ -112,7 +112,9 @@ impl Device {
     fn arguments(self, n: usize, scratch: &Path) -> Result<Vec<String>> {
         let port = format!("-device pcie-root-port,id=rp{n},slot={n},chassis={}", n + 1);
         let text = match self {
-            Self::Igb => format!("{port} -netdev user,id=net{n},restrict=on -device igb,bus=rp{n},netdev=net{n}"),
+            Self::Igb => {
+                format!("{port} -netdev user,id=net{n},restrict=on,ipv6=off -device igb,bus=rp{n},netdev=net{n}")
+            }
             Self::Nvme => nvme(
                 n,
                 scratch,
@@ -143,7 +145,7 @@ impl Device {
             Self::Edu => "-device edu,dma_mask=0xffffffffffffffff".to_owned(),
             Self::SwitchIgb => format!(
                 "{port} -device x3130-upstream,id=up{n},bus=rp{n} -device xio3130-downstream,id=down{n},bus=up{n},slot={n},chassis=1{n} \
-                 -netdev user,id=net{n},restrict=on -device igb,bus=down{n},netdev=net{n}"
+                 -netdev user,id=net{n},restrict=on,ipv6=off -device igb,bus=down{n},netdev=net{n}"
             ),
         };
         Ok(words(&text))

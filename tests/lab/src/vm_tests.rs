@@ -26,14 +26,21 @@ pub fn run(
     // Equal machines next to each other; cases that need a fresh one last.
     cases.sort_by(|a, b| (a.fresh, &a.machine, &a.name).cmp(&(b.fresh, &b.machine, &b.name)));
     let mut running: Option<(Machine, Vm)> = None;
+    // A machine that did not come up will not do so for the next case either.
+    let mut broken: Vec<(Machine, String)> = Vec::new();
     for case in cases {
         let name = format!("lab/{} {}", kernel.flavour, case.name);
         if case.fresh || running.as_ref().is_none_or(|(machine, _)| *machine != case.machine) {
             running = None;
-            match boot(qemu, kernel, &case.machine) {
+            let known = broken
+                .iter()
+                .find(|(machine, _)| *machine == case.machine)
+                .map(|(_, why)| why.clone());
+            match known.map_or_else(|| boot(qemu, kernel, &case.machine), |why| Err(anyhow::Error::msg(why))) {
                 Ok(vm) => running = Some((case.machine.clone(), vm)),
                 Err(error) => {
                     report.add(name, Verdict::Failed(format!("{error:#}")), None);
+                    broken.push((case.machine, "its machine does not come up".to_owned()));
                     continue;
                 }
             }

@@ -1,4 +1,4 @@
-//! Generated trees of sysfs: a machine of any size in a directory, for tests and benches.
+//! Trees of sysfs for tests and benches: machines of any size, generated in a directory, and captured ones, unpacked.
 //!
 //! A tree has the files, links and directories that a kernel with SR-IOV and an IOMMU shows, and can be read by [`pci`] and
 //! by `lspci -A linux-sysfs -O sysfs.path=DIR/sys/bus/pci`. Files are plain: what is written into them stays.
@@ -11,10 +11,12 @@
 //! ```
 
 mod attributes;
+mod capture;
 mod config;
 mod node;
 mod server;
 
+pub use capture::unpack;
 pub use node::{ClassNode, Node, Port, Role};
 pub use server::server;
 
@@ -123,14 +125,7 @@ impl Tree {
 
     /// Puts something at a path, with the directories above it where they are not there yet.
     fn put(&self, path: &Path, put: impl Fn(&Path) -> Result<()>) -> Result<()> {
-        let path = self.root.join(path);
-        match (put(&path), path.parent()) {
-            (Err(error), Some(above)) if error.kind() == ErrorKind::NotFound => {
-                create_dir_all(above)?;
-                put(&path)
-            }
-            (result, _) => result,
-        }
+        self::put(&self.root.join(path), put)
     }
 
     /// Adds a function: after its parent and, for a VF, after its PF.
@@ -263,6 +258,16 @@ impl Tree {
         }
         let name = dir.file_name().unwrap_or_default().to_owned();
         self.link(Path::new(&class).join(name), dir)
+    }
+}
+
+fn put(path: &Path, put: impl Fn(&Path) -> Result<()>) -> Result<()> {
+    match (put(path), path.parent()) {
+        (Err(error), Some(above)) if error.kind() == ErrorKind::NotFound => {
+            create_dir_all(above)?;
+            put(path)
+        }
+        (result, _) => result,
     }
 }
 

@@ -87,6 +87,8 @@ pub(crate) struct ChangeOptions {
     #[arg(long, value_name = "USE", value_enum)]
     pub(crate) force: Vec<Force>,
     /// Wait so long for another sriovctl to finish
+    ///
+    /// 0 does not wait at all.
     #[arg(long, value_name = "SECONDS", default_value_t = 30, hide_short_help = true)]
     pub(crate) wait: u64,
 }

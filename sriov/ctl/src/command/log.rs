@@ -60,7 +60,10 @@ pub(super) fn changes(operation: &Operation) -> Table {
     for change in &operation.changes {
         if let Some(step) = operation.steps.get(change.step) {
             let (target, step) = (step.target.to_string(), describe(&step.action));
-            table.row([&target, &step, &former(&change.former), stage(change.stage)]);
+            // What was changed on a VF goes with the VF.
+            let is_gone = operation.status == Status::Undone && change.stage != Stage::Undone;
+            let stage = if is_gone { "gone" } else { stage(change.stage) };
+            table.row([&target, &step, &former(&change.former), stage]);
         }
     }
     table

@@ -248,3 +248,38 @@ fn quote(word: &str) -> String {
     }
     format!("'{}'", word.replace('\'', r"'\''"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Child {
+        Command::new("sh").args(["-c", script]).spawn().unwrap()
+    }
+
+    #[test]
+    fn the_status_of_the_child_is_passed_on() {
+        for limit in [None, Some(Duration::from_secs(60))] {
+            let code = |script| exit_code(wait(shell(script), limit).unwrap().unwrap());
+            assert_eq!(code("exit 7"), 7);
+            assert_eq!(code("kill -KILL $$"), 137);
+        }
+    }
+
+    #[test]
+    fn a_child_that_does_not_end_is_killed() {
+        assert!(
+            wait(shell("exec sleep 600"), Some(Duration::from_millis(20)))
+                .unwrap()
+                .is_none()
+        );
+    }
+
+    #[test]
+    fn words_are_quoted_for_a_shell() {
+        assert_eq!(quote("host=0000:01:10.0"), "host=0000:01:10.0");
+        assert_eq!(quote("console=ttyS0 quiet"), "'console=ttyS0 quiet'");
+        assert_eq!(quote("it's"), r"'it'\''s'");
+        assert_eq!(quote(""), "''");
+    }
+}

@@ -81,3 +81,26 @@ struct Files<'a> {
     schema_version: u32,
     files: &'a [String],
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_argument_is_explained_in_its_manual_page() {
+        fn check(command: &clap::Command) {
+            let mut page = Vec::new();
+            Man::new(command.clone()).render(&mut page).unwrap();
+            let page = String::from_utf8(page).unwrap();
+            // An argument without help is followed by nothing.
+            assert!(!page.contains("\\fR\n\n.TP") && !page.contains("\\fR\n.TP"), "{page}");
+            command
+                .get_subcommands()
+                .filter(|command| !command.is_hide_set())
+                .for_each(check);
+        }
+        let mut command = Cli::command();
+        command.build();
+        check(&command);
+    }
+}

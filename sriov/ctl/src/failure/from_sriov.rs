@@ -141,6 +141,8 @@ mod tests {
             ErrorKind::Unfinished { operation: 1 },
         ];
         let mut carried: Vec<&str> = kinds.into_iter().filter_map(|kind| failure(kind).code).collect();
+        let held = Error::new(None, "write driver/unbind", ErrorKind::Held { holders: vec![] });
+        carried.extend(Failure::from(held).code);
         carried.sort_unstable();
         for code in &carried {
             assert!(explain::find(code).is_some(), "{code}");

@@ -12,7 +12,7 @@ struct Machine {
 fn machine() -> Machine {
     let bdf = |text: &str| -> Bdf { text.parse().unwrap() };
     let directory = tempfile::tempdir().unwrap();
-    let port = Node::port(bdf("00:01.0"), None);
+    let port = Node::port(bdf("00:01.0"), None, 1, 2);
     let mut nic = Node::nic(bdf("01:00.0"), port.bdf, "ens1f0").with_room_for(8, 8, 0x1889);
     nic.class_devices.push(ClassNode {
         path: "net/eth9".to_owned(),
@@ -100,6 +100,8 @@ fn nothing_matched_names_what_is_similar() {
     let failure = resolve_texts(&machine(), &["ens1f1"]).unwrap_err();
     assert_eq!((failure.exit, failure.code), (Exit::NoMatch, Some("C01")));
     assert_eq!(failure.hints, ["did you mean ens1f0?"]);
+    let failure = resolve_texts(&machine(), &["ens1f0#6"]).unwrap_err();
+    assert_eq!(failure.hints, ["ens1f0 has 4/8 VFs"]);
     let failure = resolve_texts(&machine(), &["group:7"]).unwrap_err();
     assert_eq!(failure.hints, ["list what is there: sriovctl list"]);
 }
@@ -146,5 +148,14 @@ fn text_that_is_no_selector_is_refused() {
         "pf:",
     ] {
         assert!(text.parse::<Selector>().is_err(), "{text:?}");
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_text_is_a_selector_or_an_error(text in ".{0,40}") {
+        if let Ok(selector) = text.parse::<Selector>() {
+            proptest::prop_assert_eq!(selector.to_string(), text);
+        }
     }
 }

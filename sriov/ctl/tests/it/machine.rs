@@ -105,7 +105,7 @@ impl Machine {
 }
 
 fn nodes() -> Vec<Node> {
-    let port = Node::port(bdf("00:01.0"), None);
+    let port = Node::port(bdf("00:01.0"), None, 1, 1);
     let nic = Node {
         group: Some(10),
         numa_node: 0,
@@ -131,15 +131,15 @@ fn nodes() -> Vec<Node> {
         vf(3, 22, Some("iavf"), Some(("net/ens1f0v3", "net"))),
         vf(4, 24, None, None),
     ];
-    let slot = Node::port(bdf("00:02.0"), None);
+    let slot = Node::port(bdf("00:02.0"), None, 2, 4);
     let upstream = Node {
         port: Port::Upstream,
         acs: None,
-        ..Node::port(bdf("02:00.0"), Some(slot.bdf))
+        ..Node::port(bdf("02:00.0"), Some(slot.bdf), 3, 4)
     };
     let downstream = Node {
         acs: None,
-        ..Node::port(bdf("03:00.0"), Some(upstream.bdf))
+        ..Node::port(bdf("03:00.0"), Some(upstream.bdf), 4, 4)
     };
     let drive = Node {
         group: Some(30),

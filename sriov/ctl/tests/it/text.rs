@@ -69,19 +69,26 @@ fn tree_of_some_functions_in_ascii() {
     insta::assert_snapshot!(Machine::new().run(&["tree", "--ascii", "ens1f0#1", "nvme0"]).all());
 }
 
+/// The page of a function without decoded registers, whose text is not this program's.
+fn show(selector: &str) -> String {
+    let ran = Machine::new().run(&["show", selector]);
+    let lines = ran.stdout.lines().filter(|line| !line.starts_with("    "));
+    format!("{}\n{}", lines.collect::<Vec<_>>().join("\n"), ran.stderr)
+}
+
 #[test]
 fn show_a_pf() {
-    insta::assert_snapshot!(Machine::new().run(&["show", "ens1f0"]).all());
+    insta::assert_snapshot!(show("ens1f0"));
 }
 
 #[test]
 fn show_a_vf_that_is_held() {
-    insta::assert_snapshot!(Machine::new().run(&["show", "01:01.0"]).all());
+    insta::assert_snapshot!(show("01:01.0"));
 }
 
 #[test]
 fn show_a_function_without_isolation() {
-    insta::assert_snapshot!(Machine::new().run(&["show", "nvme0"]).all());
+    insta::assert_snapshot!(show("nvme0"));
 }
 
 #[test]

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use lab_init::{CONTROL_PORT, Exec, Exit, Frame, Ready, link};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::system::uname;
 use std::fs::{self, File, OpenOptions};
 use std::io::Read;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -32,7 +33,7 @@ pub(crate) fn serve() -> Result<()> {
     let mut problems: Vec<String> = std::env::args().skip(2).collect();
     problems.extend(set_links_up().err().map(|error| format!("{error:#}")));
     let ready = Ready {
-        kernel: mounts::read("/proc/sys/kernel/osrelease")?.trim().to_owned(),
+        kernel: uname().release().to_string_lossy().into_owned(),
         uptime_ms: uptime_ms()?,
         problems,
     };

@@ -3,6 +3,7 @@
 use crate::{console::say, mounts, ping};
 use anyhow::{Context, Result};
 use lab_init::link;
+use rustix::system::uname;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -14,10 +15,7 @@ const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 
 /// Reports on the console, line by line; each line begins with `guest:`.
 pub(crate) fn report() -> Result<()> {
-    say(&format!(
-        "guest: Linux {} is up",
-        mounts::read("/proc/sys/kernel/osrelease")?.trim()
-    ));
+    say(&format!("guest: Linux {} is up", uname().release().to_string_lossy()));
     let mut devices: Vec<_> = fs::read_dir("/sys/bus/pci/devices")?
         .flatten()
         .map(|entry| entry.path())

@@ -1,6 +1,7 @@
 //! What came of a change: steps and their times, and the functions as they are now.
 
 use crate::column::Value;
+use crate::describe::count;
 use crate::failure::Failure;
 use crate::output::{Output, SCHEMA_VERSION};
 use crate::render::table::Table;
@@ -192,9 +193,10 @@ impl Report {
         if table.write(&mut text, true).is_ok() {
             output.talk(format_args!("{}", String::from_utf8_lossy(&text)));
         }
-        let (steps, changed) = (self.steps.len(), self.changed.unwrap_or_default());
+        let steps = count(self.steps.len(), "step");
+        let changed = count(self.changed.unwrap_or_default(), "change");
         output.note(format_args!(
-            "operation {id}: {steps} steps, {changed} changes, in {:.3} s; take it back with sriovctl undo {id}",
+            "operation {id}: {steps}, {changed}, in {:.3} s; take it back with sriovctl undo {id}",
             elapsed / 1000.0
         ));
     }

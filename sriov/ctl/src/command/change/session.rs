@@ -123,12 +123,11 @@ impl Session {
         let result = work(&mut executor);
         clear_line(output);
         result.map_err(|error| {
-            let failure = Failure::from(error);
+            let mut failure = Failure::from(error);
             if self.interrupt.came() {
-                failure.cause("a signal asked to stop")
-            } else {
-                failure
+                failure.message = "interrupted".to_owned();
             }
+            failure
         })
     }
 }

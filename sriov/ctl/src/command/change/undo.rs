@@ -2,12 +2,13 @@
 
 use super::session::{self, Session};
 use crate::command::log::{self, OperationView};
+use crate::describe::count;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::output::{Output, SCHEMA_VERSION};
 use crate::request::{Consent, Mode, Settings, UndoTask};
 use serde::Serialize;
-use sriov::{Journal, Operation};
+use sriov::{Error, ErrorKind, Journal, Operation, Status};
 
 /// Undoes an operation, or shows what that would restore.
 pub(in crate::command) fn run(task: &UndoTask, settings: &Settings, output: &mut Output) -> Outcome {
@@ -19,7 +20,7 @@ pub(in crate::command) fn run(task: &UndoTask, settings: &Settings, output: &mut
 }
 
 fn dry_run(id: Option<u64>, settings: &Settings, output: &mut Output) -> Outcome {
-    let operation = Journal::at(settings.journal()).operation(id).map_err(Failure::from)?;
+    let operation = Journal::at(settings.journal()).operation(id)?;
     if output.is_json() {
         document(&operation, None, None, output)?;
         return Ok(Exit::Ok);
@@ -36,17 +37,15 @@ fn undo(id: Option<u64>, consent: &Consent, settings: &Settings, output: &mut Ou
     session::require_root()?;
     let mut session = Session::resume(settings, consent, output)?;
     let undone = session.undo(id, settings, output)?;
-    let operation = session
-        .journal()
-        .operation(Some(undone.operation))
-        .map_err(Failure::from)?;
+    let operation = session.journal().operation(Some(undone.operation))?;
     if output.is_json() {
         document(&operation, Some(undone.restored), Some(false), output)?;
     } else {
         log::changes(&operation).write(output.data(), true)?;
         output.note(format_args!(
-            "operation {} is undone: {} changes were taken back",
-            undone.operation, undone.restored
+            "operation {} is undone: {} taken back",
+            undone.operation,
+            count(undone.restored, "change")
         ));
     }
     Ok(Exit::Ok)
@@ -56,11 +55,17 @@ fn forget(id: Option<u64>, consent: &Consent, settings: &Settings, output: &mut 
     session::require_root()?;
     let session = Session::resume(settings, consent, output)?;
     let journal = session.journal();
-    let id = journal.operation(id).map_err(Failure::from)?.id;
-    journal.abandon(id).map_err(Failure::from)?;
-    let operation = journal.operation(Some(id)).map_err(Failure::from)?;
+    let unfinished = journal.unfinished()?.map(|operation| operation.id);
+    let Some(id) = id.or(unfinished) else {
+        return Err(Error::new(None, "journal", ErrorKind::NoSuchOperation { operation: None }).into());
+    };
+    let is_unfinished = journal.operation(Some(id))?.status == Status::Unfinished;
+    journal.abandon(id)?;
+    let operation = journal.operation(Some(id))?;
     if output.is_json() {
-        document(&operation, Some(0), Some(true), output)?;
+        document(&operation, Some(0), Some(is_unfinished), output)?;
+    } else if !is_unfinished {
+        output.note(format_args!("operation {id} is finished: there is nothing to forget"));
     } else {
         output.note(format_args!("operation {id} is forgotten; the machine stays as it is"));
     }
