@@ -52,22 +52,21 @@ impl Comparison {
             machine.functions
         );
 
-        let mut times = [Vec::new(), Vec::new()];
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for round in 0..rounds {
-            let mut both = [(0, &mut sriovctl), (1, &mut lspci)];
+            let mut both = [(&mut ours, &mut sriovctl), (&mut theirs, &mut lspci)];
             // Neither always follows the other.
             if round % 2 == 1 {
                 both.reverse();
             }
-            for (program, command) in both {
-                times[program].push(time(command)?);
+            for (times, command) in both {
+                times.push(time(command)?);
             }
         }
-        let [sriovctl, lspci] = times.map(Times::of);
         Ok(Self {
             functions: machine.functions,
-            sriovctl: sriovctl.context("no rounds")?,
-            lspci: lspci.context("no rounds")?,
+            sriovctl: Times::of(ours).context("no rounds")?,
+            lspci: Times::of(theirs).context("no rounds")?,
         })
     }
 }
@@ -120,8 +119,8 @@ fn build_sriovctl() -> Result<PathBuf> {
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")));
     let messages = output(&mut command)?;
     let messages = messages.lines().flat_map(serde_json::from_str::<serde_json::Value>);
-    let programs = messages.filter_map(|message| Some(PathBuf::from(message.get("executable")?.as_str()?)));
-    programs.last().context("cargo names no program")
+    let mut programs = messages.filter_map(|message| Some(PathBuf::from(message.get("executable")?.as_str()?)));
+    programs.next_back().context("cargo names no program")
 }
 
 /// What a program prints.
