@@ -69,15 +69,15 @@ impl Journal {
         Ok(None)
     }
 
-    /// Takes note that the machine is to stay as the unfinished operation `id` left it. A finished one stays as it is.
+    /// Takes note that the machine is to stay as operation `id` left it: it no longer blocks others, and is not undone by default.
     ///
     /// # Errors
     /// As [`operation`](Self::operation).
     pub fn abandon(&self, id: u64) -> Result<(), Error> {
         let mut recorder = self.resume(Some(id))?;
         match recorder.operation().status {
-            Status::Unfinished => recorder.end(Status::Abandoned),
-            Status::Done | Status::Undone | Status::Abandoned => Ok(()),
+            Status::Unfinished | Status::Done => recorder.end(Status::Abandoned),
+            Status::Undone | Status::Abandoned => Ok(()),
         }
     }
 

@@ -33,8 +33,13 @@ impl Executor<'_> {
         if recorder.operation().status == Status::Undone {
             return Ok(Undone { operation, restored: 0 });
         }
+        let was_done = recorder.operation().status == Status::Done;
         recorder.undo()?;
         let (restored, failures) = self.restore_all(&mut recorder);
+        if was_done && restored == 0 && !failures.is_empty() {
+            // Refused before anything was taken back: the operation stands as it did, and nothing is half undone.
+            recorder.end(Status::Done)?;
+        }
         match failures.as_slice() {
             [] => Ok(Undone { operation, restored }),
             [only] => Err(only.clone()),
