@@ -131,9 +131,9 @@ fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// How long a run takes when nobody looks at what it prints.
+/// How long a run takes when nobody looks at what it prints. What it had to complain about was seen before.
 fn time(command: &mut Command) -> Result<Duration> {
-    command.stdout(Stdio::null());
+    command.stdout(Stdio::null()).stderr(Stdio::null());
     let start = Instant::now();
     let status = command.status().with_context(|| format!("{command:?}"))?;
     let took = start.elapsed();

@@ -122,7 +122,7 @@ const REFUSALS: &[Refusal] = &[
         damage: Damage::Removed("sriov_totalvfs"),
         arguments: &["vf", "create", "01:00.0", "1", "--dry-run"],
         code: FAILED,
-        says: &["0000:01:00.0", "sriov_totalvfs"],
+        says: &["0000:01:00.0", "no virtual functions"],
     },
     Refusal {
         damage: Damage::Fifo("sriov_totalvfs"),
