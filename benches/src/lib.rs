@@ -20,7 +20,7 @@ impl Machine {
     /// A server with so many functions.
     ///
     /// # Errors
-    /// What the file system says: each function takes some 200 KiB.
+    /// What the file system says: each function takes some 130 KiB of it.
     pub fn of(functions: usize) -> std::io::Result<Self> {
         // Not the disk is to be measured.
         let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())?;
