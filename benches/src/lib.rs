@@ -1,2 +1,33 @@
-//! Benchmarks of the device path.
+//! Benchmarks of the device path, and what they share: a large machine to measure on, and the tool against other programs.
 #![forbid(unsafe_code)]
+
+pub mod list;
+
+use system_tests::tree::{Tree, server};
+use tempfile::TempDir;
+
+/// A generated machine in memory that goes away with it.
+#[derive(Debug)]
+pub struct Machine {
+    /// Its files.
+    pub tree: Tree,
+    /// How many functions it has.
+    pub functions: usize,
+    _directory: TempDir,
+}
+
+impl Machine {
+    /// A server with so many functions.
+    ///
+    /// # Errors
+    /// What the file system says: each function takes some 130 KiB of it.
+    pub fn of(functions: usize) -> std::io::Result<Self> {
+        // Not the disk is to be measured.
+        let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())?;
+        Ok(Self {
+            tree: Tree::of(directory.path(), &server(functions))?,
+            functions,
+            _directory: directory,
+        })
+    }
+}
