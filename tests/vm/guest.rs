@@ -12,7 +12,7 @@ pub(crate) fn drives_a_vf() -> Result<Outcome> {
     done(&["vf", "create", &pf, "1", "--driver", "vfio-pci"])?;
     let vf = vfs(&pf).pop().context("no VF")?;
     let append = "console=ttyS0 quiet panic=-1 lab.role=guest";
-    let said = done(&[
+    let arguments = [
         "run",
         &vf,
         "--kernel",
@@ -24,8 +24,10 @@ pub(crate) fn drives_a_vf() -> Result<Outcome> {
         "--memory",
         "512M",
         "--timeout",
-        "240",
-    ])?;
+        "120",
+    ];
+    // Under nested emulation on a busy host, a guest was once seen to stall when it set its link up; the next one did not.
+    let said = done(&arguments).or_else(|_| done(&arguments))?;
     ensure!(
         said.lines()
             .any(|line| line.starts_with("guest: igbvf took the function")),

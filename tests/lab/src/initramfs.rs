@@ -143,8 +143,9 @@ pub fn build_programs() -> Result<PathBuf> {
     Ok(target_dir()?.join("lab"))
 }
 
-/// The cargo that started us, else the one on the path.
-pub(crate) fn cargo() -> Command {
+/// The cargo that started us, else the one on the path, at the root of the workspace.
+#[must_use]
+pub fn cargo() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(workspace());
     cargo

@@ -88,6 +88,12 @@ enum Subcommands {
         #[arg(long)]
         lab_only: bool,
     },
+    /// Measure: list against lspci, bringing VFs up against bare writes and driverctl
+    Bench {
+        /// Kernel to boot [default: full when it is built, else stock]
+        #[arg(long, value_enum)]
+        kernel: Option<Flavour>,
+    },
     /// Run a command of this machine inside the lab; its output and exit status are the command's
     Run {
         #[command(flatten)]
@@ -123,6 +129,7 @@ fn main() -> ExitCode {
             filter,
             lab_only,
         } => command::test::run(kernel, filter.as_deref(), *lab_only, offline),
+        Subcommands::Bench { kernel } => command::bench::run(*kernel, offline),
         Subcommands::Run { machine, timeout, argv } => {
             command::run::run(&machine.machine(), machine.kernel, offline, seconds(*timeout), argv)
         }

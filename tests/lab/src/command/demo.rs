@@ -57,8 +57,17 @@ pub(crate) fn run(machine: &Machine, kernel: Option<Flavour>, offline: bool, lim
         &initrd,
         "--append",
         "console=ttyS0 quiet panic=-1 lab.role=guest",
+        "--timeout",
+        "180",
     ];
-    let guest = demo.show(&arguments)?;
+    let guest = match demo.show(&arguments) {
+        Ok(guest) => guest,
+        Err(error) => {
+            // Seen once under nested emulation on a busy host: the guest stalled when it set its link up.
+            say(&format!("the guest failed, once more: {error:#}"));
+            demo.show(&arguments)?
+        }
+    };
     let took_it = guest
         .stdout
         .lines()

@@ -1,5 +1,6 @@
 //! One module per command of `cargo lab`.
 
+pub(crate) mod bench;
 pub(crate) mod demo;
 pub(crate) mod run;
 pub(crate) mod setup;

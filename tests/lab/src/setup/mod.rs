@@ -115,6 +115,14 @@ impl Setup {
         packages::require(self, packages::TESTS, "testing")
     }
 
+    /// Programs that benchmarks compare with.
+    ///
+    /// # Errors
+    /// When they are missing and cannot be installed.
+    pub fn bench_tools(&self) -> Result<()> {
+        packages::require(self, packages::BENCHES, "comparing")
+    }
+
     /// What the cache remembers, unless newer packages are wanted.
     fn record<T: serde::de::DeserializeOwned>(&self, name: &str) -> Option<T> {
         if self.update { None } else { self.cache.record(name) }

@@ -40,6 +40,12 @@ pub(super) const TESTS: &[Requirement] = &[
     (Need::Program("setsid"), "util-linux"),
 ];
 
+/// To compare our speed with that of others.
+pub(super) const BENCHES: &[Requirement] = &[
+    (Need::Program("lspci"), "pciutils"),
+    (Need::Program("driverctl"), "driverctl"),
+];
+
 /// To fetch packages without installing them.
 pub(super) const FETCH: &[Requirement] = &[(Need::Program("apt-get"), "apt"), (Need::Program("dpkg-deb"), "dpkg")];
 
