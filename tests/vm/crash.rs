@@ -94,6 +94,7 @@ pub(crate) fn killed_at_every_step() -> Result<Outcome> {
 pub(crate) fn killed_while_undoing() -> Result<Outcome> {
     let pf = physical_function("nvme")?;
     let before = Snapshot::take()?;
+    let mut kills = 0;
     for more in 1..6 {
         done(&["vf", "create", &pf, "2", "--driver", "vfio-pci"])?;
         let newest = operations().pop().context("no journal")?;
@@ -101,11 +102,12 @@ pub(crate) fn killed_while_undoing() -> Result<Outcome> {
         // Named, since the first undo may come to its end before the kill, and the next would be of an earlier operation.
         let id = newest.file_stem().context("no name")?.to_string_lossy();
         let id = id.trim_start_matches('0');
-        killed_after(&["undo", id], &|| Some(newest.clone()), lines)?;
+        kills += u32::from(killed_after(&["undo", id], &|| Some(newest.clone()), lines)?);
         done(&["undo", id])?;
         before
             .must_equal(&Snapshot::take()?)
             .with_context(|| format!("undo killed after {more} lines"))?;
     }
+    ensure!(kills > 0, "every undo came to its end before it was killed");
     PASSED
 }

@@ -71,6 +71,32 @@ pub(crate) fn nic_vfs_native() -> Result<Outcome> {
     PASSED
 }
 
+pub(crate) fn nic_vfs_by_name() -> Result<Outcome> {
+    let pf = physical_function("igb")?;
+    done(&["vf", "create", &pf, "2", "--driver", "igbvf"])?;
+    for vf in vfs(&pf) {
+        ensure!(
+            link(&vf, "driver").as_deref() == Some("igbvf"),
+            "{vf} is on {:?}",
+            link(&vf, "driver")
+        );
+        ensure!(attribute(&vf, "driver_override")? == "(null)", "{vf} has an override");
+    }
+    // A driver that does not know the device does not get it.
+    let vf = vfs(&pf).pop().context("no VF")?;
+    let before = Snapshot::take()?;
+    let wrong = sriovctl(&["bind", &vf, "--driver", "nvme"])?;
+    ensure!(
+        wrong.code == 21 && wrong.stderr.contains("does not support"),
+        "exits {}: {}",
+        wrong.code,
+        wrong.stderr
+    );
+    before.must_equal(&Snapshot::take()?)?;
+    done(&["vf", "delete", &pf])?;
+    PASSED
+}
+
 pub(crate) fn a_plan_changes_nothing() -> Result<Outcome> {
     let pf = physical_function("igb")?;
     let before = Snapshot::take()?;

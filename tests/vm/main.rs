@@ -38,6 +38,7 @@ fn main() -> ExitCode {
             lifecycle::nvme_vfs_for_vfio,
         ),
         Case::new("nic_vfs_are_created_on_their_native_driver", lifecycle::nic_vfs_native),
+        Case::new("nic_vfs_are_bound_by_name", lifecycle::nic_vfs_by_name),
         Case::new("a_second_create_has_nothing_to_do", lifecycle::create_twice),
         Case::new("a_function_is_bound_and_released", lifecycle::bind_and_release),
         Case::new("a_vf_is_released_to_its_native_driver", lifecycle::release_vf),
@@ -46,6 +47,10 @@ fn main() -> ExitCode {
         Case::new("log_lists_what_was_done", lifecycle::log_lists_operations),
         Case::new("two_at_once_take_turns", lifecycle::two_at_once),
         Case::new("a_held_vf_is_never_destroyed", refusals::held_vf),
+        Case::new(
+            "a_vf_held_out_of_sight_is_never_destroyed",
+            refusals::vf_held_out_of_sight,
+        ),
         Case::new("a_mounted_nvme_is_refused", refusals::mounted_nvme),
         Case::new("an_nvme_with_swap_is_refused", refusals::swap_on_nvme),
         Case::new("a_nic_with_a_route_is_refused", refusals::nic_with_route),

@@ -1,12 +1,16 @@
 //! What sriovctl must refuse: with the right exit code, naming the cause, and without changing anything.
 
 use crate::PASSED;
-use crate::machine::{Snapshot, attribute, dir, done, link, physical_function, refused, run, sriovctl, vfs, write};
+use crate::machine::{Snapshot, attribute, dir, done, link, physical_function, refused, run, sriovctl, vfs};
 use anyhow::{Context, Result, ensure};
 use lab::case::Outcome;
 use lab_init::link as net;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use std::fs::File;
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
 use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -49,6 +53,34 @@ pub(crate) fn held_vf() -> Result<Outcome> {
         let _held = File::options().read(true).write(true).open(&node)?;
         refused(&["vf", "delete", &pf], BUSY, &["held by", &me, &node])?;
     }
+    done(&["vf", "delete", &pf])?;
+    PASSED
+}
+
+/// The holder's descriptor is nowhere in `/proc`: it lies in a socket, on its way. Only the kernel can refuse then.
+pub(crate) fn vf_held_out_of_sight() -> Result<Outcome> {
+    let pf = physical_function("igb")?;
+    done(&["vf", "create", &pf, "1", "--driver", "vfio-pci"])?;
+    let vf = vfs(&pf).pop().context("no VF")?;
+    let group = link(&vf, "iommu_group").context("no group")?;
+    let (near, far) = std::os::unix::net::UnixStream::pair()?;
+    {
+        let held = File::options()
+            .read(true)
+            .write(true)
+            .open(format!("/dev/vfio/{group}"))?;
+        let descriptors = [held.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        ensure!(
+            ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)),
+            "no room for a descriptor"
+        );
+        sendmsg(&near, &[IoSlice::new(b"x")], &mut ancillary, SendFlags::empty())?;
+    }
+    refused(&["vf", "delete", &pf], BUSY, &["held by"])?;
+    refused(&["unbind", &vf], BUSY, &["held by"])?;
+    drop((near, far));
     done(&["vf", "delete", &pf])?;
     PASSED
 }
@@ -232,10 +264,11 @@ pub(crate) fn hung_file() -> Result<Outcome> {
         create.stderr
     );
     ensure!(took < Duration::from_secs(180), "vf create took {took:?}");
-    // Whatever it had begun by then is undone.
-    if attribute(&pf, "sriov_drivers_autoprobe")? == "0" {
-        done(&["undo"])?;
-    }
-    write(dir(&pf).join("sriov_numvfs"), "0")?;
+    // Nothing stays half done.
+    ensure!(
+        attribute(&pf, "sriov_drivers_autoprobe")? == "1",
+        "autoprobe was not restored"
+    );
+    ensure!(attribute(&pf, "sriov_numvfs")? == "0", "VFs were made");
     PASSED
 }

@@ -27,12 +27,13 @@ const KERNEL: &[&str] = &[
     "refcount_t:",
 ];
 
-/// `DMAR: [DMA Read NO_PASID] Request device [01:00.0] fault addr …`, `DMAR: DRHD: handling fault status`, AMD's and virtio's alike.
+/// `DMAR: [DMA Read NO_PASID] Request device [01:00.0] fault addr …`, `DMAR: DRHD: handling fault status`; AMD's
+/// `AMD-Vi: Event logged [IO_PAGE_FAULT …]`; `virtio_iommu virtio0: page fault from EP 8 at …`.
 const FAULT: &[&str] = &[
     "DMAR: [DMA",
     "DMAR: DRHD: handling fault",
-    "Event logged [IO_PAGE_FAULT",
-    "viommu: page fault",
+    "[IO_PAGE_FAULT",
+    " fault from EP ",
     "[INTR-REMAP]",
 ];
 
@@ -66,6 +67,11 @@ mod tests {
         let fault =
             record("DMAR: [DMA Write NO_PASID] Request device [01:10.0] fault addr 0xfffff000 [fault reason 0x05]");
         assert_eq!(trouble(&fault), Some(Trouble::DmaFault));
+        let amd =
+            record("AMD-Vi: Event logged [IO_PAGE_FAULT device=0000:01:00.0 domain=0x0001 address=0xff flags=0x0020]");
+        assert_eq!(trouble(&amd), Some(Trouble::DmaFault));
+        let virtio = record("virtio_iommu virtio0: page fault from EP 8 at 0xfffff000 [W]");
+        assert_eq!(trouble(&virtio), Some(Trouble::DmaFault));
         assert_eq!(
             trouble(&record("WARNING: drivers/pci/msi/msi.c:888 at pci_irq_vector")),
             Some(Trouble::Kernel)

@@ -10,7 +10,7 @@ use std::fs::File;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -206,10 +206,11 @@ impl Vm {
         if Frame::PowerOff.write(&mut self.control).is_ok() {
             let deadline = Instant::now() + Duration::from_secs(10);
             // The control channel closes when QEMU ends.
-            while self
-                .frames
-                .recv_timeout(deadline.saturating_duration_since(Instant::now()))
-                .is_ok()
+            while !deadline.saturating_duration_since(Instant::now()).is_zero()
+                && self
+                    .frames
+                    .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+                    .is_ok()
             {}
         }
     }
@@ -251,20 +252,19 @@ impl Vm {
     }
 
     fn next(&mut self, deadline: Instant, doing: &str) -> Result<Frame> {
-        match self
-            .frames
-            .recv_timeout(deadline.saturating_duration_since(Instant::now()))
-        {
-            Ok(frame) => Ok(frame),
-            Err(RecvTimeoutError::Timeout) => bail!(
-                "time limit reached while {doing}; the console ends with\n{}",
-                self.console_tail()
-            ),
-            Err(RecvTimeoutError::Disconnected) => bail!(
-                "the machine was lost while {doing}; the console ends with\n{}",
-                self.console_tail()
-            ),
-        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        // Frames that queue up must not carry a chatty command past its limit.
+        let next = if left.is_zero() {
+            Err(RecvTimeoutError::Timeout)
+        } else {
+            self.frames.recv_timeout(left)
+        };
+        let what = match next {
+            Ok(frame) => return Ok(frame),
+            Err(RecvTimeoutError::Timeout) => "time limit reached",
+            Err(RecvTimeoutError::Disconnected) => "the machine was lost",
+        };
+        bail!("{what} while {doing}; the console ends with\n{}", self.console_tail())
     }
 }
 
@@ -299,7 +299,8 @@ fn accept(listener: &UnixListener, qemu: &mut Child, limit: Duration) -> Result<
 }
 
 fn read_frames(mut control: UnixStream) -> Receiver<Frame> {
-    let (to, frames) = channel();
+    // Bounded: who does not read makes the command wait, as a pipe would.
+    let (to, frames) = sync_channel(64);
     thread::spawn(move || {
         while let Ok(frame) = Frame::read(&mut control) {
             if to.send(frame).is_err() {

@@ -31,7 +31,7 @@ pub fn run(
     for case in cases {
         let name = format!("lab/{} {}", kernel.flavour, case.name);
         if case.fresh || running.as_ref().is_none_or(|(machine, _)| *machine != case.machine) {
-            running = None;
+            retire(report, kernel, running.take(), exec);
             let known = broken
                 .iter()
                 .find(|(machine, _)| *machine == case.machine)
@@ -53,11 +53,34 @@ pub fn run(
             .push(("LAB_GUEST_INITRD".to_owned(), vm.guest_initrd().display().to_string()));
         let (verdict, usable) = judge(vm, &case, &command);
         report.add(name, verdict, Some(start.elapsed()));
-        if !usable || case.fresh {
+        if !usable {
+            // Ended without a last word: what it said is in the verdict.
             running = None;
         }
     }
+    retire(report, kernel, running.take(), exec);
     Ok(())
+}
+
+/// Ends a machine in good order, and fails the run when its kernel complained after the last case.
+fn retire(report: &mut Report, kernel: &Kernel, running: Option<(Machine, Vm)>, exec: &dyn Fn(Vec<String>) -> Exec) {
+    let Some((_, mut vm)) = running else { return };
+    let said = match vm.run(&exec(vec!["true".to_owned()]), Duration::from_secs(60), |_| {}) {
+        Ok(finished) => finished
+            .troubles()
+            .map(|(_, record)| record.text.clone())
+            .collect::<Vec<_>>()
+            .join("\n"),
+        Err(error) => format!("{error:#}"),
+    };
+    if !said.is_empty() {
+        report.add(
+            format!("lab/{} after the last test", kernel.flavour),
+            Verdict::Failed(said),
+            None,
+        );
+    }
+    vm.power_off();
 }
 
 fn list(program: &Path) -> Result<Vec<Listed>> {
