@@ -6,6 +6,8 @@ use crate::output::Output;
 use pci::{Bdf, ClassCode, Fields, Function, Names, Sysfs, Topology, Viability};
 use sriov::{Coverage, Holder, Holders};
 use std::borrow::Cow;
+use std::panic::resume_unwind;
+use std::thread;
 
 /// A machine as far as the command needs it.
 pub(crate) struct Snapshot {
@@ -31,13 +33,22 @@ impl Snapshot {
     /// # Errors
     /// When there is no PCI bus under the root.
     pub(crate) fn read(sysfs: &Sysfs, need: Need) -> Result<Self, Failure> {
-        Ok(Self {
-            topology: Topology::read_fields(sysfs, need.fields)?,
-            names: if need.names {
+        let read_names = || {
+            if need.names {
                 Names::read(sysfs)
             } else {
                 Names::built_in()
-            },
+            }
+        };
+        // The names come from a large file, and reading a topology starts with a wait for one long directory.
+        let (topology, names) = thread::scope(|scope| {
+            let names = scope.spawn(read_names);
+            let topology = Topology::read_fields(sysfs, need.fields);
+            (topology, names.join())
+        });
+        Ok(Self {
+            topology: topology?,
+            names: names.unwrap_or_else(|panic| resume_unwind(panic)),
             holders: need.holders.then(|| Holders::scan(sysfs)),
         })
     }
