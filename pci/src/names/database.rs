@@ -8,31 +8,32 @@ use crate::{ClassCode, DeviceId, SubsystemId, VendorId};
 #[derive(Debug)]
 pub(super) struct Database {
     text: String,
-    /// Where the line of each vendor, device, class and subclass starts; sorted.
-    lines: Vec<(Key, usize)>,
+    /// Where the name of each vendor, device, class and subclass starts; sorted.
+    names: Vec<(Key, usize)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Key {
     Vendor(u16, Option<u16>),
-    Class(u8, Option<u8>),
+    Class(u16, Option<u16>),
 }
 
 impl Database {
     pub(super) fn index(text: String) -> Self {
-        let mut lines = Vec::new();
+        let mut names = Vec::new();
         let mut section = None;
         let mut start = 0;
-        for line in text.split('\n') {
-            if let Some(key) = key(section, line) {
+        for line in text.as_bytes().split(|byte| *byte == b'\n') {
+            let end = start + line.len();
+            if let Some((key, name)) = entry(section, line) {
                 section = Some(key);
-                lines.push((key, start));
+                names.push((key, end - name.len()));
             }
-            start += line.len() + 1;
+            start = end + 1;
         }
         // The database comes sorted; this costs one comparison for each line.
-        lines.sort();
-        Self { text, lines }
+        names.sort();
+        Self { text, names }
     }
 
     pub(super) fn version(&self) -> Option<&str> {
@@ -53,28 +54,27 @@ impl Database {
     }
 
     pub(super) fn base_class(&self, class: ClassCode) -> Option<&str> {
-        self.name(Key::Class(class.base(), None))
+        self.name(Key::Class(class.base().into(), None))
     }
 
     pub(super) fn subclass(&self, class: ClassCode) -> Option<&str> {
-        self.name(Key::Class(class.base(), Some(class.sub())))
+        self.name(Key::Class(class.base().into(), Some(class.sub().into())))
     }
 
     pub(super) fn interface(&self, class: ClassCode) -> Option<&str> {
         let id = format!("{:02x}", class.interface());
-        self.detail(Key::Class(class.base(), Some(class.sub())), &id)
+        self.detail(Key::Class(class.base().into(), Some(class.sub().into())), &id)
     }
 
-    /// The lines from that of `key` on.
+    /// The name of `key` and the lines after it.
     fn from(&self, key: Key) -> Option<impl Iterator<Item = &str>> {
-        let found = self.lines.binary_search_by_key(&key, |(key, _)| *key).ok()?;
-        let (_, start) = self.lines.get(found)?;
+        let found = self.names.binary_search_by_key(&key, |(key, _)| *key).ok()?;
+        let (_, start) = self.names.get(found)?;
         Some(self.text.get(*start..)?.lines())
     }
 
     fn name(&self, key: Key) -> Option<&str> {
-        let line = self.from(key)?.next()?;
-        Some(line.split_once("  ")?.1.trim())
+        Some(self.from(key)?.next()?.trim())
     }
 
     /// The name of a line with two tabs below that of `key`.
@@ -97,24 +97,26 @@ pub(super) fn version(text: &[u8]) -> Option<&str> {
     comments.find_map(|line| Some(line.strip_prefix('#')?.trim_start().strip_prefix("Version:")?.trim()))
 }
 
-/// What a line is about, given the last one that was about something.
-fn key(section: Option<Key>, line: &str) -> Option<Key> {
-    match *line.as_bytes() {
+/// What a line is about, given the last one that was about something, and the name in it.
+fn entry(section: Option<Key>, line: &[u8]) -> Option<(Key, &[u8])> {
+    match *line {
         [b'\t', b'\t', ..] | [b'#', ..] | [] => None,
-        [b'\t', ..] => match section? {
-            Key::Vendor(vendor, _) => Some(Key::Vendor(vendor, Some(id(line.get(1..)?, 4)?))),
-            Key::Class(class, _) => Some(Key::Class(class, Some(u8::try_from(id(line.get(1..)?, 2)?).ok()?))),
+        [b'\t', ref rest @ ..] => match section? {
+            Key::Vendor(vendor, _) => id(rest, 4).map(|(id, name)| (Key::Vendor(vendor, Some(id)), name)),
+            Key::Class(class, _) => id(rest, 2).map(|(id, name)| (Key::Class(class, Some(id)), name)),
         },
-        [b'C', b' ', ..] => Some(Key::Class(u8::try_from(id(line.get(2..)?, 2)?).ok()?, None)),
-        _ => Some(Key::Vendor(id(line, 4)?, None)),
+        [b'C', b' ', ref rest @ ..] => id(rest, 2).map(|(id, name)| (Key::Class(id, None), name)),
+        _ => id(line, 4).map(|(id, name)| (Key::Vendor(id, None), name)),
     }
 }
 
-/// The id at the beginning of `text`: so many hex digits and two spaces.
-fn id(text: &str, digits: usize) -> Option<u16> {
+/// The id at the beginning of `text`, so many hex digits and two spaces, and what follows it.
+fn id(text: &[u8], digits: usize) -> Option<(u16, &[u8])> {
     let (word, rest) = text.split_at_checked(digits)?;
-    let plain = rest.starts_with("  ") && word.bytes().all(|byte| byte.is_ascii_hexdigit());
-    plain.then(|| u16::from_str_radix(word, 16).ok()).flatten()
+    let name = rest.strip_prefix(b"  ")?;
+    let digit = |byte: &u8| char::from(*byte).to_digit(16);
+    let id: u32 = word.iter().try_fold(0, |id, byte| Some(id << 4 | digit(byte)?))?;
+    Some((u16::try_from(id).ok()?, name))
 }
 
 #[cfg(test)]

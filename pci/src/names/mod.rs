@@ -34,8 +34,10 @@ impl Names {
         let read = |place: &&str| -> Reading<Vec<u8>> { sysfs.read_bytes(place, LIMIT) };
         let text = PLACES.iter().find_map(|place| read(place).ok());
         let newer = text.filter(|text| database::version(text).is_some_and(|version| version > BUILT_IN_VERSION));
+        let lossy = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let text = newer.map(|text| String::from_utf8(text).unwrap_or_else(|not_utf8| lossy(not_utf8.as_bytes())));
         Self {
-            system: newer.map(|text| Database::index(String::from_utf8_lossy(&text).into_owned())),
+            system: text.map(Database::index),
             ..Self::default()
         }
     }

@@ -4,6 +4,7 @@ use crate::describe;
 use crate::snapshot::Snapshot;
 use pci::{Fields, Function, Reading, Unknown};
 use serde::Serialize;
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::BitOr;
 use std::str::FromStr;
@@ -27,8 +28,11 @@ pub(crate) struct Column {
     pub(crate) need: Need,
     /// Whether JSON has it only with `-o`.
     pub(crate) on_request: bool,
-    value: fn(&Row<'_>) -> Value,
+    value: Reader,
 }
+
+/// Finds the value of a column for a row.
+type Reader = for<'a> fn(&Row<'a>) -> Value<'a>;
 
 /// What the values of a column are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -94,8 +98,8 @@ pub(crate) struct Row<'a> {
 /// A value of a column.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
-pub(crate) enum Value {
-    Text(String),
+pub(crate) enum Value<'a> {
+    Text(Cow<'a, str>),
     Number(u64),
     Flag(bool),
     List(Vec<String>),
@@ -110,29 +114,29 @@ fn null<S: serde::Serializer>(_: &Unknown, serializer: S) -> Result<S::Ok, S::Er
     serializer.serialize_unit()
 }
 
-impl Value {
-    fn of<T>(reading: &Reading<T>, value: impl FnOnce(&T) -> Self) -> Self {
+impl<'a> Value<'a> {
+    fn of<T>(reading: &'a Reading<T>, value: impl FnOnce(&'a T) -> Self) -> Self {
         match reading {
             Ok(known) => value(known),
             Err(unknown) => Self::Unknown(unknown.clone()),
         }
     }
 
-    fn of_optional<T>(reading: &Reading<Option<T>>, value: impl FnOnce(&T) -> Self) -> Self {
+    fn of_optional<T>(reading: &'a Reading<Option<T>>, value: impl FnOnce(&'a T) -> Self) -> Self {
         Self::of(reading, |known| known.as_ref().map_or(Self::None, value))
     }
 
-    fn text(value: impl fmt::Display) -> Self {
-        Self::Text(value.to_string())
+    fn text(value: impl Into<Cow<'a, str>>) -> Self {
+        Self::Text(value.into())
     }
 
-    fn optional_text(value: Option<impl fmt::Display>) -> Self {
+    fn optional_text(value: Option<impl Into<Cow<'a, str>>>) -> Self {
         value.map_or(Self::None, Self::text)
     }
 }
 
 /// As in a table: `-` for none, `?` for not known.
-impl fmt::Display for Value {
+impl fmt::Display for Value<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Text(text) => f.write_str(text),
@@ -148,7 +152,7 @@ impl fmt::Display for Value {
 
 impl Column {
     /// The value of the column for a row.
-    pub(crate) fn value(&self, row: &Row<'_>) -> Value {
+    pub(crate) fn value<'a>(&self, row: &Row<'a>) -> Value<'a> {
         (self.value)(row)
     }
 }
@@ -221,7 +225,7 @@ pub(crate) fn parse_column(name: &str) -> Result<&'static Column, String> {
 }
 
 /// What kind of function it is, for the `role` column.
-fn role(function: &Function) -> Value {
+fn role(function: &Function) -> Value<'_> {
     let is_vf = function.vf_of.as_ref().map(Option::is_some);
     let is_pf = function.sriov.as_ref().map(Option::is_some);
     let is_bridge = function.class.as_ref().map(|class| class.base() == 0x06);
@@ -235,15 +239,15 @@ fn role(function: &Function) -> Value {
 }
 
 /// `7/8 VFs` for a PF, `VF 3 of 0000:01:00.0` for a VF.
-pub(crate) fn sriov(function: &Function) -> Value {
+pub(crate) fn sriov(function: &Function) -> Value<'_> {
     if let Ok(Some(vf)) = &function.vf_of {
         let index = vf
             .index
             .as_ref()
             .map_or_else(|_| "?".to_owned(), |index| index.0.to_string());
-        return Value::Text(format!("VF {index} of {}", vf.pf));
+        return Value::text(format!("VF {index} of {}", vf.pf));
     }
-    Value::of_optional(&function.sriov, |sriov| Value::Text(describe::vf_count(sriov)))
+    Value::of_optional(&function.sriov, |sriov| Value::text(describe::vf_count(sriov)))
 }
 
 #[cfg(test)]

@@ -5,6 +5,9 @@ use crate::failure::Failure;
 use crate::output::Output;
 use pci::{Bdf, ClassCode, Fields, Function, Names, Sysfs, Topology, Viability};
 use sriov::{Coverage, Holder, Holders};
+use std::borrow::Cow;
+use std::panic::resume_unwind;
+use std::thread;
 
 /// A machine as far as the command needs it.
 pub(crate) struct Snapshot {
@@ -30,22 +33,30 @@ impl Snapshot {
     /// # Errors
     /// When there is no PCI bus under the root.
     pub(crate) fn read(sysfs: &Sysfs, need: Need) -> Result<Self, Failure> {
-        Ok(Self {
-            topology: Topology::read_fields(sysfs, need.fields)?,
-            names: if need.names {
+        let read_names = || {
+            if need.names {
                 Names::read(sysfs)
             } else {
                 Names::built_in()
-            },
+            }
+        };
+        // The names come from a large file, and reading a topology starts with a wait for one long directory.
+        let (topology, names) = thread::scope(|scope| {
+            let names = scope.spawn(read_names);
+            let topology = Topology::read_fields(sysfs, need.fields);
+            (topology, names.join())
+        });
+        Ok(Self {
+            topology: topology?,
+            names: names.unwrap_or_else(|panic| resume_unwind(panic)),
             holders: need.holders.then(|| Holders::scan(sysfs)),
         })
     }
 
     /// The name of a class, or its code where the database has none.
-    pub(crate) fn class_name(&self, class: ClassCode) -> String {
-        self.names
-            .class(class)
-            .map_or_else(|| format!("Class {class}"), str::to_owned)
+    pub(crate) fn class_name(&self, class: ClassCode) -> Cow<'_, str> {
+        let by_code = || format!("Class {class}").into();
+        self.names.class(class).map_or_else(by_code, Cow::Borrowed)
     }
 
     /// The name of the vendor, if the database has it.
@@ -68,12 +79,12 @@ impl Snapshot {
 
     /// Vendor and device by name, each by number where it has none.
     pub(crate) fn function_name(&self, function: &Function) -> String {
-        let by_number = |number: Option<String>| number.map_or_else(|| "?".to_owned(), |number| format!("[{number}]"));
-        let vendor = self.vendor_name(function).map(str::to_owned);
+        let by_number = |number: Option<String>| number.map_or("?".into(), |number| format!("[{number}]").into());
+        let vendor = self.vendor_name(function).map(Cow::Borrowed);
         let vendor = vendor.unwrap_or_else(|| by_number(function.vendor.as_ref().ok().map(ToString::to_string)));
-        let device = self.device_name(function).map(str::to_owned);
+        let device = self.device_name(function).map(Cow::Borrowed);
         let device = device.unwrap_or_else(|| by_number(function.device.as_ref().ok().map(ToString::to_string)));
-        format!("{vendor} {device}")
+        [&*vendor, " ", &*device].concat()
     }
 
     /// Who holds a function, as far as could be seen.

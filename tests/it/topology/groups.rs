@@ -104,7 +104,7 @@ fn details_of_groups_are_read_where_they_are_wanted() {
     let topology = Topology::read_fields(&machine.tree.sysfs(), Fields::GROUP).unwrap();
     let group = topology.group(GroupId(7)).unwrap();
     assert_eq!(group.functions.len(), 3);
-    assert_eq!(group.domain_type.as_ref().unwrap_err().reason, Reason::NotRead);
+    assert_eq!(*group.domain_type.as_ref().unwrap_err().reason(), Reason::NotRead);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The table of columns.
 
 use super::Kind::{Boolean, Integer, String, Strings};
-use super::{Column, Need, Row, Value};
+use super::{Column, Need, Reader, Row, Value};
 use crate::describe;
 use pci::{Fields, Function, LinkState, Reason, Viability};
 use sriov::Coverage;
@@ -9,11 +9,11 @@ use sriov::Coverage;
 /// Every column, in the order of `--columns`.
 pub(crate) static COLUMNS: [Column; 35] = [
     column("bdf", String, "address", Need::NONE, |row| {
-        Value::text(row.function.bdf)
+        Value::text(row.function.bdf.to_string())
     }),
     column("class", String, "name of the class", Need::names(Fields::ID), |row| {
         Value::of(&row.function.class, |class| {
-            Value::Text(row.snapshot.class_name(*class))
+            Value::text(row.snapshot.class_name(*class))
         })
     }),
     column(
@@ -21,20 +21,20 @@ pub(crate) static COLUMNS: [Column; 35] = [
         String,
         "class code, six digits",
         Need::fields(Fields::ID),
-        |row| Value::of(&row.function.class, |value| Value::text(value)),
+        |row| Value::of(&row.function.class, |value| Value::text(value.to_string())),
     ),
     column("vendor", String, "vendor id", Need::fields(Fields::ID), |row| {
-        Value::of(&row.function.vendor, |value| Value::text(value))
+        Value::of(&row.function.vendor, |value| Value::text(value.to_string()))
     }),
     column("device", String, "device id", Need::fields(Fields::ID), |row| {
-        Value::of(&row.function.device, |value| Value::text(value))
+        Value::of(&row.function.device, |value| Value::text(value.to_string()))
     }),
     column(
         "subsystem",
         String,
         "subsystem vendor and device id",
         Need::fields(Fields::ID),
-        |row| Value::of_optional(&row.function.subsystem, |value| Value::text(value)),
+        |row| Value::of_optional(&row.function.subsystem, |value| Value::text(value.to_string())),
     ),
     column(
         "revision",
@@ -43,7 +43,7 @@ pub(crate) static COLUMNS: [Column; 35] = [
         Need::fields(Fields::ID),
         |row| {
             Value::of(&row.function.revision, |revision| {
-                Value::Text(format!("{revision:02x}"))
+                Value::text(format!("{revision:02x}"))
             })
         },
     ),
@@ -59,7 +59,7 @@ pub(crate) static COLUMNS: [Column; 35] = [
         String,
         "driver it is bound to",
         Need::fields(Fields::DRIVER),
-        |row| Value::of_optional(&row.function.driver, |value| Value::text(value)),
+        |row| Value::of_optional(&row.function.driver, Value::text),
     ),
     column("group", Integer, "IOMMU group", Need::fields(Fields::GROUP), |row| {
         Value::of_optional(&row.function.iommu_group, |group| Value::Number(group.0.into()))
@@ -82,7 +82,7 @@ pub(crate) static COLUMNS: [Column; 35] = [
         |row| super::sriov(row.function),
     ),
     column("pf", String, "the PF of a VF", Need::fields(Fields::SRIOV), |row| {
-        Value::of_optional(&row.function.vf_of, |vf| Value::text(vf.pf))
+        Value::of_optional(&row.function.vf_of, |vf| Value::text(vf.pf.to_string()))
     }),
     column("vf", Integer, "index of a VF", Need::fields(Fields::SRIOV), |row| {
         Value::of_optional(&row.function.vf_of, |vf| {
@@ -142,7 +142,7 @@ pub(crate) static COLUMNS: [Column; 35] = [
         Need::fields(Fields::LINK),
         |row| {
             Value::of_optional(&row.function.link, |link| {
-                Value::Text(describe::link_state(link.current))
+                Value::text(describe::link_state(link.current))
             })
         },
     )),
@@ -165,7 +165,7 @@ pub(crate) static COLUMNS: [Column; 35] = [
         String,
         "as link, at most",
         Need::fields(Fields::LINK),
-        |row| Value::of_optional(&row.function.link, |link| Value::Text(describe::link_state(link.max))),
+        |row| Value::of_optional(&row.function.link, |link| Value::text(describe::link_state(link.max))),
     )),
     on_request(column(
         "link_max_mts",
@@ -201,14 +201,14 @@ pub(crate) static COLUMNS: [Column; 35] = [
     ),
     column("power", String, "power state", Need::fields(Fields::STATE), |row| {
         Value::of(&row.function.power_state, |power| {
-            Value::Text(power.to_string().to_lowercase())
+            Value::text(power.to_string().to_lowercase())
         })
     }),
     column("parent", String, "the bridge above it", Need::NONE, |row| {
-        Value::optional_text(row.function.parent)
+        Value::optional_text(row.function.parent.map(|bridge| bridge.to_string()))
     }),
     column("path", String, "directory in sysfs", Need::NONE, |row| {
-        Value::Text(format!("/{}", row.function.path.display()))
+        Value::text(format!("/{}", row.function.path.display()))
     }),
     column(
         "vendor_name",
@@ -228,7 +228,7 @@ pub(crate) static COLUMNS: [Column; 35] = [
         Need::names(Fields::ID),
         |row| {
             Value::of(&row.function.device, |_| {
-                Value::Text(row.snapshot.function_name(row.function))
+                Value::text(row.snapshot.function_name(row.function))
             })
         },
     ),
@@ -255,13 +255,7 @@ const fn on_request(mut column: Column) -> Column {
     column
 }
 
-const fn column(
-    name: &'static str,
-    kind: super::Kind,
-    about: &'static str,
-    need: Need,
-    value: fn(&Row<'_>) -> Value,
-) -> Column {
+const fn column(name: &'static str, kind: super::Kind, about: &'static str, need: Need, value: Reader) -> Column {
     Column {
         name,
         kind,
@@ -272,34 +266,38 @@ const fn column(
     }
 }
 
-fn number(count: usize) -> Value {
+fn number(count: usize) -> Value<'static> {
     u64::try_from(count).map_or(Value::None, Value::Number)
 }
 
-fn speed(link: LinkState) -> Value {
+fn speed(link: LinkState) -> Value<'static> {
     link.speed
         .map_or(Value::None, |speed| Value::Number(u64::from(speed.0) * 100))
 }
 
-fn width(link: LinkState) -> Value {
+fn width(link: LinkState) -> Value<'static> {
     link.width.map_or(Value::None, |width| Value::Number(width.into()))
 }
 
-fn class_devices(function: &Function, keep: fn(&str) -> bool, text: fn(&str, &str) -> std::string::String) -> Value {
+fn class_devices(
+    function: &Function,
+    keep: fn(&str) -> bool,
+    text: fn(&str, &str) -> std::string::String,
+) -> Value<'_> {
     Value::of(&function.class_devices, |devices| {
         let kept = devices.iter().filter(|device| keep(&device.class));
         Value::List(kept.map(|device| text(&device.class, &device.name)).collect())
     })
 }
 
-fn viable(row: &Row<'_>) -> Value {
+fn viable<'a>(row: &Row<'a>) -> Value<'a> {
     Value::of_optional(&row.function.iommu_group, |id| match row.snapshot.topology.group(*id) {
         Some(group) => Value::Flag(row.snapshot.topology.viability(group) == Viability::Viable),
         None => Value::None,
     })
 }
 
-fn holder(row: &Row<'_>) -> Value {
+fn holder<'a>(row: &Row<'a>) -> Value<'a> {
     let holders = row.snapshot.holders_of(row.function.bdf);
     let coverage = row.snapshot.holders.as_ref().map(|holders| &holders.coverage);
     match coverage {

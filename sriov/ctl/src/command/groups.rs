@@ -137,7 +137,11 @@ impl View {
             functions: members
                 .map(|function| Member {
                     bdf: function.bdf.to_string(),
-                    class: function.class.as_ref().ok().map(|class| snapshot.class_name(*class)),
+                    class: function
+                        .class
+                        .as_ref()
+                        .ok()
+                        .map(|class| snapshot.class_name(*class).into_owned()),
                     name: snapshot.function_name(function),
                     driver: function.driver.as_ref().ok().cloned().flatten(),
                 })

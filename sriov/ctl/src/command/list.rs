@@ -10,6 +10,7 @@ use crate::request::Settings;
 use crate::selector;
 use crate::snapshot::Snapshot;
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// Lists functions, or the columns there are.
@@ -64,7 +65,7 @@ pub(crate) fn run(args: List, settings: &Settings, output: &mut Output) -> Outco
         if args.pairs {
             table.write_pairs(output.data())?;
         } else if !table.is_empty() {
-            table.write(output.data(), !args.no_header)?;
+            output.table(&table, !args.no_header)?;
         }
         snapshot.note_what_was_not_seen(output);
         if settings.verbose {
@@ -96,21 +97,21 @@ fn explain_unknown(rows: &[Row<'_>], columns: &[&Column], output: &mut Output) {
 
 /// Order of a column: numbers, then text, then what there is not, then what is not known.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-enum SortKey {
+enum SortKey<'a> {
     Number(u64),
-    Text(String),
+    Text(Cow<'a, str>),
     None,
     Unknown,
 }
 
-impl From<Value> for SortKey {
-    fn from(value: Value) -> Self {
+impl<'a> From<Value<'a>> for SortKey<'a> {
+    fn from(value: Value<'a>) -> Self {
         match value {
             Value::Number(number) => Self::Number(number),
             Value::Flag(flag) => Self::Number(flag.into()),
             Value::Text(text) => Self::Text(text),
             Value::List(values) if values.is_empty() => Self::None,
-            Value::List(values) => Self::Text(values.join(" ")),
+            Value::List(values) => Self::Text(values.join(" ").into()),
             Value::None => Self::None,
             Value::Unknown(_) => Self::Unknown,
         }
@@ -192,11 +193,11 @@ mod tests {
         let values = [
             unknown,
             Value::None,
-            Value::Text("a".to_owned()),
+            Value::Text("a".into()),
             Value::Number(10),
             Value::Number(9),
         ];
-        let mut keys: Vec<SortKey> = values.into_iter().map(SortKey::from).collect();
+        let mut keys: Vec<SortKey<'_>> = values.into_iter().map(SortKey::from).collect();
         keys.sort();
         let order = keys.iter().map(|key| matches!(key, SortKey::Number(9)));
         assert_eq!(order.collect::<Vec<_>>(), [true, false, false, false, false]);

@@ -79,7 +79,7 @@ impl Hierarchy {
         Self { below, left }
     }
 
-    fn roots(mut self, snapshot: &Snapshot) -> Vec<Branch> {
+    fn roots(mut self, snapshot: &Snapshot) -> Vec<Branch<'_>> {
         let mut roots = self.branches(snapshot, None);
         // In a captured tree, bridges can lie below each other in a circle, out of reach from any root bus.
         while let Some(bdf) = self.left.first().copied() {
@@ -88,7 +88,7 @@ impl Hierarchy {
         roots
     }
 
-    fn branches(&mut self, snapshot: &Snapshot, parent: Option<Bdf>) -> Vec<Branch> {
+    fn branches<'a>(&mut self, snapshot: &'a Snapshot, parent: Option<Bdf>) -> Vec<Branch<'a>> {
         let children = self.below.remove(&parent).unwrap_or_default();
         children
             .into_iter()
@@ -97,7 +97,7 @@ impl Hierarchy {
     }
 
     /// A function and all below it; `None` for one that is drawn already.
-    fn branch(&mut self, snapshot: &Snapshot, bdf: Bdf) -> Option<Branch> {
+    fn branch<'a>(&mut self, snapshot: &'a Snapshot, bdf: Bdf) -> Option<Branch<'a>> {
         let function = snapshot.topology.function(bdf).filter(|_| self.left.remove(&bdf))?;
         let mut branch = Branch::new(snapshot, function);
         branch.children = self.branches(snapshot, Some(bdf));
@@ -122,8 +122,8 @@ fn ancestors<'a>(topology: &'a Topology, function: &'a Function) -> impl Iterato
     std::iter::once(function.bdf).chain(pf.map(|pf| pf.bdf)).chain(bridges)
 }
 
-fn by_bus(roots: Vec<Branch>) -> BTreeMap<String, Vec<Branch>> {
-    let mut buses: BTreeMap<(u32, u8), Vec<Branch>> = BTreeMap::new();
+fn by_bus(roots: Vec<Branch<'_>>) -> BTreeMap<String, Vec<Branch<'_>>> {
+    let mut buses: BTreeMap<(u32, u8), Vec<Branch<'_>>> = BTreeMap::new();
     for root in roots {
         buses
             .entry((root.address.segment.0, root.address.routing_id.bus()))
@@ -139,28 +139,28 @@ fn by_bus(roots: Vec<Branch>) -> BTreeMap<String, Vec<Branch>> {
 #[derive(Serialize)]
 struct Document<'a> {
     schema_version: u32,
-    roots: Vec<Branch>,
+    roots: Vec<Branch<'a>>,
     unmatched: &'a [String],
 }
 
 /// A function and what is below it.
 #[derive(Serialize)]
-struct Branch {
+struct Branch<'a> {
     #[serde(skip)]
     address: Bdf,
     bdf: String,
-    role: column::Value,
-    name: column::Value,
-    class: column::Value,
-    driver: column::Value,
-    group: column::Value,
-    sriov: column::Value,
-    devices: column::Value,
+    role: column::Value<'a>,
+    name: column::Value<'a>,
+    class: column::Value<'a>,
+    driver: column::Value<'a>,
+    group: column::Value<'a>,
+    sriov: column::Value<'a>,
+    devices: column::Value<'a>,
     children: Vec<Self>,
 }
 
-impl Branch {
-    fn new(snapshot: &Snapshot, function: &Function) -> Self {
+impl<'a> Branch<'a> {
+    fn new(snapshot: &'a Snapshot, function: &'a Function) -> Self {
         let row = Row { function, snapshot };
         let value = |name: &str| column::find(name).map_or(column::Value::None, |column| column.value(&row));
         Self {
@@ -210,8 +210,8 @@ impl Branch {
     }
 }
 
-impl From<Branch> for Node {
-    fn from(branch: Branch) -> Self {
+impl From<Branch<'_>> for Node {
+    fn from(branch: Branch<'_>) -> Self {
         Self {
             text: branch.text(),
             children: branch.children.into_iter().map(Self::from).collect(),

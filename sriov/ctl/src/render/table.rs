@@ -1,20 +1,31 @@
 //! Tables for people, and `COLUMN="value"` pairs for shell scripts.
 
 use super::style;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::io::{self, Write};
 
 /// The cells of a table below one heading per column.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     headings: Vec<Heading>,
-    rows: Vec<Vec<String>>,
+    /// The text of all cells, row by row: a table can have many, and one allocation for each would take most of the time.
+    text: String,
+    /// The cells in the order of their text, as many to a row as there are headings.
+    cells: Vec<Cell>,
 }
 
 #[derive(Debug)]
 struct Heading {
     text: String,
     right: bool,
+    width: usize,
+}
+
+#[derive(Debug)]
+struct Cell {
+    /// Where its text ends.
+    end: usize,
+    /// Characters in it.
     width: usize,
 }
 
@@ -33,55 +44,91 @@ impl Table {
         });
         Self {
             headings: headings.collect(),
-            rows: Vec::new(),
+            ..Self::default()
         }
     }
 
     /// Adds a row with one cell per column.
     pub(crate) fn row<T: fmt::Display>(&mut self, cells: impl IntoIterator<Item = T>) {
-        let row: Vec<String> = cells.into_iter().map(|cell| printable(&cell.to_string())).collect();
-        for (heading, cell) in self.headings.iter_mut().zip(&row) {
-            heading.width = heading.width.max(cell.chars().count());
+        let mut cells = cells.into_iter();
+        for heading in &mut self.headings {
+            let start = self.text.len();
+            if let Some(cell) = cells.next() {
+                let written = write!(self.text, "{cell}");
+                debug_assert!(written.is_ok(), "a String takes all that is written to it");
+            }
+            let width = make_printable(&mut self.text, start);
+            heading.width = heading.width.max(width);
+            let end = self.text.len();
+            self.cells.push(Cell { end, width });
         }
-        self.rows.push(row);
     }
 
     /// Whether there is nothing below the headings.
     pub(crate) fn is_empty(&self) -> bool {
-        self.rows.is_empty()
+        self.cells.is_empty()
     }
 
     /// Writes the table.
     pub(crate) fn write(&self, out: &mut impl Write, with_header: bool) -> io::Result<()> {
         if with_header {
-            let style = style::HEADING;
-            write!(out, "{style}")?;
-            self.write_row(out, self.headings.iter().map(|heading| heading.text.as_str()))?;
-            write!(out, "{style:#}")?;
+            self.write_header(out)?;
         }
-        self.rows
-            .iter()
-            .try_for_each(|row| self.write_row(out, row.iter().map(String::as_str)))
+        out.write_all(self.body().as_bytes())
     }
 
-    fn write_row<'a>(&self, out: &mut impl Write, cells: impl Iterator<Item = &'a str>) -> io::Result<()> {
+    /// Writes the line of headings.
+    pub(crate) fn write_header(&self, out: &mut impl Write) -> io::Result<()> {
+        let style = style::HEADING;
+        let names = self.headings.iter().map(|heading| heading.text.as_str());
+        let mut line = String::new();
+        self.line(&mut line, names.map(|name| (name, name.chars().count())));
+        write!(out, "{style}{line}{style:#}")
+    }
+
+    /// The lines below the headings.
+    pub(crate) fn body(&self) -> String {
+        let mut lines = String::new();
+        self.rows().for_each(|row| self.line(&mut lines, row));
+        lines
+    }
+
+    /// The rows of cells, each as its text and the characters in it.
+    fn rows(&self) -> impl Iterator<Item = impl Iterator<Item = (&str, usize)>> {
+        let mut start = 0;
+        self.cells.chunks(self.headings.len().max(1)).map(move |row| {
+            let first = start;
+            start = row.last().map_or(start, |cell| cell.end);
+            let starts = std::iter::once(first).chain(row.iter().map(|cell| cell.end));
+            let text = |start, end| self.text.get(start..end).unwrap_or_default();
+            row.iter()
+                .zip(starts)
+                .map(move |(cell, start)| (text(start, cell.end), cell.width))
+        })
+    }
+
+    /// Appends a line of cells, each filled up to the width of its column; none after the last one.
+    fn line<'a>(&self, line: &mut String, cells: impl Iterator<Item = (&'a str, usize)>) {
         let last = self.headings.len().saturating_sub(1);
-        for (index, (heading, cell)) in self.headings.iter().zip(cells).enumerate() {
-            let separator = if index == 0 { "" } else { "  " };
-            let width = heading.width;
-            match (heading.right, index == last) {
-                (true, _) => write!(out, "{separator}{cell:>width$}")?,
-                (false, true) => write!(out, "{separator}{cell}")?,
-                (false, false) => write!(out, "{separator}{cell:width$}")?,
-            }
+        for (index, (heading, (cell, width))) in self.headings.iter().zip(cells).enumerate() {
+            let fill = heading.width.saturating_sub(width);
+            let (before, after) = match (heading.right, index == last) {
+                (true, _) => (fill, 0),
+                (false, true) => (0, 0),
+                (false, false) => (0, fill),
+            };
+            let separator = if index == 0 { 0 } else { 2 };
+            line.extend(std::iter::repeat_n(' ', separator + before));
+            line.push_str(cell);
+            line.extend(std::iter::repeat_n(' ', after));
         }
-        writeln!(out)
+        line.push('\n');
     }
 
     /// Writes every row as `COLUMN="value"` pairs, quoted for a shell.
     pub(crate) fn write_pairs(&self, out: &mut impl Write) -> io::Result<()> {
-        for row in &self.rows {
-            for (index, (heading, cell)) in self.headings.iter().zip(row).enumerate() {
+        for row in self.rows() {
+            for (index, (heading, (cell, _))) in self.headings.iter().zip(row).enumerate() {
                 let separator = if index == 0 { "" } else { " " };
                 write!(out, "{separator}{}=\"", heading.text)?;
                 for c in cell.chars() {
@@ -94,6 +141,18 @@ impl Table {
         }
         Ok(())
     }
+}
+
+/// Makes the text from `start` on [`printable`]; returns how many characters it has.
+fn make_printable(text: &mut String, start: usize) -> usize {
+    let cell = text.get(start..).unwrap_or_default();
+    if cell.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return cell.len();
+    }
+    let cell = printable(cell);
+    text.truncate(start);
+    text.push_str(&cell);
+    cell.chars().count()
 }
 
 /// Text from the machine without what a terminal would obey.

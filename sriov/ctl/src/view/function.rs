@@ -120,7 +120,7 @@ impl FunctionView {
         Self {
             bdf: function.bdf.to_string(),
             path: format!("/{}", function.path.display()),
-            class: class.map(|class| named(class.to_string(), Some(snapshot.class_name(class)))),
+            class: class.map(|class| named(class.to_string(), Some(snapshot.class_name(class).into_owned()))),
             vendor: unknown
                 .known("vendor", function.vendor.clone())
                 .map(|id| named(id.to_string(), snapshot.vendor_name(function).map(str::to_owned))),

@@ -165,7 +165,7 @@ impl Report {
                 .ok()
                 .flatten()
                 .map(|group| group.0.to_string());
-            let cells = [Value::Text(function.bdf.to_string()), driver, optional(group)];
+            let cells = [Value::Text(function.bdf.to_string().into()), driver, optional(group)];
             table.row(
                 cells
                     .into_iter()
@@ -223,8 +223,8 @@ impl From<&Function> for FunctionView {
     }
 }
 
-fn optional(text: Option<String>) -> Value {
-    text.map_or(Value::None, Value::Text)
+fn optional(text: Option<String>) -> Value<'static> {
+    text.map_or(Value::None, |text| Value::Text(text.into()))
 }
 
 /// To the microsecond.
