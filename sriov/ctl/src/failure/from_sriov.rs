@@ -20,6 +20,9 @@ impl From<Error> for Failure {
                 let left = "not everything could be restored: when nothing is in the way any more, sriovctl undo";
                 failure.hint(if undo_failures.is_empty() { restored } else { left })
             }
+            ErrorKind::Held { holders } if holders.is_empty() => {
+                Self::new(exit, kind, "held by a process that cannot be seen from here")
+            }
             ErrorKind::Held { holders } => Self::new(exit, kind, "device or resource busy").held_by(holders),
             ErrorKind::InUse { uses } => Self::new(exit, kind, "the machine itself uses it").causes(uses),
             ErrorKind::NotUndone { failures } => {
