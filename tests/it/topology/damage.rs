@@ -204,7 +204,7 @@ fn what_is_no_function_is_reported() {
     let mut odd: Vec<_> = topology
         .oddities()
         .iter()
-        .map(|odd| odd.path.file_name().unwrap().to_str().unwrap())
+        .map(|odd| odd.path().file_name().unwrap().to_str().unwrap())
         .collect();
     odd.sort_unstable();
     let expected = [

@@ -116,7 +116,7 @@ fn a_group_that_makes_no_sense_is_reported() {
     let odd = topology
         .oddities()
         .iter()
-        .map(|odd| odd.path.file_name().unwrap().to_str().unwrap());
+        .map(|odd| odd.path().file_name().unwrap().to_str().unwrap());
     let mut odd: Vec<_> = odd.collect();
     odd.sort_unstable();
     assert_eq!(odd, ["9", "nonsense"]);

@@ -33,7 +33,7 @@ impl Progress {
         Ok(Self { logs })
     }
 
-    /// Runs one step. `name` says what is done; `total` is the number of units that [`Step::advance`] will count, if known.
+    /// Runs one step. `name` says what is done; `total` is how many lines its commands will print, if known.
     ///
     /// # Errors
     /// Those of `work`, with the step, the time, the log's path and the fix.
