@@ -65,9 +65,8 @@ impl<'a> Executor<'a> {
         guard: &'a mut Guard<'a>,
         progress: &'a mut dyn FnMut(Progress<'_>),
     ) -> Self {
-        let deadlines = Deadlines::default();
         Self {
-            bus: Bus { access, deadlines },
+            bus: Bus::new(access),
             journal,
             guard,
             progress,
@@ -85,7 +84,8 @@ impl<'a> Executor<'a> {
     ///
     /// # Errors
     /// [`ErrorKind::Unfinished`] when an earlier operation must be undone first. When a step fails before anything was changed,
-    /// its error; else [`ErrorKind::RolledBack`] with that error as its cause.
+    /// its error; else [`ErrorKind::RolledBack`] with that error as its cause. After an access without an answer to a PF or one of
+    /// its VFs the number of VFs is left as it is ([`ErrorKind::Unanswered`]), and the operation is to be undone later.
     pub fn apply(&mut self, plan: &Plan, command: &str) -> Result<Applied, Error> {
         let start = Instant::now();
         if let Some(operation) = self.journal.unfinished()? {

@@ -112,6 +112,7 @@ impl Executor<'_> {
         let Some(function) = unless_gone(self.bus.resolve(&step.target))? else {
             return Ok(());
         };
+        self.bus.check_answered(function)?;
         let now = self.bus.read(function, Attribute::NumVfs)?;
         if now == "0" || former.value() == Some(now) {
             return Ok(());

@@ -1,0 +1,143 @@
+//! What protects functions while they are taken away: claims of their groups, and care after accesses without an answer.
+
+#![cfg(test)]
+
+mod common;
+
+use common::{Lab, create, machine, pf, plan, set, unbind};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use sriov::fake::{Effect, Fault};
+use sriov::{Access, Attribute, Error, ErrorKind, Executor, Failure, Target};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::Duration;
+
+fn pf_target() -> Target {
+    Target::Function(pf())
+}
+
+#[test]
+fn a_group_that_somebody_has_open_is_left_alone_although_no_process_was_seen() {
+    let mut lab = Lab::new(machine());
+    lab.apply(&create(pf(), 2)).unwrap();
+    let vf = lab.machine.vf(pf(), 1).unwrap();
+    lab.machine.open_groups.extend(lab.machine.functions[&vf].group);
+    let before = lab.machine.clone();
+    let free = lab.machine.vf(pf(), 0).unwrap();
+    for step in [unbind(Target::Function(vf)), set(pf_target(), Attribute::NumVfs, "0")] {
+        let error = lab.apply(&plan(vec![step.clone()])).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Held { holders: Vec::new() });
+        assert_eq!(error.step, step.action.to_string());
+        assert_eq!(lab.machine.functions, before.functions);
+    }
+    lab.apply(&plan(vec![unbind(Target::Function(free))])).unwrap();
+    // Undoing creation asks the kernel as well.
+    let error = lab.with(|executor| executor.undo(Some(1))).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Held { holders: Vec::new() });
+    assert!(lab.machine.vf(pf(), 1).is_some());
+}
+
+/// Grants claims, and notes at each write how many are kept.
+#[derive(Debug)]
+struct Claims<'a> {
+    machine: &'a mut sriov::fake::Machine,
+    /// Each hangs up when its claim is given up.
+    granted: Vec<OwnedFd>,
+    kept: Vec<(String, usize)>,
+}
+
+impl Access for Claims<'_> {
+    fn read(&mut self, path: &Path, limit: Duration) -> Result<String, Failure> {
+        self.machine.read(path, limit)
+    }
+
+    fn write(&mut self, path: &Path, value: &str, limit: Duration) -> Result<(), Failure> {
+        let is_kept = |claim: &&OwnedFd| {
+            let mut fds = [PollFd::new(*claim, PollFlags::empty())];
+            poll(&mut fds, Some(&Timespec::default())).unwrap();
+            !fds[0].revents().contains(PollFlags::HUP)
+        };
+        let file = path.file_name().unwrap().to_str().unwrap().to_owned();
+        self.kept.push((file, self.granted.iter().filter(is_kept).count()));
+        self.machine.write(path, value, limit)
+    }
+
+    fn link(&mut self, path: &Path) -> Result<Option<String>, Failure> {
+        self.machine.link(path)
+    }
+
+    fn names(&mut self, path: &Path) -> Result<Vec<String>, Failure> {
+        self.machine.names(path)
+    }
+
+    fn exists(&mut self, path: &Path) -> Result<bool, Failure> {
+        self.machine.exists(path)
+    }
+
+    fn claim(&mut self, _: &Path) -> Result<OwnedFd, Failure> {
+        let (ours, theirs) = rustix::pipe::pipe().unwrap();
+        self.granted.push(ours);
+        Ok(theirs)
+    }
+}
+
+#[test]
+fn groups_are_claimed_while_functions_are_taken_away_and_no_longer() {
+    let mut lab = Lab::new(machine());
+    lab.apply(&create(pf(), 3)).unwrap();
+    let vf = Target::Function(lab.machine.vf(pf(), 0).unwrap());
+    let steps = vec![
+        unbind(vf),
+        set(vf, Attribute::DriverOverride, ""),
+        set(pf_target(), Attribute::NumVfs, "0"),
+    ];
+    let mut access = Claims {
+        machine: &mut lab.machine,
+        granted: Vec::new(),
+        kept: Vec::new(),
+    };
+    let (mut guard, mut progress) = (|_| Ok(()), |_: sriov::Progress<'_>| {});
+    let mut executor = Executor::new(&mut access, &lab.journal, &mut guard, &mut progress);
+    executor.apply(&plan(steps), "test").unwrap();
+    // The first VF is on no driver of VFIO any more when all go.
+    let wanted = [("unbind", 1), ("driver_override", 0), ("sriov_numvfs", 2)];
+    assert_eq!(access.kept, wanted.map(|(file, count)| (file.to_owned(), count)));
+}
+
+#[test]
+fn vfs_are_not_removed_while_an_access_to_one_may_be_under_way() {
+    for file in ["bind", "driver_override"] {
+        let mut lab = Lab::new(machine());
+        lab.machine.faults = vec![Fault {
+            file: file.to_owned(),
+            write: true,
+            after: 1,
+            effect: Effect::Hang,
+        }];
+        let mut access = Claims {
+            machine: &mut lab.machine,
+            granted: Vec::new(),
+            kept: Vec::new(),
+        };
+        let (mut guard, mut progress) = (|_| Ok(()), |_: sriov::Progress<'_>| {});
+        let mut executor = Executor::new(&mut access, &lab.journal, &mut guard, &mut progress);
+        let error = executor.apply(&create(pf(), 3), "test").unwrap_err();
+        // What it was created with, and nothing after the access that hung.
+        let counts = access.kept.iter().filter(|(file, _)| file == "sriov_numvfs").count();
+        assert_eq!(counts, 1, "{error}");
+        assert_eq!(access.kept.last().unwrap().0, file);
+        let ErrorKind::RolledBack { cause, undo_failures } = &error.kind else {
+            panic!("{error}")
+        };
+        assert!(matches!(cause.kind, ErrorKind::TimedOut { .. }), "{error}");
+        let vf = lab.machine.vf(pf(), 1);
+        assert_eq!(
+            undo_failures,
+            &[Error::new(vf, "write sriov_numvfs", ErrorKind::Unanswered)]
+        );
+        assert_eq!(lab.journal.unfinished().unwrap().map(|o| o.id), Some(1));
+        assert_eq!(lab.machine.functions[&pf()].driver.as_deref(), Some("igb"));
+        lab.undo().unwrap();
+        assert_eq!(lab.machine.functions, machine().functions);
+    }
+}
