@@ -19,6 +19,8 @@ pub(crate) struct Bus<'a> {
     pub(crate) deadlines: Deadlines,
     /// Functions an access to which got no answer. It may still be under way in the kernel, with the function's lock taken.
     unanswered: BTreeSet<Bdf>,
+    /// How many writes were tried.
+    pub(crate) writes: usize,
 }
 
 fn function_file(function: Bdf, file: &str) -> PathBuf {
@@ -31,6 +33,7 @@ impl<'a> Bus<'a> {
             access,
             deadlines: Deadlines::default(),
             unanswered: BTreeSet::new(),
+            writes: 0,
         }
     }
 
@@ -43,6 +46,7 @@ impl<'a> Bus<'a> {
 
     /// Writes a file for the sake of a function.
     fn put(&mut self, function: Bdf, path: &Path, value: &str, limit: Duration) -> Result<(), Failure> {
+        self.writes += 1;
         let answer = self.access.write(path, value, limit);
         self.note(function, answer.as_ref().err());
         answer

@@ -106,9 +106,28 @@ fn undo_asks_before_it_takes_a_function_from_its_driver() {
         uses: vec!["nvme0n1 is mounted".to_owned()],
     };
     lab.refusal = Some(Error::new(function, "write driver/unbind", in_use.clone()));
+    let after = lab.machine.functions.clone();
     assert_eq!(lab.undo().unwrap_err().kind, in_use);
     assert_eq!(lab.asked, [Loss::Driver(function)]);
-    assert_eq!(lab.machine.driver_of(function), Some("vfio-pci"));
+    // Nothing was written, the override neither, so the operation stands.
+    assert_eq!(lab.machine.functions, after);
+    assert_eq!(lab.journal.operation(Some(1)).unwrap().status, Status::Done);
+}
+
+#[test]
+fn an_undo_that_wrote_something_before_it_failed_is_not_finished() {
+    let mut lab = Lab::new(machine());
+    lab.apply(&create(pf(), 2)).unwrap();
+    let before = lab.machine.functions.clone();
+    lab.apply(&plan(vec![set(pf_target(), Attribute::NumVfs, "0")]))
+        .unwrap();
+    lab.machine.functions.get_mut(&pf()).unwrap().driver = None;
+    let error = lab.undo().unwrap_err();
+    assert_eq!(error.kind, ErrorKind::NoDriver { driver: None });
+    assert_eq!(lab.journal.unfinished().unwrap().map(|o| o.id), Some(2));
+    lab.machine.functions.get_mut(&pf()).unwrap().driver = Some("igb".to_owned());
+    lab.undo().unwrap();
+    assert_eq!(lab.machine.functions, before);
 }
 
 #[test]
