@@ -27,6 +27,11 @@ fn function_file(function: Bdf, file: &str) -> PathBuf {
     PathBuf::from(format!("sys/bus/pci/devices/{function}/{file}"))
 }
 
+/// The nodes that a VFIO group may have. Without an IOMMU, and only if that was allowed, vfio makes groups whose nodes say so.
+fn group_nodes(group: &str) -> [PathBuf; 2] {
+    [format!("dev/vfio/{group}"), format!("dev/vfio/noiommu-{group}")].map(PathBuf::from)
+}
+
 impl<'a> Bus<'a> {
     pub(crate) fn new(access: &'a mut dyn Access) -> Self {
         Self {
@@ -230,14 +235,17 @@ impl<'a> Bus<'a> {
         }
         let mut claims = Vec::new();
         for group in groups {
-            match self.access.claim(&Path::new("dev/vfio").join(group)) {
-                Ok(claim) => claims.push(claim),
-                Err(failure) if failure.errno() == Some(Errno::BUSY.raw_os_error()) => {
-                    let holders = Vec::new();
-                    return Err(Error::new(device, step, ErrorKind::Held { holders }));
-                }
-                // A kernel without group nodes, or no right to one: then the look at processes must do.
-                Err(_) => {}
+            for node in group_nodes(&group) {
+                let Err(failure) = self.access.claim(&node).map(|claim| claims.push(claim)) else {
+                    break;
+                };
+                let kind = match failure.errno().map(Errno::from_raw_os_error) {
+                    // A kernel without group nodes, or no right to one: then the look at processes must do.
+                    Some(Errno::NOENT | Errno::NODEV | Errno::NXIO | Errno::ACCESS | Errno::PERM) => continue,
+                    Some(Errno::BUSY) => ErrorKind::Held { holders: Vec::new() },
+                    _ => failure.into(),
+                };
+                return Err(Error::new(device, step, kind));
             }
         }
         Ok(claims)
@@ -367,10 +375,8 @@ impl<'a> Bus<'a> {
                     };
                     return Err(Error::new(device, format!("wait for {condition}"), kind));
                 };
-                // Without an IOMMU, and only if that was allowed, vfio makes groups whose nodes say so.
-                let nodes = [format!("dev/vfio/{group}"), format!("dev/vfio/noiommu-{group}")];
-                for node in nodes {
-                    if self.access.exists(Path::new(&node)).map_err(failed)? {
+                for node in group_nodes(&group) {
+                    if self.access.exists(&node).map_err(failed)? {
                         return Ok(true);
                     }
                 }

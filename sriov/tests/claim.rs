@@ -6,6 +6,7 @@ mod common;
 
 use common::{Lab, create, machine, pf, plan, set, unbind};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use sriov::fake::{Effect, Fault};
 use sriov::{Access, Attribute, Error, ErrorKind, Executor, Failure, Target};
 use std::os::fd::OwnedFd;
@@ -43,6 +44,8 @@ struct Claims<'a> {
     machine: &'a mut sriov::fake::Machine,
     /// Each hangs up when its claim is given up.
     granted: Vec<OwnedFd>,
+    /// Nodes that are not to be had, and why.
+    refused: Vec<(String, Errno)>,
     kept: Vec<(String, usize)>,
 }
 
@@ -74,7 +77,10 @@ impl Access for Claims<'_> {
         self.machine.exists(path)
     }
 
-    fn claim(&mut self, _: &Path) -> Result<OwnedFd, Failure> {
+    fn claim(&mut self, path: &Path) -> Result<OwnedFd, Failure> {
+        if let Some((_, errno)) = self.refused.iter().find(|(node, _)| path.ends_with(node)) {
+            return Err((*errno).into());
+        }
         let (ours, theirs) = rustix::pipe::pipe().unwrap();
         self.granted.push(ours);
         Ok(theirs)
@@ -94,6 +100,7 @@ fn groups_are_claimed_while_functions_are_taken_away_and_no_longer() {
     let mut access = Claims {
         machine: &mut lab.machine,
         granted: Vec::new(),
+        refused: Vec::new(),
         kept: Vec::new(),
     };
     let (mut guard, mut progress) = (|_| Ok(()), |_: sriov::Progress<'_>| {});
@@ -102,6 +109,42 @@ fn groups_are_claimed_while_functions_are_taken_away_and_no_longer() {
     // The first VF is on no driver of VFIO any more when all go.
     let wanted = [("unbind", 1), ("driver_override", 0), ("sriov_numvfs", 2)];
     assert_eq!(access.kept, wanted.map(|(file, count)| (file.to_owned(), count)));
+}
+
+#[test]
+fn what_keeps_a_claim_from_being_tried_keeps_the_function_from_being_taken() {
+    let held = || ErrorKind::Held { holders: Vec::new() };
+    let errno = |errno: Errno| ErrorKind::Errno(errno.raw_os_error());
+    // Of the group, of the group without an IOMMU; what comes of it.
+    let cases = [
+        (Some(Errno::NOENT), Some(Errno::NOENT), Ok(0)),
+        (Some(Errno::ACCESS), Some(Errno::NOENT), Ok(0)),
+        (Some(Errno::NOENT), None, Ok(1)),
+        (Some(Errno::NOENT), Some(Errno::BUSY), Err(held())),
+        (Some(Errno::BUSY), None, Err(held())),
+        (Some(Errno::INTR), None, Err(errno(Errno::INTR))),
+        (Some(Errno::MFILE), None, Err(errno(Errno::MFILE))),
+    ];
+    for (with, without, wanted) in cases {
+        let mut lab = Lab::new(machine());
+        lab.apply(&create(pf(), 1)).unwrap();
+        let vf = lab.machine.vf(pf(), 0).unwrap();
+        let group = lab.machine.functions[&vf].group.unwrap();
+        let refused = [(format!("{group}"), with), (format!("noiommu-{group}"), without)];
+        let refused = refused.into_iter().filter_map(|(node, errno)| Some((node, errno?)));
+        let mut access = Claims {
+            refused: refused.collect(),
+            machine: &mut lab.machine,
+            granted: Vec::new(),
+            kept: Vec::new(),
+        };
+        let (mut guard, mut progress) = (|_| Ok(()), |_: sriov::Progress<'_>| {});
+        let mut executor = Executor::new(&mut access, &lab.journal, &mut guard, &mut progress);
+        let outcome = executor.apply(&plan(vec![unbind(Target::Function(vf))]), "test");
+        let outcome = outcome.map_err(|error| error.kind).map(|_| access.kept[0].1);
+        assert_eq!(outcome, wanted, "{with:?} {without:?}");
+        assert_eq!(access.kept.is_empty(), wanted.is_err());
+    }
 }
 
 #[test]
@@ -117,6 +160,7 @@ fn vfs_are_not_removed_while_an_access_to_one_may_be_under_way() {
         let mut access = Claims {
             machine: &mut lab.machine,
             granted: Vec::new(),
+            refused: Vec::new(),
             kept: Vec::new(),
         };
         let (mut guard, mut progress) = (|_| Ok(()), |_: sriov::Progress<'_>| {});
