@@ -21,6 +21,8 @@ pub(crate) struct Bus<'a> {
     unanswered: BTreeSet<Bdf>,
     /// How many writes were tried.
     pub(crate) writes: usize,
+    /// The claims of writes without an answer, which may happen yet.
+    kept: Vec<OwnedFd>,
 }
 
 fn function_file(function: Bdf, file: &str) -> PathBuf {
@@ -39,6 +41,7 @@ impl<'a> Bus<'a> {
             deadlines: Deadlines::default(),
             unanswered: BTreeSet::new(),
             writes: 0,
+            kept: Vec::new(),
         }
     }
 
@@ -49,18 +52,30 @@ impl<'a> Bus<'a> {
         answer
     }
 
-    /// Writes a file for the sake of a function.
-    fn put(&mut self, function: Bdf, path: &Path, value: &str, limit: Duration) -> Result<(), Failure> {
+    /// Writes a file for the sake of a function, with the groups concerned claimed for as long as the write may be under way.
+    fn put(
+        &mut self,
+        function: Bdf,
+        path: &Path,
+        value: &str,
+        limit: Duration,
+        claims: Vec<OwnedFd>,
+    ) -> Result<(), Failure> {
         self.writes += 1;
         let answer = self.access.write(path, value, limit);
-        self.note(function, answer.as_ref().err());
+        if self.note(function, answer.as_ref().err()) {
+            self.kept.extend(claims);
+        }
         answer
     }
 
-    fn note(&mut self, function: Bdf, failure: Option<&Failure>) {
-        if matches!(failure, Some(Failure::TimedOut(_) | Failure::Worker(_))) {
+    /// Whether the kernel owes the answer.
+    fn note(&mut self, function: Bdf, failure: Option<&Failure>) -> bool {
+        let is_owed = matches!(failure, Some(Failure::TimedOut(_) | Failure::Worker(_)));
+        if is_owed {
             self.unanswered.insert(function);
         }
+        is_owed
     }
 
     /// Refuses to change the number of VFs of a PF while an access to it or to one of its VFs may be under way: removing a VF waits
@@ -138,8 +153,7 @@ impl<'a> Bus<'a> {
             }
             Attribute::DriversAutoprobe | Attribute::DriverOverride => Vec::new(),
         };
-        let written = self.put(function, &path, value, limit);
-        drop(claims);
+        let written = self.put(function, &path, value, limit, claims);
         if let Err(failure) = written {
             let kind = match attribute {
                 Attribute::NumVfs => self.explain_count(function, value, failure),
@@ -274,8 +288,7 @@ impl<'a> Bus<'a> {
     pub(crate) fn unbind(&mut self, function: Bdf) -> Result<(), Error> {
         let path = function_file(function, "driver/unbind");
         let claims = self.claim(function, "write driver/unbind", &[function])?;
-        let outcome = self.put(function, &path, &function.to_string(), self.deadlines.driver);
-        drop(claims);
+        let outcome = self.put(function, &path, &function.to_string(), self.deadlines.driver, claims);
         let found = self.driver(function)?;
         let kind = match (outcome, found) {
             // Without a driver there is no `unbind` to write to.
@@ -292,7 +305,7 @@ impl<'a> Bus<'a> {
     /// Lets the kernel look for a driver. What came of it does not show in the answer.
     pub(crate) fn probe(&mut self, function: Bdf) -> Result<(), Error> {
         let path = Path::new("sys/bus/pci/drivers_probe");
-        let Err(failure) = self.put(function, path, &function.to_string(), self.deadlines.driver) else {
+        let Err(failure) = self.put(function, path, &function.to_string(), self.deadlines.driver, Vec::new()) else {
             return Ok(());
         };
         let kind = match failure {
@@ -306,7 +319,13 @@ impl<'a> Bus<'a> {
     /// it, `bind` answers with what the driver's probe returned, and with ENODEV where the driver does not match the function.
     pub(crate) fn bind(&mut self, function: Bdf, driver: &str) -> Result<(), Error> {
         let path = PathBuf::from(format!("sys/bus/pci/drivers/{driver}/bind"));
-        let outcome = self.put(function, &path, &function.to_string(), self.deadlines.driver);
+        let outcome = self.put(
+            function,
+            &path,
+            &function.to_string(),
+            self.deadlines.driver,
+            Vec::new(),
+        );
         let found = self.driver(function)?;
         let not_bound = |errno| ErrorKind::NotBound {
             wanted: driver.to_owned(),

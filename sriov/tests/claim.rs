@@ -185,3 +185,30 @@ fn vfs_are_not_removed_while_an_access_to_one_may_be_under_way() {
         assert_eq!(lab.machine.functions, machine().functions);
     }
 }
+
+#[test]
+fn claims_of_a_write_without_an_answer_are_kept() {
+    let mut lab = Lab::new(machine());
+    lab.apply(&create(pf(), 1)).unwrap();
+    lab.machine.faults = vec![Fault {
+        file: "unbind".to_owned(),
+        write: true,
+        after: 0,
+        effect: Effect::Hang,
+    }];
+    let vf = Target::Function(lab.machine.vf(pf(), 0).unwrap());
+    let mut access = Claims {
+        machine: &mut lab.machine,
+        granted: Vec::new(),
+        refused: Vec::new(),
+        kept: Vec::new(),
+    };
+    let (mut guard, mut progress) = (|_| Ok(()), |_: sriov::Progress<'_>| {});
+    let mut executor = Executor::new(&mut access, &lab.journal, &mut guard, &mut progress);
+    executor.apply(&plan(vec![unbind(vf)]), "test").unwrap_err();
+    executor.undo(None).unwrap();
+    let steps = vec![set(pf_target(), Attribute::DriversAutoprobe, "0")];
+    executor.apply(&plan(steps), "test").unwrap();
+    let wanted = [("unbind", 1), ("sriov_drivers_autoprobe", 1)];
+    assert_eq!(access.kept, wanted.map(|(file, count)| (file.to_owned(), count)));
+}
