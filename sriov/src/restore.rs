@@ -25,10 +25,11 @@ pub(crate) fn restore(bus: &mut Bus<'_>, guard: &mut Guard<'_>, step: &Step, cha
         }
         (action, Former::Binding(former)) => {
             let made = match action {
-                Action::Probe { driver } if is_done => driver.as_ref(),
+                Action::Probe { driver } if is_done => driver.clone(),
+                Action::Unbind if is_done => Some(String::new()),
                 _ => None,
             };
-            rebind(bus, guard, function, former, made)
+            rebind(bus, guard, function, former, made.as_ref())
         }
         // The journal is read with such pairs refused.
         (Action::Unbind | Action::Probe { .. } | Action::Wait { .. }, _) => Ok(false),

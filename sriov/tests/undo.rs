@@ -164,6 +164,20 @@ fn undo_leaves_alone_what_others_have_changed_since() {
 }
 
 #[test]
+fn undo_leaves_a_function_to_the_driver_that_somebody_gave_it_since() {
+    let mut lab = Lab::new(machine());
+    let function = bdf("0000:03:00.0");
+    lab.apply(&plan(vec![unbind(Target::Function(function))])).unwrap();
+    lab.machine.functions.get_mut(&function).unwrap().driver = Some("pci-stub".to_owned());
+    let kind = ErrorKind::ChangedSince {
+        left: String::new(),
+        found: "pci-stub".to_owned(),
+    };
+    assert_eq!(lab.undo().unwrap_err().kind, kind);
+    assert_eq!(lab.machine.driver_of(function), Some("pci-stub"));
+}
+
+#[test]
 fn functions_that_are_gone_have_nothing_to_undo() {
     let mut lab = Lab::new(machine());
     lab.apply(&create(pf(), 2)).unwrap();
