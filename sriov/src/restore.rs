@@ -66,8 +66,18 @@ fn recreate(
     let mut changed = now != count;
     if changed {
         check_unchanged(pf, made, &now)?;
+        let autoprobe = bus.read(pf, Attribute::DriversAutoprobe)?;
         put_back(bus, pf, Attribute::DriversAutoprobe, "0", None)?;
-        bus.write(pf, Attribute::NumVfs, &count)?;
+        if let Err(error) = bus.write(pf, Attribute::NumVfs, &count) {
+            // A write that may be under way must not find it on: it would give the VFs to their native drivers.
+            if !matches!(
+                error.kind,
+                ErrorKind::TimedOut { .. } | ErrorKind::Worker(_) | ErrorKind::Unanswered
+            ) {
+                put_back(bus, pf, Attribute::DriversAutoprobe, &autoprobe, None)?;
+            }
+            return Err(error);
+        }
     }
     for (index, binding) in (0..).map(VfIndex).zip(&former.bindings) {
         let vf = bus.resolve(&Target::VirtualFunction { pf, index })?;

@@ -6,6 +6,7 @@ mod common;
 
 use common::{Lab, bdf, bind, create, machine, pf, plan, set, unbind};
 use pci::VfIndex;
+use sriov::fake::Role;
 use sriov::{Attribute, Error, ErrorKind, Holder, Loss, Status, Target};
 
 fn pf_target() -> Target {
@@ -124,6 +125,10 @@ fn an_undo_that_wrote_something_before_it_failed_is_not_finished() {
     lab.machine.functions.get_mut(&pf()).unwrap().driver = None;
     let error = lab.undo().unwrap_err();
     assert_eq!(error.kind, ErrorKind::NoDriver { driver: None });
+    let Role::Physical(sriov) = &lab.machine.functions[&pf()].role else {
+        panic!("no PF")
+    };
+    assert!(sriov.autoprobe);
     assert_eq!(lab.journal.unfinished().unwrap().map(|o| o.id), Some(2));
     lab.machine.functions.get_mut(&pf()).unwrap().driver = Some("igb".to_owned());
     lab.undo().unwrap();
