@@ -29,6 +29,9 @@ pub enum Loss {
     Driver(Bdf),
     /// All VFs of the PF vanish, or are made anew.
     VirtualFunctions(Bdf),
+    /// Nothing: the kernel refused the function or did not answer, and only who holds it or its VFs is asked. Their disks are not
+    /// to be touched: they may be what does not answer.
+    Nothing(Bdf),
 }
 
 /// A step is about to begin.
@@ -195,15 +198,13 @@ impl<'a> Executor<'a> {
         if let (ErrorKind::TimedOut { holders, .. } | ErrorKind::Held { holders }, Some(device)) =
             (&mut error.kind, error.device)
         {
-            for loss in [Loss::Driver(device), Loss::VirtualFunctions(device)] {
-                if let Err(Error {
-                    kind: ErrorKind::Held { holders: found },
-                    ..
-                }) = (self.guard)(loss)
-                    && holders.is_empty()
-                {
-                    *holders = found;
-                }
+            if let Err(Error {
+                kind: ErrorKind::Held { holders: found },
+                ..
+            }) = (self.guard)(Loss::Nothing(device))
+                && holders.is_empty()
+            {
+                *holders = found;
             }
         }
         error
