@@ -414,7 +414,6 @@ impl<'a> Bus<'a> {
                 let node = Path::new("dev/vfio/devices").join(name);
                 self.access.exists(&node).map_err(failed)
             }
-            Condition::Exists(path) => self.access.exists(path).map_err(failed),
         }
     }
 
