@@ -197,15 +197,13 @@ impl<'a> Executor<'a> {
     fn name_holders(&mut self, mut error: Error) -> Error {
         if let (ErrorKind::TimedOut { holders, .. } | ErrorKind::Held { holders }, Some(device)) =
             (&mut error.kind, error.device)
-        {
-            if let Err(Error {
+            && holders.is_empty()
+            && let Err(Error {
                 kind: ErrorKind::Held { holders: found },
                 ..
             }) = (self.guard)(Loss::Nothing(device))
-                && holders.is_empty()
-            {
-                *holders = found;
-            }
+        {
+            *holders = found;
         }
         error
     }
