@@ -69,7 +69,8 @@ pub enum Failure {
 pub struct Deadlines {
     /// Any read, and writing an attribute that only stores a value. Default 10 s.
     pub attribute: Duration,
-    /// A driver's probe or remove: `bind`, `drivers_probe`, `unbind`. Default 60 s.
+    /// A driver's probe or remove: `bind`, `drivers_probe`, `unbind`. Default 180 s: a disk may take 127.5 s to
+    /// become ready (`CAP.TO`, NVM Express Base 2.0 §3.1.3.1).
     pub driver: Duration,
     /// Writing `sriov_numvfs`, which probes or removes every VF. Default 120 s.
     pub count: Duration,
@@ -79,7 +80,7 @@ impl Default for Deadlines {
     fn default() -> Self {
         Self {
             attribute: Duration::from_secs(10),
-            driver: Duration::from_secs(60),
+            driver: Duration::from_secs(180),
             count: Duration::from_secs(120),
         }
     }

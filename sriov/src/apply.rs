@@ -29,6 +29,9 @@ pub enum Loss {
     Driver(Bdf),
     /// All VFs of the PF vanish, or are made anew.
     VirtualFunctions(Bdf),
+    /// Nothing: the kernel refused the function or did not answer, and only who holds it or its VFs is asked. Their disks are not
+    /// to be touched: they may be what does not answer.
+    Nothing(Bdf),
 }
 
 /// A step is about to begin.
@@ -65,9 +68,8 @@ impl<'a> Executor<'a> {
         guard: &'a mut Guard<'a>,
         progress: &'a mut dyn FnMut(Progress<'_>),
     ) -> Self {
-        let deadlines = Deadlines::default();
         Self {
-            bus: Bus { access, deadlines },
+            bus: Bus::new(access),
             journal,
             guard,
             progress,
@@ -85,7 +87,8 @@ impl<'a> Executor<'a> {
     ///
     /// # Errors
     /// [`ErrorKind::Unfinished`] when an earlier operation must be undone first. When a step fails before anything was changed,
-    /// its error; else [`ErrorKind::RolledBack`] with that error as its cause.
+    /// its error; else [`ErrorKind::RolledBack`] with that error as its cause. After an access without an answer to a PF or one of
+    /// its VFs the number of VFs is left as it is ([`ErrorKind::Unanswered`]), and the operation is to be undone later.
     pub fn apply(&mut self, plan: &Plan, command: &str) -> Result<Applied, Error> {
         let start = Instant::now();
         if let Some(operation) = self.journal.unfinished()? {
@@ -194,17 +197,13 @@ impl<'a> Executor<'a> {
     fn name_holders(&mut self, mut error: Error) -> Error {
         if let (ErrorKind::TimedOut { holders, .. } | ErrorKind::Held { holders }, Some(device)) =
             (&mut error.kind, error.device)
+            && holders.is_empty()
+            && let Err(Error {
+                kind: ErrorKind::Held { holders: found },
+                ..
+            }) = (self.guard)(Loss::Nothing(device))
         {
-            for loss in [Loss::Driver(device), Loss::VirtualFunctions(device)] {
-                if let Err(Error {
-                    kind: ErrorKind::Held { holders: found },
-                    ..
-                }) = (self.guard)(loss)
-                    && holders.is_empty()
-                {
-                    *holders = found;
-                }
-            }
+            *holders = found;
         }
         error
     }

@@ -17,13 +17,80 @@ use std::time::{Duration, Instant};
 pub(crate) struct Bus<'a> {
     pub(crate) access: &'a mut dyn Access,
     pub(crate) deadlines: Deadlines,
+    /// Functions an access to which got no answer. It may still be under way in the kernel, with the function's lock taken.
+    unanswered: BTreeSet<Bdf>,
+    /// How many writes were tried.
+    pub(crate) writes: usize,
+    /// The claims of writes without an answer, which may happen yet.
+    kept: Vec<OwnedFd>,
 }
 
 fn function_file(function: Bdf, file: &str) -> PathBuf {
     PathBuf::from(format!("sys/bus/pci/devices/{function}/{file}"))
 }
 
-impl Bus<'_> {
+/// The nodes that a VFIO group may have. Without an IOMMU, and only if that was allowed, vfio makes groups whose nodes say so.
+fn group_nodes(group: &str) -> [PathBuf; 2] {
+    [format!("dev/vfio/{group}"), format!("dev/vfio/noiommu-{group}")].map(PathBuf::from)
+}
+
+impl<'a> Bus<'a> {
+    pub(crate) fn new(access: &'a mut dyn Access) -> Self {
+        Self {
+            access,
+            deadlines: Deadlines::default(),
+            unanswered: BTreeSet::new(),
+            writes: 0,
+            kept: Vec::new(),
+        }
+    }
+
+    /// Reads a file for the sake of a function.
+    fn get(&mut self, function: Bdf, path: &Path, limit: Duration) -> Result<String, Failure> {
+        let answer = self.access.read(path, limit);
+        self.note(function, answer.as_ref().err());
+        answer
+    }
+
+    /// Writes a file for the sake of a function, with the groups concerned claimed for as long as the write may be under way.
+    fn put(
+        &mut self,
+        function: Bdf,
+        path: &Path,
+        value: &str,
+        limit: Duration,
+        claims: Vec<OwnedFd>,
+    ) -> Result<(), Failure> {
+        self.writes += 1;
+        let answer = self.access.write(path, value, limit);
+        if self.note(function, answer.as_ref().err()) {
+            self.kept.extend(claims);
+        }
+        answer
+    }
+
+    /// Whether the kernel owes the answer.
+    fn note(&mut self, function: Bdf, failure: Option<&Failure>) -> bool {
+        let is_owed = matches!(failure, Some(Failure::TimedOut(_) | Failure::Worker(_)));
+        if is_owed {
+            self.unanswered.insert(function);
+        }
+        is_owed
+    }
+
+    /// Refuses to change the number of VFs of a PF while an access to it or to one of its VFs may be under way: removing a VF waits
+    /// for its lock with the PF's lock taken, so that one stuck VF would become a stuck PF.
+    pub(crate) fn check_answered(&mut self, pf: Bdf) -> Result<(), Error> {
+        if self.unanswered.is_empty() {
+            return Ok(());
+        }
+        let vfs = self.vfs(pf)?;
+        let stuck = std::iter::once(pf).chain(vfs).find(|f| self.unanswered.contains(f));
+        stuck.map_or(Ok(()), |function| {
+            Err(Error::new(function, "write sriov_numvfs", ErrorKind::Unanswered))
+        })
+    }
+
     /// The function that a target is; [`ErrorKind::Gone`] when there is none now.
     pub(crate) fn resolve(&mut self, target: &Target) -> Result<Bdf, Error> {
         let gone = |device, step| Error::new(device, step, ErrorKind::Gone);
@@ -50,7 +117,7 @@ impl Bus<'_> {
     /// An attribute's value; an empty `driver_override`, which the kernel prints as `(null)`, is empty.
     pub(crate) fn read(&mut self, function: Bdf, attribute: Attribute) -> Result<String, Error> {
         let path = function_file(function, attribute.file_name());
-        match self.access.read(&path, self.deadlines.attribute) {
+        match self.get(function, &path, self.deadlines.attribute) {
             Ok(text) => Ok(match text.trim() {
                 "(null)" => String::new(),
                 text => text.to_owned(),
@@ -80,11 +147,13 @@ impl Bus<'_> {
         };
         let step = format!("write {}", attribute.file_name());
         let claims = match attribute {
-            Attribute::NumVfs => self.claim_vfs(function)?,
+            Attribute::NumVfs => {
+                self.check_answered(function)?;
+                self.claim_vfs(function)?
+            }
             Attribute::DriversAutoprobe | Attribute::DriverOverride => Vec::new(),
         };
-        let written = self.access.write(&path, value, limit);
-        drop(claims);
+        let written = self.put(function, &path, value, limit, claims);
         if let Err(failure) = written {
             let kind = match attribute {
                 Attribute::NumVfs => self.explain_count(function, value, failure),
@@ -114,12 +183,12 @@ impl Bus<'_> {
                 Ok(driver) => ErrorKind::NoDriver { driver },
                 Err(error) => error.kind,
             },
-            Errno::BUSY => match number(self.access.read(&function_file(function, "sriov_numvfs"), limit)) {
+            Errno::BUSY => match number(self.get(function, &function_file(function, "sriov_numvfs"), limit)) {
                 Some(enabled) if enabled > 0 => ErrorKind::VfsExist { enabled },
                 _ => failure.into(),
             },
             Errno::RANGE => {
-                let total = number(self.access.read(&function_file(function, "sriov_totalvfs"), limit));
+                let total = number(self.get(function, &function_file(function, "sriov_totalvfs"), limit));
                 match (value.parse(), total) {
                     (Ok(wanted), Some(total)) => ErrorKind::TooManyVfs { wanted, total },
                     _ => failure.into(),
@@ -180,21 +249,24 @@ impl Bus<'_> {
         }
         let mut claims = Vec::new();
         for group in groups {
-            match self.access.claim(&Path::new("dev/vfio").join(group)) {
-                Ok(claim) => claims.push(claim),
-                Err(failure) if failure.errno() == Some(Errno::BUSY.raw_os_error()) => {
-                    let holders = Vec::new();
-                    return Err(Error::new(device, step, ErrorKind::Held { holders }));
-                }
-                // A kernel without group nodes, or no right to one: then the look at processes must do.
-                Err(_) => {}
+            for node in group_nodes(&group) {
+                let Err(failure) = self.access.claim(&node).map(|claim| claims.push(claim)) else {
+                    break;
+                };
+                let kind = match failure.errno().map(Errno::from_raw_os_error) {
+                    // A kernel without group nodes, or no right to one: then the look at processes must do.
+                    Some(Errno::NOENT | Errno::NODEV | Errno::NXIO | Errno::ACCESS | Errno::PERM) => continue,
+                    Some(Errno::BUSY) => ErrorKind::Held { holders: Vec::new() },
+                    _ => failure.into(),
+                };
+                return Err(Error::new(device, step, kind));
             }
         }
         Ok(claims)
     }
 
-    /// Claims all VFs of a PF.
-    fn claim_vfs(&mut self, pf: Bdf) -> Result<Vec<OwnedFd>, Error> {
+    /// All VFs of a PF. Takes no lock.
+    fn vfs(&mut self, pf: Bdf) -> Result<Vec<Bdf>, Error> {
         let mut vfs = Vec::new();
         for index in (0..=u16::MAX).map(VfIndex) {
             match self.resolve(&Target::VirtualFunction { pf, index }) {
@@ -203,6 +275,12 @@ impl Bus<'_> {
                 Err(error) => return Err(error),
             }
         }
+        Ok(vfs)
+    }
+
+    /// Claims all VFs of a PF.
+    fn claim_vfs(&mut self, pf: Bdf) -> Result<Vec<OwnedFd>, Error> {
+        let vfs = self.vfs(pf)?;
         self.claim(pf, "write sriov_numvfs", &vfs)
     }
 
@@ -210,8 +288,7 @@ impl Bus<'_> {
     pub(crate) fn unbind(&mut self, function: Bdf) -> Result<(), Error> {
         let path = function_file(function, "driver/unbind");
         let claims = self.claim(function, "write driver/unbind", &[function])?;
-        let outcome = self.access.write(&path, &function.to_string(), self.deadlines.driver);
-        drop(claims);
+        let outcome = self.put(function, &path, &function.to_string(), self.deadlines.driver, claims);
         let found = self.driver(function)?;
         let kind = match (outcome, found) {
             // Without a driver there is no `unbind` to write to.
@@ -228,7 +305,7 @@ impl Bus<'_> {
     /// Lets the kernel look for a driver. What came of it does not show in the answer.
     pub(crate) fn probe(&mut self, function: Bdf) -> Result<(), Error> {
         let path = Path::new("sys/bus/pci/drivers_probe");
-        let Err(failure) = self.access.write(path, &function.to_string(), self.deadlines.driver) else {
+        let Err(failure) = self.put(function, path, &function.to_string(), self.deadlines.driver, Vec::new()) else {
             return Ok(());
         };
         let kind = match failure {
@@ -242,7 +319,13 @@ impl Bus<'_> {
     /// it, `bind` answers with what the driver's probe returned, and with ENODEV where the driver does not match the function.
     pub(crate) fn bind(&mut self, function: Bdf, driver: &str) -> Result<(), Error> {
         let path = PathBuf::from(format!("sys/bus/pci/drivers/{driver}/bind"));
-        let outcome = self.access.write(&path, &function.to_string(), self.deadlines.driver);
+        let outcome = self.put(
+            function,
+            &path,
+            &function.to_string(),
+            self.deadlines.driver,
+            Vec::new(),
+        );
         let found = self.driver(function)?;
         let not_bound = |errno| ErrorKind::NotBound {
             wanted: driver.to_owned(),
@@ -311,10 +394,8 @@ impl Bus<'_> {
                     };
                     return Err(Error::new(device, format!("wait for {condition}"), kind));
                 };
-                // Without an IOMMU, and only if that was allowed, vfio makes groups whose nodes say so.
-                let nodes = [format!("dev/vfio/{group}"), format!("dev/vfio/noiommu-{group}")];
-                for node in nodes {
-                    if self.access.exists(Path::new(&node)).map_err(failed)? {
+                for node in group_nodes(&group) {
+                    if self.access.exists(&node).map_err(failed)? {
                         return Ok(true);
                     }
                 }
@@ -333,7 +414,6 @@ impl Bus<'_> {
                 let node = Path::new("dev/vfio/devices").join(name);
                 self.access.exists(&node).map_err(failed)
             }
-            Condition::Exists(path) => self.access.exists(path).map_err(failed),
         }
     }
 

@@ -100,6 +100,9 @@ pub enum ErrorKind {
         /// Who holds the function: usually the process that the kernel waits for.
         holders: Vec<Holder>,
     },
+    /// An access to the function got no answer before and may still be under way: with such a function around, changing the number
+    /// of VFs would hang their PF.
+    Unanswered,
     /// The write succeeded and the value is another one.
     ReadBack {
         /// Written.
@@ -261,6 +264,9 @@ impl Error {
             ErrorKind::TimedOut { .. } => {
                 "see what the kernel waits for: dmesg, /proc/PID/stack of the process in state D"
             }
+            ErrorKind::Unanswered => {
+                "wait until nothing in state D has the function any more, or reboot; then sriovctl undo"
+            }
             ErrorKind::ReadBack { found, .. } if self.is_numvfs() && found == "0" => {
                 "bring the PF's port up first; some drivers accept the count while it is down and create nothing"
             }
@@ -380,6 +386,9 @@ impl fmt::Display for ErrorKind {
                 }
                 Ok(())
             }
+            Self::Unanswered => f.write_str(
+                "not tried: an access to it got no answer and may still be under way, and the number of VFs must not change meanwhile",
+            ),
             Self::ReadBack { wanted, found } => write!(f, "wrote {wanted:?}, found {found:?}"),
             Self::Missing(path) => write!(f, "{}: no such file", path.display()),
             Self::Malformed { path, found } => write!(f, "{}: malformed: {found:?}", path.display()),

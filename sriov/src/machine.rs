@@ -2,7 +2,7 @@
 //! what the kernel has to offer.
 
 use crate::file;
-use crate::{Access, Deadlines, Error, ErrorKind, Failure, Holders, Loss, PhysicalFunction, Usage, driver, guard};
+use crate::{Access, Deadlines, Error, ErrorKind, Failure, Holders, Loss, PhysicalFunction, Usage, Use, driver, guard};
 use pci::{Bdf, Fields, Function, Reason, Sysfs, Topology, Unknown};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
@@ -81,13 +81,16 @@ impl Machine {
     }
 
     /// Whether something may be taken from its users as the machine is now: what an [`Executor`](crate::Executor) asks while it
-    /// undoes.
+    /// undoes. Uses that `waive` says yes to are left out.
     ///
     /// # Errors
     /// [`ErrorKind::Held`] or [`ErrorKind::InUse`]; when there is no PCI bus. A function that is gone has no users.
-    pub fn check_loss(sysfs: &Sysfs, loss: Loss) -> Result<(), Error> {
-        let topology =
-            Topology::read_fields(sysfs, Fields::ID | Fields::DRIVER | Fields::SRIOV).map_err(from_topology)?;
+    pub fn check_loss(sysfs: &Sysfs, loss: Loss, waive: impl Fn(&Use) -> bool) -> Result<(), Error> {
+        let topology = Topology::read_fields(
+            sysfs,
+            Fields::ID | Fields::DRIVER | Fields::SRIOV | Fields::CLASS_DEVICES,
+        )
+        .map_err(from_topology)?;
         let (device, step, functions): (_, _, Vec<&Function>) = match loss {
             Loss::Driver(function) => (
                 function,
@@ -95,12 +98,24 @@ impl Machine {
                 topology.function(function).into_iter().collect(),
             ),
             Loss::VirtualFunctions(pf) => (pf, "write sriov_numvfs", topology.virtual_functions(pf).collect()),
+            Loss::Nothing(function) => {
+                let own = topology.function(function).into_iter();
+                let functions = own.chain(topology.virtual_functions(function));
+                (function, "look for holders", functions.collect())
+            }
         };
-        let mut usage = Usage::read(sysfs, &topology);
-        usage.claim(
-            sysfs,
-            &functions.iter().map(|function| function.bdf).collect::<Vec<_>>(),
-        );
+        let usage = match loss {
+            Loss::Nothing(_) => Usage::default(),
+            Loss::Driver(_) | Loss::VirtualFunctions(_) => {
+                let mut usage = Usage::read(sysfs, &topology);
+                usage.claim(
+                    sysfs,
+                    &functions.iter().map(|function| function.bdf).collect::<Vec<_>>(),
+                );
+                usage.waive(waive);
+                usage
+            }
+        };
         guard::check(device, &functions, &usage, &Holders::scan(sysfs)).map_err(|refusal| refusal.into_error(step))
     }
 

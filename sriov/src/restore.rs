@@ -25,10 +25,11 @@ pub(crate) fn restore(bus: &mut Bus<'_>, guard: &mut Guard<'_>, step: &Step, cha
         }
         (action, Former::Binding(former)) => {
             let made = match action {
-                Action::Probe { driver } if is_done => driver.as_ref(),
+                Action::Probe { driver } if is_done => driver.clone(),
+                Action::Unbind if is_done => Some(String::new()),
                 _ => None,
             };
-            rebind(bus, guard, function, former, made)
+            rebind(bus, guard, function, former, made.as_ref())
         }
         // The journal is read with such pairs refused.
         (Action::Unbind | Action::Probe { .. } | Action::Wait { .. }, _) => Ok(false),
@@ -65,8 +66,18 @@ fn recreate(
     let mut changed = now != count;
     if changed {
         check_unchanged(pf, made, &now)?;
+        let autoprobe = bus.read(pf, Attribute::DriversAutoprobe)?;
         put_back(bus, pf, Attribute::DriversAutoprobe, "0", None)?;
-        bus.write(pf, Attribute::NumVfs, &count)?;
+        if let Err(error) = bus.write(pf, Attribute::NumVfs, &count) {
+            // A write that may be under way must not find it on: it would give the VFs to their native drivers.
+            if !matches!(
+                error.kind,
+                ErrorKind::TimedOut { .. } | ErrorKind::Worker(_) | ErrorKind::Unanswered
+            ) {
+                put_back(bus, pf, Attribute::DriversAutoprobe, &autoprobe, None)?;
+            }
+            return Err(error);
+        }
     }
     for (index, binding) in (0..).map(VfIndex).zip(&former.bindings) {
         let vf = bus.resolve(&Target::VirtualFunction { pf, index })?;
@@ -75,8 +86,9 @@ fn recreate(
     Ok(put_back(bus, pf, Attribute::DriversAutoprobe, &former.autoprobe, None)? || changed)
 }
 
-/// Brings a function back to a driver. The override names that driver meanwhile, whatever it was before: a driver that came through
-/// `new_id` or a since cleared override would not be found otherwise, and no other driver can get in between.
+/// Brings a function back to a driver: refuses first, then takes it from the driver it has, then offers it. The override names the
+/// former driver meanwhile, whatever it was before: one that came through `new_id` or a since cleared override would not be found
+/// otherwise.
 fn rebind(
     bus: &mut Bus<'_>,
     guard: &mut Guard<'_>,
@@ -90,16 +102,9 @@ fn rebind(
     }
     let mut driver_override = now.driver_override;
     if now.driver != former.driver {
+        let has_driver = now.driver.is_some();
         check_unchanged(function, made, &now.driver.unwrap_or_default())?;
-        if let Some(driver) = &former.driver
-            && driver_override != *driver
-        {
-            bus.write(function, Attribute::DriverOverride, driver)?;
-            driver_override.clone_from(driver);
-        }
-        // Looked up again: a probe that was under way has ended once the override could be written.
-        let present = bus.driver(function)?;
-        if present.is_some() && present != former.driver {
+        if has_driver {
             // A PF's driver would take its VFs along.
             if let Some(enabled) = bus.enabled_vfs(function)? {
                 let kind = ErrorKind::VfsExist { enabled };
@@ -109,6 +114,10 @@ fn rebind(
             bus.unbind(function)?;
         }
         if let Some(driver) = &former.driver {
+            if driver_override != *driver {
+                bus.write(function, Attribute::DriverOverride, driver)?;
+                driver_override.clone_from(driver);
+            }
             bus.bind(function, driver)?;
         }
     }

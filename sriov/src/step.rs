@@ -102,8 +102,6 @@ pub enum Condition {
     GroupNode,
     /// The VFIO device of the target, `vfio-dev/vfioN`, and its node `/dev/vfio/devices/vfioN` where the kernel has such.
     DeviceNode,
-    /// A file, relative to the root.
-    Exists(PathBuf),
 }
 
 impl Target {
@@ -174,7 +172,6 @@ impl fmt::Display for Condition {
             Self::VirtualFunctions { count } => write!(f, "{count} virtfn links"),
             Self::GroupNode => f.write_str("the group node in /dev/vfio"),
             Self::DeviceNode => f.write_str("the device node in /dev/vfio/devices"),
-            Self::Exists(path) => write!(f, "/{}", path.display()),
         }
     }
 }

@@ -34,10 +34,11 @@ impl Executor<'_> {
             return Ok(Undone { operation, restored: 0 });
         }
         let was_done = recorder.operation().status == Status::Done;
+        let writes = self.bus.writes;
         recorder.undo()?;
         let (restored, failures) = self.restore_all(&mut recorder);
-        if was_done && restored == 0 && !failures.is_empty() {
-            // Refused before anything was taken back: the operation stands as it did, and nothing is half undone.
+        if was_done && self.bus.writes == writes && !failures.is_empty() {
+            // Refused before anything was written: the operation stands as it did, and nothing is half undone.
             recorder.end(Status::Done)?;
         }
         match failures.as_slice() {
@@ -112,6 +113,7 @@ impl Executor<'_> {
         let Some(function) = unless_gone(self.bus.resolve(&step.target))? else {
             return Ok(());
         };
+        self.bus.check_answered(function)?;
         let now = self.bus.read(function, Attribute::NumVfs)?;
         if now == "0" || former.value() == Some(now) {
             return Ok(());

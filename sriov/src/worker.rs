@@ -43,6 +43,8 @@ const REPLY_MAX: u32 = 64 * 1024;
 /// A request always fits into an empty pipe, so that sending one never blocks.
 const REQUEST_MAX: usize = 8 * 1024;
 const HEADER: usize = 5;
+/// How often a path is looked up anew because something was renamed meanwhile.
+const TRIES: usize = 32;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -311,13 +313,14 @@ fn open(sysfs: &Sysfs, path: &Path, flags: OFlags) -> io::Result<File> {
     }
     // Anybody may have made the tree, with links to anywhere.
     let root = openat(CWD, sysfs.root(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-    loop {
+    for _ in 0..TRIES {
         match openat2(&root, path, flags, Mode::empty(), ResolveFlags::BENEATH) {
             // Something, somewhere, was renamed meanwhile.
             Err(Errno::AGAIN | Errno::INTR) => {}
             opened => return Ok(opened?.into()),
         }
     }
+    Err(Errno::AGAIN.into())
 }
 
 fn read_file(sysfs: &Sysfs, path: &Path) -> io::Result<Vec<u8>> {

@@ -6,14 +6,8 @@ mod common;
 
 use common::{Lab, bdf, bind, create, machine, pf, plan, probe, set, unbind, wait};
 use pci::VfIndex;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sriov::fake::{Effect, Fault};
-use sriov::{
-    Access, Action, Attribute, Condition, Deadlines, Error, ErrorKind, Executor, Failure, Holder, Status, Target,
-};
-use std::os::fd::OwnedFd;
-use std::path::Path;
-use std::time::Duration;
+use sriov::{Access, Action, Attribute, Condition, Deadlines, Error, ErrorKind, Executor, Holder, Status, Target};
 
 fn fault(file: &str, after: u32, effect: Effect) -> Fault {
     Fault {
@@ -71,8 +65,11 @@ fn a_plan_that_finds_everything_as_wanted_changes_nothing() {
 
 #[test]
 fn every_failing_write_is_rolled_back() {
-    let errno = |n: rustix::io::Errno| Effect::Errno(n.raw_os_error());
-    let effects = [errno(rustix::io::Errno::IO), Effect::Late, Effect::Hang];
+    let effects = [
+        Effect::Errno(rustix::io::Errno::IO.raw_os_error()),
+        Effect::Late,
+        Effect::Hang,
+    ];
     let plan = create(pf(), 3);
     let files = [
         ("sriov_drivers_autoprobe", 2),
@@ -87,6 +84,12 @@ fn every_failing_write_is_rolled_back() {
             lab.machine.faults = vec![fault(file, after, effect.clone())];
             let error = lab.apply(&plan).unwrap_err();
             assert!(cause(&error).step.ends_with(file), "{file} {after} {effect:?}: {error}");
+            let before_vfs = (file, after) == ("sriov_drivers_autoprobe", 0);
+            if !(before_vfs || matches!(effect, Effect::Errno(_))) {
+                // The access may be under way: left as it is, until somebody looks again.
+                assert_eq!(lab.journal.unfinished().unwrap().map(|o| o.id), Some(1));
+                lab.undo().unwrap();
+            }
             assert_eq!(lab.machine.functions, before, "{file} {after} {effect:?}: {error}");
             assert_eq!(lab.journal.operation(Some(1)).unwrap().status, Status::Undone);
             assert!(lab.apply(&plan).is_ok());
@@ -234,94 +237,6 @@ fn a_write_that_blocks_names_who_holds_the_function() {
     };
     assert!(!undo_failures.is_empty());
     assert_eq!(lab.journal.unfinished().unwrap().map(|o| o.id), Some(1));
-}
-
-#[test]
-fn a_group_that_somebody_has_open_is_left_alone_although_no_process_was_seen() {
-    let mut lab = Lab::new(machine());
-    lab.apply(&create(pf(), 2)).unwrap();
-    let vf = lab.machine.vf(pf(), 1).unwrap();
-    lab.machine.open_groups.extend(lab.machine.functions[&vf].group);
-    let before = lab.machine.clone();
-    let free = lab.machine.vf(pf(), 0).unwrap();
-    for step in [unbind(Target::Function(vf)), set(pf_target(), Attribute::NumVfs, "0")] {
-        let error = lab.apply(&plan(vec![step.clone()])).unwrap_err();
-        assert_eq!(error.kind, ErrorKind::Held { holders: Vec::new() });
-        assert_eq!(error.step, step.action.to_string());
-        assert_eq!(lab.machine.functions, before.functions);
-    }
-    lab.apply(&plan(vec![unbind(Target::Function(free))])).unwrap();
-    // Undoing creation asks the kernel as well.
-    let error = lab.with(|executor| executor.undo(Some(1))).unwrap_err();
-    assert_eq!(error.kind, ErrorKind::Held { holders: Vec::new() });
-    assert!(lab.machine.vf(pf(), 1).is_some());
-}
-
-/// Grants claims, and notes at each write how many are kept.
-#[derive(Debug)]
-struct Claims<'a> {
-    machine: &'a mut sriov::fake::Machine,
-    /// Each hangs up when its claim is given up.
-    granted: Vec<OwnedFd>,
-    kept: Vec<(String, usize)>,
-}
-
-impl Access for Claims<'_> {
-    fn read(&mut self, path: &Path, limit: Duration) -> Result<String, Failure> {
-        self.machine.read(path, limit)
-    }
-
-    fn write(&mut self, path: &Path, value: &str, limit: Duration) -> Result<(), Failure> {
-        let is_kept = |claim: &&OwnedFd| {
-            let mut fds = [PollFd::new(*claim, PollFlags::empty())];
-            poll(&mut fds, Some(&Timespec::default())).unwrap();
-            !fds[0].revents().contains(PollFlags::HUP)
-        };
-        let file = path.file_name().unwrap().to_str().unwrap().to_owned();
-        self.kept.push((file, self.granted.iter().filter(is_kept).count()));
-        self.machine.write(path, value, limit)
-    }
-
-    fn link(&mut self, path: &Path) -> Result<Option<String>, Failure> {
-        self.machine.link(path)
-    }
-
-    fn names(&mut self, path: &Path) -> Result<Vec<String>, Failure> {
-        self.machine.names(path)
-    }
-
-    fn exists(&mut self, path: &Path) -> Result<bool, Failure> {
-        self.machine.exists(path)
-    }
-
-    fn claim(&mut self, _: &Path) -> Result<OwnedFd, Failure> {
-        let (ours, theirs) = rustix::pipe::pipe().unwrap();
-        self.granted.push(ours);
-        Ok(theirs)
-    }
-}
-
-#[test]
-fn groups_are_claimed_while_functions_are_taken_away_and_no_longer() {
-    let mut lab = Lab::new(machine());
-    lab.apply(&create(pf(), 3)).unwrap();
-    let vf = Target::Function(lab.machine.vf(pf(), 0).unwrap());
-    let steps = vec![
-        unbind(vf),
-        set(vf, Attribute::DriverOverride, ""),
-        set(pf_target(), Attribute::NumVfs, "0"),
-    ];
-    let mut access = Claims {
-        machine: &mut lab.machine,
-        granted: Vec::new(),
-        kept: Vec::new(),
-    };
-    let (mut guard, mut progress) = (|_| Ok(()), |_: sriov::Progress<'_>| {});
-    let mut executor = Executor::new(&mut access, &lab.journal, &mut guard, &mut progress);
-    executor.apply(&plan(steps), "test").unwrap();
-    // The first VF is on no driver of VFIO any more when all go.
-    let wanted = [("unbind", 1), ("driver_override", 0), ("sriov_numvfs", 2)];
-    assert_eq!(access.kept, wanted.map(|(file, count)| (file.to_owned(), count)));
 }
 
 #[test]

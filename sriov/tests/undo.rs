@@ -6,6 +6,7 @@ mod common;
 
 use common::{Lab, bdf, bind, create, machine, pf, plan, set, unbind};
 use pci::VfIndex;
+use sriov::fake::Role;
 use sriov::{Attribute, Error, ErrorKind, Holder, Loss, Status, Target};
 
 fn pf_target() -> Target {
@@ -106,9 +107,32 @@ fn undo_asks_before_it_takes_a_function_from_its_driver() {
         uses: vec!["nvme0n1 is mounted".to_owned()],
     };
     lab.refusal = Some(Error::new(function, "write driver/unbind", in_use.clone()));
+    let after = lab.machine.functions.clone();
     assert_eq!(lab.undo().unwrap_err().kind, in_use);
     assert_eq!(lab.asked, [Loss::Driver(function)]);
-    assert_eq!(lab.machine.driver_of(function), Some("vfio-pci"));
+    // Nothing was written, the override neither, so the operation stands.
+    assert_eq!(lab.machine.functions, after);
+    assert_eq!(lab.journal.operation(Some(1)).unwrap().status, Status::Done);
+}
+
+#[test]
+fn an_undo_that_wrote_something_before_it_failed_is_not_finished() {
+    let mut lab = Lab::new(machine());
+    lab.apply(&create(pf(), 2)).unwrap();
+    let before = lab.machine.functions.clone();
+    lab.apply(&plan(vec![set(pf_target(), Attribute::NumVfs, "0")]))
+        .unwrap();
+    lab.machine.functions.get_mut(&pf()).unwrap().driver = None;
+    let error = lab.undo().unwrap_err();
+    assert_eq!(error.kind, ErrorKind::NoDriver { driver: None });
+    let Role::Physical(sriov) = &lab.machine.functions[&pf()].role else {
+        panic!("no PF")
+    };
+    assert!(sriov.autoprobe);
+    assert_eq!(lab.journal.unfinished().unwrap().map(|o| o.id), Some(2));
+    lab.machine.functions.get_mut(&pf()).unwrap().driver = Some("igb".to_owned());
+    lab.undo().unwrap();
+    assert_eq!(lab.machine.functions, before);
 }
 
 #[test]
@@ -142,6 +166,20 @@ fn undo_leaves_alone_what_others_have_changed_since() {
     lab.journal.abandon(1).unwrap();
     assert_eq!(lab.journal.unfinished().unwrap(), None);
     assert_eq!(lab.journal.operation(Some(1)).unwrap().status, Status::Abandoned);
+}
+
+#[test]
+fn undo_leaves_a_function_to_the_driver_that_somebody_gave_it_since() {
+    let mut lab = Lab::new(machine());
+    let function = bdf("0000:03:00.0");
+    lab.apply(&plan(vec![unbind(Target::Function(function))])).unwrap();
+    lab.machine.functions.get_mut(&function).unwrap().driver = Some("pci-stub".to_owned());
+    let kind = ErrorKind::ChangedSince {
+        left: String::new(),
+        found: "pci-stub".to_owned(),
+    };
+    assert_eq!(lab.undo().unwrap_err().kind, kind);
+    assert_eq!(lab.machine.driver_of(function), Some("pci-stub"));
 }
 
 #[test]

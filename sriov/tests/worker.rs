@@ -147,15 +147,18 @@ fn files_that_are_no_attributes_are_refused() {
 fn a_blocked_access_is_given_up_and_the_next_one_served() {
     let root = tempfile::tempdir().unwrap();
     let mut access = worker(root.path());
-    let [hangs, fine] = &["hangs", "fine"].map(attribute);
-    fifo(&root.path().join(hangs));
+    let fine = &attribute("fine");
     put(&root.path().join(fine), "7");
-    for _ in 0..2 {
+    for round in 0..2 {
+        // Each its own: a process that still dies would be the other end.
+        let [hangs, hangs_too] = &["reading", "writing"].map(|what| attribute(&format!("{what}{round}")));
+        fifo(&root.path().join(hangs));
+        fifo(&root.path().join(hangs_too));
         let start = Instant::now();
         assert_eq!(access.read(hangs, SHORT), Err(Failure::TimedOut(SHORT)));
         assert!(start.elapsed() >= SHORT && start.elapsed() < LONG);
         assert_eq!(access.read(fine, LONG).unwrap(), "7");
-        assert_eq!(access.write(hangs, "1", SHORT), Err(Failure::TimedOut(SHORT)));
+        assert_eq!(access.write(hangs_too, "1", SHORT), Err(Failure::TimedOut(SHORT)));
         access.write(fine, "7", LONG).unwrap();
     }
     let started = get(&root.path().join("started"));

@@ -166,11 +166,18 @@ fn arguments(args: &Run, bdf: Bdf, backend: Backend) -> Result<Vec<OsString>, Fa
     Ok(arguments)
 }
 
-/// Waits for the child to end; `None` when it had to be killed after `limit`.
+/// Waits for the child to end; `None` when it had to be killed after `limit`. It has ended in any case, also after an error.
 fn wait(mut child: Child, limit: Option<Duration>) -> io::Result<Option<ExitStatus>> {
-    let Some(limit) = limit else {
+    let has_ended = limit.map_or(Ok(true), |limit| ends_within(&child, limit));
+    if let Ok(true) = has_ended {
         return child.wait().map(Some);
-    };
+    }
+    child.kill()?;
+    child.wait()?;
+    has_ended.map(|_| None)
+}
+
+fn ends_within(child: &Child, limit: Duration) -> io::Result<bool> {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let pid = pid.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
     let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
@@ -182,15 +189,11 @@ fn wait(mut child: Child, limit: Option<Duration>) -> io::Result<Option<ExitStat
             tv_nsec: left.subsec_nanos().into(),
         };
         match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&left)) {
-            Ok(0) => break,
-            Ok(_) => return child.wait().map(Some),
+            Ok(ready) => return Ok(ready > 0),
             Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
         }
     }
-    child.kill()?;
-    child.wait()?;
-    Ok(None)
 }
 
 /// As a shell would show it: 128 and the signal for a process that was killed.

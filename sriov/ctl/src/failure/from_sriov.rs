@@ -65,6 +65,7 @@ fn classify(kind: &ErrorKind) -> (Exit, &'static str) {
         ErrorKind::NotBound { .. } => (Exit::ReadBack, "not_bound"),
         ErrorKind::TimedOut { holders, .. } if !holders.is_empty() => (Exit::Busy, "timed_out"),
         ErrorKind::TimedOut { .. } => (Exit::Failed, "timed_out"),
+        ErrorKind::Unanswered => (Exit::Failed, "unanswered"),
         ErrorKind::ReadBack { .. } => (Exit::ReadBack, "read_back"),
         ErrorKind::Missing(_) => (Exit::Failed, "missing"),
         ErrorKind::Malformed { .. } => (Exit::Failed, "malformed"),

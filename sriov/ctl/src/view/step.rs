@@ -1,7 +1,7 @@
 //! Steps of plans and of the journal.
 
 use serde::Serialize;
-use sriov::{Action, Condition, Step, Target};
+use sriov::{Action, Step, Target};
 
 /// One step.
 #[derive(Debug, Clone, Serialize)]
@@ -15,7 +15,7 @@ pub(crate) struct StepView {
     step: String,
     /// `set`, `unbind`, `probe` or `wait`.
     action: &'static str,
-    /// The file that is written or waited for, if it is one.
+    /// The file that is written, if one is.
     path: Option<String>,
     /// What is written. An empty text clears a `driver_override`.
     value: Option<String>,
@@ -61,11 +61,8 @@ impl From<&Step> for StepView {
                 });
                 view.driver.clone_from(driver);
             }
-            Action::Wait { condition, deadline } => {
+            Action::Wait { deadline, .. } => {
                 view.action = "wait";
-                if let Condition::Exists(path) = condition {
-                    view.path = Some(format!("/{}", path.display()));
-                }
                 view.deadline_ms = u64::try_from(deadline.as_millis()).ok();
             }
             _ => view.action = "other",

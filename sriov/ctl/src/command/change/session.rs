@@ -7,10 +7,10 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::request::{Consent, Settings};
-use pci::{Bdf, Fields, Sysfs, Topology};
+use pci::Bdf;
 use sriov::{
-    Access, Applied, Error, ErrorKind, Executor, Holders, Journal, Lock, Loss, Owner, Plan, Progress, Undone, Usage,
-    Use, WorkerAccess, guard,
+    Access, Applied, Error, ErrorKind, Executor, Journal, Lock, Loss, Machine, Owner, Plan, Progress, Undone, Use,
+    WorkerAccess,
 };
 use std::io::{self, BufRead as _, IsTerminal as _};
 
@@ -114,7 +114,9 @@ impl Session {
         work: impl FnOnce(&mut Executor<'_>) -> Result<T, Error>,
     ) -> Result<T, Failure> {
         let force = self.force.as_slice();
-        let mut guard = |loss: Loss| refuse_new_users(&settings.sysfs, force, loss);
+        // Looks at the machine anew: who came since the plan was made must not lose a function to the undoing.
+        let is_agreed = |used: &Use| force.contains(&force_for(used));
+        let mut guard = |loss: Loss| Machine::check_loss(&settings.sysfs, loss, is_agreed);
         let mut progress = |progress: Progress<'_>| {
             timeline.record(&progress);
             show(&progress, settings.verbose, output);
@@ -130,32 +132,6 @@ impl Session {
             failure
         })
     }
-}
-
-/// Looks at the machine anew: who came since the plan was made must not lose a function to the undoing.
-fn refuse_new_users(sysfs: &Sysfs, force: &[Force], loss: Loss) -> Result<(), Error> {
-    const FIELDS: Fields = Fields::ID
-        .union(Fields::DRIVER)
-        .union(Fields::SRIOV)
-        .union(Fields::CLASS_DEVICES);
-    let (device, step) = match loss {
-        Loss::Driver(bdf) => (bdf, "write driver/unbind"),
-        Loss::VirtualFunctions(bdf) => (bdf, "write sriov_numvfs"),
-    };
-    let topology = Topology::read_fields(sysfs, FIELDS)
-        .map_err(|error| Error::new(device, error.step, ErrorKind::Worker(error.kind.to_string())))?;
-    let functions: Vec<_> = match loss {
-        Loss::Driver(bdf) => topology.function(bdf).into_iter().collect(),
-        Loss::VirtualFunctions(pf) => topology.virtual_functions(pf).collect(),
-    };
-    let mut usage = Usage::read(sysfs, &topology);
-    usage.claim(
-        sysfs,
-        &functions.iter().map(|function| function.bdf).collect::<Vec<_>>(),
-    );
-    usage.waive(|used| force.contains(&force_for(used)));
-    let refused = guard::check(device, &functions, &usage, &Holders::scan(sysfs));
-    refused.map_err(|refusal| refusal.into_error(step))
 }
 
 /// Which `--force` a use needs.
