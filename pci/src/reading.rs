@@ -3,19 +3,15 @@
 use rustix::io::Errno;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A value, or the reason why it could not be read. Optional values are `Reading<Option<T>>`: `Ok(None)` means "the kernel
 /// says there is none", `Err` means "we do not know".
 pub type Reading<T> = Result<T, Unknown>;
 
-/// Why a value is not known.
+/// Why a value is not known. Cheap to clone, and as small as a pointer: a snapshot of a large machine has room for very many.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unknown {
-    /// The file that would have told; empty where no single file would.
-    pub path: Box<Path>,
-    /// What was wrong with it.
-    pub reason: Reason,
-}
+pub struct Unknown(Arc<(PathBuf, Reason)>);
 
 /// What was wrong with a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,10 +44,22 @@ impl Unknown {
         Reason::NotRead.at(path)
     }
 
+    /// The file that would have told; empty where no single file would.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0.0
+    }
+
+    /// What was wrong with it.
+    #[must_use]
+    pub fn reason(&self) -> &Reason {
+        &self.0.1
+    }
+
     /// Whether the file does not exist, as opposed to being unreadable.
     #[must_use]
     pub fn is_missing(&self) -> bool {
-        self.reason == Reason::Missing
+        *self.reason() == Reason::Missing
     }
 }
 
@@ -66,8 +74,7 @@ impl Reason {
     /// The same reason with the file it is about.
     #[must_use]
     pub fn at(self, path: impl Into<PathBuf>) -> Unknown {
-        let path = path.into().into();
-        Unknown { path, reason: self }
+        Unknown(Arc::new((path.into(), self)))
     }
 }
 
@@ -101,10 +108,10 @@ impl fmt::Display for Reason {
 
 impl fmt::Display for Unknown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.path.as_os_str().is_empty() {
-            return self.reason.fmt(f);
+        if self.path().as_os_str().is_empty() {
+            return self.reason().fmt(f);
         }
-        write!(f, "{}: {}", self.path.display(), self.reason)
+        write!(f, "{}: {}", self.path().display(), self.reason())
     }
 }
 

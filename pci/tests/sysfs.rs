@@ -41,7 +41,7 @@ impl Place {
     }
 
     fn reason(&self, path: &str) -> Reason {
-        self.sysfs().read(path).unwrap_err().reason
+        self.sysfs().read(path).unwrap_err().reason().clone()
     }
 }
 
@@ -64,7 +64,7 @@ fn what_is_not_there_is_missing() {
     let place = Place::new();
     let unknown = place.sysfs().read("a/none").unwrap_err();
     assert!(unknown.is_missing());
-    assert_eq!(*unknown.path, *place.path("a/none"));
+    assert_eq!(unknown.path(), place.path("a/none"));
     assert!(place.sysfs().names("none").unwrap_err().is_missing());
     assert!(place.sysfs().link_name("none").unwrap_err().is_missing());
 }
@@ -92,7 +92,7 @@ fn a_read_has_a_limit() {
     assert_eq!(place.reason("over"), Reason::TooLarge(LIMIT));
     for limit in [0, 1, 511, 512, 513, LIMIT] {
         let bytes = place.sysfs().read_bytes("over", limit);
-        assert_eq!(bytes.unwrap_err().reason, Reason::TooLarge(limit));
+        assert_eq!(*bytes.unwrap_err().reason(), Reason::TooLarge(limit));
     }
     assert_eq!(place.sysfs().read_bytes("over", LIMIT + 1).unwrap().len(), LIMIT + 1);
 }
@@ -128,11 +128,11 @@ fn a_link_out_of_the_tree_is_refused() {
         assert_eq!(place.reason(path), Reason::OutsideRoot, "{path}");
     }
     assert_eq!(
-        place.sysfs().names("directory").unwrap_err().reason,
+        *place.sysfs().names("directory").unwrap_err().reason(),
         Reason::OutsideRoot
     );
     assert_eq!(
-        place.sysfs().link_name("directory/x").unwrap_err().reason,
+        *place.sysfs().link_name("directory/x").unwrap_err().reason(),
         Reason::OutsideRoot
     );
     // What a link says may be read: it is not followed.
@@ -155,13 +155,13 @@ fn what_is_no_link_says_nothing() {
     place.write("file", "");
     for path in ["file", "a"] {
         assert!(matches!(
-            place.sysfs().read_link(path).unwrap_err().reason,
+            *place.sysfs().read_link(path).unwrap_err().reason(),
             Reason::Malformed(_)
         ));
     }
     symlink("..", place.path("dots")).unwrap();
     assert!(matches!(
-        place.sysfs().link_name("dots").unwrap_err().reason,
+        *place.sysfs().link_name("dots").unwrap_err().reason(),
         Reason::Malformed(_)
     ));
 }

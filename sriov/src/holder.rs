@@ -210,7 +210,7 @@ impl<'a> Functions<'a> {
 }
 
 fn has_ended(unknown: &Unknown) -> bool {
-    matches!(unknown.reason, Reason::Missing | Reason::Io(NO_SUCH_PROCESS))
+    matches!(unknown.reason(), Reason::Missing | Reason::Io(NO_SUCH_PROCESS))
 }
 
 fn pids(names: &[String]) -> Vec<u32> {

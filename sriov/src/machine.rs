@@ -218,8 +218,8 @@ fn from_topology(error: pci::Error) -> Error {
 
 /// The error of a step that cannot do without a value.
 pub(crate) fn from_unknown(device: Bdf, step: &str, unknown: &Unknown) -> Error {
-    let path = unknown.path.to_path_buf();
-    let kind = match &unknown.reason {
+    let path = unknown.path().to_path_buf();
+    let kind = match unknown.reason() {
         Reason::Missing => ErrorKind::Missing(path),
         Reason::Denied => ErrorKind::Denied,
         Reason::Io(errno) => from_errno(*errno),

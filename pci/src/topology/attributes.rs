@@ -19,12 +19,14 @@ pub(super) struct Attributes<'r> {
     pub(super) fields: Fields,
     pub(super) dir: &'r Dir<'r>,
     pub(super) buffer: &'r mut Buffer,
+    /// What every field is that was not asked for.
+    pub(super) not_read: &'r Unknown,
 }
 
 impl Attributes<'_> {
     /// The fields that were asked for, ids last.
     pub(super) fn function(&mut self, bdf: Bdf) -> Function {
-        let mut function = unknown(bdf, self.dir.path().to_path_buf(), &Unknown::not_read(""));
+        let mut function = unknown(bdf, self.dir.path().to_path_buf(), self.not_read);
         if self.fields.contains(Fields::DRIVER) {
             function.driver = self.link("driver", |name| Some(name.to_owned()));
         }
@@ -131,14 +133,13 @@ impl Attributes<'_> {
         let Some(pf) = self.link("physfn", |name| name.parse().ok())? else {
             return Ok(None);
         };
-        let index = Err(Reason::Missing.at(self.dir.path_of("physfn/virtfn*")));
+        let index = Err(self.not_read.clone());
         Ok(Some(VfOf { pf, index }))
     }
 
     fn sriov(&mut self) -> Reading<Option<Sriov>> {
-        let total = match self.required("sriov_totalvfs", decimal) {
-            Err(unknown) if unknown.is_missing() => return Ok(None),
-            total => total,
+        let Some(total) = self.optional("sriov_totalvfs", decimal).transpose() else {
+            return Ok(None);
         };
         Ok(Some(Sriov {
             total,

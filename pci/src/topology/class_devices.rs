@@ -25,7 +25,7 @@ pub(super) fn attach(sysfs: &Sysfs, functions: &mut [Function]) {
         if function
             .class_devices
             .as_ref()
-            .is_err_and(|unknown| unknown.reason == Reason::NotRead)
+            .is_err_and(|unknown| *unknown.reason() == Reason::NotRead)
         {
             function.class_devices = match &mut found {
                 Ok(found) => Ok(found.remove(&function.bdf).unwrap_or_default()),

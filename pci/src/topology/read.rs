@@ -3,7 +3,7 @@
 use super::visit::{Found, Visitor};
 use super::{Fields, Topology, class_devices};
 use crate::sysfs::{Buffer, Dir};
-use crate::{Bdf, Error, ErrorKind, Function, Group, GroupId, Reason, Sysfs, Unknown, VfIndex};
+use crate::{Bdf, Error, ErrorKind, Function, Group, GroupId, Reason, Sysfs, Unknown, VfIndex, VfOf};
 use std::collections::BTreeMap;
 use std::num::NonZero;
 
@@ -28,7 +28,7 @@ pub(super) fn topology(sysfs: &Sysfs, fields: Fields) -> Result<Topology, Error>
         mut oddities,
     } = visit(&names, || Visitor::new(sysfs, fields, &devices));
     functions.sort_unstable_by_key(|function| function.bdf);
-    index_virtual_functions(&mut functions);
+    index_virtual_functions(sysfs, &mut functions);
     if fields.contains(Fields::CLASS_DEVICES) {
         class_devices::attach(sysfs, &mut functions);
     }
@@ -58,9 +58,10 @@ fn visit<'s>(names: &[String], visitor: impl Fn() -> Visitor<'s> + Sync) -> Foun
     }
     let visitor = &visitor;
     std::thread::scope(|scope| {
-        let parts = names.chunks(names.len().div_ceil(threads));
+        let mut parts = names.chunks(names.len().div_ceil(threads));
+        let own = parts.next().unwrap_or_default();
         let running: Vec<_> = parts.map(|part| scope.spawn(move || visitor().visit(part))).collect();
-        let mut found = Found::default();
+        let mut found = visitor().visit(own);
         for thread in running {
             let part = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             found.functions.extend(part.functions);
@@ -71,7 +72,7 @@ fn visit<'s>(names: &[String], visitor: impl Fn() -> Visitor<'s> + Sync) -> Foun
 }
 
 /// Gives every VF the index under which its PF links to it. `functions` are in order of address.
-fn index_virtual_functions(functions: &mut [Function]) {
+fn index_virtual_functions(sysfs: &Sysfs, functions: &mut [Function]) {
     let mut links: Vec<(Bdf, Bdf, VfIndex)> = Vec::new();
     for pf in functions.iter() {
         let sriov = pf.sriov.as_ref().ok().and_then(Option::as_ref);
@@ -88,6 +89,13 @@ fn index_virtual_functions(functions: &mut [Function]) {
         let vf_of = function.and_then(|f| f.vf_of.as_mut().ok()?.as_mut());
         if let Some(vf_of) = vf_of.filter(|vf_of| vf_of.pf == pf) {
             vf_of.index = Ok(index);
+        }
+    }
+    for vf in functions.iter_mut() {
+        if let Ok(Some(VfOf { index, .. })) = &mut vf.vf_of
+            && index.is_err()
+        {
+            *index = Err(Reason::Missing.at(sysfs.path(vf.path.join("physfn/virtfn*"))));
         }
     }
 }

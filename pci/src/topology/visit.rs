@@ -16,6 +16,7 @@ pub(super) struct Visitor<'s> {
     /// The bus of the last function and the directory in which it lay.
     above: Option<((Segment, u8), Dir<'s>)>,
     buffer: Buffer,
+    not_read: Unknown,
     found: Found,
 }
 
@@ -34,6 +35,7 @@ impl<'s> Visitor<'s> {
             devices,
             above: None,
             buffer: Buffer::new(),
+            not_read: Unknown::not_read(""),
             found: Found::default(),
         }
     }
@@ -64,6 +66,7 @@ impl<'s> Visitor<'s> {
                     fields: self.fields,
                     dir: &dir,
                     buffer: &mut self.buffer,
+                    not_read: &self.not_read,
                 };
                 let function = attributes.function(bdf);
                 // An absent file means "none" only while the function is there, as ids, read last, show.

@@ -250,7 +250,7 @@ fn what_cannot_be_read_is_named() {
     tree.remove("proc/self/mountinfo");
     let unknown = usage(&tree).unknown;
     assert_eq!(unknown.len(), 1);
-    assert!(unknown[0].path.ends_with("proc/self/mountinfo"));
+    assert!(unknown[0].path().ends_with("proc/self/mountinfo"));
 }
 
 #[test]

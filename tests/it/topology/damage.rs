@@ -125,8 +125,8 @@ fn a_damaged_attribute_is_unknown_for_its_reason() {
         let topology = machine.read();
         let pf = topology.function(bdf(1, 0)).unwrap();
         let unknown = pf.power_state.as_ref().unwrap_err();
-        assert!(expected(kind, &unknown.reason), "{kind:?}: {unknown}");
-        assert_eq!(*unknown.path, *path);
+        assert!(expected(kind, unknown.reason()), "{kind:?}: {unknown}");
+        assert_eq!(unknown.path(), path);
         assert!(
             pf.vendor.is_ok() && pf.numa_node.is_ok() && pf.sriov.is_ok(),
             "{kind:?}"
@@ -185,7 +185,7 @@ fn a_function_that_leads_out_of_the_tree_is_listed_and_unknown() {
     symlink("../../../../../../etc", &alone).unwrap();
     let topology = machine.read();
     let function = topology.function(bdf(9, 0)).unwrap();
-    assert_eq!(function.vendor.as_ref().unwrap_err().reason, Reason::OutsideRoot);
+    assert_eq!(*function.vendor.as_ref().unwrap_err().reason(), Reason::OutsideRoot);
     assert_eq!(function.parent, None);
 }
 
@@ -204,7 +204,7 @@ fn what_is_no_function_is_reported() {
     let mut odd: Vec<_> = topology
         .oddities()
         .iter()
-        .map(|odd| odd.path.file_name().unwrap().to_str().unwrap())
+        .map(|odd| odd.path().file_name().unwrap().to_str().unwrap())
         .collect();
     odd.sort_unstable();
     let expected = [

@@ -31,7 +31,7 @@ fn a_driver_without_a_module_is_built_in() {
     );
     machine.tree.write("sys/bus/pci/drivers/ice/module", "no link").unwrap();
     let unknown = Driver::read(&machine.tree.sysfs(), "ice").unwrap_err();
-    assert!(matches!(unknown.reason, Reason::Malformed(_)));
+    assert!(matches!(unknown.reason(), Reason::Malformed(_)));
 }
 
 #[test]

@@ -104,7 +104,7 @@ fn details_of_groups_are_read_where_they_are_wanted() {
     let topology = Topology::read_fields(&machine.tree.sysfs(), Fields::GROUP).unwrap();
     let group = topology.group(GroupId(7)).unwrap();
     assert_eq!(group.functions.len(), 3);
-    assert_eq!(group.domain_type.as_ref().unwrap_err().reason, Reason::NotRead);
+    assert_eq!(*group.domain_type.as_ref().unwrap_err().reason(), Reason::NotRead);
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn a_group_that_makes_no_sense_is_reported() {
     let odd = topology
         .oddities()
         .iter()
-        .map(|odd| odd.path.file_name().unwrap().to_str().unwrap());
+        .map(|odd| odd.path().file_name().unwrap().to_str().unwrap());
     let mut odd: Vec<_> = odd.collect();
     odd.sort_unstable();
     assert_eq!(odd, ["9", "nonsense"]);

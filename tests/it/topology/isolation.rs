@@ -89,7 +89,7 @@ fn without_the_privilege_to_read_it_isolation_is_unknown() {
     let whole = machine.tree.sysfs().read_bytes(&config, 4096).unwrap();
     machine.tree.write(&config, &whole[..64]).unwrap();
     let hops = machine.read().isolation(&machine.tree.sysfs(), bdf(3, 0));
-    assert_eq!(hops[1].isolation.as_ref().unwrap_err().reason, Reason::Denied);
+    assert_eq!(*hops[1].isolation.as_ref().unwrap_err().reason(), Reason::Denied);
     assert_eq!(hops[3].isolation, Ok(Isolation::Enforced));
 }
 
@@ -168,7 +168,7 @@ fn a_unit_whose_registers_make_no_sense_supports_nobody_knows_what() {
     machine.tree.write(format!("{unit}/ecap"), "0xnonsense").unwrap();
     let units = pci::Iommu::read_all(&sysfs).unwrap();
     assert!(matches!(
-        units[0].support(&sysfs).unwrap_err().reason,
+        *units[0].support(&sysfs).unwrap_err().reason(),
         Reason::Malformed(_)
     ));
     std::fs::remove_dir_all(machine.tree.root().join(unit)).unwrap();

@@ -139,10 +139,10 @@ fn fields_that_were_not_asked_for_say_so() {
     assert_eq!(topology.functions().len(), 4);
     for function in topology.functions() {
         assert!(function.driver.is_ok());
-        assert_eq!(function.vendor.as_ref().unwrap_err().reason, Reason::NotRead);
-        assert_eq!(function.bars.as_ref().unwrap_err().reason, Reason::NotRead);
-        assert_eq!(function.vf_of.as_ref().unwrap_err().reason, Reason::NotRead);
-        assert_eq!(function.class_devices.as_ref().unwrap_err().reason, Reason::NotRead);
+        assert_eq!(*function.vendor.as_ref().unwrap_err().reason(), Reason::NotRead);
+        assert_eq!(*function.bars.as_ref().unwrap_err().reason(), Reason::NotRead);
+        assert_eq!(*function.vf_of.as_ref().unwrap_err().reason(), Reason::NotRead);
+        assert_eq!(*function.class_devices.as_ref().unwrap_err().reason(), Reason::NotRead);
     }
 }
 
