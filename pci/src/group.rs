@@ -6,7 +6,7 @@
 use crate::bar::hex;
 use crate::driver::is_vfio;
 use crate::sysfs::{Buffer, Dir};
-use crate::{Bdf, ClassCode, Function, Reading, Reason};
+use crate::{Bdf, ClassCode, Function, Reading, Reason, Unknown};
 use std::fmt;
 
 /// The number of a group: `N` of `/sys/kernel/iommu_groups/N`.
@@ -77,14 +77,13 @@ pub struct Spoiler {
 
 impl Group {
     /// A group of which only the number is known.
-    pub(crate) fn new(id: GroupId) -> Self {
-        let not_read = || crate::Unknown::not_read("");
+    pub(crate) fn new(id: GroupId, not_read: &Unknown) -> Self {
         Self {
             id,
             functions: Vec::new(),
             others: Vec::new(),
-            domain_type: Err(not_read()),
-            reserved_regions: Err(not_read()),
+            domain_type: Err(not_read.clone()),
+            reserved_regions: Err(not_read.clone()),
         }
     }
 
@@ -94,7 +93,7 @@ impl Group {
         let dir = groups
             .subdir(&name)
             .map_err(|reason| reason.at(groups.path_of(&name)))?;
-        let mut group = Self::new(id);
+        let mut group = Self::new(id, &Unknown::not_read(""));
         let domain_type = dir.text("type", buffer).map(str::to_owned);
         group.domain_type = domain_type.map_err(|reason| reason.at(dir.path_of("type")));
         let regions = dir.text("reserved_regions", buffer).and_then(parse_regions);

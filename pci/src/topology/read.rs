@@ -133,11 +133,12 @@ fn read_groups(sysfs: &Sysfs, oddities: &mut Vec<Unknown>) -> BTreeMap<GroupId, 
 
 /// Adds every function to the group that it links to.
 fn gather_groups(functions: &[Function], groups: &mut BTreeMap<GroupId, Group>) {
+    let not_read = Unknown::not_read("");
     for function in functions {
         if let Ok(Some(id)) = function.iommu_group {
             groups
                 .entry(id)
-                .or_insert_with(|| Group::new(id))
+                .or_insert_with(|| Group::new(id, &not_read))
                 .functions
                 .push(function.bdf);
         }
