@@ -69,14 +69,14 @@ impl Names {
         system.or_else(|| Some(self.built_in_device(vendor, device)?.name()))
     }
 
-    /// The name of the board that carries the device.
+    /// The name of the board that carries the device. A board whose ids are those of the device is named as it.
     #[must_use]
     pub fn subsystem(&self, vendor: VendorId, device: DeviceId, subsystem: SubsystemId) -> Option<&str> {
         let system = self
             .system
             .as_ref()
             .and_then(|names| names.subsystem(vendor, device, subsystem));
-        system.or_else(|| {
+        let built_in = || {
             let wanted = (subsystem.vendor.0, subsystem.device.0);
             let mut known = self.built_in_device(vendor, device)?.subsystems();
             Some(
@@ -84,7 +84,10 @@ impl Names {
                     .find(|known| (known.subvendor(), known.subdevice()) == wanted)?
                     .name(),
             )
-        })
+        };
+        let is_device = (subsystem.vendor, subsystem.device) == (vendor, device);
+        let as_device = || is_device.then(|| self.device(vendor, device)).flatten();
+        system.or_else(built_in).or_else(as_device)
     }
 
     /// The name of the subclass (`Ethernet controller`), or of the base class where the subclass has none.

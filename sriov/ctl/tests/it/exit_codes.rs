@@ -101,7 +101,16 @@ fn unprivileged(arguments: &[&str]) -> Ran {
     let directory = tempfile::tempdir().unwrap();
     // The directory of the build may be closed to others.
     let program_copy = directory.path().join("sriovctl");
-    std::fs::copy(env!("CARGO_BIN_EXE_sriovctl"), &program_copy).unwrap();
+    // By a process of its own: a descriptor of ours, open for writing, might be inherited by another test's child, and then
+    // the copy could not be started.
+    let mut copy = std::process::Command::new("cp");
+    assert!(
+        copy.arg(env!("CARGO_BIN_EXE_sriovctl"))
+            .arg(&program_copy)
+            .status()
+            .unwrap()
+            .success()
+    );
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(directory.path(), open).unwrap();
     let mut command = std::process::Command::new(program_copy);
