@@ -2,7 +2,7 @@
 
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
-use crate::render;
+use crate::render::{self, table::Table};
 use anstream::{AutoStream, ColorChoice};
 use serde::Serialize;
 use std::io::{self, BufWriter, IsTerminal as _, StderrLock, StdoutLock, Write};
@@ -23,7 +23,12 @@ impl Output {
     pub(crate) fn new(json: bool, color: ColorChoice) -> Self {
         let (stdout, stderr) = (io::stdout().lock(), io::stderr().lock());
         let resolve = |auto: ColorChoice| if color == ColorChoice::Auto { auto } else { color };
-        let out = resolve(AutoStream::choice(&stdout));
+        // JSON has no colours, and so needs no search for those to take out.
+        let out = if json {
+            ColorChoice::AlwaysAnsi
+        } else {
+            resolve(AutoStream::choice(&stdout))
+        };
         let err = resolve(AutoStream::choice(&stderr));
         Self {
             json,
@@ -47,6 +52,15 @@ impl Output {
     /// The stream for data.
     pub(crate) fn data(&mut self) -> &mut impl Write {
         &mut self.stdout
+    }
+
+    /// Writes a table. Its rows have no colours, and so need no search for those to take out.
+    pub(crate) fn table(&mut self, table: &Table, with_header: bool) -> io::Result<()> {
+        if with_header {
+            table.write_header(&mut self.stdout)?;
+        }
+        self.stdout.flush()?;
+        io::stdout().lock().write_all(table.body().as_bytes())
     }
 
     /// Says something on standard error, after what was written to standard output before.

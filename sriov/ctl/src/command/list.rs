@@ -65,7 +65,7 @@ pub(crate) fn run(args: List, settings: &Settings, output: &mut Output) -> Outco
         if args.pairs {
             table.write_pairs(output.data())?;
         } else if !table.is_empty() {
-            table.write(output.data(), !args.no_header)?;
+            output.table(&table, !args.no_header)?;
         }
         snapshot.note_what_was_not_seen(output);
         if settings.verbose {

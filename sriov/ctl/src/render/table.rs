@@ -72,19 +72,25 @@ impl Table {
     /// Writes the table.
     pub(crate) fn write(&self, out: &mut impl Write, with_header: bool) -> io::Result<()> {
         if with_header {
-            let style = style::HEADING;
-            let names = self.headings.iter().map(|heading| heading.text.as_str());
-            let mut line = String::new();
-            self.line(&mut line, names.map(|name| (name, name.chars().count())));
-            write!(out, "{style}{line}{style:#}")?;
+            self.write_header(out)?;
         }
+        out.write_all(self.body().as_bytes())
+    }
+
+    /// Writes the line of headings.
+    pub(crate) fn write_header(&self, out: &mut impl Write) -> io::Result<()> {
+        let style = style::HEADING;
+        let names = self.headings.iter().map(|heading| heading.text.as_str());
         let mut line = String::new();
-        for row in self.rows() {
-            line.clear();
-            self.line(&mut line, row);
-            out.write_all(line.as_bytes())?;
-        }
-        Ok(())
+        self.line(&mut line, names.map(|name| (name, name.chars().count())));
+        write!(out, "{style}{line}{style:#}")
+    }
+
+    /// The lines below the headings.
+    pub(crate) fn body(&self) -> String {
+        let mut lines = String::new();
+        self.rows().for_each(|row| self.line(&mut lines, row));
+        lines
     }
 
     /// The rows of cells, each as its text and the characters in it.
