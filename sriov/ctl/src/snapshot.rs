@@ -6,6 +6,8 @@ use crate::output::Output;
 use pci::{Bdf, ClassCode, Fields, Function, Names, Sysfs, Topology, Viability};
 use sriov::{Coverage, Holder, Holders};
 use std::borrow::Cow;
+use std::panic::resume_unwind;
+use std::thread::{self, ScopedJoinHandle};
 
 /// A machine as far as the command needs it.
 pub(crate) struct Snapshot {
@@ -31,13 +33,17 @@ impl Snapshot {
     /// # Errors
     /// When there is no PCI bus under the root.
     pub(crate) fn read(sysfs: &Sysfs, need: Need) -> Result<Self, Failure> {
+        let (topology, names) = thread::scope(|scope| {
+            // The names come from a large file, and a topology begins with a wait for one long directory.
+            let names = need.names.then(|| scope.spawn(|| Names::read(sysfs)));
+            let topology = Topology::read_fields(sysfs, need.fields);
+            (topology, names.map(ScopedJoinHandle::join))
+        });
         Ok(Self {
-            topology: Topology::read_fields(sysfs, need.fields)?,
-            names: if need.names {
-                Names::read(sysfs)
-            } else {
-                Names::built_in()
-            },
+            topology: topology?,
+            names: names.map_or_else(Names::built_in, |read| {
+                read.unwrap_or_else(|panic| resume_unwind(panic))
+            }),
             holders: need.holders.then(|| Holders::scan(sysfs)),
         })
     }
