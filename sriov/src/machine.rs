@@ -14,7 +14,7 @@ const FIELDS: Fields = Fields::ID
     .union(Fields::GROUP)
     .union(Fields::SRIOV)
     .union(Fields::GROUP_DETAILS)
-    .union(Fields::STATE)
+    .union(Fields::RESET)
     .union(Fields::CLASS_DEVICES);
 
 /// Limit in bytes: `COMMAND_LINE_SIZE` is 4096 at most.

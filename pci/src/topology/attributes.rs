@@ -49,10 +49,16 @@ impl Attributes<'_> {
                 _ => self.sriov(),
             };
         }
-        if self.fields.contains(Fields::STATE) {
+        if self.fields.contains(Fields::REVISION) {
             function.revision = self.required("revision", |text| u8::try_from(parse_u16(text)?).ok());
+        }
+        if self.fields.contains(Fields::ARI) {
             function.ari = self.optional("ari_enabled", flag);
+        }
+        if self.fields.contains(Fields::RESET) {
             function.reset_methods = self.reset_methods();
+        }
+        if self.fields.contains(Fields::POWER) {
             function.power_state = self.required("power_state", PowerState::parse);
         }
         if self.fields.contains(Fields::ID) {

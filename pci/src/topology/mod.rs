@@ -30,12 +30,18 @@ bitflags::bitflags! {
         const BARS = 1 << 5;
         /// PF and VF relations.
         const SRIOV = 1 << 6;
-        /// Revision, ARI, reset methods, power state.
-        const STATE = 1 << 7;
+        /// Revision.
+        const REVISION = 1 << 7;
+        /// ARI.
+        const ARI = 1 << 8;
+        /// Reset methods.
+        const RESET = 1 << 9;
+        /// Power state.
+        const POWER = 1 << 10;
         /// Class devices.
-        const CLASS_DEVICES = 1 << 8;
+        const CLASS_DEVICES = 1 << 11;
         /// Domain type, reserved regions and other members of every IOMMU group.
-        const GROUP_DETAILS = 1 << 9;
+        const GROUP_DETAILS = 1 << 12;
     }
 }
 

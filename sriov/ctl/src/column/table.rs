@@ -40,7 +40,7 @@ pub(crate) static COLUMNS: [Column; 35] = [
         "revision",
         String,
         "revision, two digits",
-        Need::fields(Fields::ID),
+        Need::fields(Fields::REVISION),
         |row| {
             Value::of(&row.function.revision, |revision| {
                 Value::text(format!("{revision:02x}"))
@@ -185,21 +185,21 @@ pub(crate) static COLUMNS: [Column; 35] = [
         "ari",
         Boolean,
         "whether ARI forwarding is enabled above it",
-        Need::fields(Fields::STATE),
+        Need::fields(Fields::ARI),
         |row| Value::of_optional(&row.function.ari, |ari| Value::Flag(*ari)),
     ),
     column(
         "reset",
         Strings,
         "ways to reset it",
-        Need::fields(Fields::STATE),
+        Need::fields(Fields::RESET),
         |row| {
             Value::of(&row.function.reset_methods, |methods| {
                 Value::List(methods.iter().map(ToString::to_string).collect())
             })
         },
     ),
-    column("power", String, "power state", Need::fields(Fields::STATE), |row| {
+    column("power", String, "power state", Need::fields(Fields::POWER), |row| {
         Value::of(&row.function.power_state, |power| {
             Value::text(power.to_string().to_lowercase())
         })

@@ -56,6 +56,19 @@ fn every_command_prints_one_document_with_a_version() {
 }
 
 #[test]
+fn a_column_alone_reads_what_it_needs() {
+    let machine = Machine::new();
+    let columns = machine.run(&["list", "--columns", "--json"]).json();
+    for column in columns["columns"].as_array().unwrap() {
+        let column = column["name"].as_str().unwrap();
+        let list = machine.run(&["list", "--json", "-o", column]).json();
+        for row in list["functions"].as_array().unwrap() {
+            assert_ne!(row["unknown"][column], "not read");
+        }
+    }
+}
+
+#[test]
 fn every_row_of_list_has_every_column() {
     let machine = Machine::new();
     let columns = machine.run(&["list", "--columns", "--json"]).json();
