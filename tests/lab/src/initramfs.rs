@@ -1,12 +1,13 @@
 //! The initial file system of the lab's machine and of the guests inside it: one static program and a few modules.
 
 use crate::Kernel;
+use crate::progress::say;
 use anyhow::{Context, Result, bail};
 use cpio::newc::{Builder, ModeFileType, trailer};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// Whose initial file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +43,8 @@ impl Role {
         }
     }
 }
+
+const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 
 /// Writes the archive for `role` to `path`.
 pub(crate) fn write(path: &Path, kernel: &Kernel, role: Role, init: &Path) -> Result<()> {
@@ -82,34 +85,25 @@ fn add(out: &mut impl Write, name: &str, mode: u32, content: &[u8]) -> Result<()
 /// Builds the first process as a static program, which runs before there is any library.
 pub(crate) fn build_init() -> Result<PathBuf> {
     let target = target_dir()?.join("lab-init");
-    let triple = "x86_64-unknown-linux-gnu";
-    let output = cargo()
-        .args([
-            "build",
-            "--quiet",
-            "--profile",
-            "lab",
-            "--package",
-            "lab-init",
-            "--bin",
-            "lab-init",
-            "--target",
-            triple,
-            "--target-dir",
-        ])
-        .arg(&target)
+    let program = target.join(TRIPLE).join("lab/lab-init");
+    let mut cargo = cargo();
+    cargo.args([
+        "build",
+        "--profile",
+        "lab",
+        "--package",
+        "lab-init",
+        "--bin",
+        "lab-init",
+        "--target",
+        TRIPLE,
+    ]);
+    cargo.arg("--target-dir").arg(&target);
+    cargo
         .env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=symbols")
-        .env_remove("CARGO_ENCODED_RUSTFLAGS")
-        .output()
-        .context("start cargo")?;
-    if !output.status.success() {
-        bail!(
-            "build lab-init: {}\n{}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr)
-        );
-    }
-    Ok(target.join(triple).join("lab/lab-init"))
+        .env_remove("CARGO_ENCODED_RUSTFLAGS");
+    build(&mut cargo, "the lab's first process", program.exists())?;
+    Ok(program)
 }
 
 /// Builds the programs that go into the lab; returns the directory that they lie in.
@@ -117,30 +111,47 @@ pub(crate) fn build_init() -> Result<PathBuf> {
 /// # Errors
 /// When they do not build.
 pub fn build_programs() -> Result<PathBuf> {
-    let output = cargo()
-        .args([
-            "build",
-            "--quiet",
-            "--profile",
-            "lab",
-            "--package",
-            "sriovctl",
-            "--package",
-            "system-tests",
-            "--bins",
-            "--target-dir",
-        ])
-        .arg(target_dir()?)
-        .output()
-        .context("start cargo")?;
-    if !output.status.success() {
-        bail!(
-            "build the programs for the lab: {}\n{}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr)
-        );
+    let target = target_dir()?;
+    let programs = target.join("lab");
+    let mut cargo = cargo();
+    cargo.args([
+        "build",
+        "--profile",
+        "lab",
+        "--package",
+        "sriovctl",
+        "--package",
+        "system-tests",
+        "--bins",
+    ]);
+    cargo.arg("--target-dir").arg(&target);
+    build(
+        &mut cargo,
+        "sriovctl and the tests for the lab",
+        programs.join("vm-tests").exists(),
+    )?;
+    Ok(programs)
+}
+
+/// The first build takes minutes and shows what it does; later ones are short and silent.
+fn build(cargo: &mut Command, what: &str, was_built: bool) -> Result<()> {
+    if was_built {
+        let output = cargo.arg("--quiet").output().context("start cargo")?;
+        if !output.status.success() {
+            bail!(
+                "build {what}: {}\n{}",
+                output.status,
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        return Ok(());
     }
-    Ok(target_dir()?.join("lab"))
+    say(&format!("lab: building {what}; the first time takes a minute or more"));
+    let status = cargo.stdin(Stdio::null()).status().context("start cargo")?;
+    if !status.success() {
+        bail!("build {what}: {status}");
+    }
+    Ok(())
 }
 
 /// The cargo that started us, else the one on the path, at the root of the workspace.

@@ -98,7 +98,7 @@ enum Subcommands {
     Run {
         #[command(flatten)]
         machine: MachineArguments,
-        /// Time limit in seconds
+        /// Time limit of the command in seconds, coming up not counted
         #[arg(long, default_value_t = 300)]
         timeout: u64,
         /// The command

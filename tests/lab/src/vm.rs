@@ -187,8 +187,9 @@ impl Vm {
                 Err(error) => {
                     // Best effort: a machine that is gone takes no orders.
                     drop(Frame::Kill.write(&mut self.control));
-                    return Err(error)
-                        .with_context(|| format!("{} (limit {} s)", exec.argv.join(" "), limit.as_secs()));
+                    return Err(error).with_context(|| {
+                        format!("{} did not end well (limit {} s)", exec.argv.join(" "), limit.as_secs())
+                    });
                 }
             };
             match frame {

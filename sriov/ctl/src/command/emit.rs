@@ -26,7 +26,7 @@ pub(crate) fn run(args: &Emit, settings: &Settings, output: &mut Output) -> Outc
         let backend = backend(&settings.sysfs, function, args.interface);
         if !is_on_vfio(function) && !output.is_json() {
             output.note(format_args!(
-                "{} is not on a VFIO driver yet: sriovctl bind",
+                "{} is not on a VFIO driver yet: sriovctl bind {0} --driver vfio-pci",
                 function.bdf
             ));
         }

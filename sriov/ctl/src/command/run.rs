@@ -41,6 +41,9 @@ pub(crate) fn run(args: &Run, settings: &Settings, output: &mut Output) -> Outco
     }
 
     snapshot.note_what_was_not_seen(output);
+    if args.kernel.is_none() && args.extra.is_empty() {
+        output.note("without --kernel the guest has nothing to boot and stays in its firmware: Ctrl-C ends it");
+    }
     let start = Instant::now();
     let mut command = Command::new(&args.qemu);
     command.args(&arguments);

@@ -70,7 +70,7 @@ fn load(path: &Path) -> Result<()> {
 /// Makes the host's root the root of every process to come: the 9p share below, a tmpfs above, so that programs may write
 /// anywhere and nothing reaches the host.
 pub(crate) fn host_root() -> Result<()> {
-    for dir in ["/lower", "/scratch", "/root"] {
+    for dir in ["/lower", "/scratch", "/newroot"] {
         fs::create_dir_all(dir)?;
     }
     let options = CString::new("trans=virtio,version=9p2000.L,msize=512000,cache=loose")?;
@@ -88,21 +88,21 @@ pub(crate) fn host_root() -> Result<()> {
     let layers = CString::new("lowerdir=/lower,upperdir=/scratch/upper,workdir=/scratch/work,metacopy=off,xino=off")?;
     mount(
         "overlay",
-        "/root",
+        "/newroot",
         "overlay",
         MountFlags::empty(),
         Some(layers.as_c_str()),
     )
     .context("mount the overlay")?;
     for dir in ["/proc", "/sys", "/dev"] {
-        let target = format!("/root{dir}");
+        let target = format!("/newroot{dir}");
         fs::create_dir_all(&target)?;
         mount_bind_recursive(dir, &target).with_context(|| format!("bind {dir}"))?;
     }
     // Files that live there on the host belong to the host's processes; test programs, however, may live in its /tmp.
-    fs::create_dir_all("/root/run")?;
-    mount("tmpfs", "/root/run", "tmpfs", MountFlags::empty(), NO_DATA).context("mount /run")?;
-    rustix::process::chdir("/root")?;
+    fs::create_dir_all("/newroot/run")?;
+    mount("tmpfs", "/newroot/run", "tmpfs", MountFlags::empty(), NO_DATA).context("mount /run")?;
+    rustix::process::chdir("/newroot")?;
     mount_move(".", "/").context("move the root")?;
     rustix::process::chroot(".").context("enter the root")?;
     rustix::process::chdir("/")?;
