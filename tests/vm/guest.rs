@@ -24,10 +24,12 @@ pub(crate) fn drives_a_vf() -> Result<Outcome> {
         "--memory",
         "512M",
         "--timeout",
-        "120",
+        "90",
     ];
-    // Under nested emulation on a busy host, a guest was once seen to stall when it set its link up; the next one did not.
-    let said = done(&arguments).or_else(|_| done(&arguments))?;
+    // Seen when two such machines shared two cores: under nested emulation the guest stalls as it sets its link up.
+    let said = done(&arguments)
+        .or_else(|_| done(&arguments))
+        .or_else(|_| done(&arguments))?;
     ensure!(
         said.lines()
             .any(|line| line.starts_with("guest: igbvf took the function")),

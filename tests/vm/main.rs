@@ -92,7 +92,7 @@ fn main() -> ExitCode {
             ..Case::new("killed_while_undoing_it_is_undone", crash::killed_while_undoing)
         },
         Case {
-            limit_s: 300,
+            limit_s: 420,
             ..Case::new("a_guest_drives_a_vf", guest::drives_a_vf)
         },
     ];
