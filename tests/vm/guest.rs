@@ -28,7 +28,9 @@ pub(crate) fn drives_a_vf() -> Result<Outcome> {
     ];
     // Through iommufd, under nested emulation, the guest sometimes stalls as it sets its link up; never seen through type1.
     let type1 = [arguments.as_slice(), &["--interface", "type1"]].concat();
-    let said = done(&arguments).or_else(|_| done(&type1)).or_else(|_| done(&type1))?;
+    let first = done(&arguments);
+    let stalled = first.is_err();
+    let said = first.or_else(|_| done(&type1)).or_else(|_| done(&type1))?;
     ensure!(
         said.lines()
             .any(|line| line.starts_with("guest: igbvf took the function")),
@@ -42,5 +44,11 @@ pub(crate) fn drives_a_vf() -> Result<Outcome> {
     done(&["vf", "delete", &pf])?;
     // What is not on vfio-pci is not handed out.
     refused(&["run", &pf, "--kernel", &kernel], 1, &["vfio-pci"])?;
+    if stalled {
+        // Counted and shown, not passed over.
+        return Ok(Outcome::Skipped(
+            "the first guest failed; one through type1 ran".to_owned(),
+        ));
+    }
     PASSED
 }
