@@ -4,7 +4,8 @@ use anyhow::{Context, Result};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::mount::{MountFlags, mount, mount_bind_recursive, mount_move};
 use std::ffi::CString;
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 const NO_DATA: Option<&std::ffi::CStr> = None;
@@ -65,6 +66,21 @@ pub(crate) fn load_modules() -> Vec<String> {
 fn load(path: &Path) -> Result<()> {
     let module = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     rustix::system::finit_module(&module, &CString::default(), 0).with_context(|| format!("load {}", path.display()))
+}
+
+/// Lets KVM take the emulated TSC as it is. The kernel refines its measure of the TSC's rate after KVM noted a first one; on a busy
+/// host the two differ by more than KVM's 250 ppm, KVM then wants to scale the guest's TSC, which emulated SVM cannot, and is left
+/// with a scale of 0: every timer of a guest fires too late by the machine's uptime.
+pub(crate) fn tolerate_tsc() -> Result<()> {
+    match OpenOptions::new()
+        .write(true)
+        .open("/sys/module/kvm/parameters/tsc_tolerance_ppm")
+    {
+        Ok(mut parameter) => parameter.write_all(b"100000").context("write tsc_tolerance_ppm"),
+        // A kernel without KVM.
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error).context("open tsc_tolerance_ppm"),
+    }
 }
 
 /// Makes the host's root the root of every process to come: the 9p share below, a tmpfs above, so that programs may write
