@@ -1,0 +1,247 @@
+//! The crate's error: which step, on which device, went wrong how, and what helps.
+
+use crate::IovaRange;
+use pci::{Bdf, GroupId};
+use rustix::io::Errno;
+use std::borrow::Cow;
+use std::fmt;
+
+/// A call that failed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{}{step}: {kind}", .device.map(|bdf| format!("{bdf}: ")).unwrap_or_default())]
+pub struct Error {
+    /// The function concerned, where one is.
+    pub device: Option<Bdf>,
+    /// What was being done.
+    pub step: Step,
+    /// What happened.
+    pub kind: ErrorKind,
+}
+
+/// A step as the kernel spells it: `VFIO_DEVICE_BIND_IOMMUFD`, `open /dev/iommu`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step(Cow<'static, str>);
+
+/// The kinds of failure that callers may tell apart.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The file or object does not exist.
+    #[error("{}", message(*.0))]
+    NotFound(Errno),
+    /// Permission denied.
+    #[error("{}", message(*.0))]
+    Denied(Errno),
+    /// Somebody else uses it, or it still has users.
+    #[error("{}", message(*.0))]
+    Busy(Errno),
+    /// The device was removed, or is being removed.
+    #[error("the device is gone: {}", message(*.0))]
+    Gone(Errno),
+    /// The kernel or the device does not offer this.
+    #[error("not supported: {}", message(*.errno))]
+    Unsupported {
+        /// What the kernel answered.
+        errno: Errno,
+        /// What offers it, for example `Linux 6.6 with CONFIG_IOMMUFD`.
+        since: &'static str,
+    },
+    /// The process may not pin that much memory (RLIMIT_MEMLOCK).
+    #[error("needs {need} bytes of locked memory, the limit is {limit}")]
+    MemlockExceeded {
+        /// What the process would have locked after this call, in bytes.
+        need: u64,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// A type1 container holds no more mappings (`vfio_iommu_type1.dma_entry_limit`).
+    #[error("the container has as many mappings as vfio_iommu_type1.dma_entry_limit allows")]
+    MappingLimit,
+    /// Part of the range is mapped already.
+    #[error("{0} overlaps a mapping")]
+    AlreadyMapped(IovaRange),
+    /// The range is not mapped, or not as one whole.
+    #[error("{0} is not mapped")]
+    NotMapped(IovaRange),
+    /// The range, or part of it, may not be mapped: outside the IOMMU's reach, or reserved (RMRR, MSI window).
+    #[error("{0} is not among the allowed IOVAs")]
+    NotAllowed(IovaRange),
+    /// The kernel unmapped another amount than was asked for.
+    #[error("{got} bytes were unmapped, not {want}")]
+    ShortUnmap {
+        /// Bytes asked for.
+        want: u64,
+        /// Bytes unmapped.
+        got: u64,
+    },
+    /// An access outside a region.
+    #[error("{len} bytes at {offset:#x} are outside region {index} of {size:#x} bytes")]
+    OutOfRegion {
+        /// Index of the region.
+        index: u32,
+        /// Offset of the access in bytes.
+        offset: u64,
+        /// Length of the access in bytes.
+        len: u64,
+        /// Size of the region in bytes.
+        size: u64,
+    },
+    /// Fewer bytes were read or written than were asked for.
+    #[error("{done} of {wanted} bytes were transferred")]
+    ShortTransfer {
+        /// Bytes asked for.
+        wanted: usize,
+        /// Bytes transferred.
+        done: usize,
+    },
+    /// Not every function of the group is on a VFIO driver or without one.
+    #[error("IOMMU group {} is not viable", .group.0)]
+    GroupNotViable {
+        /// The group.
+        group: GroupId,
+        /// The functions that are in the way, as far as they are known.
+        culprits: Vec<Bdf>,
+    },
+    /// A VF whose PF is on vfio-pci opens only with the PF's token.
+    #[error("the PF's VF token is needed, or another one was given")]
+    Token,
+    /// The kernel refuses direct hardware access: lockdown, or interrupts that cannot be isolated.
+    #[error("refused to keep the machine safe: {}", message(*.0))]
+    Unsafe(Errno),
+    /// The request cannot be expressed or makes no sense; says why.
+    #[error("{0}")]
+    Invalid(&'static str),
+    /// The kernel's answer does not follow its own format; says how.
+    #[error("malformed answer: {0}")]
+    Malformed(&'static str),
+    /// Any other error of the operating system.
+    #[error("{}", message(*.0))]
+    Os(Errno),
+}
+
+impl Error {
+    /// An error of `step` with no device to name.
+    #[must_use]
+    pub fn new(step: impl Into<Step>, kind: ErrorKind) -> Self {
+        Self {
+            device: None,
+            step: step.into(),
+            kind,
+        }
+    }
+
+    /// Names the device.
+    #[must_use]
+    pub fn on(self, device: impl Into<Option<Bdf>>) -> Self {
+        Self {
+            device: device.into(),
+            ..self
+        }
+    }
+
+    /// What the kernel answered, where the failure is one of the kernel's.
+    #[must_use]
+    pub fn errno(&self) -> Option<Errno> {
+        match &self.kind {
+            ErrorKind::NotFound(errno)
+            | ErrorKind::Denied(errno)
+            | ErrorKind::Busy(errno)
+            | ErrorKind::Gone(errno)
+            | ErrorKind::Unsafe(errno)
+            | ErrorKind::Os(errno)
+            | ErrorKind::Unsupported { errno, .. } => Some(*errno),
+            ErrorKind::MemlockExceeded { .. } => Some(Errno::NOMEM),
+            ErrorKind::MappingLimit => Some(Errno::NOSPC),
+            ErrorKind::AlreadyMapped(_) => Some(Errno::EXIST),
+            ErrorKind::NotMapped(_) => Some(Errno::NOENT),
+            ErrorKind::GroupNotViable { .. } => Some(Errno::PERM),
+            ErrorKind::Token => Some(Errno::ACCESS),
+            _ => None,
+        }
+    }
+
+    /// What the user can do about it.
+    #[must_use]
+    pub fn fix(&self) -> Option<&'static str> {
+        match &self.kind {
+            ErrorKind::Denied(_) => Some("run as root, or give this user the device node (udev rule, chown)"),
+            ErrorKind::Busy(_) => Some("stop the process that holds it: sriovctl status"),
+            ErrorKind::Gone(_) => Some("close the device; open it again once it is back"),
+            ErrorKind::MemlockExceeded { .. } => {
+                Some("raise RLIMIT_MEMLOCK: ulimit -l, LimitMEMLOCK= in the unit, or limits.conf")
+            }
+            ErrorKind::MappingLimit => {
+                Some("use larger mappings or a pool, or raise /sys/module/vfio_iommu_type1/parameters/dma_entry_limit")
+            }
+            ErrorKind::NotAllowed(_) => Some("take an IOVA from the allowed ranges; reserved ones are in reserved_regions"),
+            ErrorKind::GroupNotViable { .. } => Some("bind the group's other functions to vfio-pci too, or unbind them"),
+            ErrorKind::Token => Some("give the token that the holder of the PF has set"),
+            ErrorKind::Unsafe(_) => {
+                Some("enable interrupt remapping, or opt in with allow_unsafe_interrupts=1; leave kernel lockdown")
+            }
+            _ => None,
+        }
+    }
+}
+
+impl From<&'static str> for Step {
+    fn from(name: &'static str) -> Self {
+        Self(Cow::Borrowed(name))
+    }
+}
+
+impl From<String> for Step {
+    fn from(name: String) -> Self {
+        Self(Cow::Owned(name))
+    }
+}
+
+impl Step {
+    /// The step's name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl ErrorKind {
+    /// What an errno means where it has no other meaning for the call.
+    pub(crate) fn from_errno(errno: Errno) -> Self {
+        match errno {
+            Errno::NOENT => Self::NotFound(errno),
+            Errno::ACCESS | Errno::PERM => Self::Denied(errno),
+            Errno::BUSY => Self::Busy(errno),
+            Errno::NODEV | Errno::NXIO => Self::Gone(errno),
+            _ => Self::Os(errno),
+        }
+    }
+}
+
+/// The system's words for an errno, without Rust's `(os error N)`.
+fn message(errno: Errno) -> String {
+    let text = std::io::Error::from(errno).to_string();
+    text.split(" (os error").next().unwrap_or_default().to_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_device_step_and_cause() {
+        let bdf: Bdf = "0000:01:10.0".parse().unwrap();
+        let error = Error::new("VFIO_DEVICE_BIND_IOMMUFD", ErrorKind::from_errno(Errno::BUSY)).on(bdf);
+        assert_eq!(
+            error.to_string(),
+            "0000:01:10.0: VFIO_DEVICE_BIND_IOMMUFD: device or resource busy"
+        );
+        assert_eq!(error.errno(), Some(Errno::BUSY));
+        assert!(error.fix().is_some());
+    }
+}

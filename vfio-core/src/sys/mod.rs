@@ -1,0 +1,61 @@
+//! The boundary itself: what the rest of the crate asks of the kernel, as traits, and the running kernel behind them.
+//!
+//! One file per kernel header. A call takes slices and owned objects, never addresses or descriptor numbers, so that the fake
+//! machine implements the same traits in safe code. Failures are bare errno values here; context is added one level up.
+//!
+//! All `unsafe` code of the workspace is below this module.
+#![allow(unsafe_code, reason = "the one place of the workspace for it: every block states its proof")]
+
+pub(crate) mod iommufd;
+pub(crate) mod mem;
+pub(crate) mod mmio;
+pub(crate) mod vfio;
+
+use rustix::io::Errno;
+use std::fmt::Debug;
+use std::path::Path;
+use std::sync::Arc;
+
+/// What a call of the kernel gives.
+pub(crate) type Result<T> = std::result::Result<T, Errno>;
+
+/// Opens the files of the device path.
+pub(crate) trait Files: Debug + Send + Sync {
+    /// `/dev/iommu`.
+    fn iommufd(&self, path: &Path) -> Result<Arc<dyn iommufd::Calls>>;
+    /// `/dev/vfio/devices/vfioN`.
+    fn cdev(&self, path: &Path) -> Result<Arc<dyn vfio::DeviceCalls>>;
+    /// `/dev/vfio/vfio`, or `/dev/iommu` as a container.
+    fn container(&self, path: &Path) -> Result<Arc<dyn vfio::ContainerCalls>>;
+    /// `/dev/vfio/GROUP`.
+    fn group(&self, path: &Path) -> Result<Arc<dyn vfio::GroupCalls>>;
+    /// RLIMIT_MEMLOCK in bytes, `None` without a limit or with CAP_IPC_LOCK.
+    fn memlock_limit(&self) -> Option<u64>;
+    /// What the process has locked and pinned by now, in bytes (`VmLck` and `VmPin` of `/proc/self/status`).
+    fn memlock_used(&self) -> u64;
+}
+
+/// The running kernel.
+#[derive(Debug)]
+pub(crate) struct Host;
+
+impl Files for Host {
+    fn iommufd(&self, _path: &Path) -> Result<Arc<dyn iommufd::Calls>> {
+        Err(Errno::NOSYS)
+    }
+    fn cdev(&self, _path: &Path) -> Result<Arc<dyn vfio::DeviceCalls>> {
+        Err(Errno::NOSYS)
+    }
+    fn container(&self, _path: &Path) -> Result<Arc<dyn vfio::ContainerCalls>> {
+        Err(Errno::NOSYS)
+    }
+    fn group(&self, _path: &Path) -> Result<Arc<dyn vfio::GroupCalls>> {
+        Err(Errno::NOSYS)
+    }
+    fn memlock_limit(&self) -> Option<u64> {
+        rustix::process::getrlimit(rustix::process::Resource::Memlock).current
+    }
+    fn memlock_used(&self) -> u64 {
+        0
+    }
+}

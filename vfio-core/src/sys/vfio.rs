@@ -1,0 +1,113 @@
+//! `include/uapi/linux/vfio.h`: what is asked of a device, a group and a container.
+//!
+//! Handles are distinct traits because request numbers collide: `VFIO_BASE + 12` is one thing on a container and another on a device.
+
+use super::Result;
+use super::iommufd::Id;
+use super::mmio::Map;
+use crate::{Access, StableMemory};
+use std::fmt::Debug;
+use std::ops::Range;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+/// A VFIO device file, from `/dev/vfio/devices` or from a group.
+pub(crate) trait DeviceCalls: Debug + Send + Sync {
+    /// `VFIO_DEVICE_BIND_IOMMUFD`; returns the device's id in the iommufd.
+    fn bind_iommufd(&self, iommufd: i32, token: Option<[u8; 16]>) -> Result<Id>;
+    /// `VFIO_DEVICE_ATTACH_IOMMUFD_PT`; returns the id of the HWPT in use.
+    fn attach(&self, table: Id, pasid: Option<u32>) -> Result<Id>;
+    fn detach(&self, pasid: Option<u32>) -> Result<()>;
+
+    /// `struct vfio_device_info` with its capabilities, as the kernel wrote it.
+    fn info(&self) -> Result<Vec<u8>>;
+    /// `struct vfio_region_info` with its capabilities, as the kernel wrote it.
+    fn region_info(&self, index: u32) -> Result<Vec<u8>>;
+    /// Flags and count of `struct vfio_irq_info`.
+    fn irq_info(&self, index: u32) -> Result<(u32, u32)>;
+    /// `VFIO_DEVICE_SET_IRQS`; `action` is one of `VFIO_IRQ_SET_ACTION_*`.
+    fn set_irqs(&self, index: u32, start: u32, action: u32, data: IrqData<'_>) -> Result<()>;
+    fn reset(&self) -> Result<()>;
+    /// Flags and the functions affected.
+    fn hot_reset_info(&self) -> Result<(u32, Vec<DependentDevice>)>;
+    /// With the descriptors of all groups concerned, or with none for a device that was bound to an iommufd.
+    fn hot_reset(&self, groups: &[&dyn GroupCalls]) -> Result<()>;
+    /// `offset` counts from the start of the device file; no `event` removes it.
+    fn ioeventfd(&self, offset: u64, width: u32, value: u64, event: Option<BorrowedFd<'_>>) -> Result<()>;
+    /// `VFIO_DEVICE_FEATURE`: `flags` holds the number and what to do with it.
+    fn feature(&self, flags: u32, data: &mut [u8]) -> Result<()>;
+    /// A feature whose answer is a new descriptor (dma-buf): the call's return value.
+    fn feature_descriptor(&self, flags: u32, data: &mut [u8]) -> Result<OwnedFd>;
+    /// `VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE` SET: the new state, and the data stream if it has one.
+    fn set_migration_state(&self, state: u32) -> Result<(u32, Option<OwnedFd>)>;
+    /// `VFIO_MIG_GET_PRECOPY_INFO` on a data stream: initial and dirty bytes.
+    fn precopy_info(&self, stream: BorrowedFd<'_>) -> Result<(u64, u64)>;
+    /// `VFIO_DEVICE_FEATURE_DMA_LOGGING_START`; ranges are IOVA and length.
+    fn dma_logging_start(&self, page_size: u64, ranges: &[(u64, u64)]) -> Result<u64>;
+    /// `VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT`; bits as in an iommufd's dirty bitmap.
+    fn dma_logging_report(&self, iova: u64, len: u64, page_size: u64, bitmap: &mut [u64]) -> Result<()>;
+
+    /// `offset` counts from the start of the device file.
+    fn read(&self, offset: u64, to: &mut [u8]) -> Result<usize>;
+    fn write(&self, offset: u64, from: &[u8]) -> Result<usize>;
+    /// Maps a part of the device file, at an address that is a multiple of `alignment` plus `offset_in_alignment`.
+    fn map(&self, offset: u64, len: usize, access: Access, alignment: usize, offset_in_alignment: usize) -> Result<Map>;
+
+    /// The descriptor's number, for calls that take one.
+    fn number(&self) -> i32;
+    /// A duplicate of the descriptor, to hand on; `None` where there is no real one.
+    fn descriptor(&self) -> Result<Option<OwnedFd>>;
+}
+
+/// A group file, `/dev/vfio/GROUP`.
+pub(crate) trait GroupCalls: Debug + Send + Sync {
+    fn status(&self) -> Result<u32>;
+    fn set_container(&self, container: &dyn ContainerCalls) -> Result<()>;
+    fn unset_container(&self) -> Result<()>;
+    /// `name` as the kernel has it: `0000:01:10.0`, or with ` vf_token=UUID` behind.
+    fn device(&self, name: &str) -> Result<Arc<dyn DeviceCalls>>;
+    fn number(&self) -> i32;
+}
+
+/// A container file: `/dev/vfio/vfio`, or `/dev/iommu` in the compatible mode.
+pub(crate) trait ContainerCalls: Debug + Send + Sync {
+    fn api_version(&self) -> Result<i32>;
+    /// What `VFIO_CHECK_EXTENSION` returns, 0 without.
+    fn check_extension(&self, extension: u32) -> Result<i32>;
+    fn set_iommu(&self, kind: u32) -> Result<()>;
+    /// `struct vfio_iommu_type1_info` with its capabilities, as the kernel wrote it.
+    fn info(&self) -> Result<Vec<u8>>;
+    /// Maps a part of `memory`, which the caller holds alive until it is unmapped.
+    fn map_dma(&self, memory: &Arc<dyn StableMemory>, part: Range<usize>, iova: u64, access: Access) -> Result<()>;
+    /// Returns the bytes unmapped. With `bitmap` the dirty bits of the range are reported, one for each page of the size given.
+    fn unmap_dma(&self, iova: u64, len: u64, bitmap: Option<(u64, &mut [u64])>) -> Result<u64>;
+    /// `VFIO_DMA_UNMAP_FLAG_ALL`.
+    fn unmap_all(&self) -> Result<u64>;
+    fn dirty_start(&self) -> Result<()>;
+    fn dirty_stop(&self) -> Result<()>;
+    fn dirty_get(&self, iova: u64, len: u64, page_size: u64, bitmap: &mut [u64]) -> Result<()>;
+    fn number(&self) -> i32;
+    /// A duplicate of the descriptor, to hand on; `None` where there is no real one.
+    fn descriptor(&self) -> Result<Option<OwnedFd>>;
+}
+
+/// What follows `struct vfio_irq_set`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum IrqData<'a> {
+    /// Nothing; for this many interrupts (0 with `ACTION_TRIGGER` disables the index).
+    None(u32),
+    /// Whether to act, one byte each.
+    Bool(&'a [u8]),
+    /// An eventfd each; none drops the one that is set.
+    Event(&'a [Option<BorrowedFd<'a>>]),
+}
+
+/// `struct vfio_pci_dependent_device`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DependentDevice {
+    /// Group id, or id in the iommufd with `VFIO_PCI_HOT_RESET_FLAG_DEV_ID`.
+    pub(crate) id: u32,
+    pub(crate) segment: u16,
+    pub(crate) bus: u8,
+    pub(crate) devfn: u8,
+}
