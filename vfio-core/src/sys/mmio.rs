@@ -1,5 +1,9 @@
 //! Registers of a device: mapped, or scripted by the fake machine.
+//!
+//! A write comes after everything that was written to memory before it, and a read before everything that is read from memory after it
+//! ([`fence`]): a doorbell never passes its descriptor.
 
+use super::fence;
 use rustix::mm::munmap;
 use std::ptr::NonNull;
 #[cfg(feature = "fake")]
@@ -12,7 +16,11 @@ pub(crate) enum Map {
     Mapped(Mapped),
     /// Answered by the fake machine.
     #[cfg(feature = "fake")]
-    Fake { registers: Arc<dyn Registers>, base: u64, len: usize },
+    Fake {
+        registers: Arc<dyn Registers>,
+        base: u64,
+        len: usize,
+    },
 }
 
 /// What answers accesses to a part of a region in the fake machine. Offsets are bytes from the start of the region.
@@ -73,12 +81,16 @@ macro_rules! access {
                     Self::Mapped(mapped) => {
                         let register = mapped.at::<$type>(offset);
                         // SAFETY: inside the mapping and aligned, as `at` checked; a device answers with any bits.
-                        <$type>::from_le(unsafe { register.read_volatile() })
+                        let value = unsafe { register.read_volatile() };
+                        fence::dma_read();
+                        <$type>::from_le(value)
                     }
                     #[cfg(feature = "fake")]
                     #[allow(clippy::cast_possible_truncation, reason = "the width was asked for")]
                     #[allow(trivial_numeric_casts, reason = "one of the types is u64")]
-                    Self::Fake { registers, base, .. } => registers.read(base + offset as u64, size_of::<$type>() as u32) as $type,
+                    Self::Fake { registers, base, .. } => {
+                        registers.read(base + offset as u64, size_of::<$type>() as u32) as $type
+                    }
                 }
             }
 
@@ -88,11 +100,15 @@ macro_rules! access {
                 match self {
                     Self::Mapped(mapped) => {
                         let register = mapped.at::<$type>(offset);
+                        fence::dma_write();
                         // SAFETY: inside the mapping and aligned, as `at` checked.
                         unsafe { register.write_volatile(value.to_le()) }
                     }
                     #[cfg(feature = "fake")]
-                    #[allow(clippy::cast_possible_truncation, reason = "a register is at most 8 bytes wide")]
+                    #[allow(
+                        clippy::cast_possible_truncation,
+                        reason = "a register is at most 8 bytes wide"
+                    )]
                     Self::Fake { registers, base, .. } => {
                         registers.write(base + offset as u64, size_of::<$type>() as u32, u64::from(value));
                     }
