@@ -60,19 +60,10 @@ pub(crate) fn run(machine: &Machine, kernel: Option<Flavour>, offline: bool, lim
         &initrd,
         "--append",
         "console=ttyS0 quiet panic=-1 lab.role=guest",
-        // With iommufd the guest sometimes stalls as it sets its link up; never seen with type1.
-        "--interface",
-        "type1",
         "--timeout",
         "90",
     ];
-    let mut guest = demo.show(&arguments);
-    for _ in 0..2 {
-        let Err(error) = &guest else { break };
-        say(&format!("the guest failed, once more: {error:#}"));
-        guest = demo.show(&arguments);
-    }
-    let guest = guest?;
+    let guest = demo.show(&arguments)?;
     let took_it = guest
         .stdout
         .lines()
