@@ -312,7 +312,7 @@ impl Machine {
 
     /// `false` when it blocks, with the lock of the function taken.
     fn detach(&mut self, bdf: Bdf) -> bool {
-        if self.held.contains(&bdf) {
+        if self.held.contains(&bdf) || self.stuck.contains(&bdf) {
             self.stuck.insert(bdf);
             return false;
         }
