@@ -10,10 +10,12 @@ mod block;
 mod console;
 mod net;
 
+use crate::{Access, Failure};
 use pci::{Bdf, Reason, Sysfs, Topology, Unknown};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// How many mount points or routes a text names before it counts the rest.
 const SHOWN: usize = 4;
@@ -108,24 +110,31 @@ impl Usage {
         usage
     }
 
-    /// Asks the kernel for each disk of `functions` that seems unused whether somebody has claimed it, by opening it for
-    /// ourselves alone for a moment (`O_EXCL`), and records what it says. Does nothing for a captured tree. After a disk that
-    /// does not answer in time, which becomes unknown, no other is asked.
-    pub fn claim(&mut self, sysfs: &Sysfs, functions: &[Bdf]) {
-        if !sysfs.is_host() {
-            return;
+    /// Asks the kernel through `access` for each disk of `functions` that seems unused whether somebody has claimed it, and records
+    /// what it says. Does nothing for a captured tree. After a disk that does not answer within `limit`, which becomes unknown, no
+    /// other is asked.
+    pub fn claim(&mut self, sysfs: &Sysfs, access: &mut dyn Access, limit: Duration, functions: &[Bdf]) {
+        if sysfs.is_host() {
+            self.ask_for_disks(access, limit, functions);
         }
+    }
+
+    fn ask_for_disks(&mut self, access: &mut dyn Access, limit: Duration, functions: &[Bdf]) {
         let unused = |function: &&Bdf| !self.uses.contains_key(function);
         for function in functions.iter().filter(unused).collect::<Vec<_>>() {
             for device in self.disks.get(function).into_iter().flatten() {
-                let node = sysfs.path("dev").join(device);
-                let Some(is_claimed) = block::is_claimed(node.clone()) else {
-                    self.unknown.push(Reason::TimedOut.at(node));
-                    return;
-                };
-                if is_claimed {
-                    let device = device.clone();
-                    self.uses.entry(*function).or_default().push(Use::Claimed { device });
+                let node = Path::new("dev").join(device);
+                match access.is_claimed(&node, limit) {
+                    Ok(true) => {
+                        let device = device.clone();
+                        self.uses.entry(*function).or_default().push(Use::Claimed { device });
+                    }
+                    // A disk without a node, or of a kind that cannot be opened now, was claimed by nobody that the kernel tells of.
+                    Ok(false) | Err(Failure::Errno(_)) => {}
+                    Err(Failure::TimedOut(_) | Failure::Worker(_)) => {
+                        self.unknown.push(Reason::TimedOut.at(node));
+                        return;
+                    }
                 }
             }
         }

@@ -65,6 +65,10 @@ impl Access for Claims<'_> {
         self.machine.write(path, value, limit)
     }
 
+    fn is_claimed(&mut self, path: &Path, limit: Duration) -> Result<bool, Failure> {
+        self.machine.is_claimed(path, limit)
+    }
+
     fn link(&mut self, path: &Path) -> Result<Option<String>, Failure> {
         self.machine.link(path)
     }

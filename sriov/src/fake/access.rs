@@ -37,6 +37,16 @@ impl Access for Machine {
         if returns { Ok(()) } else { Err(Failure::TimedOut(limit)) }
     }
 
+    /// Nobody has a disk but by a fault: EBUSY.
+    fn is_claimed(&mut self, path: &Path, limit: Duration) -> Result<bool, Failure> {
+        match self.fault(path, false) {
+            Some(Effect::Errno(errno)) if errno == Errno::BUSY.raw_os_error() => Ok(true),
+            Some(Effect::Errno(errno)) => Err(Failure::Errno(errno)),
+            Some(Effect::Hang | Effect::Late) => Err(Failure::TimedOut(limit)),
+            Some(Effect::Instead(_)) | None => Ok(false),
+        }
+    }
+
     fn link(&mut self, path: &Path) -> Result<Option<String>, Failure> {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
             return Ok(None);

@@ -1,6 +1,6 @@
 use super::*;
+use crate::fake::{self, Effect, Fault};
 use crate::testing::{Tree, bdf};
-use std::path::Path;
 
 const NVME: &str = "01:00.0";
 const NIC: &str = "01:00.1";
@@ -254,12 +254,45 @@ fn what_cannot_be_read_is_named() {
 }
 
 #[test]
-fn a_disk_is_claimed_only_where_the_kernel_says_so() {
+fn disks_are_asked_for_until_one_does_not_answer() {
     let tree = tree();
-    let node = tree.path("disk");
-    assert_eq!(block::is_claimed(node.clone()), Some(false));
-    tree.file("disk", "");
-    assert_eq!(block::is_claimed(node), Some(false));
+    let claimed = |device: &str| Use::Claimed {
+        device: device.to_owned(),
+    };
+    let mut machine = fake::Machine::new();
+    let fault = |file: &str, effect| Fault {
+        file: file.to_owned(),
+        write: false,
+        after: 0,
+        effect,
+    };
+    // The disk first, then its partitions.
+    machine.faults = vec![
+        fault("nvme0n1", Effect::Errno(rustix::io::Errno::BUSY.raw_os_error())),
+        fault("nvme0n1p1", Effect::Errno(rustix::io::Errno::NOENT.raw_os_error())),
+        fault("nvme0n1p2", Effect::Hang),
+    ];
+    let mut found = usage(&tree);
+    found.ask_for_disks(&mut machine, Duration::ZERO, &[bdf(NIC), bdf(NVME), bdf(GPU)]);
+    assert_eq!(found.of(bdf(NVME)), [claimed("nvme0n1")]);
+    assert_eq!(found.unknown, [Reason::TimedOut.at("dev/nvme0n1p2")]);
+
+    let hangs = fault("nvme0n1", Effect::Hang);
+    let not_reached = fault("nvme0n1p1", Effect::Errno(rustix::io::Errno::BUSY.raw_os_error()));
+    machine.faults = vec![hangs, not_reached.clone()];
+    let mut found = usage(&tree);
+    found.ask_for_disks(&mut machine, Duration::ZERO, &[bdf(NVME)]);
+    assert_eq!(found.of(bdf(NVME)), []);
+    assert_eq!(machine.faults, [not_reached]);
+}
+
+#[test]
+fn the_disks_of_a_captured_tree_are_not_those_of_this_machine() {
+    let tree = tree();
+    let mut machine = fake::Machine::new();
+    let mut found = usage(&tree);
+    found.claim(&tree.sysfs(), &mut machine, Duration::ZERO, &[bdf(NVME)]);
+    assert_eq!(machine.accesses, 0);
 }
 
 proptest::proptest! {

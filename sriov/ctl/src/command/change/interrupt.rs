@@ -64,6 +64,11 @@ impl<A: Access> Access for Interruptible<A> {
         self.inner.write(path, value, limit)
     }
 
+    fn is_claimed(&mut self, path: &Path, limit: Duration) -> Result<bool, Failure> {
+        self.check()?;
+        self.inner.is_claimed(path, limit)
+    }
+
     fn link(&mut self, path: &Path) -> Result<Option<String>, Failure> {
         self.check()?;
         self.inner.link(path)
@@ -98,6 +103,9 @@ mod tests {
         }
         fn write(&mut self, _: &Path, _: &str, _: Duration) -> Result<(), Failure> {
             Ok(())
+        }
+        fn is_claimed(&mut self, _: &Path, _: Duration) -> Result<bool, Failure> {
+            Ok(false)
         }
         fn link(&mut self, _: &Path) -> Result<Option<String>, Failure> {
             Ok(None)
