@@ -4,6 +4,7 @@
 //! While vfio waits for the process that holds a function, that lock is taken, without limit, and the waiter cannot be killed.
 //! [`Access`] is what the rest of the crate sees; [`WorkerAccess`](crate::WorkerAccess) does the access in another process.
 
+use crate::PolicyRoutes;
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 /// Access to files below a root; paths are relative to it (`sys/bus/pci/drivers_probe`).
 ///
-/// [`read`](Self::read), [`write`](Self::write) and [`is_claimed`](Self::is_claimed) may block in the kernel and so have a limit. The others must not be used for
+/// [`read`](Self::read), [`write`](Self::write), [`is_claimed`](Self::is_claimed) and [`policy_routes`](Self::policy_routes) may block in the kernel and so have a limit. The others must not be used for
 /// what blocks: links, names and existence are answered by kernfs and devtmpfs themselves, which take no device lock.
 pub trait Access: fmt::Debug {
     /// The file's text without trailing newlines.
@@ -32,6 +33,12 @@ pub trait Access: fmt::Debug {
     /// # Errors
     /// A [`Failure`]; ENOTBLK for anything but a block device.
     fn is_claimed(&mut self, path: &Path, limit: Duration) -> Result<bool, Failure>;
+
+    /// The routes of IPv4 in tables other than main, by interface. Answering may wait for a driver that comes or goes.
+    ///
+    /// # Errors
+    /// A [`Failure`]
+    fn policy_routes(&mut self, limit: Duration) -> Result<Vec<PolicyRoutes>, Failure>;
 
     /// The last component of a symbolic link's target; `None` when there is no such link.
     ///

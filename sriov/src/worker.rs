@@ -12,7 +12,8 @@ mod serve;
 pub use serve::serve_accesses;
 
 use crate::pause::timespec;
-use crate::{Access, Failure};
+use crate::usage::policy;
+use crate::{Access, Failure, PolicyRoutes};
 use pci::Sysfs;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{CWD, Mode, OFlags, openat};
@@ -53,6 +54,8 @@ enum Kind {
     Write = 1,
     /// Opens a block device for itself alone, and closes it.
     Exclusive = 2,
+    /// Asks for routes; has no path.
+    Routes = 3,
 }
 
 impl WorkerAccess {
@@ -154,6 +157,12 @@ impl Access for WorkerAccess {
             Err(failure) if failure.errno() == Some(Errno::BUSY.raw_os_error()) => Ok(true),
             Err(failure) => Err(failure),
         }
+    }
+
+    fn policy_routes(&mut self, limit: Duration) -> Result<Vec<PolicyRoutes>, Failure> {
+        let text = self.request(Kind::Routes, Path::new(""), "", limit)?;
+        policy::from_text(&text)
+            .ok_or_else(|| Failure::Worker("the access process does not speak the protocol".to_owned()))
     }
 
     fn link(&mut self, path: &Path) -> Result<Option<String>, Failure> {

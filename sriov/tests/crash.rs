@@ -42,6 +42,10 @@ impl Access for Traced<'_> {
         self.machine.is_claimed(path, limit)
     }
 
+    fn policy_routes(&mut self, limit: Duration) -> Result<Vec<sriov::PolicyRoutes>, Failure> {
+        self.machine.policy_routes(limit)
+    }
+
     fn link(&mut self, path: &Path) -> Result<Option<String>, Failure> {
         self.machine.link(path)
     }

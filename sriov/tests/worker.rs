@@ -222,6 +222,7 @@ fn only_block_devices_are_asked_for_a_claim_and_the_answer_has_a_deadline() {
         access.read("dev/file".as_ref(), LONG),
         Err(errno(rustix::io::Errno::PERM))
     );
+    access.policy_routes(LONG).unwrap();
     let busy = r"head -c 13 >/dev/null; printf '\20\0\0\0\0\0\0\0'; cat >/dev/null";
     let mut busy = WorkerAccess::new(Sysfs::at(root.path()), shell(busy));
     assert_eq!(busy.is_claimed("dev/disk".as_ref(), LONG), Ok(true));

@@ -1,7 +1,7 @@
 //! The files of the machine.
 
 use super::{Effect, Machine};
-use crate::{Access, Failure};
+use crate::{Access, Failure, PolicyRoutes};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -44,6 +44,14 @@ impl Access for Machine {
             Some(Effect::Errno(errno)) => Err(Failure::Errno(errno)),
             Some(Effect::Hang | Effect::Late) => Err(Failure::TimedOut(limit)),
             Some(Effect::Instead(_)) | None => Ok(false),
+        }
+    }
+
+    fn policy_routes(&mut self, limit: Duration) -> Result<Vec<PolicyRoutes>, Failure> {
+        match self.fault(Path::new("routes"), false) {
+            Some(Effect::Errno(errno)) => Err(Failure::Errno(errno)),
+            Some(Effect::Hang | Effect::Late) => Err(Failure::TimedOut(limit)),
+            Some(Effect::Instead(_)) | None => Ok(self.policy_routes.clone()),
         }
     }
 

@@ -287,11 +287,60 @@ fn disks_are_asked_for_until_one_does_not_answer() {
 }
 
 #[test]
-fn the_disks_of_a_captured_tree_are_not_those_of_this_machine() {
+fn a_route_in_another_table_is_a_use_also_of_what_lies_below_its_interface() {
+    let tree = tree();
+    let nic = Tree::function_path(bdf(NIC)).join("net/eth0");
+    tree.directory("sys/devices/virtual/net/vlan9");
+    tree.file("sys/devices/virtual/net/vlan9/ifindex", "12\n");
+    tree.link_to("sys/class/net/vlan9", "sys/devices/virtual/net/vlan9");
+    tree.link_to(nic.join("upper_vlan9"), "sys/devices/virtual/net/vlan9");
+    tree.file(nic.join("ifindex"), "2\n");
+    let routes = |interface, destination: &str| PolicyRoutes {
+        interface,
+        destinations: vec![destination.to_owned()],
+        count: 1,
+    };
+    let mut machine = fake::Machine::new();
+    machine.policy_routes = vec![
+        routes(2, "10.0.0.0/8 (table 7)"),
+        routes(3, "10.9.0.0/16 (table 7)"),
+        routes(12, "default (table 8)"),
+    ];
+    let mut found = usage(&tree);
+    let before = found.of(bdf(NIC)).len();
+    found.ask_for_routes(&tree.sysfs(), &mut machine, Duration::ZERO, &[bdf(NIC)]);
+    let added: Vec<_> = found
+        .of(bdf(NIC))
+        .iter()
+        .skip(before)
+        .map(ToString::to_string)
+        .collect();
+    let wanted = [
+        "eth0 carries the route 10.0.0.0/8 (table 7)",
+        "vlan9 carries the route default (table 8)",
+    ];
+    assert_eq!(added, wanted);
+    assert_eq!(found.of(bdf(NVME)), []);
+    // Nobody is asked for the sake of a disk, and who does not answer is named.
+    machine.faults = vec![Fault {
+        file: "routes".to_owned(),
+        write: false,
+        after: 0,
+        effect: Effect::Hang,
+    }];
+    let mut found = usage(&tree);
+    found.ask_for_routes(&tree.sysfs(), &mut machine, Duration::ZERO, &[bdf(NVME)]);
+    assert_eq!(found.unknown, []);
+    found.ask_for_routes(&tree.sysfs(), &mut machine, Duration::ZERO, &[bdf(NIC)]);
+    assert_eq!(found.unknown[0].reason(), &Reason::TimedOut);
+}
+
+#[test]
+fn what_a_captured_tree_does_not_tell_is_not_asked_of_this_machine() {
     let tree = tree();
     let mut machine = fake::Machine::new();
     let mut found = usage(&tree);
-    found.claim(&tree.sysfs(), &mut machine, Duration::ZERO, &[bdf(NVME)]);
+    found.ask(&tree.sysfs(), &mut machine, Duration::ZERO, &[bdf(NVME), bdf(NIC)]);
     assert_eq!(machine.accesses, 0);
 }
 

@@ -1,7 +1,9 @@
-//! What the child process of a [`WorkerAccess`](crate::WorkerAccess) does: it serves attributes of the PCI bus, and asks for disks.
+//! What the child process of a [`WorkerAccess`](crate::WorkerAccess) does: it serves attributes of the PCI bus, and asks for
+//! disks and routes.
 
 use super::{HEADER, Kind, REPLY_MAX};
 use crate::pause::timespec;
+use crate::usage::policy;
 use pci::Sysfs;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, openat, openat2};
@@ -43,6 +45,7 @@ pub fn serve_accesses(sysfs: &Sysfs, mut requests: impl Read + AsFd, mut replies
             k if k == Kind::Write as u8 && hung_up(&requests)? => return Ok(()),
             k if k == Kind::Write as u8 => write_file(sysfs, &path, &value).map(|()| Vec::new()),
             k if k == Kind::Exclusive as u8 => open_disk(sysfs, &path).map(|()| Vec::new()),
+            k if k == Kind::Routes as u8 => routes(),
             _ => return Err(io::ErrorKind::InvalidData.into()),
         };
         let (errno, text) = match outcome {
@@ -130,6 +133,15 @@ fn write_file(sysfs: &Sysfs, path: &Path, value: &[u8]) -> io::Result<()> {
         Ok(())
     } else {
         Err(io::ErrorKind::WriteZero.into())
+    }
+}
+
+fn routes() -> io::Result<Vec<u8>> {
+    let text = policy::to_text(&policy::dump()?);
+    if u32::try_from(text.len()).is_ok_and(|len| len <= REPLY_MAX) {
+        Ok(text.into())
+    } else {
+        Err(Errno::MSGSIZE.into())
     }
 }
 
