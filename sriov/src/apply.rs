@@ -194,7 +194,7 @@ impl<'a> Executor<'a> {
     }
 
     /// The kernel does not say who holds the function when it refuses it, nor when it makes one wait; the guard knows who that is.
-    fn name_holders(&mut self, mut error: Error) -> Error {
+    pub(crate) fn name_holders(&mut self, mut error: Error) -> Error {
         if let (ErrorKind::TimedOut { holders, .. } | ErrorKind::Held { holders }, Some(device)) =
             (&mut error.kind, error.device)
             && holders.is_empty()

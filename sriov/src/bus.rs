@@ -79,16 +79,22 @@ impl<'a> Bus<'a> {
     }
 
     /// Refuses to change the number of VFs of a PF while an access to it or to one of its VFs may be under way: removing a VF waits
-    /// for its lock with the PF's lock taken, so that one stuck VF would become a stuck PF.
+    /// for its lock with the PF's lock taken, so that one stuck VF would become a stuck PF. Another process may have left such an
+    /// access too, so every VF is asked for its lock, which reading `driver_override` takes.
     pub(crate) fn check_answered(&mut self, pf: Bdf) -> Result<(), Error> {
-        if self.unanswered.is_empty() {
-            return Ok(());
-        }
         let vfs = self.vfs(pf)?;
-        let stuck = std::iter::once(pf).chain(vfs).find(|f| self.unanswered.contains(f));
-        stuck.map_or(Ok(()), |function| {
-            Err(Error::new(function, "write sriov_numvfs", ErrorKind::Unanswered))
-        })
+        let functions = || std::iter::once(&pf).chain(&vfs);
+        if let Some(function) = functions().find(|function| self.unanswered.contains(function)) {
+            return Err(Error::new(*function, "write sriov_numvfs", ErrorKind::Unanswered));
+        }
+        for &vf in &vfs {
+            let path = function_file(vf, Attribute::DriverOverride.file_name());
+            let answer = self.get(vf, &path, self.deadlines.attribute);
+            if let Err(failure @ (Failure::TimedOut(_) | Failure::Worker(_))) = answer {
+                return Err(Error::new(vf, "read driver_override", failure.into()));
+            }
+        }
+        Ok(())
     }
 
     /// The function that a target is; [`ErrorKind::Gone`] when there is none now.

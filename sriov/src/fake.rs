@@ -26,6 +26,8 @@ pub struct Machine {
     pub stuck: BTreeSet<Bdf>,
     /// What goes wrong; each happens once.
     pub faults: Vec<Fault>,
+    /// The routes in tables other than main.
+    pub policy_routes: Vec<crate::PolicyRoutes>,
     /// How many looks it takes until a device node is there.
     pub late_nodes: u32,
     /// Whether the kernel was built without VFIO's character devices: `vfio-dev/vfioN` has no `dev`, and no node ever comes.
@@ -312,7 +314,7 @@ impl Machine {
 
     /// `false` when it blocks, with the lock of the function taken.
     fn detach(&mut self, bdf: Bdf) -> bool {
-        if self.held.contains(&bdf) {
+        if self.held.contains(&bdf) || self.stuck.contains(&bdf) {
             self.stuck.insert(bdf);
             return false;
         }
