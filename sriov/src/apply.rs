@@ -146,6 +146,10 @@ impl<'a> Executor<'a> {
                 if former == *value {
                     return Ok(());
                 }
+                if *attribute == Attribute::NumVfs {
+                    // Before anything is written down, so that there is nothing to take back.
+                    bus.check_answered(function)?;
+                }
                 let former = match former.parse() {
                     Ok(count) if *attribute == Attribute::NumVfs && count > 0 => {
                         Former::VirtualFunctions(bus.virtual_functions(function, count)?)

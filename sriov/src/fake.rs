@@ -215,11 +215,13 @@ impl Machine {
             return self.bind(value, driver);
         }
         let (bdf, rest) = self.locate(path).ok_or(Errno::NOENT)?;
-        if self.stuck.contains(&bdf) && rest != ["sriov_drivers_autoprobe"] {
+        if self.stuck.contains(&bdf) && !needs_no_lock(path) {
             return Ok(false);
         }
         let function = self.functions.get_mut(&bdf).ok_or(Errno::NOENT)?;
         match (rest.as_slice(), &mut function.role) {
+            (["power", "control"], _) if !["on", "auto"].contains(&value) => return Err(Errno::INVAL),
+            (["power", "control"], _) => {}
             (["driver_override"], _) => value.trim_end_matches('\n').clone_into(&mut function.driver_override),
             (["sriov_drivers_autoprobe"], Role::Physical(sriov)) => {
                 sriov.autoprobe = match value {
@@ -391,6 +393,11 @@ impl Machine {
         let bound = |f: &Function| f.driver.as_deref() == Some("vfio-pci") && f.group == number;
         number.is_some() && self.functions.values().any(bound)
     }
+}
+
+/// Whether the kernel answers for this file without the device's lock (`driver_override` as of Linux 7).
+fn needs_no_lock(path: &Path) -> bool {
+    path.ends_with("sriov_drivers_autoprobe") || path.ends_with("driver_override")
 }
 
 /// The driver whose `bind` a path is.

@@ -67,8 +67,9 @@ fn hung_up(requests: &impl AsFd) -> io::Result<bool> {
 
 /// Whether a path from the root is one of the attributes that can block, or that tell why a write to one was refused.
 fn is_served(path: &Path) -> bool {
-    const ATTRIBUTES: [&str; 7] = [
+    const ATTRIBUTES: [&str; 8] = [
         "bind",
+        "control",
         "driver_override",
         "drivers_probe",
         "sriov_drivers_autoprobe",
