@@ -4,8 +4,12 @@
 //! machine implements the same traits in safe code. Failures are bare errno values here; context is added one level up.
 //!
 //! All `unsafe` code of the workspace is below this module.
-#![allow(unsafe_code, reason = "the one place of the workspace for it: every block states its proof")]
+#![allow(
+    unsafe_code,
+    reason = "the one place of the workspace for it: every block states its proof"
+)]
 
+pub(crate) mod ioctl;
 pub(crate) mod iommufd;
 pub(crate) mod mem;
 pub(crate) mod mmio;
