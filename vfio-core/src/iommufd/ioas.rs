@@ -2,8 +2,8 @@
 
 use super::command::{self, Command};
 use super::mapping::Mapping;
-use super::registry::{Entries, Registry, Shared};
 use super::{OPTION_HUGE_PAGES, Object, ObjectId, PageTable};
+use crate::registry::{Entries, Registry, Shared};
 use crate::sys::iommufd::Calls;
 use crate::{Access, Error, ErrorKind, Iova, IovaRange, StableMemory};
 use rustix::io::Errno;

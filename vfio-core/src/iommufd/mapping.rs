@@ -2,7 +2,7 @@
 
 use super::command::IOAS_UNMAP;
 use super::ioas::Ioas;
-use super::registry::{Claim, GuardId};
+use crate::registry::{Claim, GuardId};
 use crate::{Access, Error, ErrorKind, Iova, IovaRange, StableMemory};
 use rustix::io::Errno;
 use std::sync::Arc;
