@@ -63,6 +63,12 @@ impl Registry {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         unmap(entries.get_mut().unwrap_or_else(PoisonError::into_inner))
     }
+
+    /// Whether a mapping could begin now, and whether a ranged unmap could.
+    #[cfg(test)]
+    pub(crate) fn is_open_for(&self) -> (bool, bool) {
+        (self.entries.try_read().is_ok(), self.entries.try_write().is_ok())
+    }
 }
 
 impl Shared<'_> {

@@ -144,10 +144,7 @@ impl Vdevice {
             .calls()
             .vdevice_alloc(viommu.id().0, device.device_id().0, virtual_id);
         let id = made.map_err(|errno| command.error(errno))?;
-        let parents = vec![
-            Arc::<Object>::clone(viommu.object()) as Parent,
-            device.hold(),
-        ];
+        let parents = vec![Arc::<Object>::clone(viommu.object()) as Parent, device.hold()];
         let object = Object::new(iommufd, id, "VDEVICE", parents);
         Ok(Self { object })
     }
@@ -182,7 +179,12 @@ impl HwQueue {
             .checked_sub(1)
             .and_then(|before| queues.get(&(kind, before))?.upgrade());
         let parents = std::iter::once(Arc::clone(viommu.object())).chain(before);
-        let object = Object::new(iommufd, id, "HW_QUEUE", parents.map(|object| object as Parent).collect());
+        let object = Object::new(
+            iommufd,
+            id,
+            "HW_QUEUE",
+            parents.map(|object| object as Parent).collect(),
+        );
         queues.insert((kind, index), Arc::downgrade(&object));
         Ok(Self { object })
     }
