@@ -67,7 +67,9 @@ impl Registry {
     /// Whether a mapping could begin now, and whether a ranged unmap could.
     #[cfg(test)]
     pub(crate) fn is_open_for(&self) -> (bool, bool) {
-        (self.entries.try_read().is_ok(), self.entries.try_write().is_ok())
+        let mapping = self.entries.try_read().is_ok();
+        let ranged_unmap = self.entries.try_write().is_ok();
+        (mapping, ranged_unmap)
     }
 }
 
