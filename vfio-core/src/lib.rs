@@ -14,6 +14,8 @@
 
 mod dirty;
 mod error;
+#[cfg(feature = "fake")]
+pub mod fake;
 pub mod iommufd;
 mod iova;
 mod memory;

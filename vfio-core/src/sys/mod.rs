@@ -13,6 +13,8 @@ pub(crate) mod ioctl;
 pub(crate) mod iommufd;
 pub(crate) mod mem;
 pub(crate) mod mmio;
+#[cfg(feature = "fake")]
+pub(crate) mod stable;
 pub(crate) mod vfio;
 
 use rustix::io::Errno;
