@@ -11,6 +11,8 @@
 
 pub(crate) mod ioctl;
 pub(crate) mod iommufd;
+#[cfg(feature = "kvm")]
+pub(crate) mod kvm;
 pub(crate) mod mem;
 pub(crate) mod mmio;
 #[cfg(feature = "fake")]
