@@ -39,10 +39,7 @@ impl ContextFile {
             shared: Arc::clone(shared),
             number,
         });
-        let context = Context {
-            file: Arc::downgrade(&file),
-            ..Context::default()
-        };
+        let context = Context::new(Arc::downgrade(&file));
         state.contexts.insert(number, context);
         drop(state);
         file

@@ -66,6 +66,13 @@ pub(crate) struct Env<'a> {
 }
 
 impl Context {
+    pub(crate) fn new(file: Weak<ContextFile>) -> Self {
+        Self {
+            file,
+            ..Self::default()
+        }
+    }
+
     /// The lowest free number, as the kernel gives them.
     pub(crate) fn new_id(&mut self, kind: Kind) -> Id {
         let mut id = 1;

@@ -34,7 +34,7 @@ pub(crate) struct Opened {
 /// What gives access to the device, held as long as the file is open.
 #[derive(Debug, Default)]
 struct Granted {
-    iommufd: Option<Arc<ContextFile>>,
+    _iommufd: Option<Arc<ContextFile>>,
 }
 
 /// The handle of a user.
@@ -81,7 +81,7 @@ impl Opened {
             shared,
             function,
             number,
-            access: Mutex::new(Some(Granted { iommufd })),
+            access: Mutex::new(Some(Granted { _iommufd: iommufd })),
             group: Some(group),
         };
         file.start_device();
@@ -252,7 +252,9 @@ impl DeviceCalls for DeviceFile {
                 .ok_or(Errno::NODEV)
         })?;
         file.start_device();
-        *access = Some(Granted { iommufd: Some(context) });
+        *access = Some(Granted {
+            _iommufd: Some(context),
+        });
         Ok(id)
     }
 
