@@ -32,6 +32,20 @@ impl HwQueueKind {
 }
 
 /// A virtual IOMMU: what a physical one sets apart for a virtual machine. Cheap to clone.
+///
+/// ```no_run
+/// use vfio_core::Error;
+/// use vfio_core::iommufd::{
+///     Hwpt, HwptData, HwptFlags, HwptParent, IommuDevice, Ioas, Vdevice, VeventKind, VeventQueue, Viommu, ViommuKind,
+/// };
+///
+/// /// A virtual machine's SMMUv3, in which the device has stream id 8.
+/// fn slice(device: &dyn IommuDevice, ioas: &Ioas) -> Result<(Vdevice, VeventQueue), Error> {
+///     let parent = Hwpt::alloc(device, HwptParent::Ioas(ioas), HwptFlags::NEST_PARENT, HwptData::None, None)?;
+///     let viommu = Viommu::alloc(device, &parent, ViommuKind::ARM_SMMUV3, &mut [])?;
+///     Ok((Vdevice::alloc(&viommu, device, 8)?, VeventQueue::alloc(&viommu, VeventKind::ARM_SMMUV3, 64)?))
+/// }
+/// ```
 #[derive(Clone)]
 pub struct Viommu {
     inner: Arc<Inner>,

@@ -112,7 +112,9 @@ impl State {
     fn place(&mut self, ioas: Id, iova: Option<u64>, piece: Piece) -> Result<u64> {
         let start = self.elsewhere.take().or(iova).unwrap_or(0x10_0000);
         let last = start.checked_add(piece.len - 1).ok_or(Errno::OVERFLOW)?;
-        if start % self.alignment != 0 || !self.ranges.iter().any(|(first, end)| *first <= start && last <= *end) {
+        if !start.is_multiple_of(self.alignment)
+            || !self.ranges.iter().any(|(first, end)| *first <= start && last <= *end)
+        {
             return Err(Errno::INVAL);
         }
         if self.overlaps(ioas, start, last) {

@@ -2,7 +2,7 @@
 
 use super::super::{
     FaultQueue, HwInfoData, HwInfoKind, HwQueue, HwQueueKind, Hwpt, HwptData, HwptFlags, HwptParent, Invalidation,
-    Placement, Response, Vdevice, VeventKind, VeventQueue, Viommu, ViommuKind, VtdS1Invalidation,
+    PageTable, Placement, Response, Vdevice, VeventKind, VeventQueue, Viommu, ViommuKind, VtdS1Invalidation,
 };
 use super::machine::{Machine, Script};
 use super::{Device, Object, RW, iommufd, memory};
@@ -108,6 +108,36 @@ fn objects_of_two_iommufds_do_not_mix() {
         ErrorKind::Invalid(_)
     ));
     assert!(matches!(one.hw_info(&device).unwrap_err().kind, ErrorKind::Invalid(_)));
+}
+
+#[test]
+fn a_device_that_cannot_ask_for_pages_is_not_called_gone() {
+    let machine = Machine::new();
+    let iommufd = iommufd(&machine);
+    let (device, ioas) = (Device::new(&iommufd), iommufd.alloc_ioas().unwrap());
+    let faults = iommufd.alloc_fault_queue().unwrap();
+    let alloc = |fault| {
+        Hwpt::alloc(
+            &device,
+            HwptParent::Ioas(&ioas),
+            HwptFlags::empty(),
+            HwptData::None,
+            fault,
+        )
+        .unwrap()
+    };
+    let attached = alloc(Some(&faults)).object().attach_error(Errno::NODEV);
+    assert!(matches!(
+        attached,
+        ErrorKind::Unsupported {
+            errno: Errno::NODEV,
+            ..
+        }
+    ));
+    assert_eq!(
+        alloc(None).object().attach_error(Errno::NODEV),
+        ErrorKind::Gone(Errno::NODEV)
+    );
 }
 
 #[test]

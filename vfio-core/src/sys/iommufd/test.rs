@@ -52,7 +52,9 @@ pub(crate) enum TestBuffer<'a> {
 impl TestCommand {
     /// Operation `op` on object (or, of an access, descriptor) `id`.
     pub(crate) fn new(op: u32, id: u32) -> Self {
-        let mut command = Self { bytes: [0; SIZE as usize] };
+        let mut command = Self {
+            bytes: [0; SIZE as usize],
+        };
         command.put_u32(0, SIZE);
         command.put_u32(4, op);
         command.put_u32(8, id);
