@@ -196,13 +196,19 @@ impl Interrupts {
         )
     }
 
-    /// Disables all vectors.
+    /// Disables all vectors; nothing happens if none is enabled.
     ///
     /// # Errors
     ///
-    /// The kernel's errno.
+    /// When the device is gone.
     pub fn disable(&self) -> Result<(), Error> {
-        self.call(0, VFIO_IRQ_SET_ACTION_TRIGGER, IrqData::None(0))
+        let index = self.info.index.number();
+        let disabled = (self.device.calls()).set_irqs(index, 0, VFIO_IRQ_SET_ACTION_TRIGGER, IrqData::None(0));
+        match disabled {
+            // EINVAL: none is enabled.
+            Ok(()) | Err(Errno::INVAL) => Ok(()),
+            Err(errno) => Err(self.device.failed("VFIO_DEVICE_SET_IRQS", errno.into())),
+        }
     }
 
     fn set(&self, start: u32, action: u32, data: IrqData<'_>) -> Result<(), Error> {

@@ -175,7 +175,7 @@ impl Context {
         }
         Ok(HwInfo {
             kind: own,
-            len: u32::try_from(bytes.len()).map_err(|_| Errno::OVERFLOW)?,
+            len: u32::try_from(bytes.len()).map_err(|_error| Errno::OVERFLOW)?,
             capabilities,
             max_pasid_log2: slot.pasid_bits.min(env.iommu.pasid_bits),
         })
