@@ -155,3 +155,14 @@ impl Mapped {
         address.cast()
     }
 }
+
+/// Memory of our own in place of registers.
+#[cfg(test)]
+pub(crate) fn anonymous(len: usize) -> Map {
+    use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
+    let protection = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a new mapping at an address of the kernel's choice touches no other memory.
+    let base = unsafe { mmap_anonymous(std::ptr::null_mut(), len, protection, MapFlags::PRIVATE) }.unwrap();
+    // SAFETY: the mapping was just made, and nobody else unmaps it.
+    Map::Mapped(unsafe { Mapped::new(NonNull::new(base.cast()).unwrap(), len) })
+}

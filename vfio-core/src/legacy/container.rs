@@ -1,0 +1,303 @@
+//! Containers: one address space and the groups that use it.
+
+use super::group::{AttachedGroup, Group};
+use crate::info::ContainerInfo;
+use crate::registry::Registry;
+use crate::sys::vfio::{self, ContainerCalls};
+use crate::viability::explain_denied;
+use crate::{Error, ErrorKind, IovaRange, System};
+use rustix::io::Errno;
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Which file stands for a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ContainerPath {
+    /// `/dev/vfio/vfio`: the kernel's own type1.
+    Vfio,
+    /// `/dev/iommu`: an iommufd that behaves like type1. It keeps no log of dirty pages and maps no BARs.
+    Iommu,
+}
+
+/// The IOMMU of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum IommuType {
+    /// Version 1. Superpages are off in an iommufd that behaves like it.
+    Type1 = 1,
+    /// Version 2: mappings are unmapped as they were made.
+    Type1v2 = 3,
+}
+
+/// An address space for the devices of groups. Cheap to clone; closed with the last clone, mapping and group.
+///
+/// ```no_run
+/// use std::sync::Arc;
+/// use vfio_core::{Access, Container, ContainerPath, Group, IommuType, Iova, Memory, MemoryOptions, System};
+///
+/// let system = System::host();
+/// let container = Container::open(&system, ContainerPath::Vfio)?;
+/// let group = container.add(&Group::open(&system, pci::GroupId(7))?)?;
+/// container.set_iommu(IommuType::Type1v2)?;
+/// let device = group.device("0000:01:00.0".parse().unwrap(), None)?;
+/// let memory = Arc::new(Memory::new(1 << 20, MemoryOptions::default())?);
+/// let mapping = container.map(memory, 0..1 << 20, Iova(1 << 20), Access::READ | Access::WRITE)?;
+/// # Ok::<(), vfio_core::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Container {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    calls: Arc<dyn ContainerCalls>,
+    path: ContainerPath,
+    system: System,
+    registry: Registry,
+    /// How many groups are in it. Held while one comes or goes.
+    groups: Mutex<usize>,
+}
+
+/// `VFIO_API_VERSION`.
+const API_VERSION: i32 = 0;
+
+impl Container {
+    /// Opens a container, without groups.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] when the kernel has none of this kind (or the module `vfio` is not loaded), [`ErrorKind::Denied`];
+    /// [`ErrorKind::Unsupported`] when it speaks another version.
+    pub fn open(system: &System, path: ContainerPath) -> Result<Self, Error> {
+        let step = match path {
+            ContainerPath::Vfio => "open /dev/vfio/vfio",
+            ContainerPath::Iommu => "open /dev/iommu",
+        };
+        let file = step.strip_prefix("open ").unwrap_or_default();
+        let calls = system.files().container(Path::new(file));
+        let calls = calls.map_err(|errno| Error::new(step, ErrorKind::from_errno(errno)))?;
+        let container = Self::new(calls, path, system);
+        container.check_version()?;
+        Ok(container)
+    }
+
+    /// Takes over a container that another process opened, with the groups that are in it and what is mapped: neither is known here.
+    #[must_use]
+    pub fn from_fd(file: OwnedFd, path: ContainerPath) -> Self {
+        Self::new(Arc::new(vfio::Container::new(file)), path, &System::host())
+    }
+
+    /// Opens a container, adds a group and sets the IOMMU.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open), [`add`](Self::add) and [`set_iommu`](Self::set_iommu).
+    pub fn with_group(
+        system: &System,
+        path: ContainerPath,
+        kind: IommuType,
+        group: &Group,
+    ) -> Result<AttachedGroup, Error> {
+        let container = Self::open(system, path)?;
+        let attached = container.add(group)?;
+        container.set_iommu(kind)?;
+        Ok(attached)
+    }
+
+    fn new(calls: Arc<dyn ContainerCalls>, path: ContainerPath, system: &System) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                calls,
+                path,
+                system: system.clone(),
+                registry: Registry::default(),
+                groups: Mutex::new(0),
+            }),
+        }
+    }
+
+    fn check_version(&self) -> Result<(), Error> {
+        let failed = |kind| Error::new("VFIO_GET_API_VERSION", kind);
+        match self.calls().api_version() {
+            Ok(API_VERSION) => Ok(()),
+            Ok(_) => Err(failed(ErrorKind::Unsupported {
+                errno: Errno::PROTONOSUPPORT,
+                since: "version 0 of the VFIO API",
+            })),
+            // An iommufd without the compatible mode.
+            Err(errno @ Errno::NOTTY) => Err(failed(ErrorKind::Unsupported {
+                errno,
+                since: "Linux 6.2 with CONFIG_IOMMUFD and CONFIG_VFIO_GROUP",
+            })),
+            Err(errno) => Err(failed(ErrorKind::from_errno(errno))),
+        }
+    }
+
+    /// Which file stands for it.
+    #[must_use]
+    pub fn path(&self) -> ContainerPath {
+        self.inner.path
+    }
+
+    /// Whether the kernel offers an IOMMU of this type.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's errno.
+    #[doc(alias = "VFIO_CHECK_EXTENSION")]
+    pub fn offers(&self, kind: IommuType) -> Result<bool, Error> {
+        self.has_extension(kind as u32)
+    }
+
+    pub(crate) fn has_extension(&self, number: u32) -> Result<bool, Error> {
+        let answer = self.calls().check_extension(number);
+        let answer = answer.map_err(|errno| Error::new("VFIO_CHECK_EXTENSION", ErrorKind::from_errno(errno)))?;
+        Ok(answer > 0)
+    }
+
+    /// Adds a group. It leaves when what is returned, and every device that was opened through it, has gone; with the last group the kernel
+    /// unmaps everything (not if the container is an iommufd).
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::GroupNotViable`] while a function of the group is on a host driver; [`ErrorKind::Invalid`] for a group that is in a
+    /// container; [`ErrorKind::Unsafe`] when the container has an IOMMU and this group's interrupts cannot be isolated.
+    #[doc(alias = "VFIO_GROUP_SET_CONTAINER")]
+    pub fn add(&self, group: &Group) -> Result<AttachedGroup, Error> {
+        const STEP: &str = "VFIO_GROUP_SET_CONTAINER";
+        let mut groups = self.groups();
+        group.calls().set_container(&*self.inner.calls).map_err(|errno| {
+            let kind = match errno {
+                Errno::PERM => match (group.id(), group.viable()) {
+                    (Some(group_id), Ok(false)) => ErrorKind::GroupNotViable {
+                        group: group_id,
+                        culprits: group.culprits(),
+                    },
+                    _ => explain_denied(&self.inner.system, None, group.id()),
+                },
+                Errno::INVAL => ErrorKind::Invalid("the group is in a container, or this is none"),
+                other => ErrorKind::from_errno(other),
+            };
+            Error::new(STEP, kind)
+        })?;
+        *groups += 1;
+        Ok(AttachedGroup::new(group, self))
+    }
+
+    /// Takes a group out; whatever it still had mapped is gone if it was the last.
+    pub(super) fn remove(&self, group: &Group) -> Result<(), Errno> {
+        let mut groups = self.groups();
+        // Nobody maps between the last group's end and the end of what was mapped.
+        self.inner.registry.alone(|entries| {
+            group.calls().unset_container()?;
+            *groups = groups.saturating_sub(1);
+            if *groups == 0 && self.inner.path == ContainerPath::Vfio {
+                let all = entries.inside(IovaRange::ALL).unwrap_or_default();
+                all.into_iter().for_each(|entry| entries.remove(entry));
+            }
+            Ok(())
+        })
+    }
+
+    /// Gives the container an IOMMU, which it keeps while it has groups.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsafe`] where interrupts cannot be isolated (EPERM); [`ErrorKind::Invalid`] without a group;
+    /// [`ErrorKind::Unsupported`] when the kernel has none of this type.
+    #[doc(alias = "VFIO_SET_IOMMU")]
+    pub fn set_iommu(&self, kind: IommuType) -> Result<(), Error> {
+        self.set_any(kind as u32)
+    }
+
+    /// Runs the container without an IOMMU.
+    ///
+    /// # Safety
+    ///
+    /// The devices reach all memory of the machine, this process's included: they are never told to access any but memory that was made for
+    /// them and is locked at the time.
+    ///
+    /// # Errors
+    ///
+    /// As [`set_iommu`](Self::set_iommu); [`ErrorKind::Denied`] without `CAP_SYS_RAWIO`.
+    #[cfg(feature = "noiommu")]
+    #[doc(alias = "VFIO_NOIOMMU_IOMMU")]
+    #[expect(unsafe_code, reason = "nothing but the caller guards memory")]
+    pub unsafe fn set_no_iommu(&self) -> Result<(), Error> {
+        self.set_any(NO_IOMMU)
+    }
+
+    fn set_any(&self, kind: u32) -> Result<(), Error> {
+        self.calls().set_iommu(kind).map_err(|errno| {
+            let kind = match errno {
+                Errno::PERM => ErrorKind::Unsafe(errno),
+                Errno::INVAL => ErrorKind::Invalid("the container has no group, or an IOMMU already"),
+                Errno::NODEV | Errno::NOTTY => ErrorKind::Unsupported {
+                    errno,
+                    since: "a container of a group, and the module vfio_iommu_type1",
+                },
+                other => ErrorKind::from_errno(other),
+            };
+            Error::new("VFIO_SET_IOMMU", kind)
+        })
+    }
+
+    /// Page sizes, allowed IOVAs, free mappings, dirty logging. To be asked again after each group that is added.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Malformed`]; the kernel's errno without an IOMMU.
+    #[doc(alias = "VFIO_IOMMU_GET_INFO")]
+    pub fn info(&self) -> Result<ContainerInfo, Error> {
+        let failed = |kind| Error::new("VFIO_IOMMU_GET_INFO", kind);
+        let answer = self
+            .calls()
+            .info()
+            .map_err(|errno| failed(ErrorKind::from_errno(errno)))?;
+        ContainerInfo::parse(&answer).map_err(failed)
+    }
+
+    /// Another descriptor of the same container, to hand to another process. What is mapped or unmapped through it is unknown here.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`] of a fake machine; when the process has no descriptors left.
+    pub fn try_clone_fd(&self) -> Result<OwnedFd, Error> {
+        let failed = |kind| Error::new("fcntl F_DUPFD_CLOEXEC", kind);
+        let file = self
+            .calls()
+            .descriptor()
+            .map_err(|errno| failed(ErrorKind::from_errno(errno)))?;
+        let unsupported = ErrorKind::Unsupported {
+            errno: Errno::OPNOTSUPP,
+            since: "the running kernel",
+        };
+        file.ok_or_else(|| failed(unsupported))
+    }
+
+    pub(super) fn calls(&self) -> &dyn ContainerCalls {
+        &*self.inner.calls
+    }
+
+    pub(super) fn registry(&self) -> &Registry {
+        &self.inner.registry
+    }
+
+    pub(super) fn system(&self) -> &System {
+        &self.inner.system
+    }
+
+    fn groups(&self) -> MutexGuard<'_, usize> {
+        self.inner.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(feature = "noiommu")]
+const NO_IOMMU: u32 = 8;
+
+impl fmt::Debug for Container {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.calls.fmt(f)
+    }
+}
