@@ -139,6 +139,9 @@ impl CdevFile {
     #[doc(alias = "VFIO_DEVICE_BIND_IOMMUFD")]
     #[doc(alias = "VFIO_DEVICE_BIND_FLAG_TOKEN")]
     pub fn bind(self, iommufd: &Iommufd, token: Option<VfToken>) -> Result<BoundDevice, Error> {
+        if !self.unguarded && self.has_no_iommu() {
+            return Err(Error::new(BIND, UNGUARDED).on(self.bdf));
+        }
         let bound = self
             .calls
             .bind_iommufd(iommufd.calls().number(), token.map(|token| token.0));

@@ -69,6 +69,7 @@ pub(crate) trait DeviceCalls: Debug + Send + Sync {
     -> Result<Map>;
 
     /// The descriptor's number, for calls that take one.
+    #[cfg_attr(not(feature = "kvm"), expect(dead_code, reason = "only KVM takes a device's"))]
     fn number(&self) -> i32;
     /// A duplicate of the descriptor, to hand on; `None` where there is no real one.
     fn descriptor(&self) -> Result<Option<OwnedFd>>;
