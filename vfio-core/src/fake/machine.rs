@@ -25,7 +25,7 @@ impl Machine {
     /// were added, `/dev/vfio/GROUP`, `/dev/vfio/vfio`.
     #[must_use]
     pub fn system(&self) -> System {
-        System::from_files(Arc::new(super::files::FakeFiles(Arc::clone(&self.shared))))
+        System::from_files(Arc::new(super::files::FakeFiles(Arc::clone(&self.shared))), None)
     }
 
     /// The path of a device's own file.

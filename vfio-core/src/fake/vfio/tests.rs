@@ -2,7 +2,6 @@
 
 use super::irq::{ERR, INTX, MSI, MSIX, REQ};
 use crate::fake::{Copier, Description, Iommu, Machine, MigrationSupport, Plain, Region};
-use crate::sys::Files;
 use crate::sys::iommufd::Calls;
 use crate::sys::vfio::{ContainerCalls, DeviceCalls, GroupCalls, IrqData};
 use crate::{Access, EventFd, Memory, MemoryOptions, StableMemory, System};
