@@ -39,6 +39,23 @@ impl Machine {
     /// Makes a call fail: the `n`-th from now, the next one for 0. Whatever was to fail before is forgotten.
     ///
     /// The call does nothing but fail. Opening, every ioctl, reads, writes and `mmap` are calls; closing is none.
+    ///
+    /// ```
+    /// use rustix::io::Errno;
+    /// use vfio_core::{fake::Machine, iommufd::Iommufd};
+    ///
+    /// // Whichever call fails, nothing stays open.
+    /// for n in 0.. {
+    ///     let machine = Machine::builder().build();
+    ///     machine.fail_nth(n, Errno::NOMEM);
+    ///     let result = Iommufd::open(&machine.system()).and_then(|iommufd| iommufd.alloc_ioas());
+    ///     drop(result);
+    ///     assert!(machine.leaks().is_empty());
+    ///     if machine.failed().is_none() {
+    ///         break;
+    ///     }
+    /// }
+    /// ```
     pub fn fail_nth(&self, n: u32, errno: Errno) {
         self.shared.gate.fail_nth(n, errno);
     }
@@ -135,15 +152,19 @@ impl Machine {
         }
     }
 
+    /// A device reports an uncorrectable error (ERR).
+    pub fn report_error(&self, bdf: Bdf) {
+        let Some(at) = self.position(bdf) else { return };
+        if let Ok(function) = self.shared.state().function(at) {
+            function.irqs.raise_error();
+        }
+    }
+
     /// The kernel asks the user of a device to let it go (REQ).
     pub fn request_release(&self, bdf: Bdf) {
-        if let Some(Ok(function)) = self.position(bdf).map(|at| {
-            self.shared
-                .state()
-                .function(at)
-                .map(|function| function.irqs.raise_request())
-        }) {
-            let () = function;
+        let Some(at) = self.position(bdf) else { return };
+        if let Ok(function) = self.shared.state().function(at) {
+            function.irqs.raise_request();
         }
     }
 

@@ -3,7 +3,7 @@
 use super::config::Config;
 use super::irq::{self, Irqs};
 use super::migration::Migration;
-use crate::fake::iommu::Fault;
+use crate::fake::iommu::{Fault, PAGE};
 use crate::sys::iommufd::Id;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
@@ -94,6 +94,7 @@ impl Function {
         self.after_reset();
     }
 
+    /// A reset leaves configuration space as it was, bus mastering included: the kernel saves it before and restores it after.
     pub(crate) fn after_reset(&mut self) {
         self.migration.reset();
         self.partial.clear();
@@ -103,9 +104,9 @@ impl Function {
     /// A write of the device to memory, for its log.
     pub(crate) fn log_write(&mut self, first: u64, last: u64) {
         let Some(log) = &mut self.dma_log else { return };
-        let pages = first / crate::fake::iommu::PAGE..=last / crate::fake::iommu::PAGE;
+        let pages = first / PAGE..=last / PAGE;
         let inside = |page: &u64| {
-            let address = page * crate::fake::iommu::PAGE;
+            let address = page * PAGE;
             log.ranges
                 .iter()
                 .any(|(start, len)| address >= *start && address - start < *len)

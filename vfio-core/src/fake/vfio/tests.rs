@@ -173,6 +173,7 @@ fn configuration_space() {
     assert_eq!(registers.read_u64(0x20), 0x5634);
     device.reset().unwrap();
     assert_eq!(registers.read_u32(0x20), 0, "registers are reset, the mapping stays");
+    assert_eq!(read_u32(&device, CONFIG + 4) & 7, 6, "configuration space stays");
     drop(device);
     assert_eq!(
         machine.leaks().len(),
