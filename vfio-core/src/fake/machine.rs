@@ -15,7 +15,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Begins a machine with the default [`Iommu`], iommufd, type 1 containers, and no limit of locked memory.
+    /// Begins a machine with the default [`Iommu`](super::Iommu), iommufd, type 1 containers, and no limit of locked memory.
     #[must_use]
     pub fn builder() -> Builder {
         Builder::new()
@@ -168,7 +168,7 @@ impl Machine {
         }
     }
 
-    /// Something happens to a device: its [`Device::poke`] is called. A device that sleeps wakes.
+    /// Something happens to a device: its [`Device::poke`](super::Device::poke) is called. A device that sleeps wakes.
     pub fn poke(&self, bdf: Bdf) {
         let Some(at) = self.position(bdf) else { return };
         if let Ok(function) = self.shared.state().function(at) {

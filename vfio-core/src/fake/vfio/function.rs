@@ -80,8 +80,13 @@ impl Function {
     }
 
     /// Whether its registers answer.
-    pub(crate) fn decodes_memory(&self) -> bool {
-        !self.removed && self.config.memory() && self.low_power.is_none()
+    pub(crate) fn answers(&self) -> bool {
+        !self.removed && self.config.memory()
+    }
+
+    /// Whether they answer where they are mapped; a call would wake the device, an access to memory does not.
+    pub(crate) fn answers_mapped(&self) -> bool {
+        self.answers() && self.low_power.is_none()
     }
 
     /// The state in which a user gets the device, and in which the last one leaves it.
@@ -114,7 +119,7 @@ impl Function {
         log.dirty.extend(pages.filter(inside));
     }
 
-    /// The device does something on its own: it wakes, and says so.
+    /// The device is used, or does something on its own: it wakes, and says so. Without an eventfd for that it sleeps on afterwards.
     pub(crate) fn wake(&mut self) {
         if let Some(wakeup) = self.low_power.as_mut().and_then(|low_power| low_power.wakeup.take()) {
             irq::signal(Some(&wakeup));
