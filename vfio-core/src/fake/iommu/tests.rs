@@ -2,7 +2,6 @@
 
 use crate::fake::options::Iommu;
 use crate::fake::{Copier, Description, Machine, Plain, Region};
-use crate::sys::Files;
 use crate::sys::iommufd::{Calls, HwptAlloc, Id};
 use crate::sys::vfio::DeviceCalls;
 use crate::{Access, Backing, Iova, IovaRange, Memory, MemoryOptions, StableMemory};
