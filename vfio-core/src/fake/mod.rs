@@ -38,6 +38,7 @@ mod machine;
 mod options;
 mod plain;
 mod state;
+mod tree;
 mod vfio;
 
 pub use builder::Builder;

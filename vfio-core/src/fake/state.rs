@@ -103,14 +103,15 @@ impl Shared {
         result
     }
 
-    /// Delivers page responses, unmasks INTx and writes registers as eventfds say.
+    /// Delivers page responses, unmasks INTx, writes registers as eventfds say, and lets go of memory.
     pub(crate) fn settle(&self) {
         loop {
-            let (answers, writes) = {
+            let (answers, writes, released) = {
                 let mut state = self.state();
                 let answers = std::mem::take(&mut state.answers);
-                (answers, state.signalled_writes())
+                (answers, state.signalled_writes(), state.accounts.take_released())
             };
+            drop(released);
             if answers.is_empty() && writes.is_empty() {
                 return;
             }
@@ -159,8 +160,8 @@ impl State {
         Some((context, env))
     }
 
-    pub(crate) fn decodes_memory(&self, function: usize) -> bool {
-        self.functions.get(function).is_some_and(Function::decodes_memory)
+    pub(crate) fn answers_mapped(&self, function: usize) -> bool {
+        self.functions.get(function).is_some_and(Function::answers_mapped)
     }
 
     /// Register writes whose eventfd was signalled; INTx is unmasked on the way.
