@@ -134,10 +134,17 @@ impl Machine {
         self.shared.state().abandoned.clone()
     }
 
-    /// Forgets what was abandoned, and the faults.
+    /// Calls that only a mistake makes, in words: destroying an object that is used, or that does not exist, as the second time.
+    #[must_use]
+    pub fn mistakes(&self) -> Vec<String> {
+        self.shared.state().mistakes.clone()
+    }
+
+    /// Forgets what was abandoned, the mistakes and the faults.
     pub fn forget(&self) {
         let mut state = self.shared.state();
         state.abandoned.clear();
+        state.mistakes.clear();
         state.faults.clear();
     }
 

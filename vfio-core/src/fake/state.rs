@@ -57,6 +57,7 @@ pub(crate) struct State {
     pub(crate) answers: Vec<Answer>,
     pub(crate) faults: Vec<DmaFault>,
     pub(crate) abandoned: Vec<String>,
+    pub(crate) mistakes: Vec<String>,
 }
 
 /// Parts of a region that were handed out as a file.

@@ -89,6 +89,7 @@ fn ids_are_the_lowest_that_are_free() {
     assert_eq!(iommufd.ioas_alloc(), Ok(1));
     assert_eq!(iommufd.destroy(0), Err(Errno::NOENT));
     assert_eq!(iommufd.destroy(3), Err(Errno::NOENT));
+    assert_eq!(machine.mistakes().len(), 2);
 }
 
 #[test]
