@@ -9,6 +9,7 @@
 
 mod cache;
 pub mod case;
+pub mod conformance;
 pub mod host_tests;
 mod initramfs;
 mod kernel;
@@ -17,6 +18,7 @@ mod machine;
 mod progress;
 mod report;
 mod setup;
+mod tap;
 mod vm;
 pub mod vm_tests;
 
