@@ -12,7 +12,11 @@ pub(crate) enum Map {
     Mapped(Mapped),
     /// Answered by the fake machine.
     #[cfg(feature = "fake")]
-    Fake { registers: Arc<dyn Registers>, base: u64, len: usize },
+    Fake {
+        registers: Arc<dyn Registers>,
+        base: u64,
+        len: usize,
+    },
 }
 
 /// What answers accesses to a part of a region in the fake machine. Offsets are bytes from the start of the region.
@@ -78,7 +82,9 @@ macro_rules! access {
                     #[cfg(feature = "fake")]
                     #[allow(clippy::cast_possible_truncation, reason = "the width was asked for")]
                     #[allow(trivial_numeric_casts, reason = "one of the types is u64")]
-                    Self::Fake { registers, base, .. } => registers.read(base + offset as u64, size_of::<$type>() as u32) as $type,
+                    Self::Fake { registers, base, .. } => {
+                        registers.read(base + offset as u64, size_of::<$type>() as u32) as $type
+                    }
                 }
             }
 
@@ -92,7 +98,10 @@ macro_rules! access {
                         unsafe { register.write_volatile(value.to_le()) }
                     }
                     #[cfg(feature = "fake")]
-                    #[allow(clippy::cast_possible_truncation, reason = "a register is at most 8 bytes wide")]
+                    #[allow(
+                        clippy::cast_possible_truncation,
+                        reason = "a register is at most 8 bytes wide"
+                    )]
                     Self::Fake { registers, base, .. } => {
                         registers.write(base + offset as u64, size_of::<$type>() as u32, u64::from(value));
                     }

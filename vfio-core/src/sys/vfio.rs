@@ -51,7 +51,8 @@ pub(crate) trait DeviceCalls: Debug + Send + Sync {
     fn read(&self, offset: u64, to: &mut [u8]) -> Result<usize>;
     fn write(&self, offset: u64, from: &[u8]) -> Result<usize>;
     /// Maps a part of the device file, at an address that is a multiple of `alignment` plus `offset_in_alignment`.
-    fn map(&self, offset: u64, len: usize, access: Access, alignment: usize, offset_in_alignment: usize) -> Result<Map>;
+    fn map(&self, offset: u64, len: usize, access: Access, alignment: usize, offset_in_alignment: usize)
+    -> Result<Map>;
 
     /// The descriptor's number, for calls that take one.
     fn number(&self) -> i32;
