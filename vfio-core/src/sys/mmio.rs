@@ -148,3 +148,40 @@ impl Mapped {
         address.cast()
     }
 }
+
+/// What was written to memory before is there for a device that is told by the write that follows.
+#[inline]
+pub(crate) fn before_write() {
+    // SAFETY: a barrier; it accesses nothing.
+    #[cfg(target_arch = "aarch64")]
+    unsafe {
+        std::arch::asm!("dmb osh", options(nostack, preserves_flags));
+    }
+    // The hardware orders a store to memory before a store to a register; the compiler must too.
+    #[cfg(not(target_arch = "aarch64"))]
+    std::sync::atomic::fence(std::sync::atomic::Ordering::Release);
+}
+
+/// What is read from memory after this is not older than the register that was just read.
+#[inline]
+pub(crate) fn after_read() {
+    // SAFETY: a barrier; it accesses nothing.
+    #[cfg(target_arch = "aarch64")]
+    unsafe {
+        std::arch::asm!("dmb oshld", options(nostack, preserves_flags));
+    }
+    // As in `before_write`.
+    #[cfg(not(target_arch = "aarch64"))]
+    std::sync::atomic::fence(std::sync::atomic::Ordering::Acquire);
+}
+
+/// Memory of our own in place of registers.
+#[cfg(test)]
+pub(crate) fn anonymous(len: usize) -> Map {
+    use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
+    let protection = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a new mapping at an address of the kernel's choice touches no other memory.
+    let base = unsafe { mmap_anonymous(std::ptr::null_mut(), len, protection, MapFlags::PRIVATE) }.unwrap();
+    // SAFETY: the mapping was just made, and nobody else unmaps it.
+    Map::Mapped(unsafe { Mapped::new(NonNull::new(base.cast()).unwrap(), len) })
+}

@@ -11,6 +11,8 @@
 
 pub(crate) mod ioctl;
 pub(crate) mod iommufd;
+#[cfg(feature = "kvm")]
+pub(crate) mod kvm;
 pub(crate) mod mem;
 pub(crate) mod mmio;
 pub(crate) mod vfio;
@@ -48,14 +50,14 @@ impl Files for Host {
     fn iommufd(&self, path: &Path) -> Result<Arc<dyn iommufd::Calls>> {
         iommufd::open(path)
     }
-    fn cdev(&self, _path: &Path) -> Result<Arc<dyn vfio::DeviceCalls>> {
-        Err(Errno::NOSYS)
+    fn cdev(&self, path: &Path) -> Result<Arc<dyn vfio::DeviceCalls>> {
+        Ok(Arc::new(vfio::Device::new(vfio::open(path)?)))
     }
-    fn container(&self, _path: &Path) -> Result<Arc<dyn vfio::ContainerCalls>> {
-        Err(Errno::NOSYS)
+    fn container(&self, path: &Path) -> Result<Arc<dyn vfio::ContainerCalls>> {
+        Ok(Arc::new(vfio::Container::new(vfio::open(path)?)))
     }
-    fn group(&self, _path: &Path) -> Result<Arc<dyn vfio::GroupCalls>> {
-        Err(Errno::NOSYS)
+    fn group(&self, path: &Path) -> Result<Arc<dyn vfio::GroupCalls>> {
+        Ok(Arc::new(vfio::Group::new(vfio::open(path)?)))
     }
     fn memlock_limit(&self) -> Option<u64> {
         let unlimited =
