@@ -279,7 +279,7 @@ impl<M: Deref<Target = Mmio>, const LEN: usize> Window<M, LEN> {
             assert!(
                 fits::<V::Bits>(OFFSET, LEN),
                 "the register lies outside the window, or off its alignment"
-            )
+            );
         };
         V::from_bits(V::Bits::load(&self.mmio, self.base + OFFSET))
     }
@@ -291,7 +291,7 @@ impl<M: Deref<Target = Mmio>, const LEN: usize> Window<M, LEN> {
             assert!(
                 fits::<V::Bits>(OFFSET, LEN),
                 "the register lies outside the window, or off its alignment"
-            )
+            );
         };
         value.into_bits().store(&self.mmio, self.base + OFFSET);
     }

@@ -24,7 +24,7 @@ pub struct Region {
 }
 
 /// How a part of a region is mapped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct MapOptions {
     /// Which way. Default: both that the region offers.
     pub access: Option<Access>,
@@ -209,15 +209,6 @@ accessors!(
     read_u32, write_u32, u32;
     read_u64, write_u64, u64
 );
-
-impl Default for MapOptions {
-    fn default() -> Self {
-        Self {
-            access: None,
-            alignment: None,
-        }
-    }
-}
 
 /// The alignment with which address and place in the BAR agree in all bits that a huge page covers.
 fn natural(start: u64, len: usize, page: usize) -> (usize, usize) {

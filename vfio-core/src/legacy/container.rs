@@ -325,6 +325,21 @@ impl Container {
         self.unmap(IovaRange::ALL)
     }
 
+    /// Another descriptor of the same container, to hand to another process. What is mapped or unmapped through it is unknown here.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`] of a fake machine; when the process has no descriptors left.
+    pub fn try_clone_fd(&self) -> Result<OwnedFd, Error> {
+        let failed = |kind| Error::new("fcntl F_DUPFD_CLOEXEC", kind);
+        let file = self.calls().descriptor().map_err(|errno| failed(errno.into()))?;
+        let unsupported = ErrorKind::Unsupported {
+            errno: Errno::OPNOTSUPP,
+            since: "the running kernel",
+        };
+        file.ok_or_else(|| failed(unsupported))
+    }
+
     pub(super) fn calls(&self) -> &dyn ContainerCalls {
         &*self.inner.calls
     }
