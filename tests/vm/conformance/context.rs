@@ -32,7 +32,11 @@ impl Mode {
             Mode::CompatType1v2,
             Mode::Iommufd,
         ];
-        if has_iommufd { &ALL } else { const { &[Mode::Type1, Mode::Type1v2] } }
+        if has_iommufd {
+            &ALL
+        } else {
+            const { &[Mode::Type1, Mode::Type1v2] }
+        }
     }
 
     /// The kernel's name for it.
@@ -166,9 +170,14 @@ impl Context {
         let fits = |range: &IovaRange| {
             let start = range.start().0.checked_next_multiple_of(len)?;
             let start = start.checked_add(skip.checked_mul(len)?)?;
-            range.contains(&IovaRange::new(Iova(start), len)?).then_some(Iova(start))
+            range
+                .contains(&IovaRange::new(Iova(start), len)?)
+                .then_some(Iova(start))
         };
-        self.ranges()?.iter().find_map(fits).with_context(|| format!("no place for {len:#x} bytes"))
+        self.ranges()?
+            .iter()
+            .find_map(fits)
+            .with_context(|| format!("no place for {len:#x} bytes"))
     }
 
     /// Memory of its own, mapped. Lengths that differ lie at places that do not overlap.

@@ -120,7 +120,10 @@ impl Igb {
 
     /// Queues the same copy `count` times.
     pub(crate) fn queue(&mut self, from: Iova, to: Iova, len: u64, count: u32) -> Result<()> {
-        ensure!((60..=CHUNK).contains(&len) && count <= DEPTH, "no frame has {len} bytes, no ring {count}");
+        ensure!(
+            (60..=CHUNK).contains(&len) && count <= DEPTH,
+            "no frame has {len} bytes, no ring {count}"
+        );
         self.registers.write(EIMC, VECTOR);
         for _ in 0..count {
             // The receiver writes its descriptor when a frame has arrived: one is made clean, and pointed at the destination.
@@ -138,7 +141,9 @@ impl Igb {
         let last = (self.tail + RING - 1) % RING;
         let status = usize::try_from(RX_RING + last * 16 + 8)?;
         let status = self.rings.memory().atomic_u32(status).context("outside the ring")?;
-        let arrived = until(Duration::from_secs(20), || u32::from_le(status.load(Ordering::Acquire)) & RX_DONE != 0);
+        let arrived = until(Duration::from_secs(20), || {
+            u32::from_le(status.load(Ordering::Acquire)) & RX_DONE != 0
+        });
         self.registers.write(EICR, u32::MAX);
         self.registers.write(EIMS, VECTOR);
         if !arrived {
@@ -180,7 +185,9 @@ impl Igb {
         let registers = &self.registers;
         self.device.config()?.set_bus_master(true)?;
         self.interrupts = None;
-        self.interrupts = Some(self.device.interrupts(IrqIndex::MSIX)?.enable(0, &[Some(&self.event)])?);
+        let interrupts = self.device.interrupts(IrqIndex::Msix)?;
+        interrupts.enable(0, &[Some(&self.event)])?;
+        self.interrupts = Some(interrupts);
         let link_mode = registers.read(CTRL_EXT) & !CTRL_EXT_LINK_MODE;
         registers.write(CTRL_EXT, link_mode | CTRL_EXT_DRV_LOAD);
 
@@ -236,7 +243,9 @@ impl Igb {
     fn put(&self, ring: u32, address: u64, rest: u64) -> Result<()> {
         let at = usize::try_from(ring + self.tail * 16)?;
         let memory = self.rings.memory();
-        memory.write_value(at, &[address.to_le(), rest.to_le()]).context("outside the ring")
+        memory
+            .write_value(at, &[address.to_le(), rest.to_le()])
+            .context("outside the ring")
     }
 }
 

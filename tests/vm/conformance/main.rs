@@ -5,11 +5,15 @@
 //! on a machine that was prepared for its file and is afterwards as it was.
 #![forbid(unsafe_code)]
 
+mod context;
 mod harness;
+mod igb;
+mod iommufd;
 #[path = "../machine.rs"]
 #[expect(dead_code, reason = "the other tests use more of it")]
 mod machine;
 mod stage;
+mod vfio;
 
 use anyhow::{Context, Result, bail};
 use harness::File;
@@ -42,6 +46,7 @@ fn run(arguments: &[&str]) -> Result<ExitCode> {
         ["list"] => harness::list(&files),
         ["ours", name, filter @ ..] => harness::ours(find(name)?, filter.first().copied()),
         ["theirs", name, program, arguments @ ..] => harness::theirs(find(name)?, program, arguments),
+        ["helper", what, argument] => iommufd::helper(what, argument).map(|()| ExitCode::SUCCESS),
         ["case", name, case] => harness::case(find(name)?, case),
         _ => bail!("usage: list | ours FILE [FILTER] | theirs FILE PROGRAM [ARGUMENT…]"),
     }
@@ -50,8 +55,10 @@ fn run(arguments: &[&str]) -> Result<ExitCode> {
 /// The files with cases for a kernel.
 fn files(flavour: &str) -> Vec<File> {
     let has_iommufd = flavour == "full";
-    let mut files = Vec::new();
-    files.retain(|file: &File| !file.cases.is_empty());
-    drop(has_iommufd);
+    let mut files = vfio::files(has_iommufd);
+    if has_iommufd {
+        files.extend(iommufd::files());
+    }
+    files.retain(|file| !file.cases.is_empty());
     files
 }

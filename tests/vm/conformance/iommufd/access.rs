@@ -54,9 +54,10 @@ pub(super) fn access_pin_unmap(variant: &Variant) -> Result<Outcome> {
     let bench = Bench::new(variant)?;
     let access = MockAccess::new(&bench.ioas, true)?;
     let mapping = bench.map_at(BUFFER, APERTURE)?;
-    let pinned = access.pin(APERTURE, &*bench.memory, 0..bench.memory.len())?;
+    let pinned = access.pin(mapping.range(), false, Some((&*bench.memory, 0)))?;
     mapping.unmap()?;
-    X
+    refused(access.pin(range(APERTURE, PAGE)?, false, None), Errno::NOENT)?;
+    drop(pinned);
     PASSED
 }
 

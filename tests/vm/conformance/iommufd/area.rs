@@ -1,10 +1,11 @@
 //! Fixture `iommufd_ioas`, part 2: areas of an address space: mapped, unmapped, placed, reserved, copied.
 
-use super::bench::{APERTURE, BUFFER, Bench, MOCK_PAGE, PAGE, READ_WRITE, Variant, map, memory, range, refused};
+use super::bench::{APERTURE, BUFFER, Bench, MOCK_PAGE, PAGE, READ_WRITE, Variant, map, range, refused};
 use crate::PASSED;
 use anyhow::{Context, Result, ensure};
 use lab::case::Outcome;
 use rustix::io::Errno;
+use std::os::fd::{AsFd, OwnedFd};
 use vfio_core::iommufd::selftest;
 use vfio_core::iommufd::{Ioas, Mapping, Placement};
 use vfio_core::{Access, Iova, IovaRange};
@@ -37,7 +38,10 @@ pub(super) fn area(variant: &Variant) -> Result<Outcome> {
     }
 
     ensure!(bench.ioas.unmap(IovaRange::ALL)? == 2 * PAGE);
-    ensure!(bench.ioas.unmap(IovaRange::ALL)? == 0, "an empty address space has nothing to unmap");
+    ensure!(
+        bench.ioas.unmap(IovaRange::ALL)? == 0,
+        "an empty address space has nothing to unmap"
+    );
     two.unmap()?;
     PASSED
 }
@@ -65,7 +69,11 @@ fn placed(bench: &Bench) -> Result<Vec<Mapping>> {
             let len = pages * PAGE;
             let mapping = bench.map(len)?;
             let alignment = 1 << len.trailing_zeros();
-            ensure!(mapping.iova().is_aligned_to(alignment), "{len} bytes at {}", mapping.iova());
+            ensure!(
+                mapping.iova().is_aligned_to(alignment),
+                "{len} bytes at {}",
+                mapping.iova()
+            );
             Ok(mapping)
         })
         .collect()
@@ -139,19 +147,28 @@ pub(super) fn copy_sweep(variant: &Variant) -> Result<Outcome> {
     let other = bench.iommufd.alloc_ioas()?;
     for n in 0..BUFFER / MOCK_PAGE {
         let place = Iova(APERTURE.0 + n * MOCK_PAGE);
-        let mapping = map(&bench.ioas, &bench.memory, n * MOCK_PAGE, MOCK_PAGE, Placement::Fixed(place))?;
+        let mapping = map(
+            &bench.ioas,
+            &bench.memory,
+            n * MOCK_PAGE,
+            MOCK_PAGE,
+            Placement::Fixed(place),
+        )?;
         let copied = other.copy(&mapping, Placement::Fixed(APERTURE), Access::WRITE)?;
         ensure!(copied.range() == range(APERTURE, MOCK_PAGE)?);
         copied.unmap()?;
         bench.ioas.unmap(mapping.range())?;
-        refused(other.copy(&mapping, Placement::Fixed(APERTURE), READ_WRITE), Errno::NOENT)?;
+        refused(
+            other.copy(&mapping, Placement::Fixed(APERTURE), READ_WRITE),
+            Errno::NOENT,
+        )?;
         refused(other.unmap(range(APERTURE, MOCK_PAGE)?), Errno::NOENT)?;
     }
     PASSED
 }
 
 /// Maps part of a dma-buf somewhere.
-fn map_dmabuf(ioas: &Ioas, dmabuf: &std::os::fd::OwnedFd, start: u64, len: u64) -> Result<Mapping, vfio_core::Error> {
+fn map_dmabuf(ioas: &Ioas, dmabuf: &OwnedFd, start: u64, len: u64) -> Result<Mapping, vfio_core::Error> {
     ioas.map_file(dmabuf, start, len, Placement::Any, READ_WRITE)
 }
 
@@ -160,7 +177,8 @@ pub(super) fn dmabuf_simple(variant: &Variant) -> Result<Outcome> {
     let len = 4 * PAGE;
     let dmabuf = selftest::dma_buf(&bench.iommufd, u32::try_from(len)?)?;
     for (start, part) in [(0, 0), (len, len), (0, len + 1)] {
-        refused(map_dmabuf(&bench.ioas, &dmabuf, start, part), Errno::INVAL).with_context(|| format!("{part} bytes from {start}"))?;
+        refused(map_dmabuf(&bench.ioas, &dmabuf, start, part), Errno::INVAL)
+            .with_context(|| format!("{part} bytes from {start}"))?;
     }
     map_dmabuf(&bench.ioas, &dmabuf, 0, len)?.unmap()?;
     PASSED
@@ -177,10 +195,10 @@ pub(super) fn dmabuf_revoke(variant: &Variant) -> Result<Outcome> {
     let second = map_dmabuf(&bench.ioas, &dmabuf, 0, len)?;
     let place = first.iova();
     first.unmap()?;
-    let again = bench.ioas.map_file(&dmabuf, 0, len, Placement::Fixed(place), READ_WRITE)?;
+    let again = bench
+        .ioas
+        .map_file(&dmabuf, 0, len, Placement::Fixed(place), READ_WRITE)?;
     ensure!(again.iova() == place);
     drop((second, again));
-    // Memory of the process is not a dma-buf, nor the other way round.
-    drop(memory(PAGE)?);
     PASSED
 }

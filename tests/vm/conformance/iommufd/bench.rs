@@ -5,7 +5,7 @@ use rustix::io::Errno;
 use std::fmt::Debug;
 use std::sync::Arc;
 use vfio_core::iommufd::selftest::{self, MockDevice, MockFlags};
-use vfio_core::iommufd::{Hwpt, HwptData, HwptFlags, HwptParent, IommuDevice, Ioas, Iommufd, Mapping, Placement};
+use vfio_core::iommufd::{Hwpt, HwptData, HwptFlags, HwptParent, Ioas, IommuDevice, Iommufd, Mapping, Placement};
 use vfio_core::{Access, Error, ErrorKind, Iova, IovaRange, Memory, MemoryOptions, System};
 
 /// Bytes of a page of this machine.
@@ -74,7 +74,10 @@ impl Bench {
         selftest::set_temp_memory_limit(&iommufd, variant.memory_limit.unwrap_or(65536))?;
         let devices = (0..variant.devices).map(|_| MockDevice::new(&ioas, MockFlags::empty()));
         let devices = devices.collect::<Result<Vec<_>, _>>()?;
-        let pasid_device = variant.pasid.then(|| MockDevice::new(&ioas, MockFlags::PASID)).transpose()?;
+        let pasid_device = variant
+            .pasid
+            .then(|| MockDevice::new(&ioas, MockFlags::PASID))
+            .transpose()?;
         Ok(Self {
             base: if variant.devices == 0 { Iova(0) } else { APERTURE },
             devices,
@@ -112,7 +115,13 @@ pub(super) fn memory(len: u64) -> Result<Arc<Memory>> {
 }
 
 /// Maps a part of memory for reading and writing.
-pub(super) fn map(ioas: &Ioas, memory: &Arc<Memory>, start: u64, len: u64, placement: Placement) -> Result<Mapping, Error> {
+pub(super) fn map(
+    ioas: &Ioas,
+    memory: &Arc<Memory>,
+    start: u64,
+    len: u64,
+    placement: Placement,
+) -> Result<Mapping, Error> {
     let start = usize::try_from(start).unwrap_or(usize::MAX);
     let end = start.saturating_add(usize::try_from(len).unwrap_or(usize::MAX));
     ioas.map(memory.clone(), start..end, placement, READ_WRITE)
@@ -156,6 +165,10 @@ pub(super) fn refused<T: Debug>(result: Result<T, Error>, errno: Errno) -> Resul
         ErrorKind::NotAllowed(_) => matches!(errno, Errno::ADDRINUSE | Errno::NOSPC | Errno::INVAL),
         _ => error.errno() == Some(errno),
     };
-    ensure!(is_it, "{error} ({:?}) where the kernel's own suite gets {errno}", error.kind);
+    ensure!(
+        is_it,
+        "{error} ({:?}) where the kernel's own suite gets {errno}",
+        error.kind
+    );
     Ok(())
 }

@@ -12,7 +12,7 @@ use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
 use vfio_core::iommufd::selftest::{MockAccess, MockDevice, MockFlags};
 use vfio_core::iommufd::{Iommufd, Placement, RlimitMode};
-use vfio_core::{Backing, Memory, MemoryOptions, System};
+use vfio_core::{Backing, Container, ContainerPath, IommuType, Memory, MemoryOptions, System};
 
 /// How pinned memory is counted; `None` leaves it as it is.
 #[derive(Debug, Clone, Copy)]
@@ -62,7 +62,11 @@ pub(super) fn basic(variant: &Variant) -> Result<Outcome> {
     let _mapping = ioas.map_file(file, 0, PAGE, Placement::Any, READ_WRITE)?;
     iommufd.change_process()?;
 
-    let kind = if variant.mode == Some(RlimitMode::Process) { "locked" } else { "pinned" };
+    let kind = if variant.mode == Some(RlimitMode::Process) {
+        "locked"
+    } else {
+        "pinned"
+    };
     second_process("change", &iommufd, kind)?.end()?;
     PASSED
 }
@@ -80,11 +84,27 @@ fn pinned_and_locked(pid: u32) -> Result<(u64, u64)> {
 fn changed(iommufd: &Iommufd, is_locked: bool) -> Result<()> {
     let (parent, own) = (std::os::unix::process::parent_id(), std::process::id());
     let counted = (PAGE / 1024, if is_locked { PAGE / 1024 } else { 0 });
-    ensure!(pinned_and_locked(parent)? == counted, "the first process has {:?}", pinned_and_locked(parent)?);
-    ensure!(pinned_and_locked(own)? == (0, 0), "the second one has {:?}", pinned_and_locked(own)?);
+    ensure!(
+        pinned_and_locked(parent)? == counted,
+        "the first process has {:?}",
+        pinned_and_locked(parent)?
+    );
+    ensure!(
+        pinned_and_locked(own)? == (0, 0),
+        "the second one has {:?}",
+        pinned_and_locked(own)?
+    );
     iommufd.change_process()?;
-    ensure!(pinned_and_locked(parent)? == (0, 0), "the first process keeps {:?}", pinned_and_locked(parent)?);
-    ensure!(pinned_and_locked(own)? == counted, "the second one gets {:?}", pinned_and_locked(own)?);
+    ensure!(
+        pinned_and_locked(parent)? == (0, 0),
+        "the first process keeps {:?}",
+        pinned_and_locked(parent)?
+    );
+    ensure!(
+        pinned_and_locked(own)? == counted,
+        "the second one gets {:?}",
+        pinned_and_locked(own)?
+    );
     Ok(())
 }
 
@@ -180,7 +200,7 @@ pub(crate) fn helper(what: &str, argument: &str) -> Result<()> {
             let mut content = vec![0; memory.len()];
             Random(SEED).fill(&mut content);
             memory.write(0, &content).context("inside")?;
-            let container = Container::from_fd(file);
+            let container = Container::from_fd(file, ContainerPath::Iommu);
             container.set_iommu(IommuType::Type1v2)?;
             let _mapping = container.map(memory.clone(), 0..memory.len(), APERTURE, READ_WRITE)?;
             write!(out, "{DONE}")?;

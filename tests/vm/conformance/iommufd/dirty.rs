@@ -38,7 +38,6 @@ struct Bench {
     device: MockDevice,
     ioas: Ioas,
     iommufd: Iommufd,
-    variant: Variant,
 }
 
 impl Bench {
@@ -53,12 +52,17 @@ impl Bench {
             device: MockDevice::new(&ioas, MockFlags::empty())?,
             ioas,
             iommufd,
-            variant: *variant,
         })
     }
 
     fn table(&self, flags: HwptFlags) -> Result<Hwpt> {
-        Ok(Hwpt::alloc(&self.device, HwptParent::Ioas(&self.ioas), flags, HwptData::None, None)?)
+        Ok(Hwpt::alloc(
+            &self.device,
+            HwptParent::Ioas(&self.ioas),
+            flags,
+            HwptData::None,
+            None,
+        )?)
     }
 }
 
@@ -71,7 +75,13 @@ pub(super) fn enforce_dirty(variant: &Variant) -> Result<Outcome> {
 
     let other = bench.iommufd.alloc_ioas()?;
     let without = MockDevice::new(&other, MockFlags::NO_DIRTY)?;
-    let made = Hwpt::alloc(&without, HwptParent::Ioas(&other), HwptFlags::DIRTY_TRACKING, HwptData::None, None);
+    let made = Hwpt::alloc(
+        &without,
+        HwptParent::Ioas(&other),
+        HwptFlags::DIRTY_TRACKING,
+        HwptData::None,
+        None,
+    );
     refused(made, Errno::OPNOTSUPP)?;
     PASSED
 }
@@ -109,7 +119,11 @@ pub(super) fn device_dirty_capability(variant: &Variant) -> Result<Outcome> {
     let device = MockDevice::new(&table, MockFlags::empty())?;
     for device in [&bench.device, &device] {
         let info = bench.iommufd.hw_info(device)?;
-        ensure!(info.capabilities.contains(HwCapabilities::DIRTY_TRACKING), "{:?}", info.capabilities);
+        ensure!(
+            info.capabilities.contains(HwCapabilities::DIRTY_TRACKING),
+            "{:?}",
+            info.capabilities
+        );
     }
     PASSED
 }
@@ -147,7 +161,9 @@ fn bitmaps(variant: &Variant, clear: bool) -> Result<Outcome> {
     let pages = variant.len / MOCK_PAGE;
 
     // Every odd page of the mock's in every other entry.
-    let written: Vec<u64> = (0..pages).filter(|page| page / per_entry % 2 == 0 && page % 2 == 1).collect();
+    let written: Vec<u64> = (0..pages)
+        .filter(|page| page / per_entry % 2 == 0 && page % 2 == 1)
+        .collect();
     let expected = |page: u64| page / per_entry % 2 == 0;
     for _ in 0..3 {
         let mut marks = DirtyBitmap::new(whole, MOCK_PAGE)?;
@@ -155,7 +171,11 @@ fn bitmaps(variant: &Variant, clear: bool) -> Result<Outcome> {
             marks.mark(range(at(*page), MOCK_PAGE)?);
         }
         let marked = set_dirty(&table, &marks)?;
-        ensure!(marked == written.len() as u64, "{marked} pages were marked, not {}", written.len());
+        ensure!(
+            marked == written.len() as u64,
+            "{marked} pages were marked, not {}",
+            written.len()
+        );
         let mut found = DirtyBitmap::new(whole, MOCK_PAGE)?;
         table.dirty_bitmap(&mut found, clear)?;
         same(&found, pages, expected)?;

@@ -18,7 +18,11 @@ pub(super) fn ioas_auto_destroy(variant: &Variant) -> Result<Outcome> {
 /// The kernel refuses to destroy what a device uses; here the last handle goes with the last user.
 pub(super) fn ioas_destroy(variant: &Variant) -> Result<Outcome> {
     let Bench {
-        iommufd, ioas, devices, memory, ..
+        iommufd,
+        ioas,
+        devices,
+        memory,
+        ..
     } = Bench::new(variant)?;
     let whole = ioas.clone();
     drop(ioas);
@@ -35,7 +39,9 @@ pub(super) fn ioas_destroy(variant: &Variant) -> Result<Outcome> {
 pub(super) fn ioas_area_destroy(variant: &Variant) -> Result<Outcome> {
     let bench = Bench::new(variant)?;
     let mapping = bench.map_at(PAGE, bench.base)?;
-    let Bench { ioas, iommufd, devices, .. } = bench;
+    let Bench {
+        ioas, iommufd, devices, ..
+    } = bench;
     drop((ioas, iommufd, devices));
     // The guard holds what it needs: it can be asked for, and is unmapped, after all else went.
     mapping.unmap()?;
@@ -54,22 +60,35 @@ pub(super) fn ioas_area_auto_destroy(variant: &Variant) -> Result<Outcome> {
 
 pub(super) fn hwpt_attach(variant: &Variant) -> Result<Outcome> {
     let bench = Bench::new(variant)?;
-    let Some(device) = bench.device() else { return no_number() };
-    let hwpt = Hwpt::alloc(device, HwptParent::Ioas(&bench.ioas), HwptFlags::empty(), HwptData::None, None)?;
+    let Some(device) = bench.device() else {
+        return no_number();
+    };
+    let hwpt = Hwpt::alloc(
+        device,
+        HwptParent::Ioas(&bench.ioas),
+        HwptFlags::empty(),
+        HwptData::None,
+        None,
+    )?;
     drop(MockDevice::new(&hwpt, MockFlags::empty())?);
     PASSED
 }
 
 pub(super) fn get_hw_info(variant: &Variant) -> Result<Outcome> {
     let bench = Bench::new(variant)?;
-    let Some(device) = bench.device() else { return no_number() };
+    let Some(device) = bench.device() else {
+        return no_number();
+    };
     let info = bench.iommufd.hw_info(device)?;
     let HwInfoData::Other { kind, bytes } = &info.data else {
         anyhow::bail!("the mock's data is taken for {:?}", info.data)
     };
     ensure!(*kind == selftest::HW_INFO, "kind {kind:?}");
     ensure!(bytes.len() == 8, "{} bytes", bytes.len());
-    ensure!(bytes.ends_with(&selftest::HW_INFO_REGISTER.to_ne_bytes()), "the register is {bytes:x?}");
+    ensure!(
+        bytes.ends_with(&selftest::HW_INFO_REGISTER.to_ne_bytes()),
+        "the register is {bytes:x?}"
+    );
     ensure!(info.capabilities.contains(HwCapabilities::DIRTY_TRACKING));
     ensure!(info.max_pasid_log2 == 0, "PASIDs of {} bits", info.max_pasid_log2);
 
@@ -137,7 +156,11 @@ pub(super) fn iova_ranges(variant: &Variant) -> Result<Outcome> {
     let found = bench.ioas.iova_ranges()?;
     let expected = if has_device { whole } else { IovaRange::ALL };
     ensure!(found.ranges == [expected], "{:?}", found.ranges);
-    ensure!(found.alignment == if has_device { MOCK_PAGE } else { 1 }, "alignment {}", found.alignment);
+    ensure!(
+        found.alignment == if has_device { MOCK_PAGE } else { 1 },
+        "alignment {}",
+        found.alignment
+    );
 
     selftest::add_reserved(&bench.ioas, range(Iova(PAGE), PAGE)?)?;
     let found = bench.ioas.iova_ranges()?.ranges;
@@ -154,7 +177,10 @@ pub(super) fn iova_ranges(variant: &Variant) -> Result<Outcome> {
     let found = bench.ioas.iova_ranges()?.ranges;
     ensure!(found.len() == 41, "{} ranges", found.len());
     for (range, n) in found.iter().take(40).zip(0..) {
-        ensure!(*range == super::bench::range(Iova(2 * n * PAGE), PAGE)?, "range {n} is {range}");
+        ensure!(
+            *range == super::bench::range(Iova(2 * n * PAGE), PAGE)?,
+            "range {n} is {range}"
+        );
     }
     PASSED
 }

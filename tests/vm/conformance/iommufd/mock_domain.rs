@@ -56,7 +56,11 @@ impl Bench {
             (8 << 12, PageSize::Base)
         };
         let options = MemoryOptions {
-            backing: if variant.file { Backing::Shared } else { Backing::Anonymous },
+            backing: if variant.file {
+                Backing::Shared
+            } else {
+                Backing::Anonymous
+            },
             pages,
             numa_node: None,
         };
@@ -91,7 +95,8 @@ impl Bench {
     /// The kernel holds so many references on each whole page of the part.
     fn check_refs(&self, part: std::ops::Range<u64>, refs: u32) -> Result<()> {
         let whole = usize::try_from(part.start / PAGE * PAGE)?..usize::try_from(part.end / PAGE * PAGE)?;
-        selftest::check_refs(&self.iommufd, &*self.memory, whole.clone(), refs).with_context(|| format!("{refs} references on {whole:?}"))
+        selftest::check_refs(&self.iommufd, &*self.memory, whole.clone(), refs)
+            .with_context(|| format!("{refs} references on {whole:?}"))
     }
 
     fn len(&self) -> u64 {
@@ -148,7 +153,9 @@ pub(super) fn ro_unshare(variant: &Variant) -> Result<Outcome> {
     let bench = Bench::new(variant)?;
     let memory = super::bench::memory(PAGE)?;
     ensure!(memory.read_value::<u8>(0) == Some(0));
-    let mapping = bench.ioas.map(memory.clone(), 0..memory.len(), Placement::Any, Access::READ)?;
+    let mapping = bench
+        .ioas
+        .map(memory.clone(), 0..memory.len(), Placement::Any, Access::READ)?;
     for device in &bench.devices {
         check_map(device, &mapping, &memory, 0)?;
     }
@@ -208,7 +215,9 @@ pub(super) fn user_copy(variant: &Variant) -> Result<Outcome> {
     drop((copied, pinned, source, first));
 
     let pinned = access.pin(source_of_second.range(), false, Some((&*bench.memory, 0)))?;
-    let copied = bench.ioas.copy(&source_of_second, Placement::Fixed(APERTURE), Access::WRITE)?;
+    let copied = bench
+        .ioas
+        .copy(&source_of_second, Placement::Fixed(APERTURE), Access::WRITE)?;
     bench.check(&copied, 0)?;
     drop(pinned);
     drop((access, second));
@@ -218,19 +227,30 @@ pub(super) fn user_copy(variant: &Variant) -> Result<Outcome> {
 pub(super) fn replace(variant: &Variant) -> Result<Outcome> {
     let bench = Bench::new(variant)?;
     let other = bench.iommufd.alloc_ioas()?;
-    let [first, ..] = bench.devices.as_slice() else { anyhow::bail!("no device") };
+    let [first, ..] = bench.devices.as_slice() else {
+        anyhow::bail!("no device")
+    };
     let mapping = bench.map_in(&other, 0, PAGE, Placement::Fixed(APERTURE))?;
     first.replace(&other)?;
     check_map(first, &mapping, &bench.memory, 0)?;
     first.replace(&other)?;
     // A table made on purpose, twice, and back.
-    let table = Hwpt::alloc(first, HwptParent::Ioas(&other), HwptFlags::empty(), HwptData::None, None)?;
+    let table = Hwpt::alloc(
+        first,
+        HwptParent::Ioas(&other),
+        HwptFlags::empty(),
+        HwptData::None,
+        None,
+    )?;
     first.replace(&table)?;
     first.replace(&table)?;
     check_map(first, &mapping, &bench.memory, 0)?;
     drop(table);
     first.replace(&bench.ioas)?;
-    ensure!(check_map(first, &mapping, &bench.memory, 0).is_err(), "the old address space's memory is still there");
+    ensure!(
+        check_map(first, &mapping, &bench.memory, 0).is_err(),
+        "the old address space's memory is still there"
+    );
     drop((mapping, other));
     PASSED
 }
@@ -240,7 +260,10 @@ pub(super) fn alloc_hwpt(variant: &Variant) -> Result<Outcome> {
     let bench = Bench::new(variant)?;
     for device in &bench.devices {
         let make = |flags| Hwpt::alloc(device, HwptParent::Ioas(&bench.ioas), flags, HwptData::None, None);
-        refused(make(HwptFlags::from_bits_retain(!HwptFlags::NEST_PARENT.bits())), Errno::OPNOTSUPP)?;
+        refused(
+            make(HwptFlags::from_bits_retain(!HwptFlags::NEST_PARENT.bits())),
+            Errno::OPNOTSUPP,
+        )?;
         let (plain, parent) = (make(HwptFlags::empty())?, make(HwptFlags::NEST_PARENT)?);
         device.replace(&plain)?;
         device.replace(&parent)?;

@@ -7,8 +7,9 @@ mod access;
 mod area;
 mod bench;
 mod change_process;
+mod compat;
 mod dirty;
-pub(crate) mod fail_nth;
+mod fail_nth;
 mod ioas;
 mod mock_domain;
 mod nested;
@@ -16,8 +17,10 @@ mod pasid;
 mod plain;
 mod viommu;
 
-use crate::harness::Case;
+use crate::harness::{Case, File};
+use crate::stage::Stage;
 use anyhow::Result;
+use lab::Machine;
 use lab::case::Outcome;
 
 pub(crate) use change_process::helper;
@@ -39,21 +42,68 @@ fn add<V: Copy + 'static>(
     }
 }
 
-/// All cases of the file.
-pub(crate) fn cases() -> Vec<Case> {
+/// The files of this suite.
+pub(crate) fn files() -> Vec<File> {
+    let file = |name, cases| File {
+        name,
+        machine: Machine::default(),
+        stage: Stage::Plain,
+        cases,
+        limit_s: 240,
+        short: &[],
+    };
+    vec![file("iommufd", cases()), file("iommufd_fail_nth", fail_nth::cases())]
+}
+
+fn cases() -> Vec<Case> {
     let mut cases = plain::cases();
     let variants = &change_process::VARIANTS;
-    add(&mut cases, "change_process", variants, |variant| variant.name, &[("basic", change_process::basic)]);
+    add(
+        &mut cases,
+        "change_process",
+        variants,
+        |variant| variant.name,
+        &[("basic", change_process::basic)],
+    );
     add(&mut cases, "ioas", &bench::VARIANTS, |variant| variant.name, IOAS);
-    add(&mut cases, "mock_domain", &mock_domain::VARIANTS, |variant| variant.name, MOCK_DOMAIN);
-    add(&mut cases, "dirty_tracking", &dirty::VARIANTS, |variant| variant.name, DIRTY_TRACKING);
+    add(
+        &mut cases,
+        "mock_domain",
+        &mock_domain::VARIANTS,
+        |variant| variant.name,
+        MOCK_DOMAIN,
+    );
+    add(
+        &mut cases,
+        "dirty_tracking",
+        &dirty::VARIANTS,
+        |variant| variant.name,
+        DIRTY_TRACKING,
+    );
+    add(
+        &mut cases,
+        "vfio_compat_mock_domain",
+        &compat::VARIANTS,
+        |variant| variant.name,
+        COMPAT,
+    );
     add_named(&mut cases, "viommu", &viommu::VARIANTS, VIOMMU);
-    add_named(&mut cases, "device_pasid", &pasid::VARIANTS, &[("pasid_attach", pasid::pasid_attach)]);
+    add_named(
+        &mut cases,
+        "device_pasid",
+        &pasid::VARIANTS,
+        &[("pasid_attach", pasid::pasid_attach)],
+    );
     cases
 }
 
 /// The same where a variant is no more than its name.
-fn add_named(cases: &mut Vec<Case>, fixture: &str, variants: &[&'static str], tests: &[(&str, fn(&str) -> Result<Outcome>)]) {
+fn add_named(
+    cases: &mut Vec<Case>,
+    fixture: &str,
+    variants: &[&'static str],
+    tests: &[(&str, fn(&str) -> Result<Outcome>)],
+) {
     for variant in variants {
         for (test, run) in tests {
             let (variant, run) = (*variant, *run);
@@ -113,6 +163,14 @@ const DIRTY_TRACKING: &[Test<dirty::Variant>] = &[
     ("device_dirty_capability", dirty::device_dirty_capability),
     ("get_dirty_bitmap", dirty::get_dirty_bitmap),
     ("get_dirty_bitmap_no_clear", dirty::get_dirty_bitmap_no_clear),
+];
+
+const COMPAT: &[Test<compat::Variant>] = &[
+    ("simple_close", compat::simple_close),
+    ("option_huge_pages", compat::option_huge_pages),
+    ("get_info", compat::get_info),
+    ("map", compat::map),
+    ("huge_map", compat::huge_map),
 ];
 
 const VIOMMU: &[(&str, fn(&str) -> Result<Outcome>)] = &[

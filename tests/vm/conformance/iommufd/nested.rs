@@ -6,9 +6,11 @@ use crate::PASSED;
 use anyhow::{Context, Result, ensure};
 use lab::case::Outcome;
 use rustix::io::Errno;
-use vfio_core::iommufd::selftest::{HWPT_DATA, INVALIDATE_DATA, IOTLB_DEFAULT, IOTLB_ENTRIES, MockDevice, check_iotlb, nested_data};
+use vfio_core::iommufd::selftest::{
+    HWPT_DATA, INVALIDATE_DATA, IOTLB_DEFAULT, IOTLB_ENTRIES, MockDevice, check_iotlb, nested_data,
+};
 use vfio_core::iommufd::{
-    FaultQueue, Hwpt, HwptData, HwptFlags, HwptParent, IommuDevice, Invalidation, InvalidateError, PageAccess, Response,
+    FaultQueue, Hwpt, HwptData, HwptFlags, HwptParent, InvalidateError, Invalidation, IommuDevice, PageAccess, Response,
 };
 use vfio_core::{Error, Iova};
 
@@ -17,7 +19,9 @@ const ALL: u32 = 1;
 
 pub(super) fn alloc_hwpt_nested(variant: &Variant) -> Result<Outcome> {
     let bench = Bench::new(variant)?;
-    let Some(device) = bench.device() else { return no_number() };
+    let Some(device) = bench.device() else {
+        return no_number();
+    };
     let over_ioas = |flags| Hwpt::alloc(device, HwptParent::Ioas(&bench.ioas), flags, HwptData::None, None);
     let queue = bench.iommufd.alloc_fault_queue()?;
     let with_queue = Hwpt::alloc(
@@ -55,12 +59,12 @@ pub(super) fn alloc_hwpt_nested(variant: &Variant) -> Result<Outcome> {
 
     invalidations(&parent, &first, &second)?;
 
-    for (table, next) in [(first, &second), (second, &iopf)] {
-        device.replace(&table)?;
-        device.replace(next)?;
-        // Its last user is gone, and it with it.
-        drop(table);
-    }
+    device.replace(&first)?;
+    device.replace(&second)?;
+    // Its last user is gone, and it with it.
+    drop(first);
+    device.replace(&iopf)?;
+    drop(second);
     page_request(device, &queue, None)?;
     device.replace(&parent)?;
     drop(iopf);
@@ -75,13 +79,25 @@ pub(super) fn page_request(device: &MockDevice, queue: &FaultQueue, pasid: Optio
     device.request_page(pasid, group, PageAccess::READ | PageAccess::WRITE, iova)?;
     let found = queue.read()?.context("no page request came")?;
     ensure!(found.index == group, "group {}", found.index);
-    let [request] = found.requests.as_slice() else { anyhow::bail!("{} requests", found.requests.len()) };
-    ensure!(request.device == device.device_id() && request.iova == iova, "{request:?}");
+    let [request] = found.requests.as_slice() else {
+        anyhow::bail!("{} requests", found.requests.len())
+    };
+    ensure!(
+        request.device == device.device_id() && request.iova == iova,
+        "{request:?}"
+    );
     ensure!(request.pasid == pasid, "PASID {:?}", request.pasid);
-    ensure!(request.access.contains(PageAccess::READ | PageAccess::WRITE), "{:?}", request.access);
+    ensure!(
+        request.access.contains(PageAccess::READ | PageAccess::WRITE),
+        "{:?}",
+        request.access
+    );
     queue.respond(found.cookie, Response::Success)?;
     ensure!(queue.read()?.is_none(), "a second page request");
-    ensure!(queue.respond(found.cookie, Response::Success).is_err(), "it was answered twice");
+    ensure!(
+        queue.respond(found.cookie, Response::Success).is_err(),
+        "it was answered twice"
+    );
     Ok(())
 }
 
@@ -102,7 +118,9 @@ fn check_all(table: &Hwpt, expected: [u32; 4]) -> Result<()> {
 
 /// It fails as the kernel fails it, after so many entries.
 pub(super) fn stopped(result: Result<u32, InvalidateError>, errno: Errno, handled: u32) -> Result<()> {
-    let got = result.as_ref().map_or_else(|stopped| stopped.handled, |handled| *handled);
+    let got = result
+        .as_ref()
+        .map_or_else(|stopped| stopped.handled, |handled| *handled);
     refused(result.map_err(Error::from), errno)?;
     ensure!(got == handled, "stopped after {got} entries, not {handled}");
     Ok(())

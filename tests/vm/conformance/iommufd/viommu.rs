@@ -12,8 +12,8 @@ use vfio_core::iommufd::selftest::{
     VIOMMU_INVALIDATE_DATA, nested_data,
 };
 use vfio_core::iommufd::{
-    HwQueue, HwQueueKind, Hwpt, HwptData, HwptFlags, HwptParent, Invalidation, Ioas, Iommufd, Placement, Vdevice, Vevent,
-    VeventQueue, Viommu, ViommuKind,
+    HwQueue, HwQueueKind, Hwpt, HwptData, HwptFlags, HwptParent, Invalidation, Ioas, Iommufd, Placement, Vdevice,
+    Vevent, VeventQueue, Viommu, ViommuKind,
 };
 use vfio_core::{Iova, System};
 
@@ -54,30 +54,44 @@ impl Bench {
 }
 
 fn table(device: &MockDevice, ioas: &Ioas, flags: HwptFlags) -> Result<Hwpt> {
-    Ok(Hwpt::alloc(device, HwptParent::Ioas(ioas), flags, HwptData::None, None)?)
+    Ok(Hwpt::alloc(
+        device,
+        HwptParent::Ioas(ioas),
+        flags,
+        HwptData::None,
+        None,
+    )?)
 }
 
 pub(super) fn viommu_auto_destroy(variant: &str) -> Result<Outcome> {
-    let Some(bench) = Bench::new(variant)? else { return no_number() };
+    let Some(bench) = Bench::new(variant)? else {
+        return no_number();
+    };
     drop(bench);
     PASSED
 }
 
 pub(super) fn viommu_negative_tests(variant: &str) -> Result<Outcome> {
-    let Some(bench) = Bench::new(variant)? else { return no_number() };
+    let Some(bench) = Bench::new(variant)? else {
+        return no_number();
+    };
     let plain = table(&bench.device, &bench.ioas, HwptFlags::empty())?;
     refused(Viommu::alloc(&bench.device, &plain, VIOMMU, &mut []), Errno::INVAL)?;
     let unknown = Viommu::alloc(&bench.device, &bench.parent, ViommuKind(0xdead), &mut []);
     refused(unknown, Errno::OPNOTSUPP)?;
     // What something nests under, or was made from, outlives its handle.
-    let Bench { viommu, parent, nested, .. } = bench;
+    let Bench {
+        viommu, parent, nested, ..
+    } = bench;
     drop((parent, viommu));
     drop(nested);
     PASSED
 }
 
 pub(super) fn viommu_alloc_nested_iopf(variant: &str) -> Result<Outcome> {
-    let Some(bench) = Bench::new(variant)? else { return no_number() };
+    let Some(bench) = Bench::new(variant)? else {
+        return no_number();
+    };
     let queue = bench.iommufd.alloc_fault_queue()?;
     let data = nested_data(IOTLB_DEFAULT, false);
     let make = |flags| {
@@ -96,16 +110,26 @@ pub(super) fn viommu_alloc_nested_iopf(variant: &str) -> Result<Outcome> {
 }
 
 pub(super) fn viommu_alloc_with_data(variant: &str) -> Result<Outcome> {
-    let Some(bench) = Bench::new(variant)? else { return no_number() };
+    let Some(bench) = Bench::new(variant)? else {
+        return no_number();
+    };
     let sent: u32 = 0xbeef;
     let mut data = [0; 24];
-    data.iter_mut().zip(sent.to_ne_bytes()).for_each(|(to, from)| *to = from);
+    data.iter_mut()
+        .zip(sent.to_ne_bytes())
+        .for_each(|(to, from)| *to = from);
     let viommu = Viommu::alloc(&bench.device, &bench.parent, VIOMMU, &mut data)?;
     let word = |at: usize| data.get(at..).and_then(|rest| rest.first_chunk());
     let long = |at: usize| word(at).map(|bytes| u64::from_ne_bytes(*bytes));
-    let returned = data.get(4..).and_then(|rest| rest.first_chunk()).map(|bytes| u32::from_ne_bytes(*bytes));
+    let returned = data
+        .get(4..)
+        .and_then(|rest| rest.first_chunk())
+        .map(|bytes| u32::from_ne_bytes(*bytes));
     ensure!(returned == Some(sent), "{returned:x?} came back");
-    let (offset, len) = (long(8).context("offset")?, usize::try_from(long(16).context("length")?)?);
+    let (offset, len) = (
+        long(8).context("offset")?,
+        usize::try_from(long(16).context("length")?)?,
+    );
     for (offset, len) in [
         (offset + PAGE, len),
         (offset + 2 * PAGE, len),
@@ -125,7 +149,9 @@ pub(super) fn viommu_alloc_with_data(variant: &str) -> Result<Outcome> {
 /// The next events are these, in order and none lost.
 fn events(queue: &VeventQueue, device: u32, sequences: &[u32]) -> Result<()> {
     for expected in sequences {
-        let Some(Vevent::Event { sequence, data }) = queue.read()? else { anyhow::bail!("no event {expected}") };
+        let Some(Vevent::Event { sequence, data }) = queue.read()? else {
+            anyhow::bail!("no event {expected}")
+        };
         ensure!(sequence == *expected, "event {sequence}, not {expected}");
         ensure!(data == device.to_ne_bytes(), "of device {data:x?}");
     }
@@ -133,7 +159,9 @@ fn events(queue: &VeventQueue, device: u32, sequences: &[u32]) -> Result<()> {
 }
 
 pub(super) fn vdevice_alloc(variant: &str) -> Result<Outcome> {
-    let Some(bench) = Bench::new(variant)? else { return no_number() };
+    let Some(bench) = Bench::new(variant)? else {
+        return no_number();
+    };
     let (device, viommu) = (&bench.device, &bench.viommu);
     refused(device.replace(&bench.nested), Errno::NOENT)?;
     for depth in [0, MAX_DEPTH + 1] {
@@ -159,10 +187,15 @@ pub(super) fn vdevice_alloc(variant: &str) -> Result<Outcome> {
     }
     events(&queue, 0x88, &[1, 2])?;
     let lost = queue.read()?;
-    ensure!(matches!(lost, Some(Vevent::Lost { .. })), "{lost:?}, and one event was lost");
+    ensure!(
+        matches!(lost, Some(Vevent::Lost { .. })),
+        "{lost:?}, and one event was lost"
+    );
     ensure!(queue.read()?.is_none(), "more than there was");
     device.report_event()?;
-    let Some(Vevent::Event { data, .. }) = queue.read()? else { anyhow::bail!("no event after the overflow") };
+    let Some(Vevent::Event { data, .. }) = queue.read()? else {
+        anyhow::bail!("no event after the overflow")
+    };
     ensure!(data == 0x88_u32.to_ne_bytes());
     device.replace(&bench.ioas)?;
     drop((vdevice, queue));
@@ -178,7 +211,9 @@ fn requests(entries: &[(u32, u32, u32)]) -> Vec<u8> {
 }
 
 pub(super) fn vdevice_cache(variant: &str) -> Result<Outcome> {
-    let Some(bench) = Bench::new(variant)? else { return no_number() };
+    let Some(bench) = Bench::new(variant)? else {
+        return no_number();
+    };
     let (none, all, other) = (0, 1, u32::MAX);
     let device = 0x99;
     let vdevice = Vdevice::alloc(&bench.viommu, &bench.device, device.into())?;
@@ -224,7 +259,9 @@ pub(super) fn vdevice_cache(variant: &str) -> Result<Outcome> {
 }
 
 pub(super) fn hw_queue(variant: &str) -> Result<Outcome> {
-    let Some(bench) = Bench::new(variant)? else { return no_number() };
+    let Some(bench) = Bench::new(variant)? else {
+        return no_number();
+    };
     let memory = memory(2 * PAGE)?;
     let make = |kind, index, start, len| {
         let queue = range(start, len)?;
@@ -253,7 +290,9 @@ pub(super) fn hw_queue(variant: &str) -> Result<Outcome> {
 
 /// The virtual device holds the device, so that it is never left without one.
 pub(super) fn vdevice_tombstone(variant: &str) -> Result<Outcome> {
-    let Some(bench) = Bench::new(variant)? else { return no_number() };
+    let Some(bench) = Bench::new(variant)? else {
+        return no_number();
+    };
     let vdevice = Vdevice::alloc(&bench.viommu, &bench.device, 0x99)?;
     let Bench { device, iommufd, .. } = bench;
     drop(device);

@@ -8,16 +8,21 @@ use anyhow::{Context as _, Result, bail, ensure};
 use lab::case::Outcome;
 use rustix::io::Errno;
 use std::time::{Duration, Instant};
-use vfio_core::{DeviceFlags, EventFd, IrqIndex, RegionFlags, RegionIndex};
+use vfio_core::info::{DeviceFlags, RegionFlags};
+use vfio_core::{EventFd, IrqIndex, RegionIndex};
 
 /// The kernel's suite asks for no more vectors either.
 const MOST_VECTORS: u32 = 16;
 
 /// In the last way that the kernel has, as the kernel's suite is in its default one.
 pub(super) fn cases(modes: &[Mode]) -> Vec<Case> {
-    let Some(mode) = modes.last().copied() else { return Vec::new() };
+    let Some(mode) = modes.last().copied() else {
+        return Vec::new();
+    };
     let device = |name: &str, run: fn(&Staged, Mode) -> Result<Outcome>| {
-        Case::new(format!("conf_vfio_pci_device_test.{name}"), move |staged| run(staged, mode))
+        Case::new(format!("conf_vfio_pci_device_test.{name}"), move |staged| {
+            run(staged, mode)
+        })
     };
     let irq = |name: &str, index| {
         let name = format!("conf_vfio_pci_irq_test.{name}.enable_trigger_disable");
@@ -73,7 +78,10 @@ fn validate_bars(staged: &Staged, mode: Mode) -> Result<Outcome> {
     }
     ensure!(mapped > 0, "no BAR can be mapped");
     let config = opened.device.region_info(RegionIndex::CONFIG)?;
-    ensure!(!config.flags.contains(RegionFlags::MMAP), "the configuration space is mappable");
+    ensure!(
+        !config.flags.contains(RegionFlags::MMAP),
+        "the configuration space is mappable"
+    );
     PASSED
 }
 
@@ -93,7 +101,10 @@ fn enable_trigger_disable(staged: &Staged, mode: Mode, index: IrqIndex) -> Resul
         ensure!(signals == Some(1), "vector {vector}: {signals:?}");
     }
     interrupts.disable()?;
-    ensure!(interrupts.trigger(0).is_err(), "a vector that is disabled was triggered");
+    ensure!(
+        interrupts.trigger(0).is_err(),
+        "a vector that is disabled was triggered"
+    );
     PASSED
 }
 

@@ -74,7 +74,10 @@ impl Bench {
         ensure!(arrived, "the copy does not arrive");
         let mut found = vec![0; len];
         self.memory.memory().read(half, &mut found).context("inside")?;
-        ensure!(found.iter().all(|byte| *byte == b'x'), "what arrived is not what was sent");
+        ensure!(
+            found.iter().all(|byte| *byte == b'x'),
+            "what arrived is not what was sent"
+        );
         Ok(())
     }
 

@@ -27,14 +27,24 @@ const PAGE: u64 = 4096;
 /// The largest BAR that can be mapped whole, for reading and writing.
 fn largest_bar(device: &BoundDevice) -> Option<Region> {
     let usable = |region: &Region| {
-        let whole = region.info().mappable().first().is_some_and(|area| *area == (0..region.size()));
+        let whole = region
+            .info()
+            .mappable()
+            .first()
+            .is_some_and(|area| *area == (0..region.size()));
         whole && region.access().contains(Access::READ | Access::WRITE)
     };
     let bars = RegionIndex::BARS.into_iter().filter_map(|bar| device.region(bar).ok());
     bars.filter(usable).max_by_key(Region::size)
 }
 
-fn map_bar(staged: &Staged, mode: Mode, options: MapOptions, shortest: u64, len: impl Fn(u64) -> u64) -> Result<Outcome> {
+fn map_bar(
+    staged: &Staged,
+    mode: Mode,
+    options: MapOptions,
+    shortest: u64,
+    len: impl Fn(u64) -> u64,
+) -> Result<Outcome> {
     let context = Context::open(mode)?;
     let opened = context.device(staged.pf()?)?;
     let Some(bar) = largest_bar(&opened.device).filter(|bar| bar.size() >= shortest) else {

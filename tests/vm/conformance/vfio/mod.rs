@@ -49,13 +49,23 @@ pub(crate) fn files(has_iommufd: bool) -> Vec<File> {
             if has_iommufd { setup::cases() } else { Vec::new() },
         ),
         file("vfio_pci_device_test", Stage::Function, 60, device::cases(modes)),
-        file("vfio_pci_device_init_perf_test", Stage::FunctionWithVf, 60, perf::cases(modes)),
+        file(
+            "vfio_pci_device_init_perf_test",
+            Stage::FunctionWithVf,
+            60,
+            perf::cases(modes),
+        ),
         File {
             // 7 cases of each way, which differ in nothing that the driver sees; half a minute each in emulation.
             short: &["-v", "iommufd"],
             ..file("vfio_pci_driver_test", Stage::Function, 420, driver::cases(modes))
         },
-        file("vfio_pci_sriov_uapi_test", Stage::FunctionWithVf, 180, sriov::cases(modes)),
+        file(
+            "vfio_pci_sriov_uapi_test",
+            Stage::FunctionWithVf,
+            180,
+            sriov::cases(modes),
+        ),
     ]
 }
 

@@ -23,7 +23,8 @@ fn init(staged: &Staged, mode: Mode) -> Result<Outcome> {
         let threads: Vec<_> = devices
             .iter()
             .map(|bdf| {
-                scope.spawn(|| {
+                let (context, barrier) = (&context, &barrier);
+                scope.spawn(move || {
                     barrier.wait();
                     let start = Instant::now();
                     let opened = context.device(*bdf)?;

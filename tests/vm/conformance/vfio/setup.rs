@@ -80,11 +80,22 @@ fn attach_detatch_pt(staged: &Staged) -> Result<Outcome> {
 fn attach_invalid_pt_fails(staged: &Staged) -> Result<Outcome> {
     let (iommufd, device) = bound(staged)?;
     let other = Iommufd::open(&System::host())?.alloc_ioas()?;
-    ensure!(device.attach(&other, None).is_err(), "it is attached to another iommufd's address space");
+    ensure!(
+        device.attach(&other, None).is_err(),
+        "it is attached to another iommufd's address space"
+    );
     let ioas = iommufd.alloc_ioas()?;
-    let object = device.iommufd_device().ok_or_else(|| anyhow::anyhow!("not in an iommufd"))?;
+    let object = device
+        .iommufd_device()
+        .ok_or_else(|| anyhow::anyhow!("not in an iommufd"))?;
     // A nesting parent or not, a table of the right iommufd is taken.
-    let table = Hwpt::alloc(&object, HwptParent::Ioas(&ioas), HwptFlags::empty(), HwptData::None, None)?;
+    let table = Hwpt::alloc(
+        &object,
+        HwptParent::Ioas(&ioas),
+        HwptFlags::empty(),
+        HwptData::None,
+        None,
+    )?;
     device.attach(&table, None)?.detach()?;
     PASSED
 }

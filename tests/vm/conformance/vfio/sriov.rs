@@ -13,7 +13,11 @@ const FIRST: VfToken = VfToken(*b"\x52\xac\x9b\xff\x3a\x88\x4f\xbd\x90\x1a\x0d\x
 const SECOND: VfToken = VfToken(*b"\x88\x59\x46\x74\x90\xa0\x47\xa9\xae\xa8\x9d\x9b\x35\x2a\xc0\x8a");
 
 pub(super) fn cases(modes: &[Mode]) -> Vec<Case> {
-    let tokens = [("same_uuid", Some(FIRST)), ("diff_uuid", Some(SECOND)), ("null_uuid", None)];
+    let tokens = [
+        ("same_uuid", Some(FIRST)),
+        ("diff_uuid", Some(SECOND)),
+        ("null_uuid", None),
+    ];
     let tests: [(&str, Test); 3] = [
         ("init_token_match", init_token_match),
         ("pf_early_close", pf_early_close),
@@ -36,7 +40,9 @@ type Test = fn(&Staged, Mode, Option<VfToken>) -> Result<Outcome>;
 
 fn open_pf(staged: &Staged, mode: Mode) -> Result<(Context, BoundDevice)> {
     let context = Context::open(mode)?;
-    let pf = context.device_with(staged.pf()?, Some(FIRST))?.context("the PF with its token")?;
+    let pf = context
+        .device_with(staged.pf()?, Some(FIRST))?
+        .context("the PF with its token")?;
     Ok((context, pf))
 }
 
@@ -46,7 +52,10 @@ fn check_vf(context: &Context, staged: &Staged, token: Option<VfToken>, right: V
         (Ok(vf), true) => ensure!(vf.config()?.image().is_ok(), "it cannot be read"),
         (Ok(_), false) => anyhow::bail!("the VF opens without the right token"),
         (Err(error), true) => return Err(error).context("the right token"),
-        (Err(error), false) => ensure!(error.kind == ErrorKind::Token, "it is refused, and not for the token: {error}"),
+        (Err(error), false) => ensure!(
+            error.kind == ErrorKind::Token,
+            "it is refused, and not for the token: {error}"
+        ),
     }
     PASSED
 }
