@@ -1,6 +1,6 @@
 //! Fixture `iommufd_ioas`, part 2: areas of an address space: mapped, unmapped, placed, reserved, copied.
 
-use super::bench::{APERTURE, BUFFER, Bench, MOCK_PAGE, PAGE, READ_WRITE, Variant, map, range, refused};
+use super::bench::{APERTURE, BUFFER, Bench, MOCK_PAGE, PAGE, READ_WRITE, Variant, map, memory, range, refused};
 use crate::PASSED;
 use anyhow::{Context, Result, ensure};
 use lab::case::Outcome;
@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 use vfio_core::iommufd::selftest;
 use vfio_core::iommufd::{Ioas, Mapping, Placement};
-use vfio_core::{Access, Iova, IovaRange};
+use vfio_core::{Access, Iova, IovaRange, StableMemory};
 
 pub(super) fn area(variant: &Variant) -> Result<Outcome> {
     let bench = Bench::new(variant)?;
@@ -62,12 +62,15 @@ pub(super) fn unmap_fully_contained_areas(variant: &Variant) -> Result<Outcome> 
     PASSED
 }
 
-/// Maps 1 to 10 pages wherever the kernel likes; all at multiples of the largest power of two in their lengths.
+/// Maps 1 to 10 pages wherever the kernel likes; all at multiples of the largest power of two in their lengths, as the memory is.
 fn placed(bench: &Bench) -> Result<Vec<Mapping>> {
+    let memory = memory(2 * BUFFER)?;
+    let start = memory.address().addr() as u64;
+    let aligned = start.next_multiple_of(BUFFER) - start;
     (1..=10)
         .map(|pages| {
             let len = pages * PAGE;
-            let mapping = bench.map(len)?;
+            let mapping = map(&bench.ioas, &memory, aligned, len, Placement::Any)?;
             let alignment = 1 << len.trailing_zeros();
             ensure!(
                 mapping.iova().is_aligned_to(alignment),

@@ -109,6 +109,13 @@ impl Bench {
     }
 }
 
+/// A device of another iommufd. The kernel's suite names devices by numbers that are none; here a device is named by holding it, and
+/// this is the one that can be held and is none of ours.
+pub(super) fn stranger() -> Result<MockDevice> {
+    let other = Iommufd::open(&System::host())?;
+    Ok(MockDevice::new(&other.alloc_ioas()?, MockFlags::empty())?)
+}
+
 /// Anonymous memory.
 pub(super) fn memory(len: u64) -> Result<Arc<Memory>> {
     Ok(Arc::new(Memory::new(usize::try_from(len)?, MemoryOptions::default())?))
@@ -130,6 +137,11 @@ pub(super) fn map(
 /// `len` bytes from `start`.
 pub(super) fn range(start: Iova, len: u64) -> Result<IovaRange> {
     IovaRange::new(start, len).context("a range of no addresses")
+}
+
+/// A table over an address space.
+pub(super) fn over(device: &dyn IommuDevice, ioas: &Ioas, flags: HwptFlags) -> Result<Hwpt, Error> {
+    Hwpt::alloc(device, HwptParent::Ioas(ioas), flags, HwptData::None, None)
 }
 
 /// A nested table with the mock's own data.

@@ -1,13 +1,14 @@
 //! Fixture `iommufd_ioas`, part 1: an address space's life, options and ranges, and what devices do with it.
 
-use super::bench::{APERTURE, APERTURE_LAST, Bench, MOCK_PAGE, PAGE, Variant, check_map, range, refused};
-use super::no_number;
+use super::bench::{
+    APERTURE, APERTURE_LAST, Bench, MOCK_PAGE, PAGE, Variant, check_map, over, range, refused, stranger,
+};
 use crate::PASSED;
 use anyhow::{Context, Result, ensure};
 use lab::case::Outcome;
 use rustix::io::Errno;
 use vfio_core::iommufd::selftest::{self, MockDevice, MockFlags};
-use vfio_core::iommufd::{HwCapabilities, HwInfoData, HwInfoKind, Hwpt, HwptData, HwptFlags, HwptParent, Placement};
+use vfio_core::iommufd::{HwCapabilities, HwInfoData, HwInfoKind, HwptFlags, Placement};
 use vfio_core::{Iova, IovaRange};
 
 pub(super) fn ioas_auto_destroy(variant: &Variant) -> Result<Outcome> {
@@ -61,15 +62,12 @@ pub(super) fn ioas_area_auto_destroy(variant: &Variant) -> Result<Outcome> {
 pub(super) fn hwpt_attach(variant: &Variant) -> Result<Outcome> {
     let bench = Bench::new(variant)?;
     let Some(device) = bench.device() else {
-        return no_number();
+        let stranger = stranger()?;
+        refused(over(&stranger, &bench.ioas, HwptFlags::empty()), Errno::INVAL)?;
+        refused(stranger.replace(&bench.ioas), Errno::INVAL)?;
+        return PASSED;
     };
-    let hwpt = Hwpt::alloc(
-        device,
-        HwptParent::Ioas(&bench.ioas),
-        HwptFlags::empty(),
-        HwptData::None,
-        None,
-    )?;
+    let hwpt = over(device, &bench.ioas, HwptFlags::empty())?;
     drop(MockDevice::new(&hwpt, MockFlags::empty())?);
     PASSED
 }
@@ -77,7 +75,8 @@ pub(super) fn hwpt_attach(variant: &Variant) -> Result<Outcome> {
 pub(super) fn get_hw_info(variant: &Variant) -> Result<Outcome> {
     let bench = Bench::new(variant)?;
     let Some(device) = bench.device() else {
-        return no_number();
+        refused(bench.iommufd.hw_info(&stranger()?), Errno::INVAL)?;
+        return PASSED;
     };
     let info = bench.iommufd.hw_info(device)?;
     let HwInfoData::Other { kind, bytes } = &info.data else {

@@ -1,7 +1,6 @@
 //! Fixture `iommufd_ioas`, part 4: a guest's own table nested under one of ours, its caches, and its page requests.
 
-use super::bench::{Bench, Variant, nested, refused, selftest_data};
-use super::no_number;
+use super::bench::{Bench, Variant, nested, over, refused, selftest_data, stranger};
 use crate::PASSED;
 use anyhow::{Context, Result, ensure};
 use lab::case::Outcome;
@@ -20,9 +19,12 @@ const ALL: u32 = 1;
 pub(super) fn alloc_hwpt_nested(variant: &Variant) -> Result<Outcome> {
     let bench = Bench::new(variant)?;
     let Some(device) = bench.device() else {
-        return no_number();
+        let stranger = stranger()?;
+        refused(over(&stranger, &bench.ioas, HwptFlags::NEST_PARENT), Errno::INVAL)?;
+        refused(stranger.replace(&bench.ioas), Errno::INVAL)?;
+        return PASSED;
     };
-    let over_ioas = |flags| Hwpt::alloc(device, HwptParent::Ioas(&bench.ioas), flags, HwptData::None, None);
+    let over_ioas = |flags| over(device, &bench.ioas, flags);
     let queue = bench.iommufd.alloc_fault_queue()?;
     let with_queue = Hwpt::alloc(
         device,
@@ -36,17 +38,17 @@ pub(super) fn alloc_hwpt_nested(variant: &Variant) -> Result<Outcome> {
     let no_parent = over_ioas(HwptFlags::empty())?;
 
     let data = nested_data(IOTLB_DEFAULT, false);
-    let over = |parent: &Hwpt, flags, kind, bytes: &[u8]| {
+    let under = |parent: &Hwpt, flags, kind, bytes: &[u8]| {
         let data = HwptData::Raw { kind, bytes };
         Hwpt::alloc(device, HwptParent::Hwpt(parent), flags, data, None)
     };
     let none = HwptFlags::empty();
-    refused(over(&parent, none, 0, &data), Errno::INVAL).context("data of no kind")?;
-    refused(over(&parent, none, HWPT_DATA + 1, &data), Errno::OPNOTSUPP).context("data of another kind")?;
-    refused(over(&parent, none, HWPT_DATA, &[0; 3]), Errno::INVAL).context("data that is cut off")?;
-    let both = over(&parent, HwptFlags::NEST_PARENT, HWPT_DATA, &data);
+    refused(under(&parent, none, 0, &data), Errno::INVAL).context("data of no kind")?;
+    refused(under(&parent, none, HWPT_DATA + 1, &data), Errno::OPNOTSUPP).context("data of another kind")?;
+    refused(under(&parent, none, HWPT_DATA, &[0; 3]), Errno::INVAL).context("data that is cut off")?;
+    let both = under(&parent, HwptFlags::NEST_PARENT, HWPT_DATA, &data);
     refused(both, Errno::OPNOTSUPP).context("nested, and a parent")?;
-    refused(over(&no_parent, none, HWPT_DATA, &data), Errno::INVAL).context("under no parent")?;
+    refused(under(&no_parent, none, HWPT_DATA, &data), Errno::INVAL).context("under no parent")?;
 
     let make = || nested(device, HwptParent::Hwpt(&parent), none);
     let (first, second) = (make()?, make()?);

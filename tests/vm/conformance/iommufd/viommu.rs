@@ -1,8 +1,8 @@
 //! Fixture `iommufd_viommu`: a slice of an IOMMU for a virtual machine, its devices, events, caches and queues.
 
-use super::bench::{APERTURE, PAGE, map, memory, nested, range, refused, selftest_data};
+use super::bench::{APERTURE, PAGE, map, memory, nested, over, range, refused, selftest_data, stranger};
 use super::nested::{page_request, stopped};
-use super::no_number;
+use super::no_viommu;
 use crate::PASSED;
 use anyhow::{Context, Result, ensure};
 use lab::case::Outcome;
@@ -12,8 +12,8 @@ use vfio_core::iommufd::selftest::{
     VIOMMU_INVALIDATE_DATA, nested_data,
 };
 use vfio_core::iommufd::{
-    HwQueue, HwQueueKind, Hwpt, HwptData, HwptFlags, HwptParent, Invalidation, Ioas, Iommufd, Placement, Vdevice,
-    Vevent, VeventQueue, Viommu, ViommuKind,
+    HwQueue, HwQueueKind, Hwpt, HwptFlags, HwptParent, Invalidation, Ioas, Iommufd, Placement, Vdevice, Vevent,
+    VeventQueue, Viommu, ViommuKind,
 };
 use vfio_core::{Iova, System};
 
@@ -32,7 +32,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// `None` for the variant without: its assertions are about numbers of objects that are not there.
+    /// `None` for the variant without: its cases are about what is not there.
     fn new(variant: &str) -> Result<Option<Self>> {
         if variant == "no_viommu" {
             return Ok(None);
@@ -54,26 +54,21 @@ impl Bench {
 }
 
 fn table(device: &MockDevice, ioas: &Ioas, flags: HwptFlags) -> Result<Hwpt> {
-    Ok(Hwpt::alloc(
-        device,
-        HwptParent::Ioas(ioas),
-        flags,
-        HwptData::None,
-        None,
-    )?)
+    Ok(over(device, ioas, flags)?)
 }
 
 pub(super) fn viommu_auto_destroy(variant: &str) -> Result<Outcome> {
-    let Some(bench) = Bench::new(variant)? else {
-        return no_number();
-    };
-    drop(bench);
+    drop(Bench::new(variant)?);
     PASSED
 }
 
 pub(super) fn viommu_negative_tests(variant: &str) -> Result<Outcome> {
     let Some(bench) = Bench::new(variant)? else {
-        return no_number();
+        let (stranger, parent) = (stranger()?, Iommufd::open(&System::host())?.alloc_ioas()?);
+        let device = MockDevice::new(&parent, MockFlags::empty())?;
+        let parent = table(&device, &parent, HwptFlags::NEST_PARENT)?;
+        refused(Viommu::alloc(&stranger, &parent, VIOMMU, &mut []), Errno::INVAL)?;
+        return PASSED;
     };
     let plain = table(&bench.device, &bench.ioas, HwptFlags::empty())?;
     refused(Viommu::alloc(&bench.device, &plain, VIOMMU, &mut []), Errno::INVAL)?;
@@ -90,7 +85,7 @@ pub(super) fn viommu_negative_tests(variant: &str) -> Result<Outcome> {
 
 pub(super) fn viommu_alloc_nested_iopf(variant: &str) -> Result<Outcome> {
     let Some(bench) = Bench::new(variant)? else {
-        return no_number();
+        return no_viommu();
     };
     let queue = bench.iommufd.alloc_fault_queue()?;
     let data = nested_data(IOTLB_DEFAULT, false);
@@ -111,7 +106,7 @@ pub(super) fn viommu_alloc_nested_iopf(variant: &str) -> Result<Outcome> {
 
 pub(super) fn viommu_alloc_with_data(variant: &str) -> Result<Outcome> {
     let Some(bench) = Bench::new(variant)? else {
-        return no_number();
+        return no_viommu();
     };
     let sent: u32 = 0xbeef;
     let mut data = [0; 24];
@@ -160,7 +155,16 @@ fn events(queue: &VeventQueue, device: u32, sequences: &[u32]) -> Result<()> {
 
 pub(super) fn vdevice_alloc(variant: &str) -> Result<Outcome> {
     let Some(bench) = Bench::new(variant)? else {
-        return no_number();
+        let ioas = Iommufd::open(&System::host())?.alloc_ioas()?;
+        let device = MockDevice::new(&ioas, MockFlags::empty())?;
+        let viommu = Viommu::alloc(
+            &device,
+            &table(&device, &ioas, HwptFlags::NEST_PARENT)?,
+            VIOMMU,
+            &mut [],
+        )?;
+        refused(Vdevice::alloc(&viommu, &stranger()?, 0x99), Errno::INVAL)?;
+        return PASSED;
     };
     let (device, viommu) = (&bench.device, &bench.viommu);
     refused(device.replace(&bench.nested), Errno::NOENT)?;
@@ -212,7 +216,7 @@ fn requests(entries: &[(u32, u32, u32)]) -> Vec<u8> {
 
 pub(super) fn vdevice_cache(variant: &str) -> Result<Outcome> {
     let Some(bench) = Bench::new(variant)? else {
-        return no_number();
+        return no_viommu();
     };
     let (none, all, other) = (0, 1, u32::MAX);
     let device = 0x99;
@@ -260,7 +264,7 @@ pub(super) fn vdevice_cache(variant: &str) -> Result<Outcome> {
 
 pub(super) fn hw_queue(variant: &str) -> Result<Outcome> {
     let Some(bench) = Bench::new(variant)? else {
-        return no_number();
+        return no_viommu();
     };
     let memory = memory(2 * PAGE)?;
     let make = |kind, index, start, len| {
@@ -291,7 +295,7 @@ pub(super) fn hw_queue(variant: &str) -> Result<Outcome> {
 /// The virtual device holds the device, so that it is never left without one.
 pub(super) fn vdevice_tombstone(variant: &str) -> Result<Outcome> {
     let Some(bench) = Bench::new(variant)? else {
-        return no_number();
+        return no_viommu();
     };
     let vdevice = Vdevice::alloc(&bench.viommu, &bench.device, 0x99)?;
     let Bench { device, iommufd, .. } = bench;
