@@ -1,22 +1,17 @@
 //! Fixture `iommufd_ioas`, part 3: accesses of a kernel driver to an address space, as those of an emulated device (mdev).
 
-use super::bench::{APERTURE, BUFFER, Bench, MOCK_PAGE, PAGE, Variant, check_map, map, range, refused};
+use super::bench::{APERTURE, BUFFER, Bench, MOCK_PAGE, PAGE, Variant, check_map, huge_memory, map, range, refused};
 use crate::PASSED;
 use anyhow::{Context, Result, ensure};
 use lab::case::Outcome;
 use rustix::io::Errno;
-use std::sync::Arc;
 use vfio_core::iommufd::selftest::{MockAccess, MockDevice, MockFlags};
 use vfio_core::iommufd::{Mapping, Placement};
-use vfio_core::{Iova, Memory, MemoryOptions, PageSize};
+use vfio_core::{Iova, Memory};
 
 pub(super) fn access_domain_destory(variant: &Variant) -> Result<Outcome> {
     let mut bench = Bench::new(variant)?;
-    let options = MemoryOptions {
-        pages: PageSize::Huge2M,
-        ..MemoryOptions::default()
-    };
-    let memory = Arc::new(Memory::new(4 << 20, options)?);
+    let memory = huge_memory(4 << 20)?;
     memory.populate(0..memory.len())?;
     let _mapping = map(&bench.ioas, &memory, 0, 4 << 20, Placement::Fixed(bench.base))?;
     let access = MockAccess::new(&bench.ioas, true)?;

@@ -6,7 +6,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use vfio_core::iommufd::selftest::{self, MockDevice, MockFlags};
 use vfio_core::iommufd::{Hwpt, HwptData, HwptFlags, HwptParent, Ioas, IommuDevice, Iommufd, Mapping, Placement};
-use vfio_core::{Access, Error, ErrorKind, Iova, IovaRange, Memory, MemoryOptions, System};
+use vfio_core::{Access, Error, ErrorKind, Iova, IovaRange, Memory, MemoryOptions, PageSize, System};
 
 /// Bytes of a page of this machine.
 pub(super) const PAGE: u64 = 4096;
@@ -119,6 +119,15 @@ pub(super) fn stranger() -> Result<MockDevice> {
 /// Anonymous memory.
 pub(super) fn memory(len: u64) -> Result<Arc<Memory>> {
     Ok(Arc::new(Memory::new(usize::try_from(len)?, MemoryOptions::default())?))
+}
+
+/// Memory on huge pages of 2 MiB, and so at a multiple of them.
+pub(super) fn huge_memory(len: u64) -> Result<Arc<Memory>> {
+    let options = MemoryOptions {
+        pages: PageSize::Huge2M,
+        ..MemoryOptions::default()
+    };
+    Ok(Arc::new(Memory::new(usize::try_from(len)?, options)?))
 }
 
 /// Maps a part of memory for reading and writing.

@@ -1,7 +1,7 @@
 //! Fixture `vfio_compat_mock_domain`: an iommufd that stands in for a type1 container.
 
 use super::access::Random;
-use super::bench::{APERTURE, APERTURE_LAST, BUFFER, PAGE, READ_WRITE, memory, range, refused};
+use super::bench::{APERTURE, APERTURE_LAST, BUFFER, PAGE, READ_WRITE, huge_memory, memory, range, refused};
 use crate::PASSED;
 use anyhow::{Context, Result, ensure};
 use lab::case::Outcome;
@@ -9,9 +9,7 @@ use rustix::io::Errno;
 use std::sync::Arc;
 use vfio_core::iommufd::selftest::{MockDevice, MockFlags};
 use vfio_core::iommufd::{Ioas, Iommufd};
-use vfio_core::{
-    Container, ContainerPath, IommuType, Iova, IovaRange, LegacyMapping, Memory, MemoryOptions, PageSize, System,
-};
+use vfio_core::{Container, ContainerPath, IommuType, Iova, IovaRange, LegacyMapping, Memory, System};
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Variant {
@@ -118,11 +116,7 @@ pub(super) fn map(variant: &Variant) -> Result<Outcome> {
 /// the kernel does in version 2.
 pub(super) fn huge_map(variant: &Variant) -> Result<Outcome> {
     let bench = Bench::new(variant)?;
-    let options = MemoryOptions {
-        pages: PageSize::Huge2M,
-        ..MemoryOptions::default()
-    };
-    let memory = Arc::new(Memory::new(4 << 20, options)?);
+    let memory = huge_memory(4 << 20)?;
     let len = memory.len() as u64;
     let mapping = bench.map(&memory, 0, len, APERTURE)?;
     let part = len / 16;
