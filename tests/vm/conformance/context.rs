@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, bail};
 use pci::{Bdf, GroupId, Sysfs};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use vfio_core::iommufd::{Ioas, Iommufd, Mapping, Placement};
 use vfio_core::{
     Access, Attachment, BoundDevice, CdevFile, Container, ContainerPath, Error, Group, IommuType, Iova, IovaRange,
@@ -65,6 +65,8 @@ impl Mode {
 #[derive(Debug, Clone)]
 pub(crate) struct Context {
     kind: Kind,
+    /// Held while a group joins: the first one brings the IOMMU.
+    joining: Arc<Mutex<()>>,
 }
 
 #[derive(Debug, Clone)]
@@ -95,7 +97,10 @@ impl Context {
                 Kind::Iommufd(iommufd, ioas)
             }
         };
-        Ok(Self { kind })
+        Ok(Self {
+            kind,
+            joining: Arc::default(),
+        })
     }
 
     /// Opens a device and puts it into the address space.
@@ -115,6 +120,7 @@ impl Context {
     pub(crate) fn device_with(&self, bdf: Bdf, token: Option<VfToken>) -> Result<Result<BoundDevice, Error>> {
         match &self.kind {
             Kind::Container(container, kind) => {
+                let _joining = self.joining.lock().unwrap_or_else(PoisonError::into_inner);
                 let group = Group::open(&System::host(), group_of(bdf)?)?;
                 let attached = container.add(&group)?;
                 // A second group finds the IOMMU set.

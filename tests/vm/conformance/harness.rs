@@ -100,9 +100,7 @@ pub(crate) fn theirs(file: &File, program: &str, arguments: &[&str]) -> Result<E
     prepared(file.stage.without_vf(), |staged| {
         let mut command = Command::new(program);
         command.args(arguments);
-        if let Ok(pf) = staged.pf() {
-            command.env("VFIO_SELFTESTS_BDF", pf.to_string());
-        }
+        command.args(staged.functions().map(|bdf| bdf.to_string()));
         if file.stage == Stage::FunctionWithVf {
             staged.allow_vfs()?;
         }

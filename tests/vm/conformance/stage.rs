@@ -15,7 +15,9 @@ pub(crate) enum Stage {
     Plain,
     /// The 82576's PF is on vfio-pci.
     Function,
-    /// The same, and it has a VF on vfio-pci.
+    /// The same, and so is the NVMe's.
+    TwoFunctions,
+    /// The 82576's PF and a VF of it are on vfio-pci.
     FunctionWithVf,
 }
 
@@ -24,6 +26,7 @@ pub(crate) enum Stage {
 pub(crate) struct Staged {
     pf: Option<Bdf>,
     vf: Option<Bdf>,
+    other: Option<Bdf>,
     /// What `enable_sriov` was.
     enable_sriov: Option<String>,
 }
@@ -37,9 +40,12 @@ impl Stage {
         let pf = physical_function("igb")?;
         done(&["bind", &pf, "--driver", "vfio-pci"])?;
         staged.pf = Some(pf.parse()?);
-        if self == Self::FunctionWithVf
-            && let Err(error) = staged.make_vf(&pf)
-        {
+        let more = match self {
+            Self::FunctionWithVf => staged.make_vf(&pf),
+            Self::TwoFunctions => staged.bind_other(),
+            Self::Plain | Self::Function => Ok(()),
+        };
+        if let Err(error) = more {
             staged.clear()?;
             return Err(error);
         }
@@ -65,6 +71,18 @@ impl Staged {
     /// Its VF on vfio-pci.
     pub(crate) fn vf(&self) -> Result<Bdf> {
         self.vf.context("no VF is prepared")
+    }
+
+    /// All functions that are on vfio-pci and can be opened at once.
+    pub(crate) fn functions(&self) -> impl Iterator<Item = Bdf> {
+        self.pf.into_iter().chain(self.other)
+    }
+
+    fn bind_other(&mut self) -> Result<()> {
+        let other = physical_function("nvme")?;
+        done(&["bind", &other, "--driver", "vfio-pci"])?;
+        self.other = Some(other.parse()?);
+        Ok(())
     }
 
     /// Lets a PF on vfio-pci have VFs until the machine is cleared.
@@ -101,12 +119,15 @@ impl Staged {
         if let Some(enable) = self.enable_sriov {
             write(ENABLE_SRIOV, &enable)?;
         }
+        if let Some(other) = self.other {
+            done(&["release", &other.to_string()])?;
+        }
         done(&["release", &pf]).map(drop)
     }
 
     /// Hands it to a child process that runs one case.
     pub(crate) fn to_environment(&self, command: &mut Command) {
-        for (name, bdf) in [("CONF_PF", self.pf), ("CONF_VF", self.vf)] {
+        for (name, bdf) in [("CONF_PF", self.pf), ("CONF_VF", self.vf), ("CONF_OTHER", self.other)] {
             command.envs(bdf.map(|bdf| (name, bdf.to_string())));
         }
     }
@@ -116,6 +137,7 @@ impl Staged {
         Ok(Self {
             pf: bdf("CONF_PF")?,
             vf: bdf("CONF_VF")?,
+            other: bdf("CONF_OTHER")?,
             enable_sriov: None,
         })
     }
