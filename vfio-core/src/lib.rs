@@ -21,6 +21,8 @@ mod dirty;
 mod dma_logging;
 mod error;
 mod event;
+#[cfg(feature = "fake")]
+pub mod fake;
 mod feature;
 mod hot_reset;
 pub mod info;

@@ -10,6 +10,7 @@
 //!   sees a mapping that is in the kernel but not entered, or an entry whose mapping is already on its way out, and afterwards the entries
 //!   it took away are gone in the kernel too. Without this, a guard could claim its entry, lose its mapping to a ranged unmap, and then
 //!   unmap what somebody has mapped there meanwhile.
+//! - A guard whose unmap fails leaves a mapping without an entry. Its memory is leaked, so a ranged unmap may take it away or not.
 //! - Shared holders do not wait for each other in the kernel's work: the inner lock is held for a look into the tree only.
 
 use crate::{Iova, IovaRange};
@@ -62,6 +63,14 @@ impl Registry {
     pub(crate) fn alone<T>(&self, unmap: impl FnOnce(&mut Entries) -> T) -> T {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         unmap(entries.get_mut().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether a mapping could begin now, and whether a ranged unmap could.
+    #[cfg(test)]
+    pub(crate) fn is_open_for(&self) -> (bool, bool) {
+        let mapping = self.entries.try_read().is_ok();
+        let ranged_unmap = self.entries.try_write().is_ok();
+        (mapping, ranged_unmap)
     }
 }
 

@@ -43,14 +43,14 @@ pub(super) const HWPT_INVALIDATE: Command = command(
 pub(super) const FAULT_QUEUE_ALLOC: Command = command("IOMMU_FAULT_QUEUE_ALLOC", "Linux 6.11");
 pub(super) const IOAS_MAP_FILE: Command = command(
     "IOMMU_IOAS_MAP_FILE",
-    "Linux 6.13; for a dma-buf Linux 7.0 with CONFIG_VFIO_PCI_DMABUF",
+    "Linux 6.13; for a dma-buf a kernel with CONFIG_VFIO_PCI_DMABUF",
 );
 pub(super) const VIOMMU_ALLOC: Command = command(
     "IOMMU_VIOMMU_ALLOC",
     "Linux 6.13, and an IOMMU that can be sliced (SMMUv3)",
 );
 pub(super) const VDEVICE_ALLOC: Command = command("IOMMU_VDEVICE_ALLOC", "Linux 6.13");
-pub(super) const IOAS_CHANGE_PROCESS: Command = command("IOMMU_IOAS_CHANGE_PROCESS", "Linux 6.14");
+pub(super) const IOAS_CHANGE_PROCESS: Command = command("IOMMU_IOAS_CHANGE_PROCESS", "Linux 6.13");
 pub(super) const VEVENTQ_ALLOC: Command = command(
     "IOMMU_VEVENTQ_ALLOC",
     "Linux 6.15, and a virtual IOMMU that reports such events",
@@ -69,14 +69,15 @@ pub(super) const MAP_OBJECT: Command = command(
 impl Command {
     /// The error for an errno with its usual meaning in iommufd (the head of `iommufd.h` lists it).
     pub(super) fn error(self, errno: Errno) -> Error {
-        let kind = match errno {
-            Errno::NOTTY | Errno::OPNOTSUPP => ErrorKind::Unsupported {
-                errno,
-                since: self.since,
-            },
-            _ => ErrorKind::from_errno(errno),
-        };
-        self.fail(kind)
+        match errno {
+            Errno::NOTTY | Errno::OPNOTSUPP => self.unsupported(errno),
+            _ => self.fail(ErrorKind::from_errno(errno)),
+        }
+    }
+
+    pub(super) fn unsupported(self, errno: Errno) -> Error {
+        let since = self.since;
+        self.fail(ErrorKind::Unsupported { errno, since })
     }
 
     pub(super) fn fail(self, kind: ErrorKind) -> Error {

@@ -72,6 +72,20 @@ pub enum Response {
 ///
 /// A device's requests wait until they are answered. Detaching a device answers what is left of it as invalid, and so does dropping the last
 /// `Hwpt` of the queue.
+///
+/// ```no_run
+/// use vfio_core::Error;
+/// use vfio_core::iommufd::{FaultQueue, Iommufd, Response};
+///
+/// /// Answers what is there; `make_present` maps a page.
+/// fn serve(queue: &FaultQueue, make_present: impl Fn(vfio_core::Iova) -> bool) -> Result<(), Error> {
+///     while let Some(group) = queue.read()? {
+///         let served = group.requests.iter().all(|request| make_present(request.iova));
+///         queue.respond(group.cookie, if served { Response::Success } else { Response::Invalid })?;
+///     }
+///     Ok(())
+/// }
+/// ```
 #[derive(Debug)]
 pub struct FaultQueue {
     reader: Mutex<Reader>,
@@ -139,14 +153,18 @@ impl FaultQueue {
         Ok(assembly.complete.pop_front())
     }
 
-    /// Answers a group.
+    /// Answers a group. The kernel gives a cookie out again once it is answered, also by itself when a device is detached: each is to be
+    /// answered once, and none that was read before its device was detached.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::NotFound`] if no group with this cookie waits: it was answered, or its device was detached.
     #[doc(alias = "iommu_hwpt_page_response")]
     pub fn respond(&self, cookie: u32, response: Response) -> Result<(), Error> {
-        self.respond_all(&[(cookie, response)]).map(|_one| ())
+        match self.respond_all(&[(cookie, response)])? {
+            0 => Err(WRITE_RESPONSE.fail(ErrorKind::ShortTransfer { wanted: 8, done: 0 })),
+            _ => Ok(()),
+        }
     }
 
     /// Answers several groups with one system call; returns how many were. The first that no longer waits ends it.

@@ -1,6 +1,8 @@
 //! Objects of an iommufd: numbers in the kernel, destroyed when nothing here needs them any more.
 
 use super::Iommufd;
+use crate::ErrorKind;
+use rustix::io::Errno;
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
@@ -24,12 +26,11 @@ pub struct Object {
     parents: Vec<Parent>,
 }
 
-/// What an object depends on.
-pub(super) enum Parent {
-    Object(Arc<Object>),
-    /// What holds a device bound.
-    Device(Arc<dyn Any + Send + Sync>),
-}
+/// The kind of a page table with a fault queue.
+pub(super) const FAULTING_HWPT: &str = "HWPT with a fault queue";
+
+/// What an object depends on: another object, or what holds a device bound.
+pub(super) type Parent = Arc<dyn Any + Send + Sync>;
 
 /// A device that is bound to an iommufd.
 pub trait IommuDevice {
@@ -72,6 +73,18 @@ impl Object {
     pub fn iommufd(&self) -> &Iommufd {
         &self.iommufd
     }
+
+    /// Why a device could not be attached to it.
+    pub(crate) fn attach_error(&self, errno: Errno) -> ErrorKind {
+        match errno {
+            // The kernel's answer for a device that makes no page requests, not for one that was removed.
+            Errno::NODEV if self.kind == FAULTING_HWPT => ErrorKind::Unsupported {
+                errno,
+                since: "a device with PRI behind an IOMMU with PRI",
+            },
+            _ => errno.into(),
+        }
+    }
 }
 
 impl Drop for Object {
@@ -88,15 +101,6 @@ impl Drop for Object {
 impl fmt::Debug for Object {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {} ({} parents)", self.kind, self.id.0, self.parents.len())
-    }
-}
-
-impl fmt::Debug for Parent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Object(object) => object.fmt(f),
-            Self::Device(_) => f.write_str("device"),
-        }
     }
 }
 

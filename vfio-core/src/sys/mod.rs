@@ -15,6 +15,8 @@ pub(crate) mod iommufd;
 pub(crate) mod kvm;
 pub(crate) mod mem;
 pub(crate) mod mmio;
+#[cfg(feature = "fake")]
+pub(crate) mod stable;
 pub(crate) mod vfio;
 
 use rustix::io::Errno;
