@@ -2,13 +2,14 @@
 
 use crate::machine::Snapshot;
 use crate::stage::{Stage, Staged};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use lab::Machine;
 use lab::case::Outcome;
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process_group, setrlimit};
 use std::io::{Read, Write};
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 /// Exit status of a skipped case.
@@ -31,8 +32,10 @@ pub(crate) struct File {
 /// One case.
 pub(crate) struct Case {
     pub(crate) name: String,
-    pub(crate) run: Box<dyn Fn(&Staged) -> Result<Outcome>>,
+    run: Box<Run>,
 }
+
+type Run = dyn Fn(&Staged) -> Result<Outcome>;
 
 /// How long one case may take; the kernel's harness gives 30 s.
 const CASE_LIMIT: Duration = Duration::from_secs(90);
@@ -151,6 +154,7 @@ fn prepared(stage: Stage, work: impl FnOnce(&mut Staged) -> Result<()>) -> Resul
     before.must_equal(&Snapshot::take()?)
 }
 
+/// Runs one case in a process of its own: its exit status, 128 and the number of a signal that ended it, and what it said.
 fn in_a_child(file: &File, case: &Case, staged: &Staged) -> Result<(i32, String)> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["case", file.name, &case.name]).stdin(Stdio::null());
@@ -163,31 +167,22 @@ fn in_a_child(file: &File, case: &Case, staged: &Staged) -> Result<(i32, String)
         .spawn()?;
     // The write ends that the command holds would keep the pipe open.
     drop(command);
-    let output = std::thread::spawn(move || {
+    let (to, output) = sync_channel(1);
+    let reading = std::thread::spawn(move || {
         let mut said = Vec::new();
         let read = reader.take(1 << 16).read_to_end(&mut said);
-        read.map(|_| String::from_utf8_lossy(&said).into_owned())
+        // Nobody waits for it any more after the limit.
+        drop(to.send(read.map(|_| String::from_utf8_lossy(&said).into_owned())));
     });
-    let code = wait(&mut child)?;
-    let said = output.join().ok().context("the reader of the output failed")??;
-    Ok((code, said))
-}
-
-/// The exit status; 128 and the signal's number when a signal ended it.
-fn wait(child: &mut Child) -> Result<i32> {
-    let deadline = Instant::now() + CASE_LIMIT;
-    loop {
-        if let Some(status) = child.try_wait()? {
-            use std::os::unix::process::ExitStatusExt;
-            return Ok(status
-                .code()
-                .unwrap_or_else(|| 128 + status.signal().unwrap_or_default()));
-        }
-        if Instant::now() > deadline {
-            child.kill()?;
-            child.wait()?;
-            bail!("it did not end in {} s", CASE_LIMIT.as_secs());
-        }
-        std::thread::sleep(Duration::from_millis(2));
+    // The pipe ends with the last process that has it.
+    let said = output.recv_timeout(CASE_LIMIT);
+    if said.is_err() {
+        let group = Pid::from_raw(i32::try_from(child.id())?).context("a process id")?;
+        kill_process_group(group, Signal::KILL)?;
     }
+    let status = child.wait()?;
+    reading.join().ok().context("the reader of the output failed")?;
+    let said = said.with_context(|| format!("it did not end in {} s", CASE_LIMIT.as_secs()))??;
+    let code = status.code();
+    Ok((code.unwrap_or_else(|| 128 + status.signal().unwrap_or_default()), said))
 }

@@ -260,14 +260,14 @@ fn low(value: u64) -> u32 {
     value as u32
 }
 
-/// Waits for a condition; whether it came about.
+/// Waits for a condition, of which the card gives no sign; whether it came about.
 fn until(limit: Duration, condition: impl Fn() -> bool) -> bool {
     let deadline = Instant::now() + limit;
     while !condition() {
         if Instant::now() > deadline {
             return condition();
         }
-        std::thread::sleep(Duration::from_micros(200));
+        std::thread::yield_now();
     }
     true
 }

@@ -161,10 +161,8 @@ fn bitmaps(variant: &Variant, clear: bool) -> Result<Outcome> {
     let pages = variant.len / MOCK_PAGE;
 
     // Every odd page of the mock's in every other entry.
-    let written: Vec<u64> = (0..pages)
-        .filter(|page| page / per_entry % 2 == 0 && page % 2 == 1)
-        .collect();
-    let expected = |page: u64| page / per_entry % 2 == 0;
+    let expected = |page: u64| (page / per_entry).is_multiple_of(2);
+    let written: Vec<u64> = (0..pages).filter(|page| expected(*page) && page % 2 == 1).collect();
     for _ in 0..3 {
         let mut marks = DirtyBitmap::new(whole, MOCK_PAGE)?;
         for page in &written {

@@ -25,13 +25,16 @@ use lab::case::Outcome;
 
 pub(crate) use change_process::helper;
 
+/// A test of a variant of a fixture.
+type Test<V> = (&'static str, fn(&V) -> Result<Outcome>);
+
 /// Cases of one fixture that has variants.
 fn add<V: Copy + 'static>(
     cases: &mut Vec<Case>,
     fixture: &str,
     variants: &[V],
     name: fn(&V) -> &'static str,
-    tests: &[(&str, fn(&V) -> Result<Outcome>)],
+    tests: &[Test<V>],
 ) {
     for variant in variants {
         for (test, run) in tests {
@@ -98,12 +101,7 @@ fn cases() -> Vec<Case> {
 }
 
 /// The same where a variant is no more than its name.
-fn add_named(
-    cases: &mut Vec<Case>,
-    fixture: &str,
-    variants: &[&'static str],
-    tests: &[(&str, fn(&str) -> Result<Outcome>)],
-) {
+fn add_named(cases: &mut Vec<Case>, fixture: &str, variants: &[&'static str], tests: &[Test<str>]) {
     for variant in variants {
         for (test, run) in tests {
             let (variant, run) = (*variant, *run);
@@ -112,9 +110,6 @@ fn add_named(
         }
     }
 }
-
-/// A test of a variant of a fixture.
-type Test<V> = (&'static str, fn(&V) -> Result<Outcome>);
 
 const IOAS: &[Test<bench::Variant>] = &[
     ("ioas_auto_destroy", ioas::ioas_auto_destroy),
@@ -173,7 +168,7 @@ const COMPAT: &[Test<compat::Variant>] = &[
     ("huge_map", compat::huge_map),
 ];
 
-const VIOMMU: &[(&str, fn(&str) -> Result<Outcome>)] = &[
+const VIOMMU: &[Test<str>] = &[
     ("viommu_auto_destroy", viommu::viommu_auto_destroy),
     ("viommu_negative_tests", viommu::viommu_negative_tests),
     ("viommu_alloc_nested_iopf", viommu::viommu_alloc_nested_iopf),

@@ -10,8 +10,10 @@ use rustix::io::Errno;
 use vfio_core::iommufd::{Iommufd, RlimitMode};
 use vfio_core::{Container, ContainerPath, IommuType, System};
 
+type Test = (&'static str, fn() -> Result<Outcome>);
+
 pub(super) fn cases() -> Vec<Case> {
-    let tests: [(&str, fn() -> Result<Outcome>); 11] = [
+    let tests: [Test; 11] = [
         ("simple_close", simple_close),
         ("cmd_fail", cmd_fail),
         ("cmd_length", malformed),
@@ -24,9 +26,7 @@ pub(super) fn cases() -> Vec<Case> {
         ("set_iommu_cmd", set_iommu_cmd),
         ("vfio_ioas", vfio_ioas),
     ];
-    let case = |(name, run): (&str, fn() -> Result<Outcome>)| {
-        Case::new(format!("conf_iommufd_iommufd.{name}"), move |_| run())
-    };
+    let case = |(name, run): Test| Case::new(format!("conf_iommufd_iommufd.{name}"), move |_| run());
     tests.into_iter().map(case).collect()
 }
 

@@ -51,7 +51,7 @@ pub(crate) fn files(has_iommufd: bool) -> Vec<File> {
         file("vfio_pci_device_test", Stage::Function, 60, device::cases(modes)),
         file(
             "vfio_pci_device_init_perf_test",
-            Stage::FunctionWithVf,
+            Stage::TwoFunctions,
             60,
             perf::cases(modes),
         ),

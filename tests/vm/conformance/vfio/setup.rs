@@ -10,8 +10,10 @@ use rustix::fs::{Mode, OFlags, open};
 use vfio_core::iommufd::{Hwpt, HwptData, HwptFlags, HwptParent, Iommufd};
 use vfio_core::{BoundDevice, CdevFile, System};
 
+type Test = (&'static str, fn(&Staged) -> Result<Outcome>);
+
 pub(super) fn cases() -> Vec<Case> {
-    let tests: [(&str, fn(&Staged) -> Result<Outcome>); 6] = [
+    let tests: [Test; 6] = [
         ("bind", bind),
         ("get_info_without_bind_fails", get_info_without_bind_fails),
         ("bind_bad_iommufd_fails", bind_bad_iommufd_fails),
@@ -19,7 +21,7 @@ pub(super) fn cases() -> Vec<Case> {
         ("attach_detatch_pt", attach_detatch_pt),
         ("attach_invalid_pt_fails", attach_invalid_pt_fails),
     ];
-    let case = |(name, run)| Case::new(format!("conf_vfio_cdev.{name}"), run);
+    let case = |(name, run): Test| Case::new(format!("conf_vfio_cdev.{name}"), run);
     tests.into_iter().map(case).collect()
 }
 
