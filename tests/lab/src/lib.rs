@@ -9,6 +9,7 @@
 
 mod cache;
 pub mod case;
+pub mod conformance;
 pub mod host_tests;
 mod initramfs;
 mod kernel;
@@ -18,6 +19,7 @@ mod progress;
 mod report;
 mod scratch;
 mod setup;
+mod tap;
 mod vm;
 pub mod vm_tests;
 

@@ -43,6 +43,9 @@ struct MachineArguments {
     /// CPUs of the machine
     #[arg(long, default_value_t = 2)]
     cpus: u32,
+    /// Huge pages of 1 GiB to set aside
+    #[arg(long, default_value_t = 0)]
+    gigantic_pages: u32,
 }
 
 impl MachineArguments {
@@ -53,6 +56,7 @@ impl MachineArguments {
             devices: self.devices.clone().unwrap_or(default.devices),
             memory_mib: self.memory,
             cpus: self.cpus,
+            gigantic_pages: self.gigantic_pages,
         }
     }
 }
@@ -87,6 +91,21 @@ enum Subcommands {
         /// Only the tests in the lab
         #[arg(long)]
         lab_only: bool,
+    },
+    /// Run the kernel's own suites for VFIO and iommufd and our cases of the same names, and compare
+    Conformance {
+        /// Kernels to run on; the kernel's own suites run on full only
+        #[arg(long, value_enum, value_delimiter = ',', default_value = "full")]
+        kernel: Vec<Flavour>,
+        /// Only cases whose name contains this
+        #[arg(long)]
+        filter: Option<String>,
+        /// Only our cases
+        #[arg(long)]
+        ours: bool,
+        /// All of the kernel's cases: its driver test takes six minutes in emulation
+        #[arg(long)]
+        all: bool,
     },
     /// Measure: list against lspci, bringing VFs up against bare writes and driverctl
     Bench {
@@ -132,6 +151,12 @@ fn main() -> ExitCode {
             filter,
             lab_only,
         } => command::test::run(kernel, filter.as_deref(), *lab_only, offline),
+        Subcommands::Conformance {
+            kernel,
+            filter,
+            ours,
+            all,
+        } => command::conformance::run(kernel, filter.as_deref(), *ours, *all, offline),
         Subcommands::Bench { kernel } => command::bench::run(*kernel, offline),
         Subcommands::Run { machine, timeout, argv } => {
             command::run::run(&machine.machine(), machine.kernel, offline, seconds(*timeout), argv)

@@ -1,6 +1,7 @@
 //! One module per command of `cargo lab`.
 
 pub(crate) mod bench;
+pub(crate) mod conformance;
 pub(crate) mod demo;
 pub(crate) mod run;
 pub(crate) mod setup;

@@ -4,7 +4,9 @@ mod apt;
 mod full;
 mod packages;
 mod qemu;
+mod source;
 mod stock;
+mod suites;
 
 use crate::{Cache, Flavour, Kernel, Progress};
 use anyhow::{Context, Result, bail};
@@ -93,6 +95,20 @@ impl Setup {
             Flavour::Full => full::build(self),
             Flavour::Host => host_kernel(),
         }
+    }
+
+    /// The directory with the kernel's own test programs for VFIO and iommufd, built from the source of the `full` kernel, which
+    /// has to be there.
+    ///
+    /// # Errors
+    /// When they are not there and cannot be built.
+    pub fn suites(&self) -> Result<PathBuf> {
+        if let Some(dir) = suites::present(self) {
+            return Ok(dir);
+        }
+        let _lock = self.lock()?;
+        // Another process may have built them while this one waited.
+        suites::present(self).map_or_else(|| suites::build(self), Ok)
     }
 
     /// Whether the `full` kernel is there, built from what this version of the lab asks for.
