@@ -1,0 +1,230 @@
+//! Many small buffers from few large mappings.
+//!
+//! A [`DmaPool`] belongs to one owner: a queue, or a thread. Chunks of memory are mapped as a whole and stay so; a buffer costs neither a
+//! system call nor a lock. The owner takes free slots from lists of its own. A buffer that is dropped, on whatever thread, goes onto a stack
+//! with one exchange, and the owner takes that whole stack when its own list is empty. Nobody ever waits for anybody. The
+//! lists are kept outside the memory that devices reach.
+//!
+//! Slots have sizes of 64 bytes times powers of two, and are aligned to their size for the process and the device alike, so a slot of up to a page never
+//! crosses one. All slots of a span of 64 KiB or more have one size. A span keeps its size, and a chunk its memory, until the pool
+//! and all of its buffers are gone.
+
+mod returned;
+
+use crate::buffer::{BufferOptions, Chunk, Direction, DmaBuffer};
+use crate::space::AddressSpace;
+use crate::sync::{AtomicU32, Ordering};
+use crate::{Error, Result};
+use returned::{END, Returned};
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::sync::Arc;
+use vfio_core::PageSize;
+
+/// Gives buffers of any size, one direction, and one owner.
+pub struct DmaPool<D: Direction> {
+    space: AddressSpace,
+    options: BufferOptions,
+    chunk_len: usize,
+    /// The chunk that spans are cut from, and how much of it is cut.
+    chunk: Option<(Arc<Chunk>, usize)>,
+    chunks: usize,
+    classes: Vec<Class>,
+    direction: PhantomData<D>,
+}
+
+/// Slots of one size.
+#[derive(Debug)]
+struct Class {
+    slot_len: usize,
+    per_span: u32,
+    spans: Vec<Arc<Span>>,
+    /// Free slots that the owner holds, linked.
+    free: u32,
+    /// Slots that nobody has had yet.
+    fresh: Range<u32>,
+    returned: Arc<Returned>,
+}
+
+/// Slots of one size in one piece of a chunk.
+#[derive(Debug)]
+struct Span {
+    chunk: Arc<Chunk>,
+    offset: usize,
+    /// Number in its class of its first slot.
+    first: u32,
+    /// The free slot that follows, for each that is free.
+    links: Box<[AtomicU32]>,
+    returned: Arc<Returned>,
+}
+
+/// A slot that is in use.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    span: Arc<Span>,
+    /// In the span.
+    index: u32,
+}
+
+/// The smallest slot: a cache line, so that no two buffers share one.
+const SMALLEST: usize = 64;
+/// The smallest span.
+const SPAN: usize = 64 << 10;
+
+impl<D: Direction> DmaPool<D> {
+    /// Maps nothing yet. Chunks will have `chunk_len` bytes, rounded up to a power of two of at least 64 KiB: 2 MiB and 1 GiB fit huge pages.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] if the length overflows.
+    pub fn new(space: &AddressSpace, chunk_len: usize, options: BufferOptions) -> Result<Self> {
+        let chunk_len = chunk_len.max(SPAN).checked_next_power_of_two();
+        let chunk_len = chunk_len.ok_or(Error::Invalid("the length of a chunk overflows"))?;
+        let lengths = (0..usize::BITS).map_while(|power| SMALLEST.checked_shl(power)).take_while(|&len| len <= chunk_len);
+        Ok(Self {
+            space: space.clone(),
+            options,
+            chunk_len,
+            chunk: None,
+            chunks: 0,
+            classes: lengths.map(Class::new).collect(),
+            direction: PhantomData,
+        })
+    }
+
+    /// A buffer of `len` bytes with whatever its last user left in it. What is longer than a chunk gets a mapping of its own.
+    ///
+    /// # Errors
+    ///
+    /// When a new chunk is needed, those of [`DmaBuffer::new`]; [`Error::Invalid`] for no bytes.
+    #[inline]
+    pub fn take(&mut self, len: usize) -> Result<DmaBuffer<D>> {
+        if len == 0 {
+            return Err(Error::Invalid("a buffer of no bytes"));
+        }
+        if len > self.chunk_len {
+            return DmaBuffer::new(&self.space, len, &self.options);
+        }
+        let index = len.div_ceil(SMALLEST).next_power_of_two().trailing_zeros();
+        let class = self.classes.get_mut(index as usize);
+        let class = class.ok_or(Error::Invalid("the length of a buffer overflows"))?;
+        let (number, span) = match class.pop() {
+            Some(slot) => slot,
+            None => {
+                let span_len = SPAN.max(class.slot_len);
+                let place = Self::cut(&self.space, &self.options, self.chunk_len, &mut self.chunk, &mut self.chunks, span_len)?;
+                class.add_span(place)?;
+                class.pop().ok_or(Error::Invalid("a pool has at most 2^32 slots of a size"))?
+            }
+        };
+        let index = number - span.first;
+        let offset = span.offset + index as usize * class.slot_len;
+        let slot = Slot {
+            span: Arc::clone(span),
+            index,
+        };
+        Ok(DmaBuffer::in_slot(Arc::clone(&span.chunk), offset, len, slot))
+    }
+
+    /// Maps chunks ahead until `bytes` can be taken as buffers of `len` bytes without a system call.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`take`](Self::take).
+    pub fn prepare(&mut self, len: usize, count: usize) -> Result<()> {
+        let buffers: Result<Vec<_>> = (0..count).map(|_| self.take(len)).collect();
+        buffers.map(drop)
+    }
+
+    /// How many chunks are mapped.
+    #[must_use]
+    pub fn chunks(&self) -> usize {
+        self.chunks
+    }
+
+    /// The pages of the newest chunk, as the kernel says; `None` before the first.
+    #[must_use]
+    pub fn pages(&self) -> Option<PageSize> {
+        self.chunk.as_ref().map(|(chunk, _)| chunk.pages())
+    }
+
+    /// The space that its buffers are mapped in.
+    #[must_use]
+    pub fn space(&self) -> &AddressSpace {
+        &self.space
+    }
+
+    /// A piece of a chunk, at a multiple of its length.
+    fn cut(
+        space: &AddressSpace,
+        options: &BufferOptions,
+        chunk_len: usize,
+        current: &mut Option<(Arc<Chunk>, usize)>,
+        chunks: &mut usize,
+        len: usize,
+    ) -> Result<(Arc<Chunk>, usize)> {
+        if let Some((chunk, used)) = current {
+            let offset = used.next_multiple_of(len);
+            if offset + len <= chunk.len() {
+                *used = offset + len;
+                return Ok((Arc::clone(chunk), offset));
+            }
+        }
+        let chunk = Arc::new(Chunk::new(space, chunk_len, D::ACCESS, options)?);
+        *chunks += 1;
+        *current = Some((Arc::clone(&chunk), len));
+        Ok((chunk, 0))
+    }
+}
+
+impl Class {
+    fn new(slot_len: usize) -> Self {
+        let per_span = SPAN.max(slot_len) / slot_len;
+        Self {
+            slot_len,
+            // At most 1024, the smallest slots in the smallest span.
+            per_span: u32::try_from(per_span).unwrap_or(u32::MAX),
+            spans: Vec::new(),
+            free: END,
+            fresh: 0..0,
+            returned: Arc::new(Returned::new()),
+        }
+    }
+
+    /// A free slot's number, and its span.
+    #[inline]
+    fn pop(&mut self) -> Option<(u32, &Arc<Span>)> {
+        if self.free == END {
+            self.free = self.returned.take();
+        }
+        if self.free == END {
+            let number = self.fresh.next()?;
+            return Some((number, self.span(number)?));
+        }
+        let number = self.free;
+        let span = self.spans.get((number / self.per_span) as usize)?;
+        // Acquired with the list.
+        self.free = span.link(number - span.first).load(Ordering::Relaxed);
+        Some((number, span))
+    }
+
+    fn span(&self, number: u32) -> Option<&Arc<Span>> {
+        self.spans.get((number / self.per_span) as usize)
+    }
+
+    fn add_span(&mut self, (chunk, offset): (Arc<Chunk>, usize)) -> Result<()> {
+        let first = self.fresh.end;
+        let end = first.checked_add(self.per_span);
+        let end = end.ok_or(Error::Invalid("a pool has at most 2^32 slots of a size"))?;
+        self.spans.push(Arc::new(Span {
+            chunk,
+            offset,
+            first,
+            links: (first..end).map(|_| AtomicU32::new(END)).collect(),
+            returned: Arc::clone(&self.returned),
+        }));
+        self.fresh = first..end;
+        Ok(())
+    }
+}
