@@ -173,8 +173,12 @@ impl Error {
             ErrorKind::MappingLimit => {
                 Some("use larger mappings or a pool, or raise /sys/module/vfio_iommu_type1/parameters/dma_entry_limit")
             }
-            ErrorKind::NotAllowed(_) => Some("take an IOVA from the allowed ranges; reserved ones are in reserved_regions"),
-            ErrorKind::GroupNotViable { .. } => Some("bind the group's other functions to vfio-pci too, or unbind them"),
+            ErrorKind::NotAllowed(_) => {
+                Some("take an IOVA from the allowed ranges; reserved ones are in reserved_regions")
+            }
+            ErrorKind::GroupNotViable { .. } => {
+                Some("bind the group's other functions to vfio-pci too, or unbind them")
+            }
             ErrorKind::Token => Some("give the token that the holder of the PF has set"),
             ErrorKind::Unsafe(_) => {
                 Some("enable interrupt remapping, or opt in with allow_unsafe_interrupts=1; leave kernel lockdown")

@@ -59,7 +59,9 @@ impl IovaRange {
     /// `len` bytes from `start`; `None` if that is nothing, or more than there is.
     #[must_use]
     pub const fn new(start: Iova, len: u64) -> Option<Self> {
-        let Some(len_less_one) = len.checked_sub(1) else { return None };
+        let Some(len_less_one) = len.checked_sub(1) else {
+            return None;
+        };
         match start.checked_add(len_less_one) {
             Some(last) => Some(Self { start, last }),
             None => None,
@@ -69,7 +71,11 @@ impl IovaRange {
     /// From `start` to `last`, both included; `None` if `last` comes first.
     #[must_use]
     pub const fn from_bounds(start: Iova, last: Iova) -> Option<Self> {
-        if start.0 <= last.0 { Some(Self { start, last }) } else { None }
+        if start.0 <= last.0 {
+            Some(Self { start, last })
+        } else {
+            None
+        }
     }
 
     /// The first address.

@@ -12,12 +12,15 @@
 //!
 //! Follows the kernel's `include/uapi/linux/vfio.h` and `include/uapi/linux/iommufd.h` of Linux 7.3.
 
+mod dirty;
 mod error;
+pub mod iommufd;
 mod iova;
 mod memory;
 mod sys;
 mod system;
 
+pub use dirty::{DirtyBitmap, DirtyRanges};
 pub use error::{Error, ErrorKind, Step};
 pub use iova::{Iova, IovaRange};
 pub use memory::{Access, Backing, Memory, MemoryOptions, PageSize, StableMemory};

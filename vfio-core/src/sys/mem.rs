@@ -170,7 +170,8 @@ impl Map {
             at += 1;
         }
         for _ in 0..words {
-            self.atomic_u64(at).store(u64::from_ne_bytes([byte; 8]), Ordering::Relaxed);
+            self.atomic_u64(at)
+                .store(u64::from_ne_bytes([byte; 8]), Ordering::Relaxed);
             at += 8;
         }
         for _ in 0..tail {
@@ -232,7 +233,10 @@ fn split(address: usize, len: usize) -> (usize, usize, usize) {
 
 /// Which pages the first byte of a mapping is on, from `/proc/self/smaps`.
 pub(crate) fn page_size(map: &Map) -> Result<PageSize> {
-    #[expect(clippy::disallowed_methods, reason = "our own process, not the machine that a captured tree stands for")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "our own process, not the machine that a captured tree stands for"
+    )]
     let text = std::fs::read_to_string("/proc/self/smaps").map_err(|error| errno_of(&error))?;
     let address = map.base.as_ptr() as usize;
     let mut inside = false;
@@ -241,7 +245,9 @@ pub(crate) fn page_size(map: &Map) -> Result<PageSize> {
         let first = words.next().unwrap_or_default();
         if let Some((start, end)) = first.split_once('-') {
             let bound = |text| usize::from_str_radix(text, 16).ok();
-            inside = bound(start).zip(bound(end)).is_some_and(|(start, end)| start <= address && address < end);
+            inside = bound(start)
+                .zip(bound(end))
+                .is_some_and(|(start, end)| start <= address && address < end);
         }
         let kibibytes = words.next().and_then(|word| word.parse::<u64>().ok());
         match (inside, first, kibibytes) {

@@ -12,7 +12,11 @@ pub(crate) enum Map {
     Mapped(Mapped),
     /// Answered by the fake machine.
     #[cfg(feature = "fake")]
-    Fake { registers: Arc<dyn Registers>, base: u64, len: usize },
+    Fake {
+        registers: Arc<dyn Registers>,
+        base: u64,
+        len: usize,
+    },
 }
 
 /// What answers accesses to a part of a region in the fake machine. Offsets are bytes from the start of the region.
@@ -78,7 +82,9 @@ macro_rules! access {
                     #[cfg(feature = "fake")]
                     #[allow(clippy::cast_possible_truncation, reason = "the width was asked for")]
                     #[allow(trivial_numeric_casts, reason = "one of the types is u64")]
-                    Self::Fake { registers, base, .. } => registers.read(base + offset as u64, size_of::<$type>() as u32) as $type,
+                    Self::Fake { registers, base, .. } => {
+                        registers.read(base + offset as u64, size_of::<$type>() as u32) as $type
+                    }
                 }
             }
 
@@ -92,7 +98,10 @@ macro_rules! access {
                         unsafe { register.write_volatile(value.to_le()) }
                     }
                     #[cfg(feature = "fake")]
-                    #[allow(clippy::cast_possible_truncation, reason = "a register is at most 8 bytes wide")]
+                    #[allow(
+                        clippy::cast_possible_truncation,
+                        reason = "a register is at most 8 bytes wide"
+                    )]
                     Self::Fake { registers, base, .. } => {
                         registers.write(base + offset as u64, size_of::<$type>() as u32, u64::from(value));
                     }
@@ -138,4 +147,41 @@ impl Mapped {
         let address = unsafe { self.base.as_ptr().add(offset) };
         address.cast()
     }
+}
+
+/// What was written to memory before is there for a device that is told by the write that follows.
+#[inline]
+pub(crate) fn before_write() {
+    // SAFETY: a barrier; it accesses nothing.
+    #[cfg(target_arch = "aarch64")]
+    unsafe {
+        std::arch::asm!("dmb osh", options(nostack, preserves_flags));
+    }
+    // The hardware orders a store to memory before a store to a register; the compiler must too.
+    #[cfg(not(target_arch = "aarch64"))]
+    std::sync::atomic::fence(std::sync::atomic::Ordering::Release);
+}
+
+/// What is read from memory after this is not older than the register that was just read.
+#[inline]
+pub(crate) fn after_read() {
+    // SAFETY: a barrier; it accesses nothing.
+    #[cfg(target_arch = "aarch64")]
+    unsafe {
+        std::arch::asm!("dmb oshld", options(nostack, preserves_flags));
+    }
+    // As in `before_write`.
+    #[cfg(not(target_arch = "aarch64"))]
+    std::sync::atomic::fence(std::sync::atomic::Ordering::Acquire);
+}
+
+/// Memory of our own in place of registers.
+#[cfg(test)]
+pub(crate) fn anonymous(len: usize) -> Map {
+    use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
+    let protection = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a new mapping at an address of the kernel's choice touches no other memory.
+    let base = unsafe { mmap_anonymous(std::ptr::null_mut(), len, protection, MapFlags::PRIVATE) }.unwrap();
+    // SAFETY: the mapping was just made, and nobody else unmaps it.
+    Map::Mapped(unsafe { Mapped::new(NonNull::new(base.cast()).unwrap(), len) })
 }

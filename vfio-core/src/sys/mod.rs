@@ -4,14 +4,19 @@
 //! machine implements the same traits in safe code. Failures are bare errno values here; context is added one level up.
 //!
 //! All `unsafe` code of the workspace is below this module.
-#![allow(unsafe_code, reason = "the one place of the workspace for it: every block states its proof")]
+#![allow(
+    unsafe_code,
+    reason = "the one place of the workspace for it: every block states its proof"
+)]
 
+pub(crate) mod ioctl;
 pub(crate) mod iommufd;
 pub(crate) mod mem;
 pub(crate) mod mmio;
 pub(crate) mod vfio;
 
 use rustix::io::Errno;
+use rustix::thread::CapabilitySet;
 use std::fmt::Debug;
 use std::path::Path;
 use std::sync::Arc;
@@ -40,22 +45,59 @@ pub(crate) trait Files: Debug + Send + Sync {
 pub(crate) struct Host;
 
 impl Files for Host {
-    fn iommufd(&self, _path: &Path) -> Result<Arc<dyn iommufd::Calls>> {
-        Err(Errno::NOSYS)
+    fn iommufd(&self, path: &Path) -> Result<Arc<dyn iommufd::Calls>> {
+        iommufd::open(path)
     }
-    fn cdev(&self, _path: &Path) -> Result<Arc<dyn vfio::DeviceCalls>> {
-        Err(Errno::NOSYS)
+    fn cdev(&self, path: &Path) -> Result<Arc<dyn vfio::DeviceCalls>> {
+        Ok(Arc::new(vfio::Device::new(vfio::open(path)?)))
     }
-    fn container(&self, _path: &Path) -> Result<Arc<dyn vfio::ContainerCalls>> {
-        Err(Errno::NOSYS)
+    fn container(&self, path: &Path) -> Result<Arc<dyn vfio::ContainerCalls>> {
+        Ok(Arc::new(vfio::Container::new(vfio::open(path)?)))
     }
-    fn group(&self, _path: &Path) -> Result<Arc<dyn vfio::GroupCalls>> {
-        Err(Errno::NOSYS)
+    fn group(&self, path: &Path) -> Result<Arc<dyn vfio::GroupCalls>> {
+        Ok(Arc::new(vfio::Group::new(vfio::open(path)?)))
     }
     fn memlock_limit(&self) -> Option<u64> {
+        let unlimited =
+            rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::IPC_LOCK));
+        if unlimited {
+            return None;
+        }
         rustix::process::getrlimit(rustix::process::Resource::Memlock).current
     }
     fn memlock_used(&self) -> u64 {
-        0
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "our own process, not the machine that a captured tree stands for"
+        )]
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        locked_bytes(&status)
+    }
+}
+
+/// The sum of `VmLck` and `VmPin` in `/proc/PID/status`, which counts in KiB.
+fn locked_bytes(status: &str) -> u64 {
+    let counted = status.lines().filter_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        let kibibytes = value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?;
+        matches!(name, "VmLck" | "VmPin").then_some(kibibytes)
+    });
+    counted.fold(0, u64::saturating_add).saturating_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn locked_memory_is_what_is_locked_and_what_is_pinned() {
+        let status = "Name:\tcat\nVmPeak:\t    5604 kB\nVmLck:\t       4 kB\nVmPin:\t     128 kB\nVmHWM:\t 7 kB\n";
+        assert_eq!(locked_bytes(status), 132 << 10);
+        assert_eq!(locked_bytes("VmLck: many kB\nVmPin"), 0);
+    }
+
+    #[test]
+    fn the_process_has_a_status() {
+        assert!(Host.memlock_used() < 1 << 40);
     }
 }

@@ -2,14 +2,28 @@
 //!
 //! Handles are distinct traits because request numbers collide: `VFIO_BASE + 12` is one thing on a container and another on a device.
 
+mod container;
+mod device;
+mod group;
+mod place;
+
 use super::Result;
 use super::iommufd::Id;
 use super::mmio::Map;
 use crate::{Access, StableMemory};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::ioctl::{Opcode, opcode};
 use std::fmt::Debug;
 use std::ops::Range;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
+use zerocopy::IntoBytes;
+
+pub(crate) use container::Container;
+pub(crate) use device::Device;
+pub(crate) use group::Group;
 
 /// A VFIO device file, from `/dev/vfio/devices` or from a group.
 pub(crate) trait DeviceCalls: Debug + Send + Sync {
@@ -40,8 +54,8 @@ pub(crate) trait DeviceCalls: Debug + Send + Sync {
     fn feature_descriptor(&self, flags: u32, data: &mut [u8]) -> Result<OwnedFd>;
     /// `VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE` SET: the new state, and the data stream if it has one.
     fn set_migration_state(&self, state: u32) -> Result<(u32, Option<OwnedFd>)>;
-    /// `VFIO_MIG_GET_PRECOPY_INFO` on a data stream: initial and dirty bytes.
-    fn precopy_info(&self, stream: BorrowedFd<'_>) -> Result<(u64, u64)>;
+    /// `VFIO_MIG_GET_PRECOPY_INFO` on a data stream: flags, initial and dirty bytes.
+    fn precopy_info(&self, stream: BorrowedFd<'_>) -> Result<(u32, u64, u64)>;
     /// `VFIO_DEVICE_FEATURE_DMA_LOGGING_START`; ranges are IOVA and length.
     fn dma_logging_start(&self, page_size: u64, ranges: &[(u64, u64)]) -> Result<u64>;
     /// `VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT`; bits as in an iommufd's dirty bitmap.
@@ -51,7 +65,8 @@ pub(crate) trait DeviceCalls: Debug + Send + Sync {
     fn read(&self, offset: u64, to: &mut [u8]) -> Result<usize>;
     fn write(&self, offset: u64, from: &[u8]) -> Result<usize>;
     /// Maps a part of the device file, at an address that is a multiple of `alignment` plus `offset_in_alignment`.
-    fn map(&self, offset: u64, len: usize, access: Access, alignment: usize, offset_in_alignment: usize) -> Result<Map>;
+    fn map(&self, offset: u64, len: usize, access: Access, alignment: usize, offset_in_alignment: usize)
+    -> Result<Map>;
 
     /// The descriptor's number, for calls that take one.
     fn number(&self) -> i32;
@@ -110,4 +125,67 @@ pub(crate) struct DependentDevice {
     pub(crate) segment: u16,
     pub(crate) bus: u8,
     pub(crate) devfn: u8,
+}
+
+/// Opens a file of VFIO.
+pub(crate) fn open(path: &Path) -> Result<OwnedFd> {
+    rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// The largest answer with capabilities that is taken from a kernel, in bytes: a bus has at most 256 functions of 8 bytes, a region
+/// a few areas of 16.
+const ANSWER_LIMIT: usize = 1 << 20;
+
+/// `_IO(VFIO_TYPE, VFIO_BASE + number)`.
+const fn request(number: u8) -> Opcode {
+    opcode::none(b';', 100 + number)
+}
+
+/// A length or count as the kernel's structures hold it.
+fn word(len: usize) -> Result<u32> {
+    u32::try_from(len).ok().ok_or(Errno::INVAL)
+}
+
+/// Bytes in 8-byte words, so that every structure of the header is aligned in them.
+fn words(bytes: usize) -> Vec<u64> {
+    vec![0; bytes.div_ceil(size_of::<u64>())]
+}
+
+/// Makes a request for a structure that begins with `argsz` and may be followed by more, in a buffer that is made as long as the kernel
+/// wants it. `input` is what follows `argsz`; `fixed` is the length of the structure alone.
+fn ask(fixed: usize, input: &[u32], call: impl Fn(&mut [u64]) -> Result<()>) -> Result<Vec<u8>> {
+    let mut len = fixed;
+    // The answer may grow between two calls, but not for ever.
+    for _ in 0..8 {
+        let mut buffer = words(len);
+        let argsz = word(len)?;
+        for (to, from) in buffer
+            .as_mut_bytes()
+            .chunks_exact_mut(4)
+            .zip([argsz].iter().chain(input))
+        {
+            to.copy_from_slice(&from.to_ne_bytes());
+        }
+        let result = call(&mut buffer);
+        let wanted = buffer
+            .as_bytes()
+            .first_chunk()
+            .map_or(0, |argsz| u32::from_ne_bytes(*argsz)) as usize;
+        match result {
+            // ENOSPC: hot reset information fails where the others cut the answer short.
+            Ok(()) | Err(Errno::NOSPC) if wanted > len => {
+                if wanted > ANSWER_LIMIT {
+                    return Err(Errno::MSGSIZE);
+                }
+                len = wanted;
+            }
+            Ok(()) => {
+                let mut bytes = buffer.as_bytes().to_vec();
+                bytes.truncate(len);
+                return Ok(bytes);
+            }
+            Err(errno) => return Err(errno),
+        }
+    }
+    Err(Errno::MSGSIZE)
 }

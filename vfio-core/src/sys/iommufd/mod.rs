@@ -1,7 +1,17 @@
 //! `include/uapi/linux/iommufd.h`: what is asked of an iommufd.
 
+mod host;
+#[cfg(feature = "selftest")]
+mod test;
+
+pub(crate) use host::{Descriptor, open};
+#[cfg(feature = "selftest")]
+pub(crate) use test::{TestBuffer, TestCommand};
+
 use super::Result;
+use super::mmio::Map;
 use crate::{Access, StableMemory};
+use rustix::io::Errno;
 use std::fmt::Debug;
 use std::ops::Range;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -75,13 +85,30 @@ pub(crate) trait Calls: Debug + Send + Sync {
     fn veventq_alloc(&self, viommu: Id, kind: u32, depth: u32) -> Result<(Id, Arc<dyn Queue>)>;
     fn hw_queue_alloc(&self, viommu: Id, kind: u32, index: u32, iova: u64, len: u64) -> Result<Id>;
 
+    /// Maps what an object shows to user space, at the offset that the kernel gave for it.
+    fn map(&self, _offset: u64, _len: usize) -> Result<Map> {
+        Err(Errno::NXIO)
+    }
+
     /// The descriptor's number, for calls of VFIO that take one.
     fn number(&self) -> i32;
     /// A duplicate of the descriptor, to hand on; `None` where there is no real one.
     fn descriptor(&self) -> Result<Option<OwnedFd>>;
-    /// The kernel's mock devices (`CONFIG_IOMMUFD_TEST`): the request as the kernel's `struct iommu_test_cmd` lays it out, 8-byte words.
+    /// A request to the kernel's mock devices (`CONFIG_IOMMUFD_TEST`).
     #[cfg(feature = "selftest")]
-    fn test(&self, command: &mut [u64]) -> Result<i32>;
+    fn test(&self, _command: &mut TestCommand, _buffer: TestBuffer<'_>) -> Result<()> {
+        Err(Errno::NOTTY)
+    }
+    /// `IOMMU_TEST_OP_CREATE_ACCESS`: the new access's descriptor.
+    #[cfg(feature = "selftest")]
+    fn test_access(&self, _ioas: Id, _flags: u32) -> Result<OwnedFd> {
+        Err(Errno::NOTTY)
+    }
+    /// `IOMMU_TEST_OP_DMABUF_GET`: a dma-buf of `len` bytes of kernel memory.
+    #[cfg(feature = "selftest")]
+    fn test_dmabuf(&self, _len: u32) -> Result<OwnedFd> {
+        Err(Errno::NOTTY)
+    }
 }
 
 /// A queue of records that is read and written as a file: page requests, events of a virtual IOMMU.

@@ -1,0 +1,107 @@
+//! Objects of an iommufd: numbers in the kernel, destroyed when nothing here needs them any more.
+
+use super::Iommufd;
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
+/// The number of an object in its iommufd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectId(pub u32);
+
+/// An object that this process made: an I/O address space, a hardware page table, a queue, a virtual IOMMU or device.
+///
+/// It holds its iommufd and its parents alive. Dropping it destroys it in the kernel before they are let go. If the kernel refuses
+/// (EBUSY: something that this process does not know still uses it), the object is leaked until the iommufd is closed, and a
+/// `tracing` error says so.
+#[doc(alias = "IOMMU_DESTROY")]
+pub struct Object {
+    iommufd: Iommufd,
+    id: ObjectId,
+    /// The kernel's word for it: `IOAS`, `HWPT`.
+    kind: &'static str,
+    /// Let go after the object was destroyed.
+    parents: Vec<Parent>,
+}
+
+/// What an object depends on.
+pub(super) enum Parent {
+    Object(Arc<Object>),
+    /// What holds a device bound.
+    Device(Arc<dyn Any + Send + Sync>),
+}
+
+/// A device that is bound to an iommufd.
+pub trait IommuDevice {
+    /// Its number in the iommufd.
+    fn device_id(&self) -> ObjectId;
+
+    /// The iommufd it is bound to.
+    fn iommufd(&self) -> &Iommufd;
+
+    /// What keeps it bound as long as it is held. A [`Vdevice`](super::Vdevice) holds it: the kernel wants the virtual device to go first.
+    fn hold(&self) -> Arc<dyn Any + Send + Sync>;
+}
+
+/// What a device can be attached to: an [`Ioas`](super::Ioas), for which the kernel finds or makes a page table, or one
+/// [`Hwpt`](super::Hwpt).
+pub trait PageTable {
+    /// The kernel object.
+    fn object(&self) -> &Arc<Object>;
+}
+
+impl Object {
+    pub(super) fn new(iommufd: &Iommufd, id: u32, kind: &'static str, parents: Vec<Parent>) -> Arc<Self> {
+        tracing::debug!(id, kind, "made");
+        Arc::new(Self {
+            iommufd: iommufd.clone(),
+            id: ObjectId(id),
+            kind,
+            parents,
+        })
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn id(&self) -> ObjectId {
+        self.id
+    }
+
+    /// The iommufd it is in.
+    #[must_use]
+    pub fn iommufd(&self) -> &Iommufd {
+        &self.iommufd
+    }
+}
+
+impl Drop for Object {
+    fn drop(&mut self) {
+        match self.iommufd.calls().destroy(self.id.0) {
+            Ok(()) => tracing::debug!(id = self.id.0, kind = self.kind, "destroyed"),
+            Err(errno) => {
+                tracing::error!(id = self.id.0, kind = self.kind, %errno, "IOMMU_DESTROY failed; the object is leaked");
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} ({} parents)", self.kind, self.id.0, self.parents.len())
+    }
+}
+
+impl fmt::Debug for Parent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Object(object) => object.fmt(f),
+            Self::Device(_) => f.write_str("device"),
+        }
+    }
+}
+
+impl fmt::Display for ObjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}

@@ -1,0 +1,138 @@
+//! Which of an address space's mappings are there, so that no guard ever unmaps a later one at the same place.
+//!
+//! The invariant, at any time when no ranged unmap runs: a mapping that was made through this registry is entered in it from
+//! before its guard exists until its guard begins to unmap it or a ranged unmap took it away.
+//!
+//! - The kernel alone decides whether a range is free, so two mappings of one place never exist together. A guard takes its entry out
+//!   (`claim`) before it asks the kernel to unmap; who maps the place next can succeed only after the kernel has done so. Hence a guard's
+//!   own unmap never meets a later mapping.
+//! - Mapping and entering, and claiming and unmapping, hold the outer lock shared; a ranged unmap holds it alone. Hence a ranged unmap never
+//!   sees a mapping that is in the kernel but not entered, or an entry whose mapping is already on its way out, and afterwards the entries
+//!   it took away are gone in the kernel too. Without this, a guard could claim its entry, lose its mapping to a ranged unmap, and then
+//!   unmap what somebody has mapped there meanwhile.
+//! - Shared holders do not wait for each other in the kernel's work: the inner lock is held for a look into the tree only.
+
+use crate::{Iova, IovaRange};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+
+/// All guards' entries of one address space.
+#[derive(Debug, Default)]
+pub(super) struct Registry {
+    entries: RwLock<Mutex<Entries>>,
+}
+
+/// Number of a guard; never used twice in an address space.
+pub(super) type GuardId = u64;
+
+#[derive(Debug, Default)]
+pub(super) struct Entries {
+    /// By first address; they do not overlap.
+    live: BTreeMap<u64, (u64, GuardId)>,
+    /// Guards of which a failed ranged unmap left unclear whether their mappings exist.
+    unclear: BTreeSet<GuardId>,
+    next: GuardId,
+}
+
+/// What became of a guard's mapping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Claim {
+    /// It is there, and it is the guard's to unmap.
+    Live,
+    /// A ranged unmap took it away.
+    Gone,
+    /// Nobody knows.
+    Unclear,
+}
+
+/// The right to map, or to unmap one's own, while no ranged unmap runs.
+#[derive(Debug)]
+pub(super) struct Shared<'a> {
+    entries: RwLockReadGuard<'a, Mutex<Entries>>,
+}
+
+impl Registry {
+    pub(super) fn share(&self) -> Shared<'_> {
+        Shared {
+            entries: self.entries.read().unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+
+    /// Runs a ranged unmap with nobody else mapping or unmapping.
+    pub(super) fn alone<T>(&self, unmap: impl FnOnce(&mut Entries) -> T) -> T {
+        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        unmap(entries.get_mut().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Shared<'_> {
+    /// Enters what the kernel has just mapped. Whatever was entered for the same place is gone, or the kernel had refused: somebody else
+    /// with the descriptor unmapped it.
+    pub(super) fn enter(&self, range: IovaRange) -> GuardId {
+        let mut entries = self.lock();
+        for (start, _) in entries.overlapping(range) {
+            entries.live.remove(&start);
+        }
+        let id = entries.next;
+        entries.next += 1;
+        entries.live.insert(range.start().0, (range.last().0, id));
+        id
+    }
+
+    pub(super) fn is_live(&self, start: Iova, id: GuardId) -> bool {
+        self.lock().live.get(&start.0).is_some_and(|(_, live)| *live == id)
+    }
+
+    /// Takes a guard's entry out, for good.
+    pub(super) fn claim(&self, start: Iova, id: GuardId) -> Claim {
+        let mut entries = self.lock();
+        if entries.unclear.remove(&id) {
+            Claim::Unclear
+        } else if entries.live.get(&start.0).is_some_and(|(_, live)| *live == id) {
+            entries.live.remove(&start.0);
+            Claim::Live
+        } else {
+            Claim::Gone
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Entries> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entries {
+    /// First addresses and ids of the entries that share an address with `range`, in order.
+    fn overlapping(&self, range: IovaRange) -> Vec<(u64, GuardId)> {
+        let (first, last) = (range.start().0, range.last().0);
+        let before = self
+            .live
+            .range(..first)
+            .next_back()
+            .filter(|(_, (entry_last, _))| *entry_last >= first);
+        let found = before.into_iter().chain(self.live.range(first..=last));
+        found.map(|(start, (_, id))| (*start, *id)).collect()
+    }
+
+    /// The entries that lie inside `range`, in order; `None` if one lies partly outside.
+    pub(super) fn inside(&self, range: IovaRange) -> Option<Vec<IovaRange>> {
+        let found = self.overlapping(range).into_iter().filter_map(|(start, _)| {
+            let (last, _) = self.live.get(&start)?;
+            IovaRange::from_bounds(Iova(start), Iova(*last))
+        });
+        let found: Vec<_> = found.collect();
+        found.iter().all(|entry| range.contains(entry)).then_some(found)
+    }
+
+    /// The mapping is gone in the kernel.
+    pub(super) fn remove(&mut self, entry: IovaRange) {
+        self.live.remove(&entry.start().0);
+    }
+
+    /// Whether the mapping is still there cannot be found out.
+    pub(super) fn make_unclear(&mut self, entry: IovaRange) {
+        if let Some((_, id)) = self.live.remove(&entry.start().0) {
+            self.unclear.insert(id);
+        }
+    }
+}

@@ -1,0 +1,604 @@
+//! The running kernel behind [`Calls`]: one `ioctl` for each method.
+
+use super::super::mmio::{Map, Mapped};
+use super::super::{Result, ioctl};
+use super::{Calls, HwInfo, HwptAlloc, Id, Queue};
+use crate::{Access, StableMemory};
+use iommufd_bindings as abi;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::ioctl::{Opcode, opcode};
+use rustix::mm::{MapFlags, ProtFlags, mmap};
+use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+pub(super) const IOMMUFD_TYPE: u8 = b';';
+
+/// `struct iommu_ioas_noiommu_get_pa`, Linux 7.3.
+#[repr(C)]
+#[derive(Debug, Default)]
+struct NoiommuGetPa {
+    size: u32,
+    flags: u32,
+    ioas_id: u32,
+    reserved: u32,
+    iova: u64,
+    length: u64,
+    out_phys: u64,
+}
+const _: () = assert!(size_of::<NoiommuGetPa>() == 40, "as the kernel lays it out");
+const _: () = assert!(
+    size_of::<abi::iommu_iova_range>() == size_of::<(u64, u64)>(),
+    "two u64, first and last"
+);
+
+/// Opens `/dev/iommu`.
+pub(crate) fn open(path: &Path) -> Result<Arc<dyn Calls>> {
+    let file = rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    Ok(Arc::new(Descriptor { file }))
+}
+
+/// An open `/dev/iommu`.
+#[derive(Debug)]
+pub(crate) struct Descriptor {
+    pub(crate) file: OwnedFd,
+}
+
+/// A queue's own descriptor.
+#[derive(Debug)]
+struct Events(OwnedFd);
+
+/// A structure of the uapi. All of them begin with their size.
+///
+/// # Safety
+///
+/// The type is a `#[repr(C)]` structure of integers, laid out as the kernel's for the command with this number.
+unsafe trait Command {
+    const NUMBER: u8;
+}
+
+macro_rules! commands {
+    ($($name:ty = $number:expr;)*) => {$(
+        // SAFETY: structure and number belong together in include/uapi/linux/iommufd.h.
+        unsafe impl Command for $name {
+            const NUMBER: u8 = $number;
+        }
+    )*};
+}
+
+commands! {
+    abi::iommu_destroy = 0x80;
+    abi::iommu_ioas_alloc = 0x81;
+    abi::iommu_ioas_allow_iovas = 0x82;
+    abi::iommu_ioas_copy = 0x83;
+    abi::iommu_ioas_iova_ranges = 0x84;
+    abi::iommu_ioas_map = 0x85;
+    abi::iommu_ioas_unmap = 0x86;
+    abi::iommu_option = 0x87;
+    abi::iommu_vfio_ioas = 0x88;
+    abi::iommu_hwpt_alloc = 0x89;
+    abi::iommu_hw_info = 0x8a;
+    abi::iommu_hwpt_set_dirty_tracking = 0x8b;
+    abi::iommu_hwpt_get_dirty_bitmap = 0x8c;
+    abi::iommu_hwpt_invalidate = 0x8d;
+    abi::iommu_fault_alloc = 0x8e;
+    abi::iommu_ioas_map_file = 0x8f;
+    abi::iommu_viommu_alloc = 0x90;
+    abi::iommu_vdevice_alloc = 0x91;
+    abi::iommu_ioas_change_process = 0x92;
+    abi::iommu_veventq_alloc = 0x93;
+    abi::iommu_hw_queue_alloc = 0x94;
+    NoiommuGetPa = 0x95;
+}
+
+/// The `size` field of a structure.
+const fn size<T>() -> u32 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "no structure of the uapi is longer than a hundred bytes"
+    )]
+    let size = size_of::<T>() as u32;
+    size
+}
+
+impl Descriptor {
+    /// # Safety
+    ///
+    /// Addresses in `command` are of memory that the kernel may read and write as the command says, for as long as it does.
+    unsafe fn call<T: Command>(&self, command: &mut T) -> Result<()> {
+        let opcode: Opcode = opcode::none(IOMMUFD_TYPE, T::NUMBER);
+        // SAFETY: `Command` ties number and structure together; the rest is promised by the caller.
+        unsafe { ioctl::call(self.file.as_fd(), opcode, command) }?;
+        Ok(())
+    }
+
+    /// A command with no address in it.
+    fn plain<T: Command + NoAddress>(&self, command: &mut T) -> Result<()> {
+        // SAFETY: the kernel reads and writes the structure only.
+        unsafe { self.call(command) }
+    }
+}
+
+/// A command that points to no memory.
+trait NoAddress {}
+impl NoAddress for abi::iommu_destroy {}
+impl NoAddress for abi::iommu_ioas_alloc {}
+impl NoAddress for abi::iommu_ioas_copy {}
+impl NoAddress for abi::iommu_ioas_map_file {}
+impl NoAddress for abi::iommu_ioas_unmap {}
+impl NoAddress for abi::iommu_option {}
+impl NoAddress for abi::iommu_vfio_ioas {}
+impl NoAddress for abi::iommu_hwpt_set_dirty_tracking {}
+impl NoAddress for abi::iommu_fault_alloc {}
+impl NoAddress for abi::iommu_vdevice_alloc {}
+impl NoAddress for abi::iommu_ioas_change_process {}
+impl NoAddress for abi::iommu_veventq_alloc {}
+impl NoAddress for abi::iommu_hw_queue_alloc {}
+impl NoAddress for NoiommuGetPa {}
+
+/// `enum iommufd_ioas_map_flags`.
+fn map_flags(iova: Option<u64>, access: Access) -> u32 {
+    let mut flags = 0;
+    if iova.is_some() {
+        flags |= abi::iommufd_ioas_map_flags_IOMMU_IOAS_MAP_FIXED_IOVA;
+    }
+    if access.contains(Access::WRITE) {
+        flags |= abi::iommufd_ioas_map_flags_IOMMU_IOAS_MAP_WRITEABLE;
+    }
+    if access.contains(Access::READ) {
+        flags |= abi::iommufd_ioas_map_flags_IOMMU_IOAS_MAP_READABLE;
+    }
+    flags
+}
+
+fn count(len: usize) -> Result<u32> {
+    u32::try_from(len).or(Err(Errno::TOOBIG))
+}
+
+fn address(bytes: &[u8]) -> u64 {
+    bytes.as_ptr().expose_provenance() as u64
+}
+
+impl Calls for Descriptor {
+    fn destroy(&self, id: Id) -> Result<()> {
+        self.plain(&mut abi::iommu_destroy {
+            size: size::<abi::iommu_destroy>(),
+            id,
+        })
+    }
+
+    fn ioas_alloc(&self) -> Result<Id> {
+        let mut command = abi::iommu_ioas_alloc {
+            size: size::<abi::iommu_ioas_alloc>(),
+            ..Default::default()
+        };
+        self.plain(&mut command)?;
+        Ok(command.out_ioas_id)
+    }
+
+    fn ioas_iova_ranges(&self, ioas: Id, ranges: &mut [(u64, u64)]) -> Result<(u32, u64)> {
+        let mut found = vec![abi::iommu_iova_range::default(); ranges.len()];
+        let mut command = abi::iommu_ioas_iova_ranges {
+            size: size::<abi::iommu_ioas_iova_ranges>(),
+            ioas_id: ioas,
+            num_iovas: count(found.len())?,
+            allowed_iovas: found.as_mut_ptr().expose_provenance() as u64,
+            ..Default::default()
+        };
+        // SAFETY: the address is of `num_iovas` ranges, which live until after the call.
+        match unsafe { self.call(&mut command) } {
+            Ok(()) | Err(Errno::MSGSIZE) => {}
+            Err(errno) => return Err(errno),
+        }
+        for (to, from) in ranges.iter_mut().zip(&found) {
+            *to = (from.start, from.last);
+        }
+        Ok((command.num_iovas, command.out_iova_alignment))
+    }
+
+    fn ioas_allow_iovas(&self, ioas: Id, ranges: &[(u64, u64)]) -> Result<()> {
+        let ranges: Vec<_> = ranges
+            .iter()
+            .map(|&(start, last)| abi::iommu_iova_range { start, last })
+            .collect();
+        let mut command = abi::iommu_ioas_allow_iovas {
+            size: size::<abi::iommu_ioas_allow_iovas>(),
+            ioas_id: ioas,
+            num_iovas: count(ranges.len())?,
+            allowed_iovas: ranges.as_ptr().expose_provenance() as u64,
+            ..Default::default()
+        };
+        // SAFETY: the address is of `num_iovas` ranges, which are only read and live until after the call.
+        unsafe { self.call(&mut command) }
+    }
+
+    fn ioas_map(
+        &self,
+        ioas: Id,
+        memory: &Arc<dyn StableMemory>,
+        part: Range<usize>,
+        iova: Option<u64>,
+        access: Access,
+    ) -> Result<u64> {
+        if part.start > part.end || part.end > memory.len() {
+            return Err(Errno::INVAL);
+        }
+        let mut command = abi::iommu_ioas_map {
+            size: size::<abi::iommu_ioas_map>(),
+            flags: map_flags(iova, access),
+            ioas_id: ioas,
+            user_va: (memory.address().expose_provenance() + part.start) as u64,
+            length: (part.end - part.start) as u64,
+            iova: iova.unwrap_or_default(),
+            ..Default::default()
+        };
+        // SAFETY: the part lies inside `memory`, which stays mapped and unreferenced (`StableMemory`), and which the caller holds
+        // until it is unmapped.
+        unsafe { self.call(&mut command) }?;
+        Ok(command.iova)
+    }
+
+    fn ioas_map_file(
+        &self,
+        ioas: Id,
+        file: BorrowedFd<'_>,
+        start: u64,
+        len: u64,
+        iova: Option<u64>,
+        access: Access,
+    ) -> Result<u64> {
+        let mut command = abi::iommu_ioas_map_file {
+            size: size::<abi::iommu_ioas_map_file>(),
+            flags: map_flags(iova, access),
+            ioas_id: ioas,
+            fd: file.as_raw_fd(),
+            start,
+            length: len,
+            iova: iova.unwrap_or_default(),
+        };
+        self.plain(&mut command)?;
+        Ok(command.iova)
+    }
+
+    fn ioas_copy(&self, to: Id, from: (Id, u64), len: u64, iova: Option<u64>, access: Access) -> Result<u64> {
+        let mut command = abi::iommu_ioas_copy {
+            size: size::<abi::iommu_ioas_copy>(),
+            flags: map_flags(iova, access),
+            dst_ioas_id: to,
+            src_ioas_id: from.0,
+            length: len,
+            dst_iova: iova.unwrap_or_default(),
+            src_iova: from.1,
+        };
+        self.plain(&mut command)?;
+        Ok(command.dst_iova)
+    }
+
+    fn ioas_unmap(&self, ioas: Id, iova: u64, len: u64) -> Result<u64> {
+        let mut command = abi::iommu_ioas_unmap {
+            size: size::<abi::iommu_ioas_unmap>(),
+            ioas_id: ioas,
+            iova,
+            length: len,
+        };
+        self.plain(&mut command)?;
+        Ok(command.length)
+    }
+
+    fn ioas_change_process(&self) -> Result<()> {
+        self.plain(&mut abi::iommu_ioas_change_process {
+            size: size::<abi::iommu_ioas_change_process>(),
+            ..Default::default()
+        })
+    }
+
+    fn ioas_noiommu_get_pa(&self, ioas: Id, iova: u64) -> Result<(u64, u64)> {
+        let mut command = NoiommuGetPa {
+            size: size::<NoiommuGetPa>(),
+            ioas_id: ioas,
+            iova,
+            length: u64::MAX,
+            ..Default::default()
+        };
+        self.plain(&mut command)?;
+        Ok((command.out_phys, command.length))
+    }
+
+    fn option_get(&self, option: u32, object: Id) -> Result<u64> {
+        let mut command = abi::iommu_option {
+            size: size::<abi::iommu_option>(),
+            option_id: option,
+            op: 1,
+            object_id: object,
+            ..Default::default()
+        };
+        self.plain(&mut command)?;
+        Ok(command.val64)
+    }
+
+    fn option_set(&self, option: u32, object: Id, value: u64) -> Result<()> {
+        self.plain(&mut abi::iommu_option {
+            size: size::<abi::iommu_option>(),
+            option_id: option,
+            op: 0,
+            object_id: object,
+            val64: value,
+            ..Default::default()
+        })
+    }
+
+    fn vfio_ioas_get(&self) -> Result<Id> {
+        let mut command = abi::iommu_vfio_ioas {
+            size: size::<abi::iommu_vfio_ioas>(),
+            ..Default::default()
+        };
+        self.plain(&mut command)?;
+        Ok(command.ioas_id)
+    }
+
+    fn vfio_ioas_set(&self, ioas: Id) -> Result<()> {
+        let size = size::<abi::iommu_vfio_ioas>();
+        self.plain(&mut abi::iommu_vfio_ioas {
+            size,
+            ioas_id: ioas,
+            op: 1,
+            ..Default::default()
+        })
+    }
+
+    fn vfio_ioas_clear(&self) -> Result<()> {
+        let size = size::<abi::iommu_vfio_ioas>();
+        self.plain(&mut abi::iommu_vfio_ioas {
+            size,
+            op: 2,
+            ..Default::default()
+        })
+    }
+
+    fn hwpt_alloc(&self, request: &HwptAlloc<'_>) -> Result<Id> {
+        let fault = request
+            .fault
+            .map_or(0, |_| abi::iommufd_hwpt_alloc_flags_IOMMU_HWPT_FAULT_ID_VALID);
+        let mut command = abi::iommu_hwpt_alloc {
+            size: size::<abi::iommu_hwpt_alloc>(),
+            flags: request.flags | fault,
+            dev_id: request.device,
+            pt_id: request.parent,
+            data_type: request.kind,
+            data_len: count(request.data.len())?,
+            data_uptr: if request.data.is_empty() {
+                0
+            } else {
+                address(request.data)
+            },
+            fault_id: request.fault.unwrap_or_default(),
+            ..Default::default()
+        };
+        // SAFETY: the address is of `data_len` bytes, which are only read and live until after the call.
+        unsafe { self.call(&mut command) }?;
+        Ok(command.out_hwpt_id)
+    }
+
+    fn get_hw_info(&self, device: Id, kind: Option<u32>, data: &mut [u8]) -> Result<HwInfo> {
+        let mut command = abi::iommu_hw_info {
+            size: size::<abi::iommu_hw_info>(),
+            flags: kind.map_or(0, |_| 1), // IOMMU_HW_INFO_FLAG_INPUT_TYPE
+            dev_id: device,
+            data_len: count(data.len())?,
+            data_uptr: if data.is_empty() {
+                0
+            } else {
+                data.as_mut_ptr().expose_provenance() as u64
+            },
+            __bindgen_anon_1: abi::iommu_hw_info__bindgen_ty_1 {
+                in_data_type: kind.unwrap_or_default(),
+            },
+            out_max_pasid_log2: 0,
+            __reserved: [0; 3],
+            out_capabilities: 0,
+        };
+        // SAFETY: the address is of `data_len` bytes, which are ours to write and live until after the call.
+        unsafe { self.call(&mut command) }?;
+        Ok(HwInfo {
+            // SAFETY: both fields of the union are the same `u32`.
+            kind: unsafe { command.__bindgen_anon_1.out_data_type },
+            len: command.data_len,
+            capabilities: command.out_capabilities,
+            max_pasid_log2: command.out_max_pasid_log2,
+        })
+    }
+
+    fn hwpt_set_dirty_tracking(&self, hwpt: Id, on: bool) -> Result<()> {
+        self.plain(&mut abi::iommu_hwpt_set_dirty_tracking {
+            size: size::<abi::iommu_hwpt_set_dirty_tracking>(),
+            flags: on.into(),
+            hwpt_id: hwpt,
+            ..Default::default()
+        })
+    }
+
+    fn hwpt_get_dirty_bitmap(
+        &self,
+        hwpt: Id,
+        clear: bool,
+        iova: u64,
+        len: u64,
+        page_size: u64,
+        bitmap: &mut [u64],
+    ) -> Result<()> {
+        let bits = len.checked_div(page_size).ok_or(Errno::INVAL)?;
+        if bits.div_ceil(64) > bitmap.len() as u64 {
+            return Err(Errno::INVAL);
+        }
+        let mut command = abi::iommu_hwpt_get_dirty_bitmap {
+            size: size::<abi::iommu_hwpt_get_dirty_bitmap>(),
+            hwpt_id: hwpt,
+            flags: (!clear).into(),
+            iova,
+            length: len,
+            page_size,
+            data: bitmap.as_mut_ptr().expose_provenance() as u64,
+            ..Default::default()
+        };
+        // SAFETY: the bitmap has a bit for each page, as just checked, and lives until after the call.
+        unsafe { self.call(&mut command) }
+    }
+
+    fn hwpt_invalidate(&self, hwpt: Id, kind: u32, entry_len: u32, entries: &[u8]) -> (u32, Result<()>) {
+        let entries_len = entries.len() as u64;
+        let Some(entry_num) = entries_len
+            .checked_div(entry_len.into())
+            .and_then(|num| u32::try_from(num).ok())
+        else {
+            let empty = if entries.is_empty() { Ok(()) } else { Err(Errno::INVAL) };
+            return (0, empty);
+        };
+        let mut command = abi::iommu_hwpt_invalidate {
+            size: size::<abi::iommu_hwpt_invalidate>(),
+            hwpt_id: hwpt,
+            data_uptr: address(entries),
+            data_type: kind,
+            entry_len,
+            entry_num,
+            ..Default::default()
+        };
+        // SAFETY: the address is of at least `entry_num` entries of `entry_len` bytes, which are only read and live until after
+        // the call.
+        let result = unsafe { self.call(&mut command) };
+        match result {
+            // The kernel did not come as far as counting.
+            Err(Errno::NOTTY | Errno::FAULT | Errno::TOOBIG) => (0, result),
+            _ => (command.entry_num.min(entry_num), result),
+        }
+    }
+
+    fn fault_queue_alloc(&self) -> Result<(Id, Arc<dyn Queue>)> {
+        let mut command = abi::iommu_fault_alloc {
+            size: size::<abi::iommu_fault_alloc>(),
+            ..Default::default()
+        };
+        self.plain(&mut command)?;
+        let number = i32::try_from(command.out_fault_fd).or(Err(Errno::BADF))?;
+        // SAFETY: the kernel has just opened it for this call.
+        let file = unsafe { ioctl::owned(number) };
+        Ok((command.out_fault_id, Arc::new(Events(file))))
+    }
+
+    fn viommu_alloc(&self, device: Id, hwpt: Id, kind: u32, data: &mut [u8]) -> Result<Id> {
+        let mut command = abi::iommu_viommu_alloc {
+            size: size::<abi::iommu_viommu_alloc>(),
+            type_: kind,
+            dev_id: device,
+            hwpt_id: hwpt,
+            data_len: count(data.len())?,
+            data_uptr: if data.is_empty() {
+                0
+            } else {
+                data.as_mut_ptr().expose_provenance() as u64
+            },
+            ..Default::default()
+        };
+        // SAFETY: the address is of `data_len` bytes, which are ours to read and write and live until after the call.
+        unsafe { self.call(&mut command) }?;
+        Ok(command.out_viommu_id)
+    }
+
+    fn vdevice_alloc(&self, viommu: Id, device: Id, virtual_id: u64) -> Result<Id> {
+        let mut command = abi::iommu_vdevice_alloc {
+            size: size::<abi::iommu_vdevice_alloc>(),
+            viommu_id: viommu,
+            dev_id: device,
+            virt_id: virtual_id,
+            ..Default::default()
+        };
+        self.plain(&mut command)?;
+        Ok(command.out_vdevice_id)
+    }
+
+    fn veventq_alloc(&self, viommu: Id, kind: u32, depth: u32) -> Result<(Id, Arc<dyn Queue>)> {
+        let mut command = abi::iommu_veventq_alloc {
+            size: size::<abi::iommu_veventq_alloc>(),
+            viommu_id: viommu,
+            type_: kind,
+            veventq_depth: depth,
+            ..Default::default()
+        };
+        self.plain(&mut command)?;
+        let number = i32::try_from(command.out_veventq_fd).or(Err(Errno::BADF))?;
+        // SAFETY: the kernel has just opened it for this call.
+        let file = unsafe { ioctl::owned(number) };
+        Ok((command.out_veventq_id, Arc::new(Events(file))))
+    }
+
+    fn hw_queue_alloc(&self, viommu: Id, kind: u32, index: u32, iova: u64, len: u64) -> Result<Id> {
+        let mut command = abi::iommu_hw_queue_alloc {
+            size: size::<abi::iommu_hw_queue_alloc>(),
+            viommu_id: viommu,
+            type_: kind,
+            index,
+            nesting_parent_iova: iova,
+            length: len,
+            ..Default::default()
+        };
+        self.plain(&mut command)?;
+        Ok(command.out_hw_queue_id)
+    }
+
+    fn map(&self, offset: u64, len: usize) -> Result<Map> {
+        let read_write = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice touches no other memory.
+        let base = unsafe {
+            mmap(
+                std::ptr::null_mut(),
+                len,
+                read_write,
+                MapFlags::SHARED,
+                &self.file,
+                offset,
+            )
+        }?;
+        let base = NonNull::new(base.cast()).ok_or(Errno::NOMEM)?;
+        // SAFETY: the mapping was just made, of this length, and is nobody else's.
+        Ok(Map::Mapped(unsafe { Mapped::new(base, len) }))
+    }
+
+    fn number(&self) -> i32 {
+        self.file.as_raw_fd()
+    }
+
+    fn descriptor(&self) -> Result<Option<OwnedFd>> {
+        rustix::io::fcntl_dupfd_cloexec(&self.file, 0).map(Some)
+    }
+
+    #[cfg(feature = "selftest")]
+    fn test(&self, command: &mut super::TestCommand, buffer: super::TestBuffer<'_>) -> Result<()> {
+        self.run_test(command, buffer)
+    }
+
+    #[cfg(feature = "selftest")]
+    fn test_access(&self, ioas: Id, flags: u32) -> Result<OwnedFd> {
+        self.new_access(ioas, flags)
+    }
+
+    #[cfg(feature = "selftest")]
+    fn test_dmabuf(&self, len: u32) -> Result<OwnedFd> {
+        self.new_dmabuf(len)
+    }
+}
+
+impl Queue for Events {
+    fn read(&self, to: &mut [u8]) -> Result<usize> {
+        rustix::io::read(&self.0, to)
+    }
+
+    fn write(&self, from: &[u8]) -> Result<usize> {
+        rustix::io::write(&self.0, from)
+    }
+
+    fn ready(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
