@@ -2,9 +2,12 @@
 #![forbid(unsafe_code)]
 
 pub mod allocator;
+pub mod buffer;
 mod error;
 pub mod lookup;
+pub mod pool;
 pub mod prefault;
+pub mod space;
 mod sync;
 
 pub use error::{Error, Result};

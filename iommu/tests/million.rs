@@ -7,6 +7,7 @@ const MILLION: usize = 1_000_000;
 const PAGE: u64 = 4096;
 
 /// Anonymous memory in use, in bytes.
+#[cfg(test)]
 fn resident() -> usize {
     let status = std::fs::read("/proc/self/status").unwrap();
     let status = String::from_utf8(status).unwrap();

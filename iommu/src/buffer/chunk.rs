@@ -72,14 +72,22 @@ impl Chunk {
 
 /// Populated memory, and the pages it is on.
 fn memory(len: usize, options: &BufferOptions) -> Result<(Memory, PageSize)> {
-    let ladder = [PageSize::Huge1G, PageSize::Huge2M, PageSize::Transparent, PageSize::Base];
+    let ladder = [
+        PageSize::Huge1G,
+        PageSize::Huge2M,
+        PageSize::Transparent,
+        PageSize::Base,
+    ];
     // Rounding a small chunk up to a huge page would waste most of the page.
     let fits = |pages: PageSize| match pages {
         PageSize::Huge1G | PageSize::Huge2M => len.is_multiple_of(pages.bytes()),
         _ => true,
     };
     let mut last_error = Error::Invalid("no pages of any size were tried");
-    for pages in ladder.into_iter().filter(|&pages| pages <= options.pages && fits(pages)) {
+    for pages in ladder
+        .into_iter()
+        .filter(|&pages| pages <= options.pages && fits(pages))
+    {
         let wanted = MemoryOptions {
             pages,
             numa_node: options.numa_node,
@@ -92,7 +100,11 @@ fn memory(len: usize, options: &BufferOptions) -> Result<(Memory, PageSize)> {
         match populated {
             Ok(memory) => {
                 // Without /proc it is what was asked for.
-                let got = if pages == PageSize::Transparent { memory.page_size().unwrap_or(PageSize::Base) } else { pages };
+                let got = if pages == PageSize::Transparent {
+                    memory.page_size().unwrap_or(PageSize::Base)
+                } else {
+                    pages
+                };
                 return Ok((memory, got));
             }
             Err(error) => {
@@ -115,13 +127,19 @@ mod tests {
         let (got, pages) = memory(2 << 20, &options).unwrap();
         assert_eq!(got.len(), 2 << 20);
         assert!(pages <= PageSize::Huge2M, "2 MiB do not fill a page of 1 GiB");
-        let small = BufferOptions { pages: PageSize::Base, ..options };
+        let small = BufferOptions {
+            pages: PageSize::Base,
+            ..options
+        };
         assert_eq!(memory(4096, &small).unwrap().1, PageSize::Base);
     }
 
     #[test]
     fn a_numa_node_that_does_not_exist_is_an_error_not_another_node() {
-        let options = BufferOptions { numa_node: Some(900), ..BufferOptions::default() };
+        let options = BufferOptions {
+            numa_node: Some(900),
+            ..BufferOptions::default()
+        };
         assert!(memory(4096, &options).is_err());
     }
 }

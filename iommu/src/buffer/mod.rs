@@ -6,8 +6,8 @@
 mod chunk;
 mod direction;
 
-pub(crate) use chunk::Chunk;
 pub use chunk::BufferOptions;
+pub(crate) use chunk::Chunk;
 pub use direction::{Both, DeviceReads, DeviceWrites, Direction, FromDevice, ToDevice};
 
 use crate::pool::Slot;

@@ -20,18 +20,26 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
-use vfio_core::PageSize;
+use vfio_core::{Access, PageSize};
 
 /// Gives buffers of any size, one direction, and one owner.
 pub struct DmaPool<D: Direction> {
-    space: AddressSpace,
-    options: BufferOptions,
-    chunk_len: usize,
-    /// The chunk that spans are cut from, and how much of it is cut.
-    chunk: Option<(Arc<Chunk>, usize)>,
-    chunks: usize,
+    chunks: Chunks,
     classes: Vec<Class>,
     direction: PhantomData<D>,
+}
+
+/// Where spans come from.
+#[derive(Debug)]
+struct Chunks {
+    space: AddressSpace,
+    options: BufferOptions,
+    /// Of each chunk.
+    len: usize,
+    access: Access,
+    /// The chunk that spans are cut from, and how much of it is cut.
+    current: Option<(Arc<Chunk>, usize)>,
+    count: usize,
 }
 
 /// Slots of one size.
@@ -71,6 +79,7 @@ pub(crate) struct Slot {
 const SMALLEST: usize = 64;
 /// The smallest span.
 const SPAN: usize = 64 << 10;
+const TOO_MANY: Error = Error::Invalid("a pool has at most 2^32 slots of a size");
 
 impl<D: Direction> DmaPool<D> {
     /// Maps nothing yet. Chunks will have `chunk_len` bytes, rounded up to a power of two of at least 64 KiB: 2 MiB and 1 GiB fit huge pages.
@@ -81,13 +90,18 @@ impl<D: Direction> DmaPool<D> {
     pub fn new(space: &AddressSpace, chunk_len: usize, options: BufferOptions) -> Result<Self> {
         let chunk_len = chunk_len.max(SPAN).checked_next_power_of_two();
         let chunk_len = chunk_len.ok_or(Error::Invalid("the length of a chunk overflows"))?;
-        let lengths = (0..usize::BITS).map_while(|power| SMALLEST.checked_shl(power)).take_while(|&len| len <= chunk_len);
+        let lengths = (0..usize::BITS)
+            .map_while(|power| SMALLEST.checked_shl(power))
+            .take_while(|&len| len <= chunk_len);
         Ok(Self {
-            space: space.clone(),
-            options,
-            chunk_len,
-            chunk: None,
-            chunks: 0,
+            chunks: Chunks {
+                space: space.clone(),
+                options,
+                len: chunk_len,
+                access: D::ACCESS,
+                current: None,
+                count: 0,
+            },
             classes: lengths.map(Class::new).collect(),
             direction: PhantomData,
         })
@@ -103,23 +117,22 @@ impl<D: Direction> DmaPool<D> {
         if len == 0 {
             return Err(Error::Invalid("a buffer of no bytes"));
         }
-        if len > self.chunk_len {
-            return DmaBuffer::new(&self.space, len, &self.options);
+        if len > self.chunks.len {
+            return DmaBuffer::new(&self.chunks.space, len, &self.chunks.options);
         }
         let index = len.div_ceil(SMALLEST).next_power_of_two().trailing_zeros();
         let class = self.classes.get_mut(index as usize);
         let class = class.ok_or(Error::Invalid("the length of a buffer overflows"))?;
+        let slot_len = class.slot_len;
         let (number, span) = match class.pop() {
             Some(slot) => slot,
             None => {
-                let span_len = SPAN.max(class.slot_len);
-                let place = Self::cut(&self.space, &self.options, self.chunk_len, &mut self.chunk, &mut self.chunks, span_len)?;
-                class.add_span(place)?;
-                class.pop().ok_or(Error::Invalid("a pool has at most 2^32 slots of a size"))?
+                class.add_span(self.chunks.cut(SPAN.max(slot_len))?)?;
+                class.pop().ok_or(TOO_MANY)?
             }
         };
         let index = number - span.first;
-        let offset = span.offset + index as usize * class.slot_len;
+        let offset = span.offset + index as usize * slot_len;
         let slot = Slot {
             span: Arc::clone(span),
             index,
@@ -127,7 +140,7 @@ impl<D: Direction> DmaPool<D> {
         Ok(DmaBuffer::in_slot(Arc::clone(&span.chunk), offset, len, slot))
     }
 
-    /// Maps chunks ahead until `bytes` can be taken as buffers of `len` bytes without a system call.
+    /// Maps chunks ahead, so that `count` buffers of `len` bytes can be taken without a system call.
     ///
     /// # Errors
     ///
@@ -140,41 +153,64 @@ impl<D: Direction> DmaPool<D> {
     /// How many chunks are mapped.
     #[must_use]
     pub fn chunks(&self) -> usize {
-        self.chunks
+        self.chunks.count
     }
 
     /// The pages of the newest chunk, as the kernel says; `None` before the first.
     #[must_use]
     pub fn pages(&self) -> Option<PageSize> {
-        self.chunk.as_ref().map(|(chunk, _)| chunk.pages())
+        self.chunks.current.as_ref().map(|(chunk, _)| chunk.pages())
     }
 
     /// The space that its buffers are mapped in.
     #[must_use]
     pub fn space(&self) -> &AddressSpace {
-        &self.space
+        &self.chunks.space
     }
+}
 
+impl Chunks {
     /// A piece of a chunk, at a multiple of its length.
-    fn cut(
-        space: &AddressSpace,
-        options: &BufferOptions,
-        chunk_len: usize,
-        current: &mut Option<(Arc<Chunk>, usize)>,
-        chunks: &mut usize,
-        len: usize,
-    ) -> Result<(Arc<Chunk>, usize)> {
-        if let Some((chunk, used)) = current {
+    fn cut(&mut self, len: usize) -> Result<(Arc<Chunk>, usize)> {
+        if let Some((chunk, used)) = &mut self.current {
             let offset = used.next_multiple_of(len);
             if offset + len <= chunk.len() {
                 *used = offset + len;
                 return Ok((Arc::clone(chunk), offset));
             }
         }
-        let chunk = Arc::new(Chunk::new(space, chunk_len, D::ACCESS, options)?);
-        *chunks += 1;
-        *current = Some((Arc::clone(&chunk), len));
+        let chunk = Arc::new(Chunk::new(&self.space, self.len, self.access, &self.options)?);
+        self.count += 1;
+        self.current = Some((Arc::clone(&chunk), len));
         Ok((chunk, 0))
+    }
+}
+
+impl Span {
+    /// Of a free slot, by its index in the span.
+    #[inline]
+    fn following(&self, index: u32) -> u32 {
+        // Acquired with the list.
+        self.links
+            .get(index as usize)
+            .map_or(END, |link| link.load(Ordering::Relaxed))
+    }
+}
+
+impl Slot {
+    pub(crate) fn give_back(self) {
+        if let Some(link) = self.span.links.get(self.index as usize) {
+            self.span.returned.push(self.span.first + self.index, link);
+        }
+    }
+}
+
+impl<D: Direction> fmt::Debug for DmaPool<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DmaPool")
+            .field("chunk_len", &self.chunks.len)
+            .field("chunks", &self.chunks.count)
+            .finish_non_exhaustive()
     }
 }
 
@@ -204,8 +240,7 @@ impl Class {
         }
         let number = self.free;
         let span = self.spans.get((number / self.per_span) as usize)?;
-        // Acquired with the list.
-        self.free = span.link(number - span.first).load(Ordering::Relaxed);
+        self.free = span.following(number - span.first);
         Some((number, span))
     }
 
@@ -216,7 +251,7 @@ impl Class {
     fn add_span(&mut self, (chunk, offset): (Arc<Chunk>, usize)) -> Result<()> {
         let first = self.fresh.end;
         let end = first.checked_add(self.per_span);
-        let end = end.ok_or(Error::Invalid("a pool has at most 2^32 slots of a size"))?;
+        let end = end.ok_or(TOO_MANY)?;
         self.spans.push(Arc::new(Span {
             chunk,
             offset,
@@ -228,3 +263,6 @@ impl Class {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

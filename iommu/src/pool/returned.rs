@@ -26,7 +26,9 @@ impl Returned {
         loop {
             link.store(first, Ordering::Relaxed);
             // Release: whoever takes the slot sees its link, and comes after all that was done with it.
-            let exchanged = self.first.compare_exchange_weak(first, slot, Ordering::Release, Ordering::Relaxed);
+            let exchanged = self
+                .first
+                .compare_exchange_weak(first, slot, Ordering::Release, Ordering::Relaxed);
             match exchanged {
                 Ok(_) => return,
                 Err(now) => first = now,
@@ -54,7 +56,10 @@ mod model {
     #[test]
     fn every_slot_comes_back_once() {
         loom::model(|| {
-            let shared = Arc::new((Returned::new(), [AtomicU32::new(END), AtomicU32::new(END), AtomicU32::new(END)]));
+            let shared = Arc::new((
+                Returned::new(),
+                [AtomicU32::new(END), AtomicU32::new(END), AtomicU32::new(END)],
+            ));
             let threads: Vec<_> = (0..2)
                 .map(|slot| {
                     let shared = Arc::clone(&shared);
