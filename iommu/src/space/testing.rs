@@ -16,6 +16,8 @@ pub(crate) struct State {
     pub(crate) mapped: BTreeMap<Iova, Held>,
     /// Calls made so far.
     pub(crate) calls: u32,
+    /// What could not be unmapped.
+    pub(crate) stuck: Vec<IovaRange>,
     /// The call that fails.
     pub(crate) fail_at: Option<u32>,
 }
@@ -109,7 +111,11 @@ impl Mapped for Guard {
             return Ok(());
         }
         // On failure the entry stays, and with it the memory: leaked, as the kernel's pins would be.
-        self.0.call()?.mapped.remove(&self.1.start());
-        Ok(())
+        let Self(ledger, range) = *self;
+        let unmapped = ledger.call().map(|mut state| drop(state.mapped.remove(&range.start())));
+        if unmapped.is_err() {
+            ledger.state().stuck.push(range);
+        }
+        unmapped
     }
 }
