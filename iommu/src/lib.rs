@@ -3,6 +3,7 @@
 
 pub mod allocator;
 pub mod buffer;
+pub mod demand;
 mod error;
 pub mod lookup;
 pub mod pool;

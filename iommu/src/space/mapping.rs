@@ -53,6 +53,12 @@ impl DmaMapping {
         &self.space
     }
 
+    /// Whether it is still mapped: [`AddressSpace::unmap_range`] may have taken it away.
+    #[must_use]
+    pub fn is_mapped(&self) -> bool {
+        self.space.is_live(self.range.start(), self.id)
+    }
+
     /// Unmaps it, and says whether that went well. What [`AddressSpace::unmap_range`] took away is unmapped already.
     ///
     /// # Errors

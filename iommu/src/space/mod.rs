@@ -7,10 +7,12 @@
 mod backend;
 mod mapping;
 mod options;
+mod reservation;
 
 pub(crate) use backend::{Backend, Mapped, Source};
 pub use mapping::DmaMapping;
 pub use options::MapOptions;
+pub(crate) use reservation::Reservation;
 
 use crate::allocator::IovaAllocator;
 use crate::lookup::Translator;
@@ -23,7 +25,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use vfio_core::iommufd::{Ioas, Iommufd};
-use vfio_core::{Memory, StableMemory};
+use vfio_core::{Access, Memory, StableMemory};
 
 /// Memory for devices, at IOVAs of its own choice. Cheap to clone: clones are the same space.
 ///
@@ -60,6 +62,8 @@ struct Entry {
     id: u64,
     range: IovaRange,
     mapped: Box<dyn Mapped>,
+    /// Whether the IOVAs are a reservation's, which keeps them.
+    is_reserved: bool,
     /// Where the translator has it.
     noted: Option<usize>,
     /// Held for the translator's sake where the kernel holds a file.
@@ -193,10 +197,8 @@ impl AddressSpace {
         let gone: Vec<Entry> = inside.iter().filter_map(|start| mappings.remove(start)).collect();
         drop(mappings);
         for entry in gone {
-            let range = entry.range;
             // Finds that it is unmapped, and lets go of the memory.
-            entry.mapped.unmap()?;
-            locked(&self.shared.allocator).release(range)?;
+            self.finish(entry)?;
         }
         Ok(got)
     }
@@ -245,6 +247,12 @@ impl AddressSpace {
         locked(&self.shared.allocator).allowed().collect()
     }
 
+    /// Bytes of which all IOVAs and lengths are multiples.
+    #[must_use]
+    pub fn granule(&self) -> u64 {
+        locked(&self.shared.allocator).granule()
+    }
+
     /// How many mappings there are.
     #[must_use]
     pub fn mappings(&self) -> usize {
@@ -272,14 +280,43 @@ impl AddressSpace {
         memory: Option<Arc<dyn StableMemory>>,
         options: MapOptions,
     ) -> Result<DmaMapping> {
-        let range = self.shared.take(len, &options)?;
-        let mapped = match self.shared.backend.map(source, range, options.access()) {
-            Ok(mapped) => mapped,
-            Err(error) => {
-                locked(&self.shared.allocator).release(range)?;
-                return Err(error);
-            }
-        };
+        let reservation = self.reserve(len, &options)?;
+        let range = reservation.range();
+        let mapped = self.shared.backend.map(source, range, options.access())?;
+        let id = self.enter(source, range, mapped, address, memory, false);
+        // From here on the mapping has the IOVAs.
+        reservation.leak();
+        Ok(DmaMapping::new(self.clone(), range, options.access(), id))
+    }
+
+    /// Takes IOVAs without mapping anything.
+    pub(crate) fn reserve(&self, len: u64, options: &MapOptions) -> Result<Reservation> {
+        Ok(Reservation::new(self.clone(), self.shared.take(len, options)?))
+    }
+
+    /// Maps memory into a part of a reservation.
+    pub(crate) fn map_reserved(
+        &self,
+        source: &Source,
+        range: IovaRange,
+        address: Option<usize>,
+        access: Access,
+    ) -> Result<DmaMapping> {
+        let mapped = self.shared.backend.map(source, range, access)?;
+        let id = self.enter(source, range, mapped, address, None, true);
+        Ok(DmaMapping::new(self.clone(), range, access, id))
+    }
+
+    /// Notes what was mapped; returns the guard's number.
+    fn enter(
+        &self,
+        source: &Source,
+        range: IovaRange,
+        mapped: Box<dyn Mapped>,
+        address: Option<usize>,
+        memory: Option<Arc<dyn StableMemory>>,
+        is_reserved: bool,
+    ) -> u64 {
         let insert = |address: &usize| {
             self.shared
                 .translator
@@ -290,12 +327,13 @@ impl AddressSpace {
             id: self.shared.next_id.fetch_add(1, Ordering::Relaxed),
             range,
             mapped,
+            is_reserved,
             noted: address.filter(insert),
             _memory: memory,
         };
         let id = entry.id;
         locked(&self.shared.mappings).insert(range.start(), entry);
-        Ok(DmaMapping::new(self.clone(), range, options.access(), id))
+        id
     }
 
     /// Unmaps what a guard stands for, unless that was done.
@@ -311,9 +349,23 @@ impl AddressSpace {
         if let Some(address) = entry.noted {
             self.shared.forget(address);
         }
+        self.finish(entry)
+    }
+
+    fn is_live(&self, start: Iova, id: u64) -> bool {
+        locked(&self.shared.mappings)
+            .get(&start)
+            .is_some_and(|entry| entry.id == id)
+    }
+
+    fn finish(&self, entry: Entry) -> Result<()> {
         // On failure the allocator keeps the range as in use, for ever: a device may still reach what is there.
         entry.mapped.unmap()?;
-        locked(&self.shared.allocator).release(entry.range)
+        if entry.is_reserved {
+            Ok(())
+        } else {
+            self.shared.release(entry.range)
+        }
     }
 }
 
@@ -333,6 +385,10 @@ impl Shared {
             }
             None => allocator.allocate(options.request(len)),
         }
+    }
+
+    fn release(&self, range: IovaRange) -> Result<()> {
+        locked(&self.allocator).release(range)
     }
 
     fn forget(&self, address: usize) {

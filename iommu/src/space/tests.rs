@@ -1,7 +1,7 @@
 use super::testing::Ledger;
 use super::*;
 use proptest::prelude::*;
-use vfio_core::{Access, MemoryOptions};
+use vfio_core::MemoryOptions;
 
 const READ: MapOptions = MapOptions::new(Access::READ);
 
