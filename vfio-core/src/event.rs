@@ -82,7 +82,12 @@ impl EventFd {
         let mut count = [0; 8];
         let read = retry_on_intr(|| {
             // The position is of no meaning for an eventfd; all ones stand for `read`.
-            rustix::io::preadv2(&self.fd, &mut [IoSliceMut::new(&mut count)], u64::MAX, ReadWriteFlags::NOWAIT)
+            rustix::io::preadv2(
+                &self.fd,
+                &mut [IoSliceMut::new(&mut count)],
+                u64::MAX,
+                ReadWriteFlags::NOWAIT,
+            )
         });
         match read {
             Ok(len) => number(len, count).map(Some),
@@ -98,7 +103,8 @@ impl EventFd {
     /// When the descriptor is no eventfd.
     pub fn signal(&self) -> Result<(), Error> {
         let one = 1_u64.to_ne_bytes();
-        let write = retry_on_intr(|| rustix::io::pwritev2(&self.fd, &[IoSlice::new(&one)], u64::MAX, ReadWriteFlags::empty()));
+        let write =
+            retry_on_intr(|| rustix::io::pwritev2(&self.fd, &[IoSlice::new(&one)], u64::MAX, ReadWriteFlags::empty()));
         match write {
             Ok(_) | Err(Errno::AGAIN) => Ok(()),
             Err(errno) => Err(failed("write eventfd", errno)),
@@ -111,7 +117,8 @@ impl EventFd {
     ///
     /// When the process has no descriptors left.
     pub fn try_clone(&self) -> Result<Self, Error> {
-        let fd = rustix::io::fcntl_dupfd_cloexec(&self.fd, 0).map_err(|errno| failed("fcntl F_DUPFD_CLOEXEC", errno))?;
+        let fd =
+            rustix::io::fcntl_dupfd_cloexec(&self.fd, 0).map_err(|errno| failed("fcntl F_DUPFD_CLOEXEC", errno))?;
         Ok(Self { fd })
     }
 
@@ -172,7 +179,8 @@ impl EventSet {
     #[doc(alias = "EPOLL_CTL_ADD")]
     pub fn add(&self, file: impl AsFd, key: u64) -> Result<(), Error> {
         let data = epoll::EventData::new_u64(key);
-        epoll::add(&self.fd, file, data, epoll::EventFlags::IN).map_err(|errno| failed("epoll_ctl EPOLL_CTL_ADD", errno))
+        epoll::add(&self.fd, file, data, epoll::EventFlags::IN)
+            .map_err(|errno| failed("epoll_ctl EPOLL_CTL_ADD", errno))
     }
 
     /// Removes a file.
@@ -193,8 +201,10 @@ impl EventSet {
     /// None that a valid set has.
     pub fn wait(&self, timeout: Option<Duration>) -> Result<Vec<u64>, Error> {
         let mut events = Vec::with_capacity(64);
-        until(timeout, |left| epoll::wait(&self.fd, rustix::buffer::spare_capacity(&mut events), left))
-            .map_err(|errno| failed("epoll_wait", errno))?;
+        until(timeout, |left| {
+            epoll::wait(&self.fd, rustix::buffer::spare_capacity(&mut events), left)
+        })
+        .map_err(|errno| failed("epoll_wait", errno))?;
         Ok(events.iter().map(|event: &epoll::Event| event.data.u64()).collect())
     }
 }
@@ -226,7 +236,10 @@ fn number(len: usize, count: [u8; 8]) -> Result<u64, Error> {
     if len == count.len() {
         return Ok(u64::from_ne_bytes(count));
     }
-    Err(Error::new("read eventfd", ErrorKind::Malformed("an eventfd gives 8 bytes")))
+    Err(Error::new(
+        "read eventfd",
+        ErrorKind::Malformed("an eventfd gives 8 bytes"),
+    ))
 }
 
 fn failed(step: &'static str, errno: Errno) -> Error {
@@ -288,7 +301,11 @@ mod tests {
     #[test]
     fn a_set_forgets_what_was_removed_or_closed() {
         let set = EventSet::new().unwrap();
-        let (kept, removed, closed) = (EventFd::new().unwrap(), EventFd::new().unwrap(), EventFd::new().unwrap());
+        let (kept, removed, closed) = (
+            EventFd::new().unwrap(),
+            EventFd::new().unwrap(),
+            EventFd::new().unwrap(),
+        );
         for (event, key) in [(&kept, 1), (&removed, 2), (&closed, 3)] {
             set.add(event, key).unwrap();
             event.signal().unwrap();

@@ -3,7 +3,6 @@
 //!
 //! Follows `include/uapi/linux/vfio.h`.
 
-use crate::sys::vfio::DeviceCalls;
 use crate::{BoundDevice, Error, ErrorKind, EventFd, RegionIndex, VfToken};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -224,13 +223,17 @@ impl BoundDevice {
 
     /// Reads a feature.
     pub(crate) fn get_feature(&self, feature: Feature, data: &mut [u8]) -> Result<(), Error> {
-        let result = self.calls().feature(VFIO_DEVICE_FEATURE_GET | u32::from(feature.0), data);
+        let result = self
+            .calls()
+            .feature(VFIO_DEVICE_FEATURE_GET | u32::from(feature.0), data);
         result.map_err(|errno| self.feature_failed(feature, errno))
     }
 
     /// Sets a feature.
     pub(crate) fn set_feature(&self, feature: Feature, data: &mut [u8]) -> Result<(), Error> {
-        let result = self.calls().feature(VFIO_DEVICE_FEATURE_SET | u32::from(feature.0), data);
+        let result = self
+            .calls()
+            .feature(VFIO_DEVICE_FEATURE_SET | u32::from(feature.0), data);
         result.map_err(|errno| self.feature_failed(feature, errno))
     }
 
@@ -256,7 +259,9 @@ fn kind(feature: Feature, errno: Errno) -> ErrorKind {
     }
     let since = match feature {
         Feature::PCI_VF_TOKEN => "a PF with SR-IOV on vfio-pci with enable_sriov=1",
-        Feature::MIGRATION | Feature::MIG_DEVICE_STATE => "a driver that can migrate the device (mlx5-vfio-pci and others)",
+        Feature::MIGRATION | Feature::MIG_DEVICE_STATE => {
+            "a driver that can migrate the device (mlx5-vfio-pci and others)"
+        }
         Feature::MIG_DATA_SIZE => "Linux 6.2 with a driver that can migrate the device",
         Feature::MIG_PRECOPY_INFO_V2 => "Linux 7.2 with a driver that can migrate the device",
         Feature::DMA_LOGGING_START | Feature::DMA_LOGGING_STOP | Feature::DMA_LOGGING_REPORT => {

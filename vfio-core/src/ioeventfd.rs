@@ -2,7 +2,6 @@
 //!
 //! Follows `VFIO_DEVICE_IOEVENTFD` of `include/uapi/linux/vfio.h`.
 
-use crate::sys::vfio::DeviceCalls;
 use crate::{Error, EventFd, Region};
 use std::os::fd::AsFd;
 
@@ -40,7 +39,10 @@ impl Region {
     #[doc(alias = "VFIO_DEVICE_IOEVENTFD")]
     pub fn ioeventfd(&self, offset: u64, width: Width, value: u64, event: &EventFd) -> Result<IoEventFd, Error> {
         let at = self.file_offset(offset, width as usize, "VFIO_DEVICE_IOEVENTFD")?;
-        let set = self.device().calls().ioeventfd(at, width as u32, value, Some(event.as_fd()));
+        let set = self
+            .device()
+            .calls()
+            .ioeventfd(at, width as u32, value, Some(event.as_fd()));
         set.map_err(|errno| self.device().failed("VFIO_DEVICE_IOEVENTFD", errno.into()))?;
         Ok(IoEventFd {
             region: self.clone(),

@@ -5,7 +5,7 @@
 //!
 //! Follows `VFIO_DEVICE_GET_IRQ_INFO` and `VFIO_DEVICE_SET_IRQS` of `include/uapi/linux/vfio.h`.
 
-use crate::sys::vfio::{DeviceCalls, IrqData};
+use crate::sys::vfio::IrqData;
 use crate::{BoundDevice, Error, ErrorKind, EventFd};
 use rustix::io::Errno;
 use std::fmt;
@@ -189,7 +189,11 @@ impl Interrupts {
     ///
     /// As [`mask`](Self::mask).
     pub fn set_resample(&self, vector: u32, event: Option<&EventFd>) -> Result<(), Error> {
-        self.set(vector, VFIO_IRQ_SET_ACTION_UNMASK, IrqData::Event(&[event.map(AsFd::as_fd)]))
+        self.set(
+            vector,
+            VFIO_IRQ_SET_ACTION_UNMASK,
+            IrqData::Event(&[event.map(AsFd::as_fd)]),
+        )
     }
 
     /// Disables all vectors.
@@ -216,7 +220,10 @@ impl Interrupts {
     }
 
     fn call(&self, start: u32, action: u32, data: IrqData<'_>) -> Result<(), Error> {
-        let result = self.device.calls().set_irqs(self.info.index.number(), start, action, data);
+        let result = self
+            .device
+            .calls()
+            .set_irqs(self.info.index.number(), start, action, data);
         result.map_err(|errno| {
             let kind = match errno {
                 Errno::INVAL if matches!(data, IrqData::Event(_)) => ErrorKind::Invalid(

@@ -12,16 +12,58 @@
 //!
 //! Follows the kernel's `include/uapi/linux/vfio.h` and `include/uapi/linux/iommufd.h` of Linux 7.3.
 
+mod attach;
+mod backend;
+mod cdev;
+mod config;
+mod device;
 mod dirty;
+mod dma_logging;
 mod error;
+mod event;
+#[cfg(feature = "fake")]
+pub mod fake;
+mod feature;
+mod hot_reset;
+pub mod info;
+mod ioeventfd;
 pub mod iommufd;
 mod iova;
+mod irq;
+#[cfg(feature = "kvm")]
+mod kvm;
+pub mod legacy;
 mod memory;
+pub mod migration;
+pub mod mmio;
+mod region;
+mod registry;
 mod sys;
 mod system;
+mod token;
+mod viability;
 
+pub use attach::{Attachment, Pasid};
+pub use backend::Backend;
+pub use cdev::CdevFile;
+pub use config::Config;
+pub use device::{BoundDevice, IommufdDevice};
 pub use dirty::{DirtyBitmap, DirtyRanges};
+pub use dma_logging::DmaLogging;
 pub use error::{Error, ErrorKind, Step};
+pub use event::{EventFd, EventSet, wait_any};
+pub use feature::{Feature, FeatureAccess, FeatureSet};
+pub use hot_reset::{Affected, HotResetSet, Owner};
+pub use info::{DeviceInfo, RegionIndex, RegionInfo};
+pub use ioeventfd::{IoEventFd, Width};
 pub use iova::{Iova, IovaRange};
+pub use irq::{Interrupts, IrqFlags, IrqIndex, IrqInfo};
+#[cfg(feature = "kvm")]
+pub use kvm::KvmVfio;
+pub use legacy::{AttachedGroup, Container, ContainerPath, Group, GroupStatus, IommuType, LegacyMapping};
 pub use memory::{Access, Backing, Memory, MemoryOptions, PageSize, StableMemory};
+pub use migration::Migration;
+pub use mmio::Mmio;
+pub use region::{MapOptions, Region, RegionMap};
 pub use system::System;
+pub use token::{ParseVfTokenError, VfToken};

@@ -275,14 +275,24 @@ impl<M: Deref<Target = Mmio>, const LEN: usize> Window<M, LEN> {
     /// Reads a register.
     #[inline]
     pub fn read<V: Register, A: Readable, const OFFSET: usize>(&self, _: Reg<V, A, OFFSET>) -> V {
-        const { assert!(fits::<V::Bits>(OFFSET, LEN), "the register lies outside the window, or off its alignment") };
+        const {
+            assert!(
+                fits::<V::Bits>(OFFSET, LEN),
+                "the register lies outside the window, or off its alignment"
+            );
+        };
         V::from_bits(V::Bits::load(&self.mmio, self.base + OFFSET))
     }
 
     /// Writes a register.
     #[inline]
     pub fn write<V: Register, A: Writable, const OFFSET: usize>(&self, _: Reg<V, A, OFFSET>, value: V) {
-        const { assert!(fits::<V::Bits>(OFFSET, LEN), "the register lies outside the window, or off its alignment") };
+        const {
+            assert!(
+                fits::<V::Bits>(OFFSET, LEN),
+                "the register lies outside the window, or off its alignment"
+            );
+        };
         value.into_bits().store(&self.mmio, self.base + OFFSET);
     }
 
@@ -342,7 +352,10 @@ mod tests {
         let window = Window::<_, 16>::new(&mmio, 64).unwrap();
         window.write(LOW, 0x1234_5678);
         window.write(HIGH, u64::MAX - 1);
-        assert_eq!((mmio.read_u32(64), mmio.read_u64(72)), (Some(0x1234_5678), Some(u64::MAX - 1)));
+        assert_eq!(
+            (mmio.read_u32(64), mmio.read_u64(72)),
+            (Some(0x1234_5678), Some(u64::MAX - 1))
+        );
         assert_eq!(window.read(LOW), 0x1234_5678);
         assert!(Window::<_, 16>::new(&mmio, LEN - 8).is_none());
         assert!(Window::<_, 16>::new(&mmio, 4).is_none());

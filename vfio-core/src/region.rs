@@ -3,7 +3,6 @@
 //! Key types: [`Region`], and [`RegionMap`], which is an [`Mmio`] that holds its device open.
 
 use crate::info::{RegionFlags, RegionIndex, RegionInfo};
-use crate::sys::vfio::DeviceCalls;
 use crate::{Access, BoundDevice, Error, ErrorKind, Mmio, StableMemory};
 use std::fmt;
 use std::ops::{Deref, Range};
@@ -25,7 +24,7 @@ pub struct Region {
 }
 
 /// How a part of a region is mapped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct MapOptions {
     /// Which way. Default: both that the region offers.
     pub access: Option<Access>,
@@ -110,14 +109,19 @@ impl Region {
         let invalid = |why| self.failed("mmap", ErrorKind::Invalid(why));
         let len = part.end.checked_sub(part.start).filter(|len| *len != 0);
         let len = len.ok_or_else(|| invalid("a map of no bytes"))?;
-        let len = usize::try_from(len).ok().ok_or_else(|| invalid("longer than the address space"))?;
+        let len = usize::try_from(len)
+            .ok()
+            .ok_or_else(|| invalid("longer than the address space"))?;
         let at = self.place(part.start, len, "mmap")?;
         let page = rustix::param::page_size();
         if !part.start.is_multiple_of(page as u64) {
             return Err(invalid("a map begins at a page"));
         }
         let mappable = self.info.mappable();
-        if !mappable.iter().any(|area| area.start <= part.start && part.end <= area.end) {
+        if !mappable
+            .iter()
+            .any(|area| area.start <= part.start && part.end <= area.end)
+        {
             return Err(invalid("the region, or this part of it, cannot be mapped"));
         }
         let access = options.access.unwrap_or_else(|| self.access());
@@ -205,15 +209,6 @@ accessors!(
     read_u32, write_u32, u32;
     read_u64, write_u64, u64
 );
-
-impl Default for MapOptions {
-    fn default() -> Self {
-        Self {
-            access: None,
-            alignment: None,
-        }
-    }
-}
 
 /// The alignment with which address and place in the BAR agree in all bits that a huge page covers.
 fn natural(start: u64, len: usize, page: usize) -> (usize, usize) {

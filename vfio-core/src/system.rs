@@ -1,6 +1,7 @@
 //! Where files are opened: the running kernel, or a machine in memory.
 
 use crate::sys::Files;
+use pci::Sysfs;
 use std::fmt;
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use std::sync::Arc;
 #[derive(Clone)]
 pub struct System {
     files: Arc<dyn Files>,
+    sysfs: Option<Sysfs>,
 }
 
 impl System {
@@ -16,12 +18,18 @@ impl System {
     pub fn host() -> Self {
         Self {
             files: Arc::new(crate::sys::Host),
+            sysfs: Some(Sysfs::host()),
         }
     }
 
     #[cfg(feature = "fake")]
     pub(crate) fn from_files(files: Arc<dyn Files>) -> Self {
-        Self { files }
+        Self { files, sysfs: None }
+    }
+
+    /// Where the reasons of a refusal are looked up; a machine in memory has no such place.
+    pub(crate) fn sysfs(&self) -> Option<&Sysfs> {
+        self.sysfs.as_ref()
     }
 
     pub(crate) fn files(&self) -> &dyn Files {

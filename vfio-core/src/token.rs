@@ -36,7 +36,10 @@ impl VfToken {
         let filled = retry_on_intr(|| getrandom(&mut bytes, GetRandomFlags::empty()));
         let filled = filled.map_err(|errno| Error::new("getrandom", errno.into()))?;
         if filled != bytes.len() {
-            return Err(Error::new("getrandom", ErrorKind::Malformed("fewer bytes than asked for")));
+            return Err(Error::new(
+                "getrandom",
+                ErrorKind::Malformed("fewer bytes than asked for"),
+            ));
         }
         let number = u128::from_be_bytes(bytes);
         // Version 4 in bits 79:76, variant 2 in bits 63:62.
@@ -70,10 +73,13 @@ impl FromStr for VfToken {
     fn from_str(text: &str) -> Result<Self, ParseVfTokenError> {
         let dash = |place| matches!(place, 8 | 13 | 18 | 23);
         let well_formed = text.len() == 36
-            && text
-                .bytes()
-                .enumerate()
-                .all(|(place, byte)| if dash(place) { byte == b'-' } else { byte.is_ascii_hexdigit() });
+            && text.bytes().enumerate().all(|(place, byte)| {
+                if dash(place) {
+                    byte == b'-'
+                } else {
+                    byte.is_ascii_hexdigit()
+                }
+            });
         let number = well_formed.then(|| u128::from_str_radix(&text.replace('-', ""), 16).ok());
         let number = number.flatten().ok_or(ParseVfTokenError)?;
         Ok(Self(number.to_be_bytes()))

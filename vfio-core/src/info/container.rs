@@ -104,7 +104,10 @@ mod tests {
     use proptest::prelude::*;
 
     fn answer(words: &[u64]) -> Vec<u8> {
-        let mut bytes = [0_u32, 3].iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<_>>();
+        let mut bytes = [0_u32, 3]
+            .iter()
+            .flat_map(|word| word.to_ne_bytes())
+            .collect::<Vec<_>>();
         bytes.extend([1_u64 << 12 | 1 << 21, 24].iter().flat_map(|word| word.to_ne_bytes()));
         bytes.extend(words.iter().flat_map(|word| word.to_ne_bytes()));
         bytes

@@ -114,7 +114,10 @@ mod tests {
     fn atomic_completion_is_told_by_a_capability() {
         let header = u32::from_ne_bytes([5, 0, 1, 0]);
         let info = DeviceInfo::parse(&answer(&[40, 0x82, 9, 5, 24, 0, header, 0, 0b011, 0])).unwrap();
-        assert_eq!(info.atomic_completer, AtomicCompleter::BITS_32 | AtomicCompleter::BITS_64);
+        assert_eq!(
+            info.atomic_completer,
+            AtomicCompleter::BITS_32 | AtomicCompleter::BITS_64
+        );
         assert_eq!(info.capabilities, [5]);
     }
 

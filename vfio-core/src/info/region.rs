@@ -185,7 +185,10 @@ mod tests {
     use proptest::prelude::*;
 
     fn answer(flags: u32, first: u32, size: u64, offset: u64, rest: &[u8]) -> Vec<u8> {
-        let mut bytes: Vec<u8> = [32, flags, 2, first].iter().flat_map(|word: &u32| word.to_ne_bytes()).collect();
+        let mut bytes: Vec<u8> = [32, flags, 2, first]
+            .iter()
+            .flat_map(|word: &u32| word.to_ne_bytes())
+            .collect();
         bytes.extend([size, offset].iter().flat_map(|word| word.to_ne_bytes()));
         bytes.extend(rest);
         bytes
@@ -215,15 +218,26 @@ mod tests {
         let rest = [capability(3, 40, &[]), capability(2, 0, &[0x8000_8086 | 2 << 32])].concat();
         let info = RegionInfo::parse(&answer(0b1011, 32, 0x1000, 0, &rest)).unwrap();
         assert!(info.msix_mappable);
-        let kind = RegionKind { kind: 0x8000_8086, subtype: 2 };
+        let kind = RegionKind {
+            kind: 0x8000_8086,
+            subtype: 2,
+        };
         assert_eq!(info.kind, Some(kind));
     }
 
     #[test]
     fn areas_that_lie_are_refused() {
-        for data in [[2, 0, 0x1000].as_slice(), &[1, 0x4000, 1], &[1, u64::MAX, 2], &[u64::from(u32::MAX)]] {
+        for data in [
+            [2, 0, 0x1000].as_slice(),
+            &[1, 0x4000, 1],
+            &[1, u64::MAX, 2],
+            &[u64::from(u32::MAX)],
+        ] {
             let sparse = capability(1, 0, data);
-            assert!(RegionInfo::parse(&answer(0b1111, 32, 0x4000, 0, &sparse)).is_err(), "{data:x?}");
+            assert!(
+                RegionInfo::parse(&answer(0b1111, 32, 0x4000, 0, &sparse)).is_err(),
+                "{data:x?}"
+            );
         }
         assert!(RegionInfo::parse(&answer(0b0111, 0, 2, u64::MAX, &[])).is_err());
     }

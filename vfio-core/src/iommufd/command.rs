@@ -10,7 +10,7 @@ pub(super) struct Command {
     since: &'static str,
 }
 
-const fn command(step: &'static str, since: &'static str) -> Command {
+pub(super) const fn command(step: &'static str, since: &'static str) -> Command {
     Command { step, since }
 }
 

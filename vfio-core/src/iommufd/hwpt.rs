@@ -1,14 +1,13 @@
 //! Page tables in hardware, made on purpose.
 
-use super::command::{self, Command};
+use super::command;
 use super::fault::FaultQueue;
 use super::invalidate::{self, InvalidateError, Invalidation};
 use super::ioas::Ioas;
 use super::viommu::Viommu;
 use super::{IommuDevice, Object, ObjectId, PageTable, Parent};
 use crate::sys::iommufd::HwptAlloc;
-use crate::{DirtyBitmap, Error, ErrorKind};
-use rustix::io::Errno;
+use crate::{DirtyBitmap, Error};
 use std::sync::Arc;
 
 bitflags::bitflags! {
@@ -97,9 +96,9 @@ impl Hwpt {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Unsupported`] if the IOMMU lacks what the flags or the data ask for, [`ErrorKind::Invalid`] for objects of
-    /// different iommufds, [`ErrorKind::Os`] with EINVAL for a combination that makes no sense (a fault queue with
-    /// [`HwptFlags::NEST_PARENT`], a parent that is none).
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) if the IOMMU lacks what the flags or the data ask for, and for a fault
+    /// queue with [`HwptFlags::NEST_PARENT`]; [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for objects of different iommufds;
+    /// [`ErrorKind::Os`](crate::ErrorKind::Os) with EINVAL for a parent that is none.
     #[doc(alias = "IOMMU_HWPT_ALLOC")]
     pub fn alloc(
         device: &dyn IommuDevice,
@@ -150,7 +149,7 @@ impl Hwpt {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Unsupported`] if the IOMMU cannot.
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) if the IOMMU cannot.
     #[doc(alias = "IOMMU_HWPT_SET_DIRTY_TRACKING")]
     pub fn set_dirty_tracking(&self, on: bool) -> Result<(), Error> {
         let set = self.object.iommufd().calls().hwpt_set_dirty_tracking(self.id().0, on);
@@ -162,7 +161,7 @@ impl Hwpt {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Unsupported`] if the table does not track, [`ErrorKind::Os`] with EINVAL for pages smaller than the IOMMU's.
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) if the table cannot track.
     #[doc(alias = "IOMMU_HWPT_GET_DIRTY_BITMAP")]
     pub fn dirty_bitmap(&self, bitmap: &mut DirtyBitmap, clear: bool) -> Result<(), Error> {
         let (start, len, page_size) = (bitmap.range().start().0, bitmap.len_bytes(), bitmap.page_size());

@@ -2,11 +2,12 @@
 
 use super::command::{self, Command};
 use super::mapping::Mapping;
-use super::registry::{Entries, Registry, Shared};
 use super::{OPTION_HUGE_PAGES, Object, ObjectId, PageTable};
+use crate::registry::{Entries, Registry, Shared};
 use crate::sys::iommufd::Calls;
 use crate::{Access, Error, ErrorKind, Iova, IovaRange, StableMemory};
 use rustix::io::Errno;
+use std::fmt;
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -15,12 +16,11 @@ use std::sync::Arc;
 const MAX_RANGES: u32 = 1 << 16;
 
 /// An I/O address space. Cheap to clone; destroyed when the last clone, mapping and attachment are gone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Ioas {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
     object: Arc<Object>,
     registry: Registry,
@@ -260,8 +260,8 @@ impl Ioas {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Denied`] without CAP_SYS_RAWIO, [`ErrorKind::Unsupported`] where the device has an IOMMU, [`ErrorKind::NotFound`]
-    /// where nothing is mapped.
+    /// [`ErrorKind::Denied`] without CAP_SYS_RAWIO, [`ErrorKind::NotFound`] where nothing is mapped, [`ErrorKind::Unsupported`] where
+    /// the device has an IOMMU.
     #[doc(alias = "IOMMU_IOAS_NOIOMMU_GET_PA")]
     pub fn get_pa(&self, iova: Iova) -> Result<(u64, u64), Error> {
         let found = self.calls().ioas_noiommu_get_pa(self.id().0, iova.0);
@@ -372,6 +372,12 @@ impl Ioas {
 impl PageTable for Ioas {
     fn object(&self) -> &Arc<Object> {
         &self.inner.object
+    }
+}
+
+impl fmt::Debug for Ioas {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.object.fmt(f)
     }
 }
 

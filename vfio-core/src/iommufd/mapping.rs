@@ -2,14 +2,14 @@
 
 use super::command::IOAS_UNMAP;
 use super::ioas::Ioas;
-use super::registry::{Claim, GuardId};
+use crate::registry::{Claim, GuardId};
 use crate::{Access, Error, ErrorKind, Iova, IovaRange, StableMemory};
 use rustix::io::Errno;
 use std::sync::Arc;
 
 /// Memory that devices find at an IOVA. Holds the memory and the [`Ioas`]; unmapped when dropped.
 ///
-/// If the kernel does not unmap it, the memory is leaked, because a device may still reach it; `tracing` gets an error.
+/// If the kernel does not unmap it, the memory is leaked, because a device may still reach it; a drop says so by a `tracing` error.
 #[derive(Debug)]
 #[must_use = "dropping it unmaps the memory"]
 pub struct Mapping {
@@ -89,18 +89,13 @@ impl Mapping {
         if std::mem::replace(&mut self.released, true) {
             return Ok(());
         }
-        let failure = match self.unmap_own() {
-            Ok(()) => return Ok(()),
-            Err(kind) => IOAS_UNMAP.fail(kind),
-        };
-        // The kernel knows no such mapping, so no device reaches the memory.
-        if !matches!(failure.kind, ErrorKind::NotMapped(_)) {
-            tracing::error!(range = %self.range, %failure, "not unmapped; the memory is leaked");
-            if let Some(memory) = self.memory.take() {
-                std::mem::forget(memory);
+        self.unmap_own().map_err(|kind| {
+            // With NotMapped the kernel knows no such mapping, so no device reaches the memory.
+            if !matches!(kind, ErrorKind::NotMapped(_)) {
+                std::mem::forget(self.memory.take());
             }
-        }
-        Err(failure)
+            IOAS_UNMAP.fail(kind)
+        })
     }
 
     fn unmap_own(&self) -> Result<(), ErrorKind> {
@@ -127,7 +122,7 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         if let Err(error) = self.release() {
-            tracing::error!(range = %self.range, %error, "a mapping was dropped and could not be unmapped");
+            tracing::error!(range = %self.range, %error, "a mapping that was dropped is not unmapped; its memory is leaked");
         }
     }
 }

@@ -16,7 +16,6 @@ mod invalidate;
 mod ioas;
 mod mapping;
 mod object;
-mod registry;
 #[cfg(feature = "selftest")]
 pub mod selftest;
 #[cfg(test)]

@@ -6,7 +6,9 @@ use super::invalidate::{self, InvalidateError, Invalidation};
 use super::{IommuDevice, Object, ObjectId, PageTable, Parent};
 use crate::sys::mmio::Map;
 use crate::{Error, IovaRange};
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// A kind of virtual IOMMU (`enum iommu_viommu_type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -21,18 +23,24 @@ impl ViommuKind {
 }
 
 /// A kind of queue in hardware (`enum iommu_hw_queue_type`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HwQueueKind(pub u32);
 
 impl HwQueueKind {
-    /// A virtual command queue of NVIDIA Tegra241 CMDQV: allocated from index 0 upwards and dropped from the last downwards.
+    /// A virtual command queue of NVIDIA Tegra241 CMDQV: allocated from index 0 upwards.
     pub const TEGRA241_CMDQV: Self = Self(1);
 }
 
 /// A virtual IOMMU: what a physical one sets apart for a virtual machine. Cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Viommu {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
     object: Arc<Object>,
+    /// Its queues by kind and index.
+    queues: Mutex<BTreeMap<(HwQueueKind, u32), Weak<Object>>>,
 }
 
 /// A device as a virtual machine numbers it.
@@ -41,7 +49,7 @@ pub struct Vdevice {
     object: Arc<Object>,
 }
 
-/// A queue in guest memory that the hardware reads by itself.
+/// A queue in guest memory that the hardware reads by itself. Holds the one with the index before its own, which must not go first.
 #[derive(Debug)]
 pub struct HwQueue {
     object: Arc<Object>,
@@ -74,13 +82,16 @@ impl Viommu {
             .viommu_alloc(device.device_id().0, parent.id().0, kind.0, data);
         let id = made.map_err(|errno| command.error(errno))?;
         let object = Object::new(iommufd, id, "VIOMMU", vec![Parent::Object(Arc::clone(parent))]);
-        Ok(Self { object })
+        let queues = Mutex::default();
+        Ok(Self {
+            inner: Arc::new(Inner { object, queues }),
+        })
     }
 
     /// Its number.
     #[must_use]
     pub fn id(&self) -> ObjectId {
-        self.object.id()
+        self.inner.object.id()
     }
 
     /// Invalidates what the IOMMU or its devices have cached for the virtual machine; returns how many entries there were.
@@ -90,7 +101,7 @@ impl Viommu {
     /// With the number of entries that were handled before one failed.
     #[doc(alias = "IOMMU_HWPT_INVALIDATE")]
     pub fn invalidate(&self, entries: Invalidation<'_>) -> Result<u32, InvalidateError> {
-        invalidate::run(&self.object, entries)
+        invalidate::run(self.object(), entries)
     }
 
     /// Maps what it shows to user space, at the offset and of the length that its data gave, both whole pages.
@@ -99,14 +110,20 @@ impl Viommu {
     ///
     /// [`ErrorKind::Gone`](crate::ErrorKind::Gone) (ENXIO) for any other offset or length.
     pub fn map(&self, offset: u64, len: usize) -> Result<ObjectMap, Error> {
-        let mapped = self.object.iommufd().calls().map(offset, len);
+        let mapped = self.object().iommufd().calls().map(offset, len);
         let map = mapped.map_err(|errno| command::MAP_OBJECT.error(errno))?;
-        let _object = Arc::clone(&self.object);
+        let _object = Arc::clone(self.object());
         Ok(ObjectMap { map, _object })
     }
 
     pub(super) fn object(&self) -> &Arc<Object> {
-        &self.object
+        &self.inner.object
+    }
+}
+
+impl fmt::Debug for Viommu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.object.fmt(f)
     }
 }
 
@@ -121,14 +138,14 @@ impl Vdevice {
     #[doc(alias = "IOMMU_VDEVICE_ALLOC")]
     pub fn alloc(viommu: &Viommu, device: &dyn IommuDevice, virtual_id: u64) -> Result<Self, Error> {
         let command = command::VDEVICE_ALLOC;
-        let iommufd = viommu.object.iommufd();
+        let iommufd = viommu.object().iommufd();
         iommufd.check_own(device.iommufd(), command)?;
         let made = iommufd
             .calls()
             .vdevice_alloc(viommu.id().0, device.device_id().0, virtual_id);
         let id = made.map_err(|errno| command.error(errno))?;
         let parents = vec![
-            Parent::Object(Arc::clone(&viommu.object)),
+            Parent::Object(Arc::clone(viommu.object())),
             Parent::Device(device.hold()),
         ];
         let object = Object::new(iommufd, id, "VDEVICE", parents);
@@ -154,17 +171,19 @@ impl HwQueue {
     pub fn alloc(viommu: &Viommu, kind: HwQueueKind, index: u32, queue: IovaRange) -> Result<Self, Error> {
         let command = command::HW_QUEUE_ALLOC;
         let len = u64::try_from(queue.len_bytes()).map_err(|_too_long| command.invalid("a queue of all addresses"))?;
-        let iommufd = viommu.object.iommufd();
+        let iommufd = viommu.object().iommufd();
+        let mut queues = viommu.inner.queues.lock().unwrap_or_else(PoisonError::into_inner);
         let made = iommufd
             .calls()
             .hw_queue_alloc(viommu.id().0, kind.0, index, queue.start().0, len);
         let id = made.map_err(|errno| command.error(errno))?;
-        let object = Object::new(
-            iommufd,
-            id,
-            "HW_QUEUE",
-            vec![Parent::Object(Arc::clone(&viommu.object))],
-        );
+        // Hardware whose queues are numbered in order gives them back from the last.
+        let before = index
+            .checked_sub(1)
+            .and_then(|before| queues.get(&(kind, before))?.upgrade());
+        let parents = std::iter::once(Arc::clone(viommu.object())).chain(before);
+        let object = Object::new(iommufd, id, "HW_QUEUE", parents.map(Parent::Object).collect());
+        queues.insert((kind, index), Arc::downgrade(&object));
         Ok(Self { object })
     }
 

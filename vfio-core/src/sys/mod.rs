@@ -11,8 +11,12 @@
 
 pub(crate) mod ioctl;
 pub(crate) mod iommufd;
+#[cfg(feature = "kvm")]
+pub(crate) mod kvm;
 pub(crate) mod mem;
 pub(crate) mod mmio;
+#[cfg(feature = "fake")]
+pub(crate) mod stable;
 pub(crate) mod vfio;
 
 use rustix::io::Errno;

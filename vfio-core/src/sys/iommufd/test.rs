@@ -11,7 +11,6 @@ use rustix::ioctl::{Opcode, opcode};
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 
 const IOMMU_TEST_CMD: Opcode = opcode::none(IOMMUFD_TYPE, 0x80 + 32);
 const SIZE: usize = 72;
@@ -45,7 +44,7 @@ pub(crate) enum TestBuffer<'a> {
     /// Looked up in the page tables, neither read nor written.
     Pages {
         at: usize,
-        memory: &'a Arc<dyn StableMemory>,
+        memory: &'a dyn StableMemory,
         part: Range<usize>,
     },
 }

@@ -18,15 +18,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 /// All guards' entries of one address space.
 #[derive(Debug, Default)]
-pub(super) struct Registry {
+pub(crate) struct Registry {
     entries: RwLock<Mutex<Entries>>,
 }
 
 /// Number of a guard; never used twice in an address space.
-pub(super) type GuardId = u64;
+pub(crate) type GuardId = u64;
 
 #[derive(Debug, Default)]
-pub(super) struct Entries {
+pub(crate) struct Entries {
     /// By first address; they do not overlap.
     live: BTreeMap<u64, (u64, GuardId)>,
     /// Guards of which a failed ranged unmap left unclear whether their mappings exist.
@@ -36,7 +36,7 @@ pub(super) struct Entries {
 
 /// What became of a guard's mapping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Claim {
+pub(crate) enum Claim {
     /// It is there, and it is the guard's to unmap.
     Live,
     /// A ranged unmap took it away.
@@ -47,19 +47,19 @@ pub(super) enum Claim {
 
 /// The right to map, or to unmap one's own, while no ranged unmap runs.
 #[derive(Debug)]
-pub(super) struct Shared<'a> {
+pub(crate) struct Shared<'a> {
     entries: RwLockReadGuard<'a, Mutex<Entries>>,
 }
 
 impl Registry {
-    pub(super) fn share(&self) -> Shared<'_> {
+    pub(crate) fn share(&self) -> Shared<'_> {
         Shared {
             entries: self.entries.read().unwrap_or_else(PoisonError::into_inner),
         }
     }
 
     /// Runs a ranged unmap with nobody else mapping or unmapping.
-    pub(super) fn alone<T>(&self, unmap: impl FnOnce(&mut Entries) -> T) -> T {
+    pub(crate) fn alone<T>(&self, unmap: impl FnOnce(&mut Entries) -> T) -> T {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         unmap(entries.get_mut().unwrap_or_else(PoisonError::into_inner))
     }
@@ -68,7 +68,7 @@ impl Registry {
 impl Shared<'_> {
     /// Enters what the kernel has just mapped. Whatever was entered for the same place is gone, or the kernel had refused: somebody else
     /// with the descriptor unmapped it.
-    pub(super) fn enter(&self, range: IovaRange) -> GuardId {
+    pub(crate) fn enter(&self, range: IovaRange) -> GuardId {
         let mut entries = self.lock();
         for (start, _) in entries.overlapping(range) {
             entries.live.remove(&start);
@@ -79,12 +79,12 @@ impl Shared<'_> {
         id
     }
 
-    pub(super) fn is_live(&self, start: Iova, id: GuardId) -> bool {
+    pub(crate) fn is_live(&self, start: Iova, id: GuardId) -> bool {
         self.lock().live.get(&start.0).is_some_and(|(_, live)| *live == id)
     }
 
     /// Takes a guard's entry out, for good.
-    pub(super) fn claim(&self, start: Iova, id: GuardId) -> Claim {
+    pub(crate) fn claim(&self, start: Iova, id: GuardId) -> Claim {
         let mut entries = self.lock();
         if entries.unclear.remove(&id) {
             Claim::Unclear
@@ -115,7 +115,7 @@ impl Entries {
     }
 
     /// The entries that lie inside `range`, in order; `None` if one lies partly outside.
-    pub(super) fn inside(&self, range: IovaRange) -> Option<Vec<IovaRange>> {
+    pub(crate) fn inside(&self, range: IovaRange) -> Option<Vec<IovaRange>> {
         let found = self.overlapping(range).into_iter().filter_map(|(start, _)| {
             let (last, _) = self.live.get(&start)?;
             IovaRange::from_bounds(Iova(start), Iova(*last))
@@ -125,12 +125,12 @@ impl Entries {
     }
 
     /// The mapping is gone in the kernel.
-    pub(super) fn remove(&mut self, entry: IovaRange) {
+    pub(crate) fn remove(&mut self, entry: IovaRange) {
         self.live.remove(&entry.start().0);
     }
 
     /// Whether the mapping is still there cannot be found out.
-    pub(super) fn make_unclear(&mut self, entry: IovaRange) {
+    pub(crate) fn make_unclear(&mut self, entry: IovaRange) {
         if let Some((_, id)) = self.live.remove(&entry.start().0) {
             self.unclear.insert(id);
         }

@@ -1,0 +1,144 @@
+//! The character device of a function, and binding it to an iommufd.
+//!
+//! Follows `VFIO_DEVICE_BIND_IOMMUFD` of `include/uapi/linux/vfio.h`.
+
+use crate::iommufd::{Iommufd, ObjectId};
+use crate::sys::vfio::{Device, DeviceCalls};
+use crate::viability::explain_denied;
+use crate::{BoundDevice, Error, ErrorKind, System, VfToken};
+use pci::{Bdf, Sysfs};
+use rustix::io::Errno;
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// An open `/dev/vfio/devices/vfioN`, of no use before it is bound.
+pub struct CdevFile {
+    calls: Arc<dyn DeviceCalls>,
+    bdf: Option<Bdf>,
+    system: System,
+}
+
+const BIND: &str = "VFIO_DEVICE_BIND_IOMMUFD";
+
+/// What the kernel's name of a device begins with that no IOMMU guards.
+const NO_IOMMU: &str = "noiommu-";
+
+impl CdevFile {
+    /// Opens the file of a function that is bound to a VFIO driver.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] for a function that is not, and [`ErrorKind::Unsupported`] on a kernel without `CONFIG_VFIO_DEVICE_CDEV`;
+    /// [`ErrorKind::Denied`]; [`ErrorKind::Invalid`] for a function that no IOMMU guards.
+    pub fn open_bdf(system: &System, sysfs: &Sysfs, bdf: Bdf) -> Result<Self, Error> {
+        let path = path_of(sysfs, bdf)?;
+        Self::open_path(system, &path, Some(bdf))
+    }
+
+    /// Opens a file by its path: that of a mediated device, for example.
+    ///
+    /// # Errors
+    ///
+    /// As [`open_bdf`](Self::open_bdf).
+    pub fn open(system: &System, path: impl AsRef<Path>) -> Result<Self, Error> {
+        Self::open_path(system, path.as_ref(), None)
+    }
+
+    /// Takes over a file that another process opened. `bdf` says which function it is, for errors.
+    ///
+    /// A file whose device no IOMMU guards (`noiommu-vfioN`) looks like any other: do not take one from who may not reach all memory.
+    #[must_use]
+    pub fn from_fd(file: OwnedFd, bdf: Option<Bdf>) -> Self {
+        Self {
+            calls: Arc::new(Device::new(file)),
+            bdf,
+            system: System::host(),
+        }
+    }
+
+    /// Opens the file of a device that no IOMMU guards (`noiommu-vfioN`).
+    ///
+    /// # Safety
+    ///
+    /// The device reaches all memory of the machine, this process's included: it is never told to access any but memory that was made for it and
+    /// is mapped at the time.
+    ///
+    /// # Errors
+    ///
+    /// As [`open_bdf`](Self::open_bdf); [`ErrorKind::Denied`] without `CAP_SYS_RAWIO`.
+    #[cfg(feature = "noiommu")]
+    #[expect(unsafe_code, reason = "nothing but the caller guards memory")]
+    pub unsafe fn open_no_iommu(system: &System, path: impl AsRef<Path>, bdf: Option<Bdf>) -> Result<Self, Error> {
+        Self::open_any(system, path.as_ref(), bdf)
+    }
+
+    fn open_path(system: &System, path: &Path, bdf: Option<Bdf>) -> Result<Self, Error> {
+        let name = path.file_name().unwrap_or_default();
+        if name.as_encoded_bytes().starts_with(NO_IOMMU.as_bytes()) {
+            let kind = ErrorKind::Invalid("no IOMMU guards the device: it would reach all memory");
+            return Err(Error::new(format!("open {}", path.display()), kind).on(bdf));
+        }
+        Self::open_any(system, path, bdf)
+    }
+
+    fn open_any(system: &System, path: &Path, bdf: Option<Bdf>) -> Result<Self, Error> {
+        let calls = system.files().cdev(path);
+        let calls = calls.map_err(|errno| Error::new(format!("open {}", path.display()), errno.into()).on(bdf))?;
+        Ok(Self {
+            calls,
+            bdf,
+            system: system.clone(),
+        })
+    }
+
+    /// Binds the device to an iommufd, which it stays until it is closed. `token` is for VFs whose PF is on vfio-pci, and for that PF; give none
+    /// to any other function.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Token`]; [`ErrorKind::Busy`] while somebody has the device or its group open (EBUSY, EINVAL);
+    /// [`ErrorKind::GroupNotViable`] while a function of its group is on a host driver; [`ErrorKind::Unsafe`] where interrupts cannot be isolated.
+    #[doc(alias = "VFIO_DEVICE_BIND_IOMMUFD")]
+    #[doc(alias = "VFIO_DEVICE_BIND_FLAG_TOKEN")]
+    pub fn bind(self, iommufd: &Iommufd, token: Option<VfToken>) -> Result<BoundDevice, Error> {
+        let bound = self
+            .calls
+            .bind_iommufd(iommufd.calls().number(), token.map(|token| token.0));
+        let id = bound.map_err(|errno| {
+            let kind = match errno {
+                Errno::ACCESS => ErrorKind::Token,
+                Errno::INVAL if token.is_some() => ErrorKind::Token,
+                // What the kernel says of a file that is open twice.
+                Errno::INVAL => ErrorKind::Busy(errno),
+                Errno::PERM => explain_denied(&self.system, self.bdf, None),
+                other => other.into(),
+            };
+            Error::new(BIND, kind).on(self.bdf)
+        })?;
+        BoundDevice::on_iommufd(self.calls, self.bdf, iommufd, ObjectId(id))
+    }
+}
+
+/// The path of a function's file.
+fn path_of(sysfs: &Sysfs, bdf: Bdf) -> Result<PathBuf, Error> {
+    let directory = format!("sys/bus/pci/devices/{bdf}/vfio-dev");
+    let failed = |kind| Error::new(format!("read /{directory}"), kind).on(bdf);
+    let names = sysfs.names(&directory).unwrap_or_default();
+    let name = names.first().ok_or_else(|| failed(ErrorKind::NotFound(Errno::NOENT)))?;
+    let is_node = sysfs.names("dev/vfio/devices").is_ok_and(|nodes| nodes.contains(name));
+    if !is_node {
+        return Err(failed(ErrorKind::Unsupported {
+            errno: Errno::NOENT,
+            since: "Linux 6.6 with CONFIG_VFIO_DEVICE_CDEV",
+        }));
+    }
+    Ok(sysfs.path(format!("dev/vfio/devices/{name}")))
+}
+
+impl fmt::Debug for CdevFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.calls.fmt(f)
+    }
+}

@@ -1,0 +1,209 @@
+//! Groups of a kernel with `CONFIG_VFIO_GROUP`, and opening the devices of one.
+
+use super::Container;
+use crate::sys::vfio::{self, GroupCalls};
+use crate::viability::{culprits, explain_denied};
+use crate::{BoundDevice, Error, ErrorKind, System, VfToken};
+use pci::{Bdf, GroupId};
+use rustix::io::Errno;
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+/// An open group. The kernel lets it be opened once. Cheap to clone.
+#[derive(Clone)]
+pub struct Group {
+    inner: Arc<GroupInner>,
+}
+
+struct GroupInner {
+    calls: Arc<dyn GroupCalls>,
+    id: Option<GroupId>,
+    system: System,
+}
+
+bitflags::bitflags! {
+    /// The state of a group.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+    #[doc(alias = "vfio_group_status")]
+    pub struct GroupStatus: u32 {
+        /// Every function of it is on a VFIO driver or without one.
+        const VIABLE = 1 << 0;
+        /// It is in a container.
+        const CONTAINER_SET = 1 << 1;
+        const _ = !0;
+    }
+}
+
+const GET_DEVICE: &str = "VFIO_GROUP_GET_DEVICE_FD";
+
+impl Group {
+    /// Opens `/dev/vfio/N`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] when no function of the group is on a VFIO driver; [`ErrorKind::Busy`] while somebody has it open, or one of
+    /// its devices by its character device; [`ErrorKind::Denied`].
+    pub fn open(system: &System, id: GroupId) -> Result<Self, Error> {
+        Self::open_path(system, &format!("/dev/vfio/{id}"), Some(id))
+    }
+
+    /// Opens `/dev/vfio/noiommu-N`: a group that no IOMMU guards. What its devices can do is decided by
+    /// [`Container::set_no_iommu`].
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open); [`ErrorKind::Denied`] without `CAP_SYS_RAWIO`.
+    #[cfg(feature = "noiommu")]
+    pub fn open_no_iommu(system: &System, id: GroupId) -> Result<Self, Error> {
+        Self::open_path(system, &format!("/dev/vfio/noiommu-{id}"), Some(id))
+    }
+
+    /// Takes over a group that another process opened. `id` says which it is, for errors.
+    #[must_use]
+    pub fn from_fd(file: OwnedFd, id: Option<GroupId>) -> Self {
+        let calls = Arc::new(vfio::Group::new(file));
+        Self::new(calls, id, &System::host())
+    }
+
+    fn open_path(system: &System, path: &str, id: Option<GroupId>) -> Result<Self, Error> {
+        let calls = system.files().group(Path::new(path));
+        let calls = calls.map_err(|errno| Error::new(format!("open {path}"), errno.into()))?;
+        Ok(Self::new(calls, id, system))
+    }
+
+    fn new(calls: Arc<dyn GroupCalls>, id: Option<GroupId>, system: &System) -> Self {
+        let system = system.clone();
+        Self {
+            inner: Arc::new(GroupInner { calls, id, system }),
+        }
+    }
+
+    /// Its number; `None` of one handed in without.
+    #[must_use]
+    pub fn id(&self) -> Option<GroupId> {
+        self.inner.id
+    }
+
+    /// Its state.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's errno.
+    #[doc(alias = "VFIO_GROUP_GET_STATUS")]
+    pub fn status(&self) -> Result<GroupStatus, Error> {
+        let status = self.calls().status();
+        let status = status.map_err(|errno| Error::new("VFIO_GROUP_GET_STATUS", errno.into()))?;
+        Ok(GroupStatus::from_bits_retain(status))
+    }
+
+    /// Whether the kernel would hand it out.
+    ///
+    /// # Errors
+    ///
+    /// As [`status`](Self::status).
+    pub fn viable(&self) -> Result<bool, Error> {
+        Ok(self.status()?.contains(GroupStatus::VIABLE))
+    }
+
+    /// The functions that keep it from being handed out, as far as `/sys` tells.
+    #[must_use]
+    pub fn culprits(&self) -> Vec<Bdf> {
+        let of = |id| culprits(&self.inner.system, id);
+        self.inner.id.map(of).unwrap_or_default()
+    }
+
+    pub(crate) fn calls(&self) -> &dyn GroupCalls {
+        &*self.inner.calls
+    }
+}
+
+impl fmt::Debug for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.calls.fmt(f)
+    }
+}
+
+/// A group in a container. Leaves it when the last clone, and every device that was opened through it, has gone. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct AttachedGroup {
+    inner: Arc<Attached>,
+}
+
+#[derive(Debug)]
+struct Attached {
+    // Fields drop in this order, after the group has left the container.
+    group: Group,
+    container: Container,
+}
+
+impl AttachedGroup {
+    pub(super) fn new(group: &Group, container: &Container) -> Self {
+        let (group, container) = (group.clone(), container.clone());
+        Self {
+            inner: Arc::new(Attached { group, container }),
+        }
+    }
+
+    /// The group.
+    #[must_use]
+    pub fn group(&self) -> &Group {
+        &self.inner.group
+    }
+
+    /// The container it is in.
+    #[must_use]
+    pub fn container(&self) -> &Container {
+        &self.inner.container
+    }
+
+    /// Opens a function of the group. `token` is for VFs whose PF is on vfio-pci, and for that PF; give none to any other function.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] for a function that is not in the group or not on a VFIO driver; [`ErrorKind::Token`];
+    /// [`ErrorKind::Invalid`] while the container has no IOMMU; [`ErrorKind::Unsafe`] and [`ErrorKind::GroupNotViable`] where an
+    /// iommufd stands in for the container.
+    #[doc(alias = "VFIO_GROUP_GET_DEVICE_FD")]
+    pub fn device(&self, bdf: Bdf, token: Option<VfToken>) -> Result<BoundDevice, Error> {
+        let name = match token {
+            Some(token) => format!("{bdf} vf_token={token}"),
+            None => bdf.to_string(),
+        };
+        self.open(&name, Some(bdf), token.is_some())
+    }
+
+    /// Opens a device that is no PCI function, such as a mediated one, by its name in `/sys/kernel/iommu_groups/N/devices`.
+    ///
+    /// # Errors
+    ///
+    /// As [`device`](Self::device).
+    pub fn device_named(&self, name: &str) -> Result<BoundDevice, Error> {
+        self.open(name, None, false)
+    }
+
+    fn open(&self, name: &str, bdf: Option<Bdf>, with_token: bool) -> Result<BoundDevice, Error> {
+        let calls = self.group().calls().device(name).map_err(|errno| {
+            let kind = match errno {
+                Errno::ACCESS => ErrorKind::Token,
+                Errno::INVAL if with_token => ErrorKind::Token,
+                Errno::INVAL => ErrorKind::Invalid("the container has no IOMMU"),
+                // The group has no such device.
+                Errno::NODEV => ErrorKind::NotFound(errno),
+                Errno::PERM => explain_denied(self.container().system(), bdf, self.group().id()),
+                other => other.into(),
+            };
+            Error::new(GET_DEVICE, kind).on(bdf)
+        })?;
+        BoundDevice::in_group(calls, bdf, self)
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        if let Err(errno) = self.container.remove(&self.group) {
+            tracing::error!(group = ?self.group.id(), %errno, "the group stays in its container until it is closed");
+        }
+    }
+}
