@@ -134,7 +134,7 @@ impl Hwpt {
             .map_err(|errno| command.error(errno))?;
         let parents = std::iter::once(parent)
             .chain(fault)
-            .map(|object| Parent::Object(Arc::clone(object)));
+            .map(|object| Arc::<Object>::clone(object) as Parent);
         let object = Object::new(iommufd, id, "HWPT", parents.collect());
         Ok(Self { object })
     }

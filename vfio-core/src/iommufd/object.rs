@@ -24,12 +24,8 @@ pub struct Object {
     parents: Vec<Parent>,
 }
 
-/// What an object depends on.
-pub(super) enum Parent {
-    Object(Arc<Object>),
-    /// What holds a device bound.
-    Device(Arc<dyn Any + Send + Sync>),
-}
+/// What an object depends on: another object, or what holds a device bound.
+pub(super) type Parent = Arc<dyn Any + Send + Sync>;
 
 /// A device that is bound to an iommufd.
 pub trait IommuDevice {
@@ -88,15 +84,6 @@ impl Drop for Object {
 impl fmt::Debug for Object {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {} ({} parents)", self.kind, self.id.0, self.parents.len())
-    }
-}
-
-impl fmt::Debug for Parent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Object(object) => object.fmt(f),
-            Self::Device(_) => f.write_str("device"),
-        }
     }
 }
 

@@ -67,7 +67,7 @@ impl VeventQueue {
         let iommufd = viommu.object().iommufd();
         let made = iommufd.calls().veventq_alloc(viommu.id().0, kind.kind, depth);
         let (id, queue) = made.map_err(|errno| VEVENTQ_ALLOC.error(errno))?;
-        let parent = Parent::Object(Arc::clone(viommu.object()));
+        let parent: Parent = Arc::<Object>::clone(viommu.object());
         let object = Object::new(iommufd, id, "VEVENTQ", vec![parent]);
         Ok(Self { queue, kind, object })
     }

@@ -81,7 +81,7 @@ impl Viommu {
             .calls()
             .viommu_alloc(device.device_id().0, parent.id().0, kind.0, data);
         let id = made.map_err(|errno| command.error(errno))?;
-        let object = Object::new(iommufd, id, "VIOMMU", vec![Parent::Object(Arc::clone(parent))]);
+        let object = Object::new(iommufd, id, "VIOMMU", vec![Arc::<Object>::clone(parent) as Parent]);
         let queues = Mutex::default();
         Ok(Self {
             inner: Arc::new(Inner { object, queues }),
@@ -145,8 +145,8 @@ impl Vdevice {
             .vdevice_alloc(viommu.id().0, device.device_id().0, virtual_id);
         let id = made.map_err(|errno| command.error(errno))?;
         let parents = vec![
-            Parent::Object(Arc::clone(viommu.object())),
-            Parent::Device(device.hold()),
+            Arc::<Object>::clone(viommu.object()) as Parent,
+            device.hold(),
         ];
         let object = Object::new(iommufd, id, "VDEVICE", parents);
         Ok(Self { object })
@@ -182,7 +182,7 @@ impl HwQueue {
             .checked_sub(1)
             .and_then(|before| queues.get(&(kind, before))?.upgrade());
         let parents = std::iter::once(Arc::clone(viommu.object())).chain(before);
-        let object = Object::new(iommufd, id, "HW_QUEUE", parents.map(Parent::Object).collect());
+        let object = Object::new(iommufd, id, "HW_QUEUE", parents.map(|object| object as Parent).collect());
         queues.insert((kind, index), Arc::downgrade(&object));
         Ok(Self { object })
     }

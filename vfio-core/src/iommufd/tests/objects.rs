@@ -1,0 +1,211 @@
+//! Objects: order of destruction, leaks, answers of odd sizes.
+
+use super::super::{
+    FaultQueue, HwInfoData, HwInfoKind, HwQueue, HwQueueKind, Hwpt, HwptData, HwptFlags, HwptParent, Invalidation, Placement, Response,
+    Vdevice, VeventKind, VeventQueue, Viommu, ViommuKind, VtdS1Invalidation,
+};
+use super::machine::{Machine, Script};
+use super::{Device, Object, RW, iommufd, memory};
+use crate::{DirtyBitmap, ErrorKind, Iova, IovaRange};
+use proptest::prelude::*;
+use rustix::io::Errno;
+use std::any::Any;
+use std::sync::Mutex;
+
+/// One of everything, with only the test's own order of dropping.
+fn everything(machine: &std::sync::Arc<Machine>) -> Vec<Box<dyn Any>> {
+    let iommufd = iommufd(machine);
+    let device = Device::new(&iommufd);
+    let ioas = iommufd.alloc_ioas().unwrap();
+    let memory = memory(1);
+    let mapping = ioas.map(memory, 0..4096, Placement::Any, RW).unwrap();
+    let faults = iommufd.alloc_fault_queue().unwrap();
+    let none = HwptFlags::empty();
+    let alloc = |parent, fault| Hwpt::alloc(&device, parent, none, HwptData::None, fault).unwrap();
+    let parent = alloc(HwptParent::Ioas(&ioas), None);
+    let faulting = alloc(HwptParent::Ioas(&ioas), Some(&faults));
+    let nested = alloc(HwptParent::Hwpt(&parent), None);
+    let viommu = Viommu::alloc(&device, &parent, ViommuKind::ARM_SMMUV3, &mut []).unwrap();
+    let over_viommu = alloc(HwptParent::Viommu(&viommu), None);
+    let queue = IovaRange::new(Iova(0x10_0000), 4096).unwrap();
+    let queues = [0, 1, 2].map(|index| HwQueue::alloc(&viommu, HwQueueKind::TEGRA241_CMDQV, index, queue).unwrap());
+    let vdevice = Vdevice::alloc(&viommu, &device, 5).unwrap();
+    let events = VeventQueue::alloc(&viommu, VeventKind::ARM_SMMUV3, 8).unwrap();
+    let mut all: Vec<Box<dyn Any>> = vec![
+        Box::new(iommufd),
+        Box::new(device),
+        Box::new(ioas),
+        Box::new(mapping),
+        Box::new(faults),
+        Box::new(parent),
+        Box::new(faulting),
+        Box::new(nested),
+        Box::new(viommu),
+        Box::new(over_viommu),
+        Box::new(vdevice),
+        Box::new(events),
+    ];
+    all.extend(queues.map(|queue| Box::new(queue) as Box<dyn Any>));
+    all
+}
+
+proptest! {
+    #[test]
+    fn any_order_of_dropping_destroys_everything(order in Just((0..15).collect::<Vec<usize>>()).prop_shuffle()) {
+        let machine = Machine::new();
+        let mut all: Vec<Option<Box<dyn Any>>> = everything(&machine).into_iter().map(Some).collect();
+        prop_assert_eq!(all.len(), order.len());
+        let made = machine.state().objects.len();
+        for index in order {
+            drop(all[index].take());
+        }
+        prop_assert_eq!(&machine.state().objects, &std::collections::BTreeMap::new());
+        prop_assert_eq!(machine.state().destroyed.len(), made);
+        prop_assert!(machine.state().mappings.is_empty());
+    }
+
+    #[test]
+    fn an_allocation_that_fails_leaves_nothing(call in prop::sample::select(vec![
+        "ioas_alloc", "hwpt_alloc", "fault_queue_alloc", "viommu_alloc", "vdevice_alloc", "veventq_alloc", "hw_queue_alloc", "ioas_map",
+    ])) {
+        let machine = Machine::new();
+        machine.fail(call, Errno::NOMEM);
+        let failed = std::panic::catch_unwind(|| everything(&machine)).is_err();
+        prop_assert!(failed, "the test unwraps every call");
+        prop_assert_eq!(&machine.state().objects, &std::collections::BTreeMap::new());
+    }
+}
+
+#[test]
+fn a_refused_destruction_leaks_the_object_alone() {
+    let machine = Machine::new();
+    let iommufd = iommufd(&machine);
+    let (first, second) = (iommufd.alloc_ioas().unwrap(), iommufd.alloc_ioas().unwrap());
+    let (leaked, gone) = (first.id(), second.id());
+    machine.fail("destroy", Errno::BUSY);
+    drop(first);
+    drop(second);
+    assert_eq!(machine.state().objects.keys().copied().collect::<Vec<_>>(), [leaked.0]);
+    assert_eq!(machine.state().destroyed, [gone.0]);
+}
+
+#[test]
+fn objects_of_two_iommufds_do_not_mix() {
+    let machine = Machine::new();
+    let (one, other) = (iommufd(&machine), iommufd(&machine));
+    let ioas = one.alloc_ioas().unwrap();
+    let device = Device::new(&other);
+    let made = Hwpt::alloc(&device, HwptParent::Ioas(&ioas), HwptFlags::empty(), HwptData::None, None);
+    assert!(matches!(made.unwrap_err().kind, ErrorKind::Invalid(_)));
+    assert!(matches!(other.set_vfio_ioas(&ioas).unwrap_err().kind, ErrorKind::Invalid(_)));
+    assert!(matches!(one.hw_info(&device).unwrap_err().kind, ErrorKind::Invalid(_)));
+}
+
+#[test]
+fn hardware_information_of_any_length_is_read_whole() {
+    let machine = Machine::new();
+    let iommufd = iommufd(&machine);
+    let device = Device::new(&iommufd);
+    for len in [0, 1, 63, 64, 65, 5000] {
+        machine.state().hw_info = (0..=u8::MAX).cycle().take(len).collect();
+        let info = iommufd.hw_info(&device).unwrap();
+        let bytes = machine.state().hw_info.clone();
+        assert_eq!(info.data, HwInfoData::Other { kind: HwInfoKind(99), bytes });
+        assert_eq!(info.max_pasid_log2, 20);
+    }
+    machine.state().hw_info = vec![0; 1 << 17];
+    assert!(matches!(iommufd.hw_info(&device).unwrap_err().kind, ErrorKind::Malformed(_)));
+}
+
+#[test]
+fn an_invalidation_says_how_far_it_came() {
+    let machine = Machine::new();
+    let iommufd = iommufd(&machine);
+    let (device, ioas) = (Device::new(&iommufd), iommufd.alloc_ioas().unwrap());
+    let hwpt = Hwpt::alloc(&device, HwptParent::Ioas(&ioas), HwptFlags::empty(), HwptData::None, None).unwrap();
+    let entry = VtdS1Invalidation { address: 0x1000, pages: 1, leaf: true };
+    assert_eq!(hwpt.invalidate(Invalidation::VtdS1(&[entry; 2])).unwrap(), 2);
+    let stopped = hwpt.invalidate(Invalidation::VtdS1(&[entry; 5])).unwrap_err();
+    assert_eq!((stopped.handled, stopped.error.errno()), (2, Some(Errno::IO)));
+    let cut = Invalidation::Raw { kind: 0, entry_len: 8, entries: &[0; 12] };
+    assert!(matches!(hwpt.invalidate(cut).unwrap_err().error.kind, ErrorKind::Invalid(_)));
+    let none = Invalidation::Raw { kind: 0, entry_len: 0, entries: &[] };
+    assert!(matches!(hwpt.invalidate(none).unwrap_err().error.kind, ErrorKind::Invalid(_)));
+}
+
+#[test]
+fn what_a_kernel_does_not_offer_is_named_with_what_does() {
+    let machine = Machine::new();
+    let iommufd = iommufd(&machine);
+    let (device, ioas) = (Device::new(&iommufd), iommufd.alloc_ioas().unwrap());
+    let hwpt = Hwpt::alloc(&device, HwptParent::Ioas(&ioas), HwptFlags::empty(), HwptData::None, None).unwrap();
+    let error = hwpt.set_dirty_tracking(true).unwrap_err();
+    assert!(matches!(error.kind, ErrorKind::Unsupported { errno: Errno::OPNOTSUPP, since } if since.contains("6.7")));
+    let error = ioas.get_pa(Iova(0)).unwrap_err();
+    assert!(matches!(error.kind, ErrorKind::Unsupported { errno: Errno::NOTTY, since } if since.contains("7.3")));
+    assert!(matches!(iommufd.rlimit_mode().unwrap_err().kind, ErrorKind::Malformed(_)));
+    assert_eq!(iommufd.vfio_ioas().unwrap(), None);
+    assert!(matches!(iommufd.try_clone_fd().unwrap_err().kind, ErrorKind::Unsupported { .. }));
+}
+
+#[test]
+fn bits_beyond_a_bitmap_are_no_pages() {
+    let machine = Machine::new();
+    let iommufd = iommufd(&machine);
+    let (device, ioas) = (Device::new(&iommufd), iommufd.alloc_ioas().unwrap());
+    let hwpt = Hwpt::alloc(&device, HwptParent::Ioas(&ioas), HwptFlags::empty(), HwptData::None, None).unwrap();
+    let range = IovaRange::new(Iova(0x4000), 70 * 4096).unwrap();
+    let mut bitmap = DirtyBitmap::new(range, 4096).unwrap();
+    hwpt.dirty_bitmap(&mut bitmap, true).unwrap();
+    assert_eq!(bitmap.ranges().collect::<Vec<_>>(), [range]);
+}
+
+/// A record of a group's only or last request.
+fn record(cookie: u32, last: bool) -> Vec<u8> {
+    let words = [u32::from(last) << 1, 7, 0, 0, 1, 0, 0x1000, 0, 0, cookie];
+    words.iter().flat_map(|word| word.to_ne_bytes()).collect()
+}
+
+fn fault_queue(machine: &std::sync::Arc<Machine>, answers: Vec<(usize, Vec<u8>)>) -> FaultQueue {
+    let iommufd = iommufd(machine);
+    let id = iommufd.calls().ioas_alloc().unwrap();
+    let file = std::fs::File::open("/dev/null").unwrap();
+    let script = Script { answers: Mutex::new(answers.into()), file };
+    FaultQueue::new(std::sync::Arc::new(script), Object::new(&iommufd, id, "FAULT", Vec::new()))
+}
+
+#[test]
+fn a_group_that_needs_more_room_gets_it() {
+    let machine = Machine::new();
+    let large: Vec<u8> = (0..1000).flat_map(|index| record(1, index == 999)).collect();
+    let queue = fault_queue(&machine, vec![(large.len(), large), (40, record(2, true))]);
+    assert_eq!(queue.read().unwrap().unwrap().requests.len(), 1000);
+    assert_eq!(queue.read().unwrap().unwrap().cookie, 2);
+    assert_eq!(queue.read().unwrap(), None);
+}
+
+#[test]
+fn a_group_that_no_room_is_enough_for_is_an_error() {
+    let machine = Machine::new();
+    let queue = fault_queue(&machine, vec![(usize::MAX, Vec::new())]);
+    assert_eq!(queue.read().unwrap_err().errno(), Some(Errno::INVAL));
+}
+
+#[test]
+fn a_group_in_two_reads_is_one_group() {
+    let machine = Machine::new();
+    let short = record(3, true)[..20].to_vec();
+    let queue = fault_queue(&machine, vec![(40, record(1, false)), (40, record(1, true)), (40, short)]);
+    assert_eq!(queue.read().unwrap(), None);
+    assert_eq!(queue.read().unwrap().unwrap().requests.len(), 2);
+    assert!(matches!(queue.read().unwrap_err().kind, ErrorKind::Malformed(_)));
+    assert_eq!(queue.read().unwrap(), None);
+}
+
+#[test]
+fn a_response_that_nobody_waits_for_is_told_apart() {
+    let machine = Machine::new();
+    let queue = fault_queue(&machine, Vec::new());
+    assert_eq!(queue.respond_all(&[(1, Response::Success), (2, Response::Invalid)]).unwrap(), 2);
+    assert!(matches!(queue.respond(0, Response::Success).unwrap_err().kind, ErrorKind::NotFound(_)));
+}
