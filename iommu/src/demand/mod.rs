@@ -29,8 +29,8 @@ use region::Region;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
-use vfio_core::Memory;
 use vfio_core::iommufd::{Hwpt, HwptData, HwptFlags, HwptParent, IommuDevice};
+use vfio_core::{Attachment, BoundDevice, Errno, Memory, Pasid};
 
 /// How a demand-paged space behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,8 +110,7 @@ impl DemandSpace {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] for options that make no sense; the kernel's. That the device has no PRI turns out when it is attached:
-    /// [`explain`](Self::explain).
+    /// [`Error::Invalid`] for options that make no sense; the kernel's. That the device has no PRI turns out when it is attached.
     pub fn new(device: &dyn IommuDevice, options: DemandOptions) -> Result<Self> {
         let iommufd = device.iommufd();
         let space = AddressSpace::iommufd(iommufd)?;
@@ -283,19 +282,37 @@ impl DemandSpace {
         starts.is_some_and(|starts| starts.iter().all(|start| self.is_mapped(*start)))
     }
 
-    /// What a failure to attach a device to [`table`](Self::table) means: in words, where it is one of the two that have a meaning here.
-    #[must_use]
-    pub fn explain(error: vfio_core::Error) -> Error {
-        match error.errno().map(|errno| errno.raw_os_error()) {
-            Some(ENODEV) => Error::Unsupported(
-                "page requests: the device or its IOMMU has no PRI, so its memory must be pinned: use AddressSpace::map, \
-                 or serve the device's own reports with a FaultSource",
-            ),
-            Some(EINVAL) => Error::Unsupported(
-                "page requests of a VF: the kernel refuses them, as VFs share the PF's page request interface; use the PF, or pin the memory",
-            ),
-            _ => error.into(),
-        }
+    /// Attaches the device that the space was made for, or another that shares it, so that its page requests come here.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] for a device without PRI, for a VF, and for a space that another source serves; those of the kernel.
+    pub fn attach(&self, device: &BoundDevice) -> Result<Attachment> {
+        let table = self.table.as_ref();
+        let table = table.ok_or(Error::Unsupported(
+            "page requests through the kernel: the space has its own source of them",
+        ))?;
+        let pasid = self
+            .options
+            .pasid
+            .map(|pasid| Pasid::new(pasid).ok_or(Error::Invalid("a PASID of more than 20 bits")));
+        let attachment = device.attach(table, pasid.transpose()?).map_err(explain)?;
+        self.space.refresh()?;
+        Ok(attachment)
+    }
+}
+
+/// What a failure to attach a device to a table with a fault queue means.
+fn explain(error: vfio_core::Error) -> Error {
+    match error.errno() {
+        Some(Errno::NODEV) => Error::Unsupported(
+            "page requests: the device or its IOMMU has no PRI, so its memory must be pinned: use AddressSpace::map, \
+             or serve the device's own reports through a FaultSource",
+        ),
+        Some(Errno::INVAL) => Error::Unsupported(
+            "page requests of a VF: the kernel refuses them, as VFs share the PF's page request interface; use the PF, or pin the memory",
+        ),
+        _ => error.into(),
     }
 }
 
@@ -309,11 +326,6 @@ impl Drop for DemandSpace {
         }
     }
 }
-
-/// What the kernel answers for a device without PRI.
-const ENODEV: i32 = 19;
-/// What the kernel answers for a VF.
-const EINVAL: i32 = 22;
 
 /// Length in bytes of what is never the whole address space.
 fn len(range: IovaRange) -> u64 {

@@ -3,7 +3,7 @@
 use super::{Answered, DemandSpace, Unit, len};
 use crate::{Error, Iova, IovaRange, Result};
 use vfio_core::iommufd::{PageAccess, PageRequest, PageRequestGroup, Response};
-use vfio_core::{Access, ErrorKind};
+use vfio_core::{Access, Errno, ErrorKind};
 
 /// Groups that one call serves at most, so that a device which asks without end does not keep its caller.
 const GROUPS: usize = 256;
@@ -258,8 +258,7 @@ fn access_of(asked: PageAccess) -> Option<Access> {
 
 /// Whether unmapping something else can help.
 fn is_shortage(error: &Error) -> bool {
-    const ENOMEM: i32 = 12;
     let Error::Kernel(error) = error else { return false };
     matches!(error.kind, ErrorKind::MemlockExceeded { .. } | ErrorKind::MappingLimit)
-        || error.errno().is_some_and(|errno| errno.raw_os_error() == ENOMEM)
+        || error.errno() == Some(Errno::NOMEM)
 }

@@ -1,12 +1,12 @@
 //! What a space asks of the kernel's two interfaces.
 
-use crate::Result;
+use crate::{Error, Iova, Result};
 use std::fmt::Debug;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use vfio_core::iommufd::{Ioas, Mapping, Placement};
-use vfio_core::{Access, ErrorKind, IovaRange, StableMemory};
+use vfio_core::{Access, Container, ErrorKind, IovaRange, LegacyMapping, StableMemory};
 
 /// One of the kernel's interfaces. Mappings are made where it is told; it chooses nothing.
 pub(crate) trait Backend: Debug + Send + Sync {
@@ -54,6 +54,49 @@ impl Backend for Ioas {
 }
 
 impl Mapped for Mapping {
+    fn unmap(self: Box<Self>) -> Result<()> {
+        match Self::unmap(*self) {
+            // Somebody else has unmapped it: no device reaches the memory.
+            Err(error) if matches!(error.kind, ErrorKind::NotMapped(_)) => Ok(()),
+            result => Ok(result?),
+        }
+    }
+}
+
+/// What a kernel before Linux 5.10 allows without telling: what the narrowest IOMMU of servers translates, less the MSI window of x86.
+const UNTOLD: [(u64, u64); 2] = [(0, 0xfedf_ffff), (0xfef0_0000, (1 << 39) - 1)];
+
+impl Backend for Container {
+    fn ranges(&self) -> Result<(Vec<IovaRange>, u64)> {
+        let info = self.info()?;
+        let granule = info.granule();
+        let untold = || {
+            UNTOLD
+                .iter()
+                .filter_map(|&(start, last)| IovaRange::from_bounds(Iova(start), Iova(last)))
+        };
+        Ok((info.iova_ranges.unwrap_or_else(|| untold().collect()), granule))
+    }
+
+    fn map(&self, source: &Source, range: IovaRange, access: Access) -> Result<Box<dyn Mapped>> {
+        match source {
+            Source::Memory(memory, part) => Ok(Box::new(Self::map(
+                self,
+                Arc::clone(memory),
+                part.clone(),
+                range.start(),
+                access,
+            )?)),
+            Source::File(..) => Err(Error::Unsupported("type1 maps no files; iommufd does")),
+        }
+    }
+
+    fn unmap(&self, range: IovaRange) -> Result<u64> {
+        Ok(Self::unmap(self, range)?)
+    }
+}
+
+impl Mapped for LegacyMapping {
     fn unmap(self: Box<Self>) -> Result<()> {
         match Self::unmap(*self) {
             // Somebody else has unmapped it: no device reaches the memory.

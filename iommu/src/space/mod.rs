@@ -4,14 +4,18 @@
 //! when that is dropped. An IOVA is handed out again only after the kernel has unmapped it: if it refuses, the IOVA and the memory are both
 //! leaked, and `tracing` gets an error.
 
+mod attach;
 mod backend;
 mod mapping;
 mod options;
+mod peer;
 mod reservation;
 
+pub use attach::Attached;
 pub(crate) use backend::{Backend, Mapped, Source};
 pub use mapping::DmaMapping;
 pub use options::MapOptions;
+pub use peer::PeerMapping;
 pub(crate) use reservation::Reservation;
 
 use crate::allocator::IovaAllocator;
@@ -25,7 +29,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use vfio_core::iommufd::{Ioas, Iommufd};
-use vfio_core::{Access, Memory, StableMemory};
+use vfio_core::{Access, Container, Memory, StableMemory};
 
 /// Memory for devices, at IOVAs of its own choice. Cheap to clone: clones are the same space.
 ///
@@ -47,12 +51,21 @@ pub struct AddressSpace {
 
 struct Shared {
     backend: Box<dyn Backend>,
-    ioas: Option<Ioas>,
+    kind: Kind,
     allocator: Mutex<IovaAllocator>,
     translator: Translator,
     /// By first IOVA.
     mappings: Mutex<BTreeMap<Iova, Entry>>,
     next_id: AtomicU64,
+}
+
+/// Which of the kernel's interfaces it is on.
+#[derive(Debug)]
+enum Kind {
+    Iommufd(Ioas),
+    Type1(Container),
+    #[cfg(test)]
+    Test,
 }
 
 /// What is mapped at a range.
@@ -86,15 +99,24 @@ impl AddressSpace {
     ///
     /// Those of reading its ranges.
     pub fn from_ioas(ioas: Ioas) -> Result<Self> {
-        Self::over(Box::new(ioas.clone()), Some(ioas))
+        Self::over(Box::new(ioas.clone()), Kind::Iommufd(ioas))
     }
 
-    fn over(backend: Box<dyn Backend>, ioas: Option<Ioas>) -> Result<Self> {
+    /// The address space of a container that has a group and an IOMMU, and in which nobody else maps.
+    ///
+    /// # Errors
+    ///
+    /// Those of reading its ranges.
+    pub fn type1(container: Container) -> Result<Self> {
+        Self::over(Box::new(container.clone()), Kind::Type1(container))
+    }
+
+    fn over(backend: Box<dyn Backend>, kind: Kind) -> Result<Self> {
         let (ranges, granule) = backend.ranges()?;
         let shared = Shared {
             allocator: Mutex::new(IovaAllocator::new(&ranges, granule)?),
             backend,
-            ioas,
+            kind,
             translator: Translator::new(),
             mappings: Mutex::new(BTreeMap::new()),
             next_id: AtomicU64::new(0),
@@ -123,7 +145,7 @@ impl AddressSpace {
     /// [`Error::Invalid`] for memory that is not [`Shared`](vfio_core::Backing::Shared); those of [`map`](Self::map).
     pub fn map_shared(&self, memory: &Arc<Memory>, part: Range<usize>, options: MapOptions) -> Result<DmaMapping> {
         let file = memory.file().ok_or(Error::Invalid("the memory has no file to share"))?;
-        if self.shared.ioas.is_none() {
+        if self.ioas().is_none() {
             return self.map(memory, part, options);
         }
         let len = part_len(&part, memory.len())?;
@@ -160,7 +182,7 @@ impl AddressSpace {
     ///
     /// [`Error::Unsupported`] on type1; those of [`map`](Self::map).
     pub fn map_dma_buf(&self, file: OwnedFd, len: u64, options: MapOptions) -> Result<DmaMapping> {
-        if self.shared.ioas.is_none() {
+        if self.ioas().is_none() {
             return Err(Error::Unsupported("type1 maps no dma-buf; iommufd does"));
         }
         self.place(&Source::File(file, 0..len), len, None, None, options)
@@ -262,7 +284,28 @@ impl AddressSpace {
     /// The kernel object, on iommufd.
     #[must_use]
     pub fn ioas(&self) -> Option<&Ioas> {
-        self.shared.ioas.as_ref()
+        match &self.shared.kind {
+            Kind::Iommufd(ioas) => Some(ioas),
+            _ => None,
+        }
+    }
+
+    /// The container, on type1.
+    #[must_use]
+    pub fn container(&self) -> Option<&Container> {
+        match &self.shared.kind {
+            Kind::Type1(container) => Some(container),
+            _ => None,
+        }
+    }
+
+    /// The ranges that are mapped, in order.
+    #[must_use]
+    pub fn mapped(&self) -> Vec<IovaRange> {
+        locked(&self.shared.mappings)
+            .values()
+            .map(|entry| entry.range)
+            .collect()
     }
 
     /// Whether both are the same space.

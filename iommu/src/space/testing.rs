@@ -1,6 +1,6 @@
 //! A backend in memory that fails on demand and checks what is asked of it.
 
-use super::{AddressSpace, Backend, Mapped, Source};
+use super::{AddressSpace, Backend, Kind, Mapped, Source};
 use crate::{Error, Iova, IovaRange, Result};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -40,7 +40,7 @@ impl Ledger {
     }
 
     pub(crate) fn space(&self) -> Result<AddressSpace> {
-        AddressSpace::over(Box::new(self.clone()), None)
+        AddressSpace::over(Box::new(self.clone()), Kind::Test)
     }
 
     /// Bytes that devices reach.
