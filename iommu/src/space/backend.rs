@@ -10,7 +10,7 @@ use vfio_core::{Access, Container, ErrorKind, IovaRange, LegacyMapping, StableMe
 
 /// One of the kernel's interfaces. Mappings are made where it is told; it chooses nothing.
 pub(crate) trait Backend: Debug + Send + Sync {
-    /// Where mappings may be made now, and the unit of their addresses and lengths in bytes.
+    /// Where mappings may be made now, and of what their addresses and lengths must be a multiple, in bytes.
     fn ranges(&self) -> Result<(Vec<IovaRange>, u64)>;
     /// Maps all bytes of `source`.
     fn map(&self, source: &Source, range: IovaRange, access: Access) -> Result<Box<dyn Mapped>>;

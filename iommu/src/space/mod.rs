@@ -29,7 +29,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use vfio_core::iommufd::{Ioas, Iommufd};
-use vfio_core::{Access, Container, Memory, StableMemory};
+use vfio_core::{Access, Container, Memory, PageSize, StableMemory};
 
 /// Memory for devices, at IOVAs of its own choice. Cheap to clone: clones are the same space.
 ///
@@ -112,7 +112,7 @@ impl AddressSpace {
     }
 
     fn over(backend: Box<dyn Backend>, kind: Kind) -> Result<Self> {
-        let (ranges, granule) = backend.ranges()?;
+        let (ranges, granule) = reach(&*backend)?;
         let shared = Shared {
             allocator: Mutex::new(IovaAllocator::new(&ranges, granule)?),
             backend,
@@ -255,12 +255,16 @@ impl AddressSpace {
     ///
     /// Those of the kernel.
     pub fn refresh(&self) -> Result<Vec<IovaRange>> {
-        let (ranges, granule) = self.shared.backend.ranges()?;
+        let (ranges, granule) = reach(&*self.shared.backend)?;
         let mut allocator = locked(&self.shared.allocator);
-        if granule > allocator.granule() {
-            return Err(Error::Unsupported("an IOMMU with larger pages than those of the space"));
+        if granule <= allocator.granule() {
+            return Ok(allocator.set_allowed(&ranges));
         }
-        Ok(allocator.set_allowed(&ranges))
+        if allocator.live() > 0 {
+            return Err(Error::Unsupported("an IOMMU with larger pages than those that memory was mapped in"));
+        }
+        *allocator = IovaAllocator::new(&ranges, granule)?;
+        Ok(Vec::new())
     }
 
     /// Where mappings may be made, as last read.
@@ -457,6 +461,12 @@ impl fmt::Debug for AddressSpace {
             .field("mappings", &self.mappings())
             .finish_non_exhaustive()
     }
+}
+
+/// Where mappings may be made, and in which units. Without a device the kernel names no unit, but it pins whole pages.
+fn reach(backend: &dyn Backend) -> Result<(Vec<IovaRange>, u64)> {
+    let (ranges, alignment) = backend.ranges()?;
+    Ok((ranges, alignment.max(PageSize::Base.bytes() as u64)))
 }
 
 /// Bytes of a part, at least one, that lies inside memory of `len` bytes.
