@@ -66,8 +66,8 @@ impl BoundDevice {
     /// # Errors
     ///
     /// [`ErrorKind::Busy`] while an [`Attachment`] of it lives, or while the device or another of its group is being reset;
-    /// [`ErrorKind::Invalid`] on a device that was opened through a group, and for a table of another iommufd; [`ErrorKind::Gone`]
-    /// for a table with a fault queue on a device without PRI (ENODEV).
+    /// [`ErrorKind::Invalid`] on a device that was opened through a group, and for a table of another iommufd; [`ErrorKind::Unsupported`]
+    /// for a table with a fault queue on a device without PRI.
     #[doc(alias = "VFIO_DEVICE_ATTACH_IOMMUFD_PT")]
     #[doc(alias = "VFIO_DEVICE_ATTACH_PASID")]
     pub fn attach(&self, table: &impl PageTable, pasid: Option<Pasid>) -> Result<Attachment, Error> {
@@ -98,7 +98,7 @@ impl BoundDevice {
             return Err(invalid("an object of another iommufd"));
         }
         let attached = self.calls().attach(table.id().0, pasid.map(Pasid::number));
-        let hwpt = attached.map_err(|errno| self.failed(ATTACH, errno.into()))?;
+        let hwpt = attached.map_err(|errno| self.failed(ATTACH, table.attach_error(errno)))?;
         Ok(ObjectId(hwpt))
     }
 }

@@ -197,7 +197,7 @@ mod tests {
             let words: Vec<u64> = words.into_iter().take(bitmap.words.len()).collect();
             bitmap.words_mut().copy_from_slice(&words);
             let start = bitmap.range().start();
-            let is_set = |page: u64| page < pages && words[page as usize / 64] >> (page % 64) & 1 == 1;
+            let is_set = |page: u64| page < pages && words[usize::try_from(page / 64).unwrap()] >> (page % 64) & 1 == 1;
             let mut model = Vec::new();
             for page in (0..pages).filter(|page| is_set(*page)) {
                 let first = (page == 0 || !is_set(page - 1)).then_some(page);

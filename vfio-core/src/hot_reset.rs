@@ -73,7 +73,8 @@ impl BoundDevice {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Denied`] or EINVAL when a function of the set belongs to somebody else; [`ErrorKind::Unsupported`] as above.
+    /// [`ErrorKind::Denied`] when a function of the set belongs to somebody else; [`ErrorKind::Unsupported`] where slot and bus cannot be reset,
+    /// and (ENOTTY) when the device was reset and did not come back.
     #[doc(alias = "VFIO_DEVICE_PCI_HOT_RESET")]
     pub fn hot_reset(&self, groups: &[&Group]) -> Result<(), Error> {
         let groups: Vec<&dyn GroupCalls> = groups.iter().map(|group| group.calls()).collect();
@@ -82,7 +83,7 @@ impl BoundDevice {
                 Errno::INVAL => ErrorKind::Denied(errno),
                 Errno::NODEV | Errno::NOTTY => ErrorKind::Unsupported {
                     errno,
-                    since: "a PCI function whose slot or bus can be reset",
+                    since: "a slot or bus that can be reset, and is back in time",
                 },
                 other => other.into(),
             };

@@ -145,11 +145,11 @@ impl Interrupts {
         self.set(start, VFIO_IRQ_SET_ACTION_TRIGGER, IrqData::Event(&files))
     }
 
-    /// Signals a vector from software, as if the device had.
+    /// Signals a vector from software, as if the device had. Of a vector that was dropped nothing comes.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`] for a vector that does not exist or is not enabled.
+    /// [`ErrorKind::Invalid`] for a vector that does not exist, and while none of the kind is enabled.
     pub fn trigger(&self, vector: u32) -> Result<(), Error> {
         self.set(vector, VFIO_IRQ_SET_ACTION_TRIGGER, IrqData::None(1))
     }
@@ -196,13 +196,19 @@ impl Interrupts {
         )
     }
 
-    /// Disables all vectors.
+    /// Disables all vectors; nothing happens if none is enabled.
     ///
     /// # Errors
     ///
-    /// The kernel's errno.
+    /// When the device is gone.
     pub fn disable(&self) -> Result<(), Error> {
-        self.call(0, VFIO_IRQ_SET_ACTION_TRIGGER, IrqData::None(0))
+        let index = self.info.index.number();
+        let disabled = (self.device.calls()).set_irqs(index, 0, VFIO_IRQ_SET_ACTION_TRIGGER, IrqData::None(0));
+        match disabled {
+            // EINVAL: none is enabled.
+            Ok(()) | Err(Errno::INVAL) => Ok(()),
+            Err(errno) => Err(self.device.failed("VFIO_DEVICE_SET_IRQS", errno.into())),
+        }
     }
 
     fn set(&self, start: u32, action: u32, data: IrqData<'_>) -> Result<(), Error> {
@@ -229,7 +235,7 @@ impl Interrupts {
                 Errno::INVAL if matches!(data, IrqData::Event(_)) => ErrorKind::Invalid(
                     "these vectors cannot be added to those enabled (NORESIZE), or another kind of interrupt is enabled",
                 ),
-                Errno::INVAL => ErrorKind::Invalid("the vector is not enabled"),
+                Errno::INVAL => ErrorKind::Invalid("no interrupt of this kind is enabled, or it cannot do this"),
                 Errno::NOTTY => ErrorKind::Unsupported {
                     errno,
                     since: "a kind of interrupt that can be masked",

@@ -63,6 +63,14 @@ impl Registry {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         unmap(entries.get_mut().unwrap_or_else(PoisonError::into_inner))
     }
+
+    /// Whether a mapping could begin now, and whether a ranged unmap could.
+    #[cfg(test)]
+    pub(crate) fn is_open_for(&self) -> (bool, bool) {
+        let mapping = self.entries.try_read().is_ok();
+        let ranged_unmap = self.entries.try_write().is_ok();
+        (mapping, ranged_unmap)
+    }
 }
 
 impl Shared<'_> {

@@ -1,7 +1,7 @@
 //! What a device can do to the machine: DMA, interrupts, page requests.
 
 use super::iommu::{Fault, PAGE, Pages, Source};
-use super::machine::{Shared, State};
+use super::state::{Shared, State};
 use crate::Iova;
 use pci::Bdf;
 use std::ops::Range;
@@ -288,7 +288,7 @@ impl<'a> Bus<'a> {
         self.shared
             .state()
             .request_page(self.shared, self.function, fault)
-            .map_err(|_| Refused)
+            .map_err(|_error| Refused)
     }
 
     /// Reports an event to the guest's queue of the device's virtual IOMMU (`IOMMU_VEVENTQ_ALLOC`).
@@ -300,7 +300,7 @@ impl<'a> Bus<'a> {
         self.shared
             .state()
             .report_vevent(self.function, kind, data)
-            .map_err(|_| Refused)
+            .map_err(|_error| Refused)
     }
 }
 

@@ -49,14 +49,22 @@ pub struct Description {
     pub(super) device: u16,
     pub(super) class: u32,
     pub(super) regions: Vec<Region>,
-    pub(super) intx: bool,
+    abilities: Abilities,
     pub(super) msi: u32,
     pub(super) msix: Option<Msix>,
     pub(super) pasid_bits: u8,
-    pub(super) page_requests: bool,
-    pub(super) resets: bool,
     pub(super) migration: Option<MigrationSupport>,
-    pub(super) dma_logging: bool,
+}
+
+bitflags::bitflags! {
+    /// What a device has or has not.
+    #[derive(Debug, Clone, Copy)]
+    pub(super) struct Abilities: u32 {
+        const INTX = 1;
+        const PAGE_REQUESTS = 2;
+        const RESET = 4;
+        const DMA_LOGGING = 8;
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -96,14 +104,11 @@ impl Description {
             device,
             class: 0xff_0000,
             regions: Vec::new(),
-            intx: false,
+            abilities: Abilities::RESET,
             msi: 0,
             msix: None,
             pasid_bits: 0,
-            page_requests: false,
-            resets: true,
             migration: None,
-            dma_logging: false,
         }
     }
 
@@ -123,7 +128,7 @@ impl Description {
     /// Adds an INTx pin.
     #[must_use]
     pub fn intx(self) -> Self {
-        Self { intx: true, ..self }
+        self.with(Abilities::INTX, true)
     }
 
     /// Adds MSI with `vectors` vectors, rounded up to a power of two of at most 32.
@@ -167,16 +172,13 @@ impl Description {
     /// Adds page requests (ATS and PRI).
     #[must_use]
     pub fn page_requests(self) -> Self {
-        Self {
-            page_requests: true,
-            ..self
-        }
+        self.with(Abilities::PAGE_REQUESTS, true)
     }
 
     /// Takes away the function reset.
     #[must_use]
     pub fn without_reset(self) -> Self {
-        Self { resets: false, ..self }
+        self.with(Abilities::RESET, false)
     }
 
     /// Adds migration.
@@ -191,10 +193,16 @@ impl Description {
     /// Adds a log of the pages that the device wrote.
     #[must_use]
     pub fn dma_logging(self) -> Self {
-        Self {
-            dma_logging: true,
-            ..self
-        }
+        self.with(Abilities::DMA_LOGGING, true)
+    }
+
+    fn with(mut self, ability: Abilities, on: bool) -> Self {
+        self.abilities.set(ability, on);
+        self
+    }
+
+    pub(super) fn has(&self, ability: Abilities) -> bool {
+        self.abilities.contains(ability)
     }
 }
 

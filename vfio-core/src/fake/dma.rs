@@ -2,7 +2,7 @@
 
 use super::bus::{FaultReason, Target};
 use super::iommu::{Fault, PAGE};
-use super::machine::{Shared, State};
+use super::state::{Shared, State};
 use crate::Access;
 use crate::sys::Result;
 use rustix::io::Errno;

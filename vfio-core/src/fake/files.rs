@@ -1,7 +1,7 @@
 //! The files of the machine, by path.
 
 use super::iommu::{ContextFile, Handle};
-use super::machine::Shared;
+use super::state::Shared;
 use super::vfio::{Compatible, ContainerFile, GroupFile, Opened};
 use crate::sys::{Files, Result, iommufd, vfio};
 use rustix::io::Errno;
@@ -69,7 +69,7 @@ impl Files for FakeFiles {
         self.0.gate.enter("open")?;
         let of = |noiommu| number(path, "/dev/vfio", "", noiommu).map(|group| (group, noiommu));
         let (group, noiommu) = of(false).or_else(|| of(true)).ok_or(Errno::NOENT)?;
-        let group = u32::try_from(group).map_err(|_| Errno::NOENT)?;
+        let group = u32::try_from(group).map_err(|_error| Errno::NOENT)?;
         if !self
             .0
             .slots

@@ -26,6 +26,7 @@
 //! Follows Linux 7.3: `drivers/iommu/iommufd`, `drivers/vfio`. Not there: the mock devices of `CONFIG_IOMMUFD_TEST`, real
 //! descriptors for files of the kernel (`try_clone_fd` answers that there is none), addresses of mapped regions.
 
+mod builder;
 mod bus;
 mod copier;
 mod device;
@@ -36,11 +37,13 @@ mod iommu;
 mod machine;
 mod options;
 mod plain;
+mod state;
 mod vfio;
 
+pub use builder::Builder;
 pub use bus::{Bus, DmaFault, FaultReason, PageRequest, PageResponse, Refused};
 pub use copier::Copier;
 pub use device::{Description, Device, MigrationSupport, Region};
-pub use machine::{Builder, Machine};
+pub use machine::Machine;
 pub use options::Iommu;
 pub use plain::{Plain, Registers, Write};

@@ -10,10 +10,10 @@ use crate::{ErrorKind, Iova, IovaRange};
 pub struct ContainerInfo {
     /// The page sizes of the IOMMU, one bit for each: bit 12 is 4 KiB. 0 where the kernel does not tell.
     pub page_sizes: u64,
-    /// The IOVAs that may be mapped, in order; `None` where the kernel does not tell (before Linux 5.10). They shrink when a group is
+    /// The IOVAs that may be mapped, in order; `None` where the kernel does not tell (before Linux 5.4). They shrink when a group is
     /// added that has reserved regions.
     pub iova_ranges: Option<Vec<IovaRange>>,
-    /// How many further mappings the container takes; `None` where the kernel does not tell.
+    /// How many further mappings the container takes; `None` where the kernel does not tell (before Linux 5.10).
     pub mappings_available: Option<u32>,
     /// Whether it logs dirty pages, and how.
     pub dirty_logging: Option<DirtyLogging>,

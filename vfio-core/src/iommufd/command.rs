@@ -43,14 +43,14 @@ pub(super) const HWPT_INVALIDATE: Command = command(
 pub(super) const FAULT_QUEUE_ALLOC: Command = command("IOMMU_FAULT_QUEUE_ALLOC", "Linux 6.11");
 pub(super) const IOAS_MAP_FILE: Command = command(
     "IOMMU_IOAS_MAP_FILE",
-    "Linux 6.13; for a dma-buf Linux 7.0 with CONFIG_VFIO_PCI_DMABUF",
+    "Linux 6.13; for a dma-buf a kernel with CONFIG_VFIO_PCI_DMABUF",
 );
 pub(super) const VIOMMU_ALLOC: Command = command(
     "IOMMU_VIOMMU_ALLOC",
     "Linux 6.13, and an IOMMU that can be sliced (SMMUv3)",
 );
 pub(super) const VDEVICE_ALLOC: Command = command("IOMMU_VDEVICE_ALLOC", "Linux 6.13");
-pub(super) const IOAS_CHANGE_PROCESS: Command = command("IOMMU_IOAS_CHANGE_PROCESS", "Linux 6.14");
+pub(super) const IOAS_CHANGE_PROCESS: Command = command("IOMMU_IOAS_CHANGE_PROCESS", "Linux 6.13");
 pub(super) const VEVENTQ_ALLOC: Command = command(
     "IOMMU_VEVENTQ_ALLOC",
     "Linux 6.15, and a virtual IOMMU that reports such events",

@@ -72,6 +72,20 @@ pub enum Response {
 ///
 /// A device's requests wait until they are answered. Detaching a device answers what is left of it as invalid, and so does dropping the last
 /// `Hwpt` of the queue.
+///
+/// ```no_run
+/// use vfio_core::Error;
+/// use vfio_core::iommufd::{FaultQueue, Iommufd, Response};
+///
+/// /// Answers what is there; `make_present` maps a page.
+/// fn serve(queue: &FaultQueue, make_present: impl Fn(vfio_core::Iova) -> bool) -> Result<(), Error> {
+///     while let Some(group) = queue.read()? {
+///         let served = group.requests.iter().all(|request| make_present(request.iova));
+///         queue.respond(group.cookie, if served { Response::Success } else { Response::Invalid })?;
+///     }
+///     Ok(())
+/// }
+/// ```
 #[derive(Debug)]
 pub struct FaultQueue {
     reader: Mutex<Reader>,

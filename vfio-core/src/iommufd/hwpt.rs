@@ -4,6 +4,7 @@ use super::command;
 use super::fault::FaultQueue;
 use super::invalidate::{self, InvalidateError, Invalidation};
 use super::ioas::Ioas;
+use super::object::FAULTING_HWPT;
 use super::viommu::Viommu;
 use super::{IommuDevice, Object, ObjectId, PageTable, Parent};
 use crate::sys::iommufd::HwptAlloc;
@@ -83,6 +84,22 @@ pub enum HwptData<'a> {
 }
 
 /// A page table in hardware. Cheap to clone; destroyed with the last clone and attachment.
+///
+/// ```no_run
+/// use vfio_core::iommufd::{Hwpt, HwptData, HwptFlags, HwptParent, IommuDevice, Ioas};
+/// use vfio_core::{DirtyBitmap, Error, IovaRange};
+///
+/// /// Prints what devices write.
+/// fn watch(device: &dyn IommuDevice, ioas: &Ioas, range: IovaRange) -> Result<(), Error> {
+///     let hwpt = Hwpt::alloc(device, HwptParent::Ioas(ioas), HwptFlags::DIRTY_TRACKING, HwptData::None, None)?;
+///     hwpt.set_dirty_tracking(true)?;
+///     // Attach the device to it, and let it work.
+///     let mut dirty = DirtyBitmap::new(range, 4096)?;
+///     hwpt.dirty_bitmap(&mut dirty, true)?;
+///     dirty.ranges().for_each(|range| println!("{range}"));
+///     Ok(())
+/// }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Hwpt {
     object: Arc<Object>,
@@ -92,7 +109,8 @@ impl Hwpt {
     /// Makes a table that fits the IOMMU in front of `device`, which need not be attached to it. With `fault`, page requests of attached devices
     /// come there.
     ///
-    /// A table with `fault` is attached only to a device with PRI that is no VF: the kernel answers ENODEV without PRI and EINVAL for a VF whose PF has it.
+    /// A table with `fault` can be attached only to a device with PRI that is no VF: attaching is refused without PRI (ENODEV) and for a VF
+    /// whose PF has it (EINVAL).
     ///
     /// # Errors
     ///
@@ -135,7 +153,8 @@ impl Hwpt {
         let parents = std::iter::once(parent)
             .chain(fault)
             .map(|object| Arc::<Object>::clone(object) as Parent);
-        let object = Object::new(iommufd, id, "HWPT", parents.collect());
+        let kind = if fault.is_some() { FAULTING_HWPT } else { "HWPT" };
+        let object = Object::new(iommufd, id, kind, parents.collect());
         Ok(Self { object })
     }
 

@@ -16,6 +16,22 @@ use std::sync::Arc;
 const MAX_RANGES: u32 = 1 << 16;
 
 /// An I/O address space. Cheap to clone; destroyed when the last clone, mapping and attachment are gone.
+///
+/// ```no_run
+/// use std::sync::Arc;
+/// use vfio_core::iommufd::{Iommufd, Placement};
+/// use vfio_core::{Access, Iova, IovaRange, Memory, MemoryOptions, System};
+///
+/// let ioas = Iommufd::open(&System::host())?.alloc_ioas()?;
+/// let memory = Arc::new(Memory::new(8192, MemoryOptions::default())?);
+/// let page = |number: u64| Placement::Fixed(Iova(0x10_0000 + number * 4096));
+/// let read = ioas.map(memory.clone(), 0..4096, page(0), Access::READ)?;
+/// let written = ioas.map(memory, 4096..8192, page(1), Access::WRITE)?;
+/// // One call for both; the guards have nothing left to do, whatever is mapped there next.
+/// assert_eq!(ioas.unmap(IovaRange::ALL)?, 8192);
+/// drop((read, written));
+/// # Ok::<(), vfio_core::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct Ioas {
     inner: Arc<Inner>,

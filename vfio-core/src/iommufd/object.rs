@@ -1,6 +1,8 @@
 //! Objects of an iommufd: numbers in the kernel, destroyed when nothing here needs them any more.
 
 use super::Iommufd;
+use crate::ErrorKind;
+use rustix::io::Errno;
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
@@ -23,6 +25,9 @@ pub struct Object {
     /// Let go after the object was destroyed.
     parents: Vec<Parent>,
 }
+
+/// The kind of a page table with a fault queue.
+pub(super) const FAULTING_HWPT: &str = "HWPT with a fault queue";
 
 /// What an object depends on: another object, or what holds a device bound.
 pub(super) type Parent = Arc<dyn Any + Send + Sync>;
@@ -67,6 +72,18 @@ impl Object {
     #[must_use]
     pub fn iommufd(&self) -> &Iommufd {
         &self.iommufd
+    }
+
+    /// Why a device could not be attached to it.
+    pub(crate) fn attach_error(&self, errno: Errno) -> ErrorKind {
+        match errno {
+            // The kernel's answer for a device that makes no page requests, not for one that was removed.
+            Errno::NODEV if self.kind == FAULTING_HWPT => ErrorKind::Unsupported {
+                errno,
+                since: "a device with PRI behind an IOMMU with PRI",
+            },
+            _ => errno.into(),
+        }
     }
 }
 

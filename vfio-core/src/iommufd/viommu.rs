@@ -32,6 +32,20 @@ impl HwQueueKind {
 }
 
 /// A virtual IOMMU: what a physical one sets apart for a virtual machine. Cheap to clone.
+///
+/// ```no_run
+/// use vfio_core::Error;
+/// use vfio_core::iommufd::{
+///     Hwpt, HwptData, HwptFlags, HwptParent, IommuDevice, Ioas, Vdevice, VeventKind, VeventQueue, Viommu, ViommuKind,
+/// };
+///
+/// /// A virtual machine's SMMUv3, in which the device has stream id 8.
+/// fn slice(device: &dyn IommuDevice, ioas: &Ioas) -> Result<(Vdevice, VeventQueue), Error> {
+///     let parent = Hwpt::alloc(device, HwptParent::Ioas(ioas), HwptFlags::NEST_PARENT, HwptData::None, None)?;
+///     let viommu = Viommu::alloc(device, &parent, ViommuKind::ARM_SMMUV3, &mut [])?;
+///     Ok((Vdevice::alloc(&viommu, device, 8)?, VeventQueue::alloc(&viommu, VeventKind::ARM_SMMUV3, 64)?))
+/// }
+/// ```
 #[derive(Clone)]
 pub struct Viommu {
     inner: Arc<Inner>,
@@ -144,10 +158,7 @@ impl Vdevice {
             .calls()
             .vdevice_alloc(viommu.id().0, device.device_id().0, virtual_id);
         let id = made.map_err(|errno| command.error(errno))?;
-        let parents = vec![
-            Arc::<Object>::clone(viommu.object()) as Parent,
-            device.hold(),
-        ];
+        let parents = vec![Arc::<Object>::clone(viommu.object()) as Parent, device.hold()];
         let object = Object::new(iommufd, id, "VDEVICE", parents);
         Ok(Self { object })
     }
@@ -182,7 +193,12 @@ impl HwQueue {
             .checked_sub(1)
             .and_then(|before| queues.get(&(kind, before))?.upgrade());
         let parents = std::iter::once(Arc::clone(viommu.object())).chain(before);
-        let object = Object::new(iommufd, id, "HW_QUEUE", parents.map(|object| object as Parent).collect());
+        let object = Object::new(
+            iommufd,
+            id,
+            "HW_QUEUE",
+            parents.map(|object| object as Parent).collect(),
+        );
         queues.insert((kind, index), Arc::downgrade(&object));
         Ok(Self { object })
     }

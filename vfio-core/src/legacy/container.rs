@@ -180,7 +180,13 @@ impl Container {
         let mut groups = self.groups();
         group.calls().set_container(&*self.inner.calls).map_err(|errno| {
             let kind = match errno {
-                Errno::PERM => explain_denied(&self.inner.system, None, group.id()),
+                Errno::PERM => match (group.id(), group.viable()) {
+                    (Some(group_id), Ok(false)) => ErrorKind::GroupNotViable {
+                        group: group_id,
+                        culprits: group.culprits(),
+                    },
+                    _ => explain_denied(&self.inner.system, None, group.id()),
+                },
                 Errno::INVAL => ErrorKind::Invalid("the group is in a container, or this is none"),
                 other => other.into(),
             };

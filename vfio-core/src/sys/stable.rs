@@ -51,7 +51,7 @@ pub(crate) fn write(memory: &dyn StableMemory, offset: usize, from: &[u8]) -> Re
 
 /// How many bytes come before the first whole word, and how many words there are; EFAULT outside the memory.
 fn shape(memory: &dyn StableMemory, offset: usize, len: usize) -> Result<(usize, usize)> {
-    if !offset.checked_add(len).is_some_and(|end| end <= memory.len()) {
+    if offset.checked_add(len).is_none_or(|end| end > memory.len()) {
         return Err(Errno::FAULT);
     }
     let address = memory.address() as usize + offset;

@@ -2,7 +2,7 @@
 
 use super::context::{Context, Env, Kind};
 use super::pages::Source;
-use crate::fake::machine::Shared;
+use crate::fake::state::Shared;
 use crate::sys::Result;
 use crate::sys::iommufd::{Calls, HwInfo, HwptAlloc, Id, Queue};
 use crate::{Access, StableMemory};
@@ -122,7 +122,7 @@ impl Calls for Handle {
         let source = match self.0.shared.dma_buf(file, start, len)? {
             Some(source) => source,
             None => Source::File {
-                file: file.try_clone_to_owned().map_err(|_| Errno::MFILE)?,
+                file: file.try_clone_to_owned().map_err(|_error| Errno::MFILE)?,
                 start,
             },
         };

@@ -10,7 +10,6 @@ use std::collections::BTreeSet;
 
 pub(crate) const NEST_PARENT: u32 = uapi::iommufd_hwpt_alloc_flags_IOMMU_HWPT_ALLOC_NEST_PARENT;
 pub(crate) const DIRTY_TRACKING: u32 = uapi::iommufd_hwpt_alloc_flags_IOMMU_HWPT_ALLOC_DIRTY_TRACKING;
-pub(crate) const FAULT_ID_VALID: u32 = uapi::iommufd_hwpt_alloc_flags_IOMMU_HWPT_FAULT_ID_VALID;
 pub(crate) const PASID: u32 = uapi::iommufd_hwpt_alloc_flags_IOMMU_HWPT_ALLOC_PASID;
 
 /// A page table.
@@ -77,32 +76,29 @@ impl Context {
             Some(Kind::Hwpt | Kind::Viommu) => self.nested(env, request)?,
             _ => return Err(Errno::INVAL),
         };
-        let fault = (request.flags & FAULT_ID_VALID != 0).then_some(request.fault.unwrap_or_default());
+        let fault = request.fault;
         if fault.is_some_and(|fault| !self.faults.contains_key(&fault)) {
             return Err(Errno::NOENT);
         }
-        let id = self.new_hwpt(env, Hwpt { fault, ..hwpt })?;
-        if let Some(fault) = fault {
-            self.hold(fault);
-        }
-        Ok(id)
+        self.new_hwpt(env, Hwpt { fault, ..hwpt })
     }
 
     fn paging_flags(&self, env: &Env<'_>, request: &HwptAlloc<'_>, noiommu: bool) -> Result<()> {
-        let mut offered = FAULT_ID_VALID;
+        let mut offered = 0;
         if !noiommu {
             offered |= if env.iommu.dirty_tracking { DIRTY_TRACKING } else { 0 };
             offered |= if env.iommu.nesting.is_some() { NEST_PARENT } else { 0 };
             offered |= if env.iommu.pasid_bits > 0 { PASID } else { 0 };
         }
-        let both = FAULT_ID_VALID | NEST_PARENT;
-        let refused = request.flags & !offered != 0 || request.flags & both == both || !request.data.is_empty();
+        let refused = request.flags & !offered != 0
+            || (request.fault.is_some() && request.flags & NEST_PARENT != 0)
+            || !request.data.is_empty();
         if refused { Err(Errno::OPNOTSUPP) } else { Ok(()) }
     }
 
     fn nested(&self, env: &Env<'_>, request: &HwptAlloc<'_>) -> Result<Hwpt> {
         let kind = env.iommu.nesting.ok_or(Errno::OPNOTSUPP)?;
-        if request.flags & !(FAULT_ID_VALID | PASID) != 0 || request.data.is_empty() {
+        if request.flags & !PASID != 0 || request.data.is_empty() {
             return Err(Errno::OPNOTSUPP);
         }
         let parent = match self.viommus.get(&request.parent) {
@@ -133,9 +129,12 @@ impl Context {
 
     /// Enters a page table, and fills it if it is one of an IOAS.
     pub(crate) fn new_hwpt(&mut self, env: &mut Env<'_>, hwpt: Hwpt) -> Result<Id> {
-        let parent = hwpt.parent;
+        let (parent, fault) = (hwpt.parent, hwpt.fault);
         let id = self.new_id(Kind::Hwpt);
         self.hwpts.insert(id, hwpt);
+        if let Some(fault) = fault {
+            self.hold(fault);
+        }
         match parent {
             Parent::Ioas(ioas) => {
                 self.hold(ioas);
@@ -176,7 +175,7 @@ impl Context {
         }
         Ok(HwInfo {
             kind: own,
-            len: u32::try_from(bytes.len()).map_err(|_| Errno::OVERFLOW)?,
+            len: u32::try_from(bytes.len()).map_err(|_error| Errno::OVERFLOW)?,
             capabilities,
             max_pasid_log2: slot.pasid_bits.min(env.iommu.pasid_bits),
         })

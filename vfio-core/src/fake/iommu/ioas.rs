@@ -126,7 +126,7 @@ impl Context {
         for (to, range) in to.iter_mut().zip(&ranges) {
             *to = *range;
         }
-        let count = u32::try_from(ranges.len()).map_err(|_| Errno::OVERFLOW)?;
+        let count = u32::try_from(ranges.len()).map_err(|_error| Errno::OVERFLOW)?;
         Ok((count, table.alignment()))
     }
 

@@ -10,6 +10,7 @@ mod fault;
 mod hwpt;
 mod ioas;
 mod pages;
+mod room;
 mod table;
 mod viommu;
 

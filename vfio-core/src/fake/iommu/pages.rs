@@ -151,7 +151,7 @@ impl Pages {
 
     fn offset(&self, start: usize, at: u64) -> Result<usize> {
         let inside = at.checked_sub(self.head).ok_or(Errno::FAULT)?;
-        let inside = usize::try_from(inside).map_err(|_| Errno::FAULT)?;
+        let inside = usize::try_from(inside).map_err(|_error| Errno::FAULT)?;
         start.checked_add(inside).ok_or(Errno::FAULT)
     }
 
@@ -160,7 +160,7 @@ impl Pages {
         let Source::File { file, start } = &self.source else {
             return Ok(());
         };
-        rustix::fs::fcntl_get_seals(file).map_err(|_| Errno::INVAL)?;
+        rustix::fs::fcntl_get_seals(file).map_err(|_error| Errno::INVAL)?;
         let size = u64::try_from(rustix::fs::fstat(file)?.st_size).unwrap_or_default();
         let end = (start - self.head)
             .checked_add(start_byte)

@@ -131,7 +131,7 @@ impl Context {
         }
         let ready = Ready::new()?;
         let event = ready.event();
-        let depth = usize::try_from(depth).map_err(|_| Errno::INVAL)?;
+        let depth = usize::try_from(depth).map_err(|_error| Errno::INVAL)?;
         let id = self.new_id(Kind::VeventQueue);
         let queue = VeventQueue {
             viommu,
@@ -182,7 +182,7 @@ impl Context {
         }
         // Queues are made in order.
         let queues = self.hw_queues.values().filter(|queue| queue.viommu == viommu);
-        let next = u32::try_from(queues.clone().count()).map_err(|_| Errno::OVERFLOW)?;
+        let next = u32::try_from(queues.clone().count()).map_err(|_error| Errno::OVERFLOW)?;
         if queues.clone().any(|queue| queue.index == index) {
             return Err(Errno::EXIST);
         }

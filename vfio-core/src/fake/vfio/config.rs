@@ -1,6 +1,6 @@
 //! Configuration space: the image of a device, and what of it can be written (`vfio_pci_config.c`).
 
-use crate::fake::device::{Description, Region};
+use crate::fake::device::{Abilities, Description, Region};
 
 const COMMAND: usize = 0x04;
 const BARS: usize = 0x10;
@@ -69,7 +69,7 @@ impl Config {
         }
         self.put(0x34, &[0x40]);
         self.allow(0x3c, &[0xff]);
-        self.put(0x3d, &[u8::from(description.intx)]);
+        self.put(0x3d, &[u8::from(description.has(Abilities::INTX))]);
     }
 
     /// A 32-bit memory BAR, or the ROM's.
@@ -111,10 +111,14 @@ impl Config {
             self.put(MSIX + 8, &(pending | u32::from(msix.bar)).to_le_bytes());
         }
         self.put(EXPRESS, &[0x10, 0x00, 0x02, 0x00]);
-        let capable = if description.resets { 1_u32 << 28 } else { 0 };
+        let capable = if description.has(Abilities::RESET) {
+            1_u32 << 28
+        } else {
+            0
+        };
         self.put(EXPRESS + 4, &capable.to_le_bytes());
         self.allow(EXPRESS + 8, &[0xff, 0xff]);
-        if description.page_requests {
+        if description.has(Abilities::PAGE_REQUESTS) {
             // ATS and PRI show; the kernel hides PASID (`vfio_pci_config.c`), and keeps the enable bits to itself.
             self.put(ATS, &[0x0f, 0x00, 0x81, 0x10]);
             self.put(ATS + 4, &[0x20, 0x00]);

@@ -2,8 +2,8 @@
 
 use super::type1::{INFO_LEN, Type1, add_ranges, info};
 use crate::fake::iommu::{Accounts, Context, ContextFile, Env, PAGE, Source};
-use crate::fake::machine::{Shared, State};
 use crate::fake::options::Iommu;
+use crate::fake::state::{Shared, State};
 use crate::sys::Result;
 use crate::sys::vfio::ContainerCalls;
 use crate::{Access, StableMemory};

@@ -2,8 +2,9 @@
 
 use super::function::{DmaLog, Function, LowPower};
 use super::{irq, migration};
+use crate::fake::device::Abilities;
 use crate::fake::iommu::Source;
-use crate::fake::machine::{DmaBuf, Shared, Slot, State};
+use crate::fake::state::{DmaBuf, Shared, Slot, State};
 use crate::sys::Result;
 use rustix::fs::{MemfdFlags, fstat, ftruncate, memfd_create};
 use rustix::io::Errno;
@@ -205,7 +206,7 @@ impl Function {
 }
 
 fn logs(slot: &Slot) -> Result<()> {
-    if slot.description.dma_logging {
+    if slot.description.has(Abilities::DMA_LOGGING) {
         Ok(())
     } else {
         Err(Errno::NOTTY)
@@ -243,7 +244,7 @@ impl State {
         let (index, reserved, count) = (
             word(0)?,
             word(8)?,
-            usize::try_from(word(12)?).map_err(|_| Errno::INVAL)?,
+            usize::try_from(word(12)?).map_err(|_error| Errno::INVAL)?,
         );
         if count == 0 || reserved != 0 {
             return Err(Errno::INVAL);
@@ -262,7 +263,7 @@ impl State {
         let file = memfd_create("dma-buf", MemfdFlags::CLOEXEC)?;
         ftruncate(&file, size)?;
         let stat = fstat(&file)?;
-        let identity = file.try_clone().map_err(|_| Errno::MFILE)?;
+        let identity = file.try_clone().map_err(|_error| Errno::MFILE)?;
         self.dma_bufs
             .retain(|dma_buf| dma_buf.function != function || !dma_buf.revoked);
         self.dma_bufs.push(DmaBuf {

@@ -3,7 +3,7 @@
 use super::container::ContainerFile;
 use super::file::Opened;
 use crate::fake::iommu::ContextFile;
-use crate::fake::machine::Shared;
+use crate::fake::state::Shared;
 use crate::sys::Result;
 use crate::sys::vfio::{ContainerCalls, DeviceCalls, GroupCalls};
 use rustix::io::Errno;
@@ -184,7 +184,7 @@ impl GroupCalls for Handle {
         let file = &self.0;
         file.shared.gate.enter("VFIO_GROUP_GET_DEVICE_FD")?;
         let (bdf, options) = name.split_once(' ').unwrap_or((name, ""));
-        let member = |slot: &crate::fake::machine::Slot| slot.group == file.group && slot.bdf.to_string() == bdf;
+        let member = |slot: &crate::fake::state::Slot| slot.group == file.group && slot.bdf.to_string() == bdf;
         let function = file.shared.slots.iter().position(member).ok_or(Errno::NODEV)?;
         let token = parse_token(options)?;
         file.shared.state().match_token(&file.shared, function, token)?;
@@ -238,7 +238,7 @@ fn parse_token(options: &str) -> Result<Option<[u8; 16]>> {
         if uuid.len() != 36 || digits.len() != 32 {
             return Err(Errno::INVAL);
         }
-        let value = u128::from_str_radix(&digits, 16).map_err(|_| Errno::INVAL)?;
+        let value = u128::from_str_radix(&digits, 16).map_err(|_error| Errno::INVAL)?;
         token = Some(value.to_be_bytes());
     }
     Ok(token)

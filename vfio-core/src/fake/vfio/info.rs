@@ -2,14 +2,15 @@
 
 use super::config::Config;
 use super::file::OFFSET_SHIFT;
-use crate::fake::machine::Slot;
+use crate::fake::device::Abilities;
+use crate::fake::state::Slot;
 use crate::sys::Result;
 use rustix::io::Errno;
 use vfio_bindings::bindings::vfio as uapi;
 
 /// `struct vfio_device_info`.
 pub(crate) fn device(slot: &Slot) -> Vec<u8> {
-    let reset = if slot.description.resets {
+    let reset = if slot.description.has(Abilities::RESET) {
         uapi::VFIO_DEVICE_FLAGS_RESET
     } else {
         0

@@ -1,7 +1,7 @@
 //! Interrupts (`vfio_pci_intrs.c`): which of INTx, MSI and MSI-X is on, and the eventfds that are signalled.
 
 use super::config::Config;
-use crate::fake::device::Description;
+use crate::fake::device::{Abilities, Description};
 use crate::sys::Result;
 use crate::sys::vfio::IrqData;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -39,7 +39,7 @@ pub(crate) struct Irqs {
 /// How many interrupts an index has.
 pub(crate) fn count(description: &Description, index: u32) -> Result<u32> {
     match index {
-        INTX => Ok(u32::from(description.intx)),
+        INTX => Ok(u32::from(description.has(Abilities::INTX))),
         MSI => Ok(description.msi),
         MSIX => Ok(description.msix.map_or(0, |msix| msix.vectors.into())),
         ERR | REQ => Ok(1),
@@ -69,8 +69,8 @@ impl Irqs {
     ) -> Result<()> {
         let len = match data {
             IrqData::None(count) => count,
-            IrqData::Bool(bools) => u32::try_from(bools.len()).map_err(|_| Errno::INVAL)?,
-            IrqData::Event(events) => u32::try_from(events.len()).map_err(|_| Errno::INVAL)?,
+            IrqData::Bool(bools) => u32::try_from(bools.len()).map_err(|_error| Errno::INVAL)?,
+            IrqData::Event(events) => u32::try_from(events.len()).map_err(|_error| Errno::INVAL)?,
         };
         let most = count(description, index)?;
         let end = start.checked_add(len).ok_or(Errno::INVAL)?;
@@ -233,7 +233,7 @@ impl Irqs {
 
     /// Unmasks INTx if the eventfd for it was signalled.
     pub(crate) fn settle(&mut self, config: &Config) {
-        if self.unmask.as_ref().is_some_and(|event| consume(event)) {
+        if self.unmask.as_ref().is_some_and(consume) {
             self.unmask(config);
         }
     }
@@ -288,7 +288,7 @@ pub(crate) fn event(given: BorrowedFd<'_>) -> Result<OwnedFd> {
     if target.as_bytes() != b"anon_inode:[eventfd]" {
         return Err(Errno::INVAL);
     }
-    given.try_clone_to_owned().map_err(|_| Errno::MFILE)
+    given.try_clone_to_owned().map_err(|_error| Errno::MFILE)
 }
 
 /// Adds 1 to an eventfd; a full one stays full, as in the kernel.

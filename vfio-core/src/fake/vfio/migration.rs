@@ -152,7 +152,7 @@ impl Migration {
     }
 
     fn begin(&mut self, stream: OwnedFd) -> Result<Option<OwnedFd>> {
-        let given = stream.try_clone().map_err(|_| Errno::MFILE)?;
+        let given = stream.try_clone().map_err(|_error| Errno::MFILE)?;
         self.stream = Some(stream);
         Ok(Some(given))
     }

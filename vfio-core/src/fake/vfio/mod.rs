@@ -1,8 +1,9 @@
 //! The fake machine's VFIO (`drivers/vfio`): device files, groups, containers.
 //!
-//! [`function`] is what the driver keeps for a device, [`file`] its open file; [`config`], [`irq`], [`migration`] and [`feature`] are parts
+//! [`function`] is what the driver keeps for a device, [`file`] its open file, [`calls`] what is asked of it; [`config`], [`irq`], [`migration`] and [`feature`] are parts
 //! of it. [`group`] and [`container`] are the older way to a device, [`type1`] the container's own IOVA space.
 
+mod calls;
 pub(super) mod config;
 mod container;
 mod feature;
@@ -11,6 +12,7 @@ mod function;
 mod group;
 mod info;
 pub(super) mod irq;
+mod mapping;
 mod migration;
 mod reset;
 mod type1;

@@ -1,7 +1,7 @@
 //! Opening and closing a device, VF tokens, and resets of several devices at once.
 
 use super::Function;
-use crate::fake::machine::{Shared, State};
+use crate::fake::state::{Shared, State};
 use crate::sys::Result;
 use crate::sys::vfio::DependentDevice;
 use rustix::io::Errno;

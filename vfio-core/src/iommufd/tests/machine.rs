@@ -5,14 +5,19 @@ use crate::sys::iommufd::{Calls, HwInfo, HwptAlloc, Id, Queue};
 use crate::{Access, StableMemory};
 use rustix::io::Errno;
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 #[derive(Debug, Default)]
 pub(super) struct Machine {
     state: Mutex<State>,
+    observer: OnceLock<Observer>,
 }
+
+/// Is told of each call as it begins.
+struct Observer(Box<dyn Fn(&'static str) + Send + Sync>);
 
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -58,9 +63,16 @@ impl Machine {
         self.state().failures.push((call, errno));
     }
 
+    pub(super) fn observe(&self, observer: impl Fn(&'static str) + Send + Sync + 'static) {
+        assert!(self.observer.set(Observer(Box::new(observer))).is_ok(), "one is enough");
+    }
+
     /// Lets other threads in, then begins a call.
     fn begin(&self, call: &'static str) -> Result<MutexGuard<'_, State>> {
         std::thread::yield_now();
+        if let Some(Observer(observe)) = self.observer.get() {
+            observe(call);
+        }
         let mut state = self.state();
         match state.failures.iter().position(|(name, _)| *name == call) {
             Some(at) => Err(state.failures.remove(at).1),
@@ -70,7 +82,10 @@ impl Machine {
 
     fn make(&self, call: &'static str, parents: &[Id]) -> Result<Id> {
         let mut state = self.begin(call)?;
-        assert!(parents.iter().all(|id| state.objects.contains_key(id)), "{call} over {parents:?}");
+        assert!(
+            parents.iter().all(|id| state.objects.contains_key(id)),
+            "{call} over {parents:?}"
+        );
         state.last += 1;
         let id = state.last;
         state.objects.insert(id, parents.to_vec());
@@ -79,20 +94,27 @@ impl Machine {
 
     fn queue(self: &Arc<Self>, id: Id) -> Arc<dyn Queue> {
         self.state().open_queues.push(id);
-        Arc::new(Events { machine: Arc::clone(self), id })
+        Arc::new(Events {
+            machine: Arc::clone(self),
+            id,
+        })
     }
 }
 
 impl State {
     fn overlaps(&self, ioas: Id, start: u64, last: u64) -> bool {
         let inside = self.mappings.range((ioas, 0)..=(ioas, u64::MAX));
-        inside.into_iter().any(|((_, other), piece)| *other <= last && start <= other + (piece.len - 1))
+        inside
+            .into_iter()
+            .any(|((_, other), piece)| *other <= last && start <= other + (piece.len - 1))
     }
 
     fn place(&mut self, ioas: Id, iova: Option<u64>, piece: Piece) -> Result<u64> {
         let start = self.elsewhere.take().or(iova).unwrap_or(0x10_0000);
         let last = start.checked_add(piece.len - 1).ok_or(Errno::OVERFLOW)?;
-        if start % self.alignment != 0 || !self.ranges.iter().any(|(first, end)| *first <= start && last <= *end) {
+        if !start.is_multiple_of(self.alignment)
+            || !self.ranges.iter().any(|(first, end)| *first <= start && last <= *end)
+        {
             return Err(Errno::INVAL);
         }
         if self.overlaps(ioas, start, last) {
@@ -100,6 +122,12 @@ impl State {
         }
         self.mappings.insert((ioas, start), piece);
         Ok(start)
+    }
+}
+
+impl fmt::Debug for Observer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Observer")
     }
 }
 
@@ -111,7 +139,10 @@ impl Calls for Open {
     fn destroy(&self, id: Id) -> Result<()> {
         let mut state = self.0.begin("destroy")?;
         let used = state.objects.values().any(|parents| parents.contains(&id));
-        let mapped = state.mappings.keys().any(|(ioas, start)| *ioas == id && state.locked.contains(&(id, *start)));
+        let mapped = state
+            .mappings
+            .keys()
+            .any(|(ioas, start)| *ioas == id && state.locked.contains(&(id, *start)));
         if used || mapped || state.open_queues.contains(&id) {
             return Err(Errno::BUSY);
         }
@@ -150,13 +181,27 @@ impl Calls for Open {
         self.0.begin("ioas_map")?.place(ioas, iova, piece)
     }
 
-    fn ioas_map_file(&self, ioas: Id, _: BorrowedFd<'_>, _: u64, len: u64, iova: Option<u64>, _: Access) -> Result<u64> {
-        self.0.begin("ioas_map_file")?.place(ioas, iova, Piece { len, memory: 0 })
+    fn ioas_map_file(
+        &self,
+        ioas: Id,
+        _: BorrowedFd<'_>,
+        _: u64,
+        len: u64,
+        iova: Option<u64>,
+        _: Access,
+    ) -> Result<u64> {
+        self.0
+            .begin("ioas_map_file")?
+            .place(ioas, iova, Piece { len, memory: 0 })
     }
 
     fn ioas_copy(&self, to: Id, from: (Id, u64), len: u64, iova: Option<u64>, _: Access) -> Result<u64> {
         let mut state = self.0.begin("ioas_copy")?;
-        let piece = *state.mappings.get(&from).filter(|piece| piece.len == len).ok_or(Errno::NOENT)?;
+        let piece = *state
+            .mappings
+            .get(&from)
+            .filter(|piece| piece.len == len)
+            .ok_or(Errno::NOENT)?;
         state.place(to, iova, piece)
     }
 
@@ -169,7 +214,9 @@ impl Calls for Open {
         while let Some(from) = next.filter(|from| *from <= last) {
             let mut state = self.0.begin("ioas_unmap")?;
             let found = state.mappings.range((ioas, 0)..=(ioas, u64::MAX));
-            let first = found.into_iter().find(|((_, start), piece)| *start <= last && from <= start + (piece.len - 1));
+            let first = found
+                .into_iter()
+                .find(|((_, start), piece)| *start <= last && from <= start + (piece.len - 1));
             let Some((&key, &piece)) = first else { break };
             let piece_last = key.1 + (piece.len - 1);
             if state.locked.contains(&key) {
@@ -244,7 +291,11 @@ impl Calls for Open {
 
     fn hwpt_invalidate(&self, _: Id, _: u32, entry_len: u32, entries: &[u8]) -> (u32, Result<()>) {
         let count = u32::try_from(entries.len()).unwrap() / entry_len;
-        if count > 2 { (2, Err(Errno::IO)) } else { (count, Ok(())) }
+        if count > 2 {
+            (2, Err(Errno::IO))
+        } else {
+            (count, Ok(()))
+        }
     }
 
     fn fault_queue_alloc(&self) -> Result<(Id, Arc<dyn Queue>)> {
@@ -319,7 +370,9 @@ impl Queue for Script {
     /// The first answer, if there is the room that it needs.
     fn read(&self, to: &mut [u8]) -> Result<usize> {
         let mut answers = self.answers.lock().unwrap();
-        let Some((room, bytes)) = answers.pop_front() else { return Ok(0) };
+        let Some((room, bytes)) = answers.pop_front() else {
+            return Ok(0);
+        };
         if to.len() < room {
             answers.push_front((room, bytes));
             return Err(Errno::INVAL);
@@ -329,7 +382,11 @@ impl Queue for Script {
     }
 
     fn write(&self, from: &[u8]) -> Result<usize> {
-        if from[..4] == [0; 4] { Err(Errno::INVAL) } else { Ok(from.len()) }
+        if from[..4] == [0; 4] {
+            Err(Errno::INVAL)
+        } else {
+            Ok(from.len())
+        }
     }
 
     fn ready(&self) -> BorrowedFd<'_> {

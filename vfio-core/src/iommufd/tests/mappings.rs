@@ -5,7 +5,7 @@ use super::machine::Machine;
 use super::{RW, iommufd, memory};
 use crate::{Error, ErrorKind, Iova, IovaRange, Memory};
 use rustix::io::Errno;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 const PAGE: u64 = 4096;
 
@@ -31,7 +31,10 @@ fn holders(memory: &Arc<Memory>) -> usize {
 #[test]
 fn a_guard_unmaps_and_lets_the_memory_go() {
     let (machine, ioas, memory) = set_up();
-    let (first, second) = (map(&ioas, &memory, 0x1000).unwrap(), map(&ioas, &memory, 0x3000).unwrap());
+    let (first, second) = (
+        map(&ioas, &memory, 0x1000).unwrap(),
+        map(&ioas, &memory, 0x3000).unwrap(),
+    );
     assert_eq!(holders(&memory), 2);
     drop(first);
     second.unmap().unwrap();
@@ -67,14 +70,20 @@ fn a_mapping_that_somebody_else_unmapped_is_not_leaked() {
     let (machine, ioas, memory) = set_up();
     let mapping = map(&ioas, &memory, 0x1000).unwrap();
     machine.state().mappings.clear();
-    assert_eq!(mapping.unmap().unwrap_err().kind, ErrorKind::NotMapped(range(0x1000, 1)));
+    assert_eq!(
+        mapping.unmap().unwrap_err().kind,
+        ErrorKind::NotMapped(range(0x1000, 1))
+    );
     assert_eq!(holders(&memory), 0);
 }
 
 #[test]
 fn a_stale_guard_does_not_touch_the_next_mapping() {
     let (machine, ioas, memory) = set_up();
-    let stale = [map(&ioas, &memory, 0x1000).unwrap(), map(&ioas, &memory, 0x2000).unwrap()];
+    let stale = [
+        map(&ioas, &memory, 0x1000).unwrap(),
+        map(&ioas, &memory, 0x2000).unwrap(),
+    ];
     assert_eq!(ioas.unmap(range(0x1000, 2)).unwrap(), 2 * PAGE);
     let next = map(&ioas, &memory, 0x2000).unwrap();
     for guard in stale {
@@ -96,7 +105,10 @@ fn a_ranged_unmap_cuts_no_mapping() {
         assert_eq!(ioas.unmap(cut).unwrap_err().kind, ErrorKind::NotMapped(cut));
     }
     assert_eq!(machine.state().mappings.len(), 2);
-    assert_eq!(ioas.unmap(range(0x8000, 1)).unwrap_err().kind, ErrorKind::NotMapped(range(0x8000, 1)));
+    assert_eq!(
+        ioas.unmap(range(0x8000, 1)).unwrap_err().kind,
+        ErrorKind::NotMapped(range(0x8000, 1))
+    );
     assert_eq!(ioas.unmap(IovaRange::ALL).unwrap(), 4 * PAGE);
     assert_eq!(ioas.unmap(IovaRange::ALL).unwrap(), 0);
     drop((whole, beside));
@@ -107,13 +119,20 @@ fn guards_know_what_a_failed_ranged_unmap_left() {
     let (machine, ioas, memory) = set_up();
     let guards: Vec<_> = (1..4).map(|page| map(&ioas, &memory, page * PAGE).unwrap()).collect();
     machine.state().locked.push((ioas.id().0, 2 * PAGE));
-    assert!(matches!(ioas.unmap(range(0x1000, 3)).unwrap_err().kind, ErrorKind::Busy(_)));
+    assert!(matches!(
+        ioas.unmap(range(0x1000, 3)).unwrap_err().kind,
+        ErrorKind::Busy(_)
+    ));
     let next = map(&ioas, &memory, 0x1000).unwrap();
     machine.state().locked.clear();
     for guard in guards {
         guard.unmap().unwrap();
     }
-    assert_eq!(machine.state().mappings.len(), 1, "the first was gone, and what is there now is another's");
+    assert_eq!(
+        machine.state().mappings.len(),
+        1,
+        "the first was gone, and what is there now is another's"
+    );
     drop(next);
     assert_eq!(holders(&memory), 0);
 }
@@ -174,7 +193,10 @@ fn errors_say_why() {
     for errno in [Errno::OVERFLOW, Errno::INVAL, Errno::FAULT] {
         assert_eq!(fail(0x2000, Some(errno)), ErrorKind::Os(errno));
     }
-    assert!(matches!(fail(0x2000, Some(Errno::OPNOTSUPP)), ErrorKind::Unsupported { .. }));
+    assert!(matches!(
+        fail(0x2000, Some(Errno::OPNOTSUPP)),
+        ErrorKind::Unsupported { .. }
+    ));
     let outside = ioas.map(memory.clone(), 0..4097, Placement::Any, RW);
     assert!(matches!(outside.unwrap_err().kind, ErrorKind::Invalid(_)));
     #[expect(clippy::reversed_empty_ranges, reason = "that is what is tried")]
@@ -188,18 +210,35 @@ fn errors_say_why() {
 fn a_mapping_in_the_wrong_place_is_not_trusted() {
     let (machine, ioas, memory) = set_up();
     machine.state().elsewhere = Some(0x9000);
-    assert!(matches!(map(&ioas, &memory, 0x1000).unwrap_err().kind, ErrorKind::Malformed(_)));
+    assert!(matches!(
+        map(&ioas, &memory, 0x1000).unwrap_err().kind,
+        ErrorKind::Malformed(_)
+    ));
     assert_eq!(holders(&memory), 1, "a device may reach it");
 }
 
 #[test]
 fn ranges_are_taken_only_if_they_make_sense() {
     let (machine, ioas, _) = set_up();
-    let many: Vec<_> = (0..100).map(|index| (index * 0x10000, index * 0x10000 + 0xfff)).collect();
+    let many: Vec<_> = (0..100)
+        .map(|index| (index * 0x10000, index * 0x10000 + 0xfff))
+        .collect();
     machine.state().ranges.clone_from(&many);
     let found = ioas.iova_ranges().unwrap();
-    assert_eq!(found.ranges.iter().map(|range| (range.start().0, range.last().0)).collect::<Vec<_>>(), many);
-    for odd in [vec![(5, 4)], vec![(0, 10), (10, 20)], vec![(50, 60), (0, 10)], vec![(0, 0); 70_000]] {
+    assert_eq!(
+        found
+            .ranges
+            .iter()
+            .map(|range| (range.start().0, range.last().0))
+            .collect::<Vec<_>>(),
+        many
+    );
+    for odd in [
+        vec![(5, 4)],
+        vec![(0, 10), (10, 20)],
+        vec![(50, 60), (0, 10)],
+        vec![(0, 0); 70_000],
+    ] {
         machine.state().ranges = odd;
         assert!(matches!(ioas.iova_ranges().unwrap_err().kind, ErrorKind::Malformed(_)));
     }
@@ -214,6 +253,33 @@ fn an_allowed_range_that_is_reserved_is_named() {
     machine.fail("ioas_allow_iovas", Errno::ADDRINUSE);
     let error = ioas.allow_iovas(&[range(0x2000, 1), range(0, 1)]).unwrap_err();
     assert_eq!(error.kind, ErrorKind::NotAllowed(range(0, 1)));
+}
+
+#[test]
+fn a_ranged_unmap_waits_for_guards_and_they_for_it() {
+    let (machine, ioas, memory) = set_up();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let (watched, noted) = (ioas.clone(), Arc::clone(&seen));
+    machine.observe(move |call| noted.lock().unwrap().push((call, watched.registry().is_open_for())));
+    let mapping = map(&ioas, &memory, 0x1000).unwrap();
+    let copy = ioas.copy(&mapping, Placement::Fixed(Iova(0x2000)), RW).unwrap();
+    drop(mapping);
+    ioas.unmap(IovaRange::ALL).unwrap();
+    drop(copy);
+    let (shared, alone) = ((true, false), (false, false));
+    let calls = [
+        ("ioas_map", shared),
+        ("ioas_copy", shared),
+        ("ioas_unmap", shared),
+        ("ioas_unmap", alone),
+        ("ioas_unmap", alone),
+    ];
+    assert_eq!(
+        *seen.lock().unwrap(),
+        calls,
+        "the kernel is called with the registry held, a ranged unmap with it alone"
+    );
+    assert_eq!(ioas.registry().is_open_for(), (true, true));
 }
 
 /// Threads map the same few places, unmap them one by one and by ranges. If a guard ever unmapped another's mapping, that other's guard

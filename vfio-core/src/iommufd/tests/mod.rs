@@ -26,7 +26,12 @@ struct Device(Arc<Object>);
 
 impl Device {
     fn new(iommufd: &Iommufd) -> Self {
-        Self(Object::new(iommufd, iommufd.calls().ioas_alloc().unwrap(), "DEVICE", Vec::new()))
+        Self(Object::new(
+            iommufd,
+            iommufd.calls().ioas_alloc().unwrap(),
+            "DEVICE",
+            Vec::new(),
+        ))
     }
 }
 

@@ -1,8 +1,8 @@
 //! Objects: order of destruction, leaks, answers of odd sizes.
 
 use super::super::{
-    FaultQueue, HwInfoData, HwInfoKind, HwQueue, HwQueueKind, Hwpt, HwptData, HwptFlags, HwptParent, Invalidation, Placement, Response,
-    Vdevice, VeventKind, VeventQueue, Viommu, ViommuKind, VtdS1Invalidation,
+    FaultQueue, HwInfoData, HwInfoKind, HwQueue, HwQueueKind, Hwpt, HwptData, HwptFlags, HwptParent, Invalidation,
+    PageTable, Placement, Response, Vdevice, VeventKind, VeventQueue, Viommu, ViommuKind, VtdS1Invalidation,
 };
 use super::machine::{Machine, Script};
 use super::{Device, Object, RW, iommufd, memory};
@@ -70,7 +70,7 @@ proptest! {
     ])) {
         let machine = Machine::new();
         machine.fail(call, Errno::NOMEM);
-        let failed = std::panic::catch_unwind(|| everything(&machine)).is_err();
+        let failed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| everything(&machine))).is_err();
         prop_assert!(failed, "the test unwraps every call");
         prop_assert_eq!(&machine.state().objects, &std::collections::BTreeMap::new());
     }
@@ -95,10 +95,49 @@ fn objects_of_two_iommufds_do_not_mix() {
     let (one, other) = (iommufd(&machine), iommufd(&machine));
     let ioas = one.alloc_ioas().unwrap();
     let device = Device::new(&other);
-    let made = Hwpt::alloc(&device, HwptParent::Ioas(&ioas), HwptFlags::empty(), HwptData::None, None);
+    let made = Hwpt::alloc(
+        &device,
+        HwptParent::Ioas(&ioas),
+        HwptFlags::empty(),
+        HwptData::None,
+        None,
+    );
     assert!(matches!(made.unwrap_err().kind, ErrorKind::Invalid(_)));
-    assert!(matches!(other.set_vfio_ioas(&ioas).unwrap_err().kind, ErrorKind::Invalid(_)));
+    assert!(matches!(
+        other.set_vfio_ioas(&ioas).unwrap_err().kind,
+        ErrorKind::Invalid(_)
+    ));
     assert!(matches!(one.hw_info(&device).unwrap_err().kind, ErrorKind::Invalid(_)));
+}
+
+#[test]
+fn a_device_that_cannot_ask_for_pages_is_not_called_gone() {
+    let machine = Machine::new();
+    let iommufd = iommufd(&machine);
+    let (device, ioas) = (Device::new(&iommufd), iommufd.alloc_ioas().unwrap());
+    let faults = iommufd.alloc_fault_queue().unwrap();
+    let alloc = |fault| {
+        Hwpt::alloc(
+            &device,
+            HwptParent::Ioas(&ioas),
+            HwptFlags::empty(),
+            HwptData::None,
+            fault,
+        )
+        .unwrap()
+    };
+    let attached = alloc(Some(&faults)).object().attach_error(Errno::NODEV);
+    assert!(matches!(
+        attached,
+        ErrorKind::Unsupported {
+            errno: Errno::NODEV,
+            ..
+        }
+    ));
+    assert_eq!(
+        alloc(None).object().attach_error(Errno::NODEV),
+        ErrorKind::Gone(Errno::NODEV)
+    );
 }
 
 #[test]
@@ -110,11 +149,20 @@ fn hardware_information_of_any_length_is_read_whole() {
         machine.state().hw_info = (0..=u8::MAX).cycle().take(len).collect();
         let info = iommufd.hw_info(&device).unwrap();
         let bytes = machine.state().hw_info.clone();
-        assert_eq!(info.data, HwInfoData::Other { kind: HwInfoKind(99), bytes });
+        assert_eq!(
+            info.data,
+            HwInfoData::Other {
+                kind: HwInfoKind(99),
+                bytes
+            }
+        );
         assert_eq!(info.max_pasid_log2, 20);
     }
     machine.state().hw_info = vec![0; 1 << 17];
-    assert!(matches!(iommufd.hw_info(&device).unwrap_err().kind, ErrorKind::Malformed(_)));
+    assert!(matches!(
+        iommufd.hw_info(&device).unwrap_err().kind,
+        ErrorKind::Malformed(_)
+    ));
 }
 
 #[test]
@@ -122,15 +170,40 @@ fn an_invalidation_says_how_far_it_came() {
     let machine = Machine::new();
     let iommufd = iommufd(&machine);
     let (device, ioas) = (Device::new(&iommufd), iommufd.alloc_ioas().unwrap());
-    let hwpt = Hwpt::alloc(&device, HwptParent::Ioas(&ioas), HwptFlags::empty(), HwptData::None, None).unwrap();
-    let entry = VtdS1Invalidation { address: 0x1000, pages: 1, leaf: true };
+    let hwpt = Hwpt::alloc(
+        &device,
+        HwptParent::Ioas(&ioas),
+        HwptFlags::empty(),
+        HwptData::None,
+        None,
+    )
+    .unwrap();
+    let entry = VtdS1Invalidation {
+        address: 0x1000,
+        pages: 1,
+        leaf: true,
+    };
     assert_eq!(hwpt.invalidate(Invalidation::VtdS1(&[entry; 2])).unwrap(), 2);
     let stopped = hwpt.invalidate(Invalidation::VtdS1(&[entry; 5])).unwrap_err();
     assert_eq!((stopped.handled, stopped.error.errno()), (2, Some(Errno::IO)));
-    let cut = Invalidation::Raw { kind: 0, entry_len: 8, entries: &[0; 12] };
-    assert!(matches!(hwpt.invalidate(cut).unwrap_err().error.kind, ErrorKind::Invalid(_)));
-    let none = Invalidation::Raw { kind: 0, entry_len: 0, entries: &[] };
-    assert!(matches!(hwpt.invalidate(none).unwrap_err().error.kind, ErrorKind::Invalid(_)));
+    let cut = Invalidation::Raw {
+        kind: 0,
+        entry_len: 8,
+        entries: &[0; 12],
+    };
+    assert!(matches!(
+        hwpt.invalidate(cut).unwrap_err().error.kind,
+        ErrorKind::Invalid(_)
+    ));
+    let none = Invalidation::Raw {
+        kind: 0,
+        entry_len: 0,
+        entries: &[],
+    };
+    assert!(matches!(
+        hwpt.invalidate(none).unwrap_err().error.kind,
+        ErrorKind::Invalid(_)
+    ));
 }
 
 #[test]
@@ -138,14 +211,27 @@ fn what_a_kernel_does_not_offer_is_named_with_what_does() {
     let machine = Machine::new();
     let iommufd = iommufd(&machine);
     let (device, ioas) = (Device::new(&iommufd), iommufd.alloc_ioas().unwrap());
-    let hwpt = Hwpt::alloc(&device, HwptParent::Ioas(&ioas), HwptFlags::empty(), HwptData::None, None).unwrap();
+    let hwpt = Hwpt::alloc(
+        &device,
+        HwptParent::Ioas(&ioas),
+        HwptFlags::empty(),
+        HwptData::None,
+        None,
+    )
+    .unwrap();
     let error = hwpt.set_dirty_tracking(true).unwrap_err();
     assert!(matches!(error.kind, ErrorKind::Unsupported { errno: Errno::OPNOTSUPP, since } if since.contains("6.7")));
     let error = ioas.get_pa(Iova(0)).unwrap_err();
     assert!(matches!(error.kind, ErrorKind::Unsupported { errno: Errno::NOTTY, since } if since.contains("7.3")));
-    assert!(matches!(iommufd.rlimit_mode().unwrap_err().kind, ErrorKind::Malformed(_)));
+    assert!(matches!(
+        iommufd.rlimit_mode().unwrap_err().kind,
+        ErrorKind::Malformed(_)
+    ));
     assert_eq!(iommufd.vfio_ioas().unwrap(), None);
-    assert!(matches!(iommufd.try_clone_fd().unwrap_err().kind, ErrorKind::Unsupported { .. }));
+    assert!(matches!(
+        iommufd.try_clone_fd().unwrap_err().kind,
+        ErrorKind::Unsupported { .. }
+    ));
 }
 
 #[test]
@@ -153,7 +239,14 @@ fn bits_beyond_a_bitmap_are_no_pages() {
     let machine = Machine::new();
     let iommufd = iommufd(&machine);
     let (device, ioas) = (Device::new(&iommufd), iommufd.alloc_ioas().unwrap());
-    let hwpt = Hwpt::alloc(&device, HwptParent::Ioas(&ioas), HwptFlags::empty(), HwptData::None, None).unwrap();
+    let hwpt = Hwpt::alloc(
+        &device,
+        HwptParent::Ioas(&ioas),
+        HwptFlags::empty(),
+        HwptData::None,
+        None,
+    )
+    .unwrap();
     let range = IovaRange::new(Iova(0x4000), 70 * 4096).unwrap();
     let mut bitmap = DirtyBitmap::new(range, 4096).unwrap();
     hwpt.dirty_bitmap(&mut bitmap, true).unwrap();
@@ -170,8 +263,14 @@ fn fault_queue(machine: &std::sync::Arc<Machine>, answers: Vec<(usize, Vec<u8>)>
     let iommufd = iommufd(machine);
     let id = iommufd.calls().ioas_alloc().unwrap();
     let file = std::fs::File::open("/dev/null").unwrap();
-    let script = Script { answers: Mutex::new(answers.into()), file };
-    FaultQueue::new(std::sync::Arc::new(script), Object::new(&iommufd, id, "FAULT", Vec::new()))
+    let script = Script {
+        answers: Mutex::new(answers.into()),
+        file,
+    };
+    FaultQueue::new(
+        std::sync::Arc::new(script),
+        Object::new(&iommufd, id, "FAULT", Vec::new()),
+    )
 }
 
 #[test]
@@ -195,7 +294,10 @@ fn a_group_that_no_room_is_enough_for_is_an_error() {
 fn a_group_in_two_reads_is_one_group() {
     let machine = Machine::new();
     let short = record(3, true)[..20].to_vec();
-    let queue = fault_queue(&machine, vec![(40, record(1, false)), (40, record(1, true)), (40, short)]);
+    let queue = fault_queue(
+        &machine,
+        vec![(40, record(1, false)), (40, record(1, true)), (40, short)],
+    );
     assert_eq!(queue.read().unwrap(), None);
     assert_eq!(queue.read().unwrap().unwrap().requests.len(), 2);
     assert!(matches!(queue.read().unwrap_err().kind, ErrorKind::Malformed(_)));
@@ -206,6 +308,14 @@ fn a_group_in_two_reads_is_one_group() {
 fn a_response_that_nobody_waits_for_is_told_apart() {
     let machine = Machine::new();
     let queue = fault_queue(&machine, Vec::new());
-    assert_eq!(queue.respond_all(&[(1, Response::Success), (2, Response::Invalid)]).unwrap(), 2);
-    assert!(matches!(queue.respond(0, Response::Success).unwrap_err().kind, ErrorKind::NotFound(_)));
+    assert_eq!(
+        queue
+            .respond_all(&[(1, Response::Success), (2, Response::Invalid)])
+            .unwrap(),
+        2
+    );
+    assert!(matches!(
+        queue.respond(0, Response::Success).unwrap_err().kind,
+        ErrorKind::NotFound(_)
+    ));
 }

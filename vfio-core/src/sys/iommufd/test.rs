@@ -13,7 +13,7 @@ use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 
 const IOMMU_TEST_CMD: Opcode = opcode::none(IOMMUFD_TYPE, 0x80 + 32);
-const SIZE: usize = 72;
+const SIZE: u32 = 72;
 
 const OP_CREATE_ACCESS: u32 = 5;
 const OP_DMABUF_GET: u32 = 22;
@@ -24,7 +24,7 @@ const SECOND: usize = 20;
 /// `struct iommu_test_cmd`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TestCommand {
-    bytes: [u8; SIZE],
+    bytes: [u8; SIZE as usize],
 }
 
 /// The memory whose address a command carries. The address is filled in below, at `at`, by whoever makes the call.
@@ -52,8 +52,10 @@ pub(crate) enum TestBuffer<'a> {
 impl TestCommand {
     /// Operation `op` on object (or, of an access, descriptor) `id`.
     pub(crate) fn new(op: u32, id: u32) -> Self {
-        let mut command = Self { bytes: [0; SIZE] };
-        command.put_u32(0, SIZE as u32);
+        let mut command = Self {
+            bytes: [0; SIZE as usize],
+        };
+        command.put_u32(0, SIZE);
         command.put_u32(4, op);
         command.put_u32(8, id);
         command
