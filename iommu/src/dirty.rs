@@ -76,7 +76,7 @@ impl DirtyTracker {
         Ok(())
     }
 
-    /// A page table of the space that tracks, to attach a device to.
+    /// A page table of the space that tracks, to attach a device to with [`AddressSpace::attach_table`].
     ///
     /// # Errors
     ///

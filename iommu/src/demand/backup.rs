@@ -4,6 +4,7 @@ use super::DemandSpace;
 use crate::buffer::{DmaBuffer, FromDevice};
 use crate::pool::DmaPool;
 use crate::{Error, Iova, IovaRange, Result};
+use vfio_core::Access;
 
 /// Where a device was told to write. Give it back with [`DemandSpace::complete`] when the device is done.
 #[derive(Debug)]
@@ -39,8 +40,7 @@ impl DemandSpace {
         if !backups.space().is_same(&self.space) {
             return Err(Error::Invalid("the backup buffers are in another space"));
         }
-        let starts = self.starts_of(target, vfio_core::Access::WRITE);
-        starts.ok_or(Error::NotAllowed(target))?;
+        self.units_of(target, Access::WRITE)?;
         if self.is_resident(target) {
             self.pin(target)?;
             return Ok(Posted { target, backup: None });

@@ -30,7 +30,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use vfio_core::iommufd::{Hwpt, HwptData, HwptFlags, HwptParent, IommuDevice};
-use vfio_core::{Attachment, BoundDevice, Errno, Memory, Pasid};
+use vfio_core::{Access, Attachment, BoundDevice, Errno, Memory, Pasid};
 
 /// How a demand-paged space behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -246,9 +246,7 @@ impl DemandSpace {
     /// [`Error::NotAllowed`] outside the memory that was added, [`Error::NoSpace`] if the budget does not suffice; those of mapping.
     pub fn pin(&mut self, range: IovaRange) -> Result<()> {
         self.round += 1;
-        let starts = self
-            .starts_of(range, vfio_core::Access::empty())
-            .ok_or(Error::NotAllowed(range))?;
+        let starts = self.units_of(range, Access::empty())?;
         self.bring_all(&starts)?;
         for start in starts {
             if let Some(unit) = self.units.get_mut(&start) {
@@ -264,7 +262,7 @@ impl DemandSpace {
 
     /// Undoes one [`pin`](Self::pin).
     pub fn unpin(&mut self, range: IovaRange) {
-        for start in self.starts_of(range, vfio_core::Access::empty()).unwrap_or_default() {
+        for start in self.units_of(range, Access::empty()).unwrap_or_default() {
             if let Some(unit) = self.units.get_mut(&start).filter(|unit| unit.pins > 0) {
                 unit.pins -= 1;
                 if unit.pins == 0 {
@@ -278,8 +276,8 @@ impl DemandSpace {
     /// Whether all of a range is mapped at this moment.
     #[must_use]
     pub fn is_resident(&self, range: IovaRange) -> bool {
-        let starts = self.starts_of(range, vfio_core::Access::empty());
-        starts.is_some_and(|starts| starts.iter().all(|start| self.is_mapped(*start)))
+        let starts = self.units_of(range, Access::empty());
+        starts.is_ok_and(|starts| starts.iter().all(|start| self.is_mapped(*start)))
     }
 
     /// Attaches the device that the space was made for, or another that shares it, so that its page requests come here.

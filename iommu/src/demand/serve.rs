@@ -2,6 +2,7 @@
 
 use super::{Answered, DemandSpace, Unit, len};
 use crate::{Error, Iova, IovaRange, Result};
+use std::collections::BTreeSet;
 use vfio_core::iommufd::{PageAccess, PageRequest, PageRequestGroup, Response};
 use vfio_core::{Access, Errno, ErrorKind};
 
@@ -31,24 +32,20 @@ impl DemandSpace {
         self.round += 1;
         self.statistics.groups += 1;
         self.statistics.requests += group.requests.len() as u64;
-        let wanted = self.wanted(group);
-        let brought = wanted.as_deref().map(|starts| self.bring_all(starts));
-        let response = match &brought {
-            Some(Ok(mapped)) => {
-                self.statistics.mapped += mapped;
-                Response::Success
-            }
-            None => {
-                self.statistics.refused += 1;
-                Response::Invalid
-            }
-            Some(Err(Error::NoSpace { .. })) => {
-                self.statistics.over_budget += 1;
-                Response::Invalid
-            }
-            Some(Err(error)) => {
-                self.statistics.failed += 1;
-                tracing::warn!(%error, "page requests could not be served");
+        let served = self.wanted(group).and_then(|starts| {
+            self.statistics.mapped += self.bring_all(&starts)?;
+            Ok(starts)
+        });
+        let response = match &served {
+            Ok(_) => Response::Success,
+            Err(error) => {
+                let count = match error {
+                    Error::NotAllowed(_) => &mut self.statistics.refused,
+                    Error::NoSpace { .. } => &mut self.statistics.over_budget,
+                    _ => &mut self.statistics.failed,
+                };
+                *count += 1;
+                tracing::debug!(%error, cookie = group.cookie, "page requests are refused");
                 Response::Invalid
             }
         };
@@ -56,39 +53,50 @@ impl DemandSpace {
         if self.source.respond(group.cookie, response)? == Answered::Late {
             self.statistics.late += 1;
         }
-        if let (Some(starts), Response::Success) = (wanted, response) {
+        if let Ok(starts) = served {
             self.map_ahead(&starts);
         }
         Ok(())
     }
 
-    /// The units that a group asks for, sorted; `None` if it may not.
-    fn wanted(&mut self, group: &PageRequestGroup) -> Option<Vec<Iova>> {
-        let mut starts = Vec::new();
+    /// The units that a group asks for, sorted.
+    fn wanted(&mut self, group: &PageRequestGroup) -> Result<Vec<Iova>> {
+        let mut starts = BTreeSet::new();
         for request in &group.requests {
-            let asked = range_of(request)?;
-            let access = access_of(request.access)?;
-            let of_request = self
-                .starts_of(asked, access)
-                .filter(|_| request.pasid == self.options.pasid)?;
+            let asked = range_of(request).unwrap_or(IovaRange::ALL);
+            let access = access_of(request.access).filter(|_| request.pasid == self.options.pasid);
+            let of_request = self.units_of(asked, access.ok_or(Error::NotAllowed(asked))?)?;
             let is_there = of_request.iter().all(|start| self.is_mapped(*start));
             self.statistics.repeated += u64::from(is_there);
             starts.extend(of_request);
+            self.within_budget(starts.len() as u64)?;
         }
-        starts.sort_unstable();
-        starts.dedup();
-        Some(starts)
+        Ok(starts.into_iter().collect())
     }
 
-    /// First IOVAs of the units of a range that lies in one region with at least this access.
-    pub(super) fn starts_of(&self, range: IovaRange, access: Access) -> Option<Vec<Iova>> {
-        let (_, region) = self.regions.range(..=range.start()).next_back()?;
-        if !region.range().contains(&range) || !region.access().contains(access) {
-            return None;
+    /// First IOVAs of the units of a range: one that lies in one region with at least this access, and is no larger than the budget.
+    pub(super) fn units_of(&self, range: IovaRange, access: Access) -> Result<Vec<Iova>> {
+        let region = self
+            .regions
+            .range(..=range.start())
+            .next_back()
+            .map(|(_, region)| region);
+        let may = region.is_some_and(|region| region.range().contains(&range) && region.access().contains(access));
+        if !may {
+            return Err(Error::NotAllowed(range));
         }
         let unit = self.options.unit;
         let (first, last) = (range.start().0 / unit, range.last().0 / unit);
-        Some((first..=last).map(|number| Iova(number * unit)).collect())
+        self.within_budget(last - first + 1)?;
+        Ok((first..=last).map(|number| Iova(number * unit)).collect())
+    }
+
+    fn within_budget(&self, units: u64) -> Result<()> {
+        if units <= self.options.budget / self.options.unit {
+            Ok(())
+        } else {
+            Err(self.over_budget(units.saturating_mul(self.options.unit)))
+        }
     }
 
     /// Maps units that are not mapped yet, and returns how many these were. They are as used now.
@@ -99,10 +107,6 @@ impl DemandSpace {
                 unit.round = self.round;
                 self.order.touch(*start);
             }
-        }
-        let need = starts.len() as u64 * self.options.unit;
-        if need > self.options.budget {
-            return Err(self.over_budget(need));
         }
         let mut mapped = 0;
         for start in starts {
@@ -214,11 +218,9 @@ impl DemandSpace {
         let count = u64::from(self.ahead.units(first)).min(most);
         let mut next = last.checked_add(unit);
         for _ in 0..count {
-            let region_has =
-                |iova: Iova| IovaRange::new(iova, 1).and_then(|byte| self.starts_of(byte, Access::empty()));
-            let Some(start) = next.filter(|next| region_has(*next).is_some()) else {
-                break;
-            };
+            let in_region =
+                |iova: &Iova| IovaRange::new(*iova, 1).is_some_and(|byte| self.units_of(byte, Access::empty()).is_ok());
+            let Some(start) = next.filter(in_region) else { break };
             match self.bring(start) {
                 Ok(is_new) => self.statistics.prefetched += u64::from(is_new),
                 // Nobody has asked for it.

@@ -44,6 +44,15 @@ impl AddressSpace {
         self.attached(attachment, device, false)
     }
 
+    /// As [`attach`](Self::attach), through a page table of this space that was made on purpose: for dirty tracking, or as a parent of nested ones.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`attach`](Self::attach).
+    pub fn attach_table(&self, device: &BoundDevice, table: &Hwpt) -> Result<Attached> {
+        self.attached(Some(device.attach(table, None)?), device, false)
+    }
+
     /// As [`attach`](Self::attach), through a page table beside which the device's PASIDs can have others.
     ///
     /// # Errors

@@ -26,8 +26,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use vfio_core::iommufd::{Ioas, Iommufd};
 use vfio_core::{Access, Container, Memory, PageSize, StableMemory};
 
@@ -57,6 +57,8 @@ struct Shared {
     /// By first IOVA.
     mappings: Mutex<BTreeMap<Iova, Entry>>,
     next_id: AtomicU64,
+    /// Shared by those who make or undo one mapping, held alone by those who undo all in a range: what is noted and what is mapped change together.
+    gate: RwLock<()>,
 }
 
 /// Which of the kernel's interfaces it is on.
@@ -120,6 +122,7 @@ impl AddressSpace {
             translator: Translator::new(),
             mappings: Mutex::new(BTreeMap::new()),
             next_id: AtomicU64::new(0),
+            gate: RwLock::new(()),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -195,8 +198,9 @@ impl AddressSpace {
     /// [`Error::Invalid`] if a mapping lies across an end of the range; nothing is unmapped then. If the kernel fails, each mapping's own guard unmaps
     /// what is left.
     pub fn unmap_range(&self, range: IovaRange) -> Result<u64> {
+        let _alone = self.shared.gate.write().unwrap_or_else(PoisonError::into_inner);
         let mut mappings = locked(&self.shared.mappings);
-        let inside: Vec<Iova> = inside(&mappings, range)?;
+        let inside = inside(&mappings, range)?;
         if inside.is_empty() {
             return Ok(0);
         }
@@ -218,11 +222,9 @@ impl AddressSpace {
         }
         let gone: Vec<Entry> = inside.iter().filter_map(|start| mappings.remove(start)).collect();
         drop(mappings);
-        for entry in gone {
-            // Finds that it is unmapped, and lets go of the memory.
-            self.finish(entry)?;
-        }
-        Ok(got)
+        // Each finds that it is unmapped, and lets go of the memory.
+        let finished = gone.into_iter().map(|entry| self.finish(entry));
+        finished.fold(Ok(()), Result::and).map(|()| got)
     }
 
     /// Unmaps everything.
@@ -261,7 +263,9 @@ impl AddressSpace {
             return Ok(allocator.set_allowed(&ranges));
         }
         if allocator.live() > 0 {
-            return Err(Error::Unsupported("an IOMMU with larger pages than those that memory was mapped in"));
+            return Err(Error::Unsupported(
+                "an IOMMU with larger pages than those that memory was mapped in",
+            ));
         }
         *allocator = IovaAllocator::new(&ranges, granule)?;
         Ok(Vec::new())
@@ -329,6 +333,7 @@ impl AddressSpace {
     ) -> Result<DmaMapping> {
         let reservation = self.reserve(len, &options)?;
         let range = reservation.range();
+        let _shared = self.shared.share();
         let mapped = self.shared.backend.map(source, range, options.access())?;
         let id = self.enter(source, range, mapped, address, memory, false);
         // From here on the mapping has the IOVAs.
@@ -349,6 +354,7 @@ impl AddressSpace {
         address: Option<usize>,
         access: Access,
     ) -> Result<DmaMapping> {
+        let _shared = self.shared.share();
         let mapped = self.shared.backend.map(source, range, access)?;
         let id = self.enter(source, range, mapped, address, None, true);
         Ok(DmaMapping::new(self.clone(), range, access, id))
@@ -385,6 +391,7 @@ impl AddressSpace {
 
     /// Unmaps what a guard stands for, unless that was done.
     fn unmap_one(&self, start: Iova, id: u64) -> Result<()> {
+        let _shared = self.shared.share();
         let mut mappings = locked(&self.shared.mappings);
         if mappings.get(&start).is_none_or(|entry| entry.id != id) {
             return Ok(());
@@ -432,6 +439,10 @@ impl Shared {
             }
             None => allocator.allocate(options.request(len)),
         }
+    }
+
+    fn share(&self) -> RwLockReadGuard<'_, ()> {
+        self.gate.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn release(&self, range: IovaRange) -> Result<()> {

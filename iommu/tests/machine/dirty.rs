@@ -24,7 +24,7 @@ fn the_iommu_knows_exactly_what_was_written() {
     let space = AddressSpace::iommufd(&iommufd).unwrap();
     let mut tracker = DirtyTracker::new(&space, 4096).unwrap();
     let table = tracker.table_for(&device.iommufd_device().unwrap()).unwrap();
-    let _attachment = device.attach(&table, None).unwrap();
+    let _attached = space.attach_table(&device, &table).unwrap();
     tracker.track_table(&table).unwrap();
     let pages = memory(16);
     // Two mappings that touch: what goes across both is one range.
