@@ -72,6 +72,22 @@ fn best(mut work: impl FnMut() -> Result<()>) -> Result<Duration> {
 }
 
 /// Lets devices at any memory of the process, by copy or by map. Belongs to one owner, as its pools do.
+///
+/// ```no_run
+/// use iommu::bounce::{BouncePool, Crossover};
+/// use iommu::buffer::BufferOptions;
+/// use iommu::space::AddressSpace;
+/// use std::sync::Arc;
+/// use vfio_core::Memory;
+///
+/// fn receive(space: &AddressSpace, memory: &Arc<Memory>) -> Result<(), iommu::Error> {
+///     let crossover = Crossover::measure(space)?;
+///     let mut pool = BouncePool::new(space, 2 << 20, BufferOptions::default(), crossover)?;
+///     let incoming = pool.incoming(memory, 100..1600)?;
+///     println!("the device writes at {}", incoming.iova());
+///     incoming.finish(1500)
+/// }
+/// ```
 #[derive(Debug)]
 pub struct BouncePool {
     to_device: DmaPool<ToDevice>,

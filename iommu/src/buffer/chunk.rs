@@ -11,7 +11,7 @@ use vfio_core::{Access, Memory, MemoryOptions, PageSize};
 pub struct BufferOptions {
     /// The largest pages to try. Smaller ones follow when there are none: 1 GiB, 2 MiB, transparent, base pages.
     pub pages: PageSize,
-    /// The NUMA node that the memory must come from: best the device's own.
+    /// The NUMA node to take the memory from ([`MemoryOptions::numa_node`]): best the device's own.
     pub numa_node: Option<u32>,
     /// Address bits of the device.
     pub width: u32,
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_numa_node_that_does_not_exist_is_an_error_not_another_node() {
+    fn a_numa_node_that_cannot_be_is_an_error() {
         let options = BufferOptions {
             numa_node: Some(900),
             ..BufferOptions::default()

@@ -22,6 +22,22 @@ use vfio_core::{Memory, PageSize};
 /// Bytes with an IOVA. Goes back where it came from when dropped, on any thread.
 ///
 /// The device must be done with it by then: the next user's bytes lie there.
+///
+/// ```no_run
+/// use iommu::buffer::{Both, BufferOptions, DmaBuffer};
+/// use iommu::space::AddressSpace;
+/// use std::sync::atomic::Ordering;
+///
+/// fn ring(space: &AddressSpace) -> Result<(), iommu::Error> {
+///     let mut ring = DmaBuffer::<Both>::new(space, 64 << 10, &BufferOptions::default())?;
+///     println!("64 KiB at {}, contiguous, on pages of {:?}", ring.iova(), ring.pages());
+///     ring.write(0, &[0xff; 16]); // a descriptor
+///     if let Some(status) = ring.atomic_u32(12) {
+///         while status.load(Ordering::Acquire) & 1 != 0 {} // until the device has changed it
+///     }
+///     Ok(())
+/// }
+/// ```
 pub struct DmaBuffer<D: Direction> {
     chunk: Arc<Chunk>,
     offset: usize,

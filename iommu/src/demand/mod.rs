@@ -126,6 +126,8 @@ impl DemandSpace {
         let table = Hwpt::alloc(device, HwptParent::Ioas(ioas), flags, HwptData::None, Some(&queue))?;
         let mut made = Self::with_source(space, Box::new(queue), options)?;
         made.table = Some(table);
+        // The table has an aperture; what the device itself cannot use is known when it is attached.
+        made.space.refresh()?;
         Ok(made)
     }
 
@@ -174,7 +176,8 @@ impl DemandSpace {
         self.statistics
     }
 
-    /// Lets devices use a part of memory, and returns where. Nothing is made present or mapped.
+    /// Lets devices use a part of memory, and returns where. Nothing is made present or mapped. Attach first: what a device cannot reach is known from then on,
+    /// and requests for it could not be served.
     ///
     /// # Errors
     ///

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use std::collections::VecDeque;
 use std::sync::Mutex;
 use vfio_core::iommufd::{ObjectId, PageAccess, PageRequest, PageRequestGroup, Response};
-use vfio_core::{Access, MemoryOptions, PageSize};
+use vfio_core::{MemoryOptions, PageSize};
 
 const PAGE: u64 = 4096;
 

@@ -22,7 +22,23 @@ use std::ops::Range;
 use std::sync::Arc;
 use vfio_core::{Access, PageSize};
 
-/// Gives buffers of any size, one direction, and one owner.
+/// Gives buffers of any size, for one direction and one owner.
+///
+/// ```no_run
+/// use iommu::buffer::{BufferOptions, ToDevice};
+/// use iommu::{pool::DmaPool, space::AddressSpace};
+///
+/// fn send(space: &AddressSpace, packets: &[&[u8]]) -> Result<(), iommu::Error> {
+///     let mut pool = DmaPool::<ToDevice>::new(space, 2 << 20, BufferOptions::default())?;
+///     for packet in packets {
+///         // One system call for the first of them, none for the others.
+///         let mut buffer = pool.take(packet.len())?;
+///         buffer.write(0, packet);
+///         println!("the device reads {} bytes at {}", buffer.len(), buffer.iova());
+///     }
+///     Ok(())
+/// }
+/// ```
 pub struct DmaPool<D: Direction> {
     chunks: Chunks,
     classes: Vec<Class>,
