@@ -35,7 +35,7 @@ pub use viommu::{HwQueue, HwQueueKind, ObjectMap, Vdevice, Viommu, ViommuKind};
 
 use crate::sys::iommufd::{Calls, Descriptor};
 use crate::{Error, ErrorKind, System};
-use object::Parent;
+use object::{Orphans, Parent};
 use rustix::io::Errno;
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -68,6 +68,7 @@ pub struct Iommufd {
 struct Shared {
     calls: Arc<dyn Calls>,
     system: System,
+    orphans: Orphans,
 }
 
 /// How pinned memory counts against RLIMIT_MEMLOCK.
@@ -103,7 +104,11 @@ impl Iommufd {
 
     pub(crate) fn from_calls(calls: Arc<dyn Calls>, system: System) -> Self {
         Self {
-            shared: Arc::new(Shared { calls, system }),
+            shared: Arc::new(Shared {
+                calls,
+                system,
+                orphans: Orphans::default(),
+            }),
         }
     }
 
@@ -255,6 +260,10 @@ impl Iommufd {
 
     pub(crate) fn calls(&self) -> &dyn Calls {
         &*self.shared.calls
+    }
+
+    fn orphans(&self) -> &Orphans {
+        &self.shared.orphans
     }
 
     pub(crate) fn system(&self) -> &System {

@@ -75,17 +75,81 @@ proptest! {
     }
 }
 
+fn ids(machine: &Machine) -> Vec<u32> {
+    machine.state().objects.keys().copied().collect()
+}
+
 #[test]
-fn a_refused_destruction_leaks_the_object_alone() {
+fn an_object_in_use_is_destroyed_when_the_next_one_goes() {
+    let machine = Machine::new();
+    let iommufd = iommufd(&machine);
+    let [first, second, third] = [(); 3].map(|()| iommufd.alloc_ioas().unwrap());
+    let busy = first.id().0;
+    machine.fail("destroy", Errno::BUSY);
+    drop(first);
+    // Still in use.
+    machine.fail("destroy", Errno::BUSY);
+    machine.fail("destroy", Errno::BUSY);
+    let parked = second.id().0;
+    drop(second);
+    assert_eq!(ids(&machine), [busy, parked, third.id().0]);
+    drop(third);
+    assert_eq!(ids(&machine), []);
+}
+
+#[test]
+fn a_child_in_use_takes_its_parent_with_it_when_it_goes() {
+    let machine = Machine::new();
+    let iommufd = iommufd(&machine);
+    let device = Device::new(&iommufd);
+    let ioas = iommufd.alloc_ioas().unwrap();
+    let table = Hwpt::alloc(
+        &device,
+        HwptParent::Ioas(&ioas),
+        HwptFlags::empty(),
+        HwptData::None,
+        None,
+    )
+    .unwrap();
+    machine.fail("destroy", Errno::BUSY);
+    drop((table, ioas));
+    assert_eq!(
+        ids(&machine),
+        [device.0.id().0],
+        "the parent's end is the child's next chance"
+    );
+}
+
+#[test]
+fn a_number_is_not_destroyed_twice() {
     let machine = Machine::new();
     let iommufd = iommufd(&machine);
     let (first, second) = (iommufd.alloc_ioas().unwrap(), iommufd.alloc_ioas().unwrap());
-    let (leaked, gone) = (first.id(), second.id());
-    machine.fail("destroy", Errno::BUSY);
+    let leaked = first.id().0;
+    machine.fail("destroy", Errno::NOENT);
     drop(first);
     drop(second);
-    assert_eq!(machine.state().objects.keys().copied().collect::<Vec<_>>(), [leaked.0]);
-    assert_eq!(machine.state().destroyed, [gone.0]);
+    assert_eq!(ids(&machine), [leaked], "who knows whose it is now");
+}
+
+#[test]
+fn objects_in_use_are_tried_a_bounded_number_of_times() {
+    let machine = Machine::new();
+    let iommufd = iommufd(&machine);
+    let all: Vec<_> = (0..200).map(|_| iommufd.alloc_ioas().unwrap()).collect();
+    let calls = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counted = std::sync::Arc::clone(&calls);
+    machine.observe(move |_| {
+        counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    });
+    for _ in 0..100_000 {
+        machine.fail("destroy", Errno::BUSY);
+    }
+    drop(all);
+    assert!(calls.load(std::sync::atomic::Ordering::Relaxed) <= 200 * 65);
+    // Closing the file is what frees them.
+    drop(iommufd);
+    assert_eq!(std::sync::Arc::strong_count(&machine), 1);
 }
 
 #[test]
