@@ -76,7 +76,7 @@ pub enum HwptData<'a> {
     },
     /// Another kind of table, as the kernel lays its description out.
     Raw {
-        /// `enum iommu_hwpt_data_type`.
+        /// `enum iommu_hwpt_data_type`, not 0 with any bytes.
         kind: u32,
         /// The structure.
         bytes: &'a [u8],
@@ -140,6 +140,9 @@ impl Hwpt {
             iommufd.check_own(queue.iommufd(), command)?;
         }
         let (kind, data) = data.encode();
+        if kind == 0 && !data.is_empty() {
+            return Err(command.invalid("data without a type"));
+        }
         let request = HwptAlloc {
             device: device.device_id().0,
             parent: parent.id().0,

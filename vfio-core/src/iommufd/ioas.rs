@@ -2,7 +2,7 @@
 
 use super::command::{self, Command};
 use super::mapping::Mapping;
-use super::{OPTION_HUGE_PAGES, Object, ObjectId, PageTable};
+use super::{OPTION_HUGE_PAGES, Object, ObjectId, PageTable, RlimitMode};
 use crate::registry::{Entries, Registry, Shared};
 use crate::sys::iommufd::Calls;
 use crate::{Access, Error, ErrorKind, Iova, IovaRange, StableMemory};
@@ -14,6 +14,8 @@ use std::sync::Arc;
 
 /// The most ranges that [`Ioas::iova_ranges`] takes from the kernel; an IOMMU with a handful of reserved windows has a handful.
 const MAX_RANGES: u32 = 1 << 16;
+/// How often they are asked for until they fit.
+const MAX_TRIES: u32 = 8;
 
 /// An I/O address space. Cheap to clone; destroyed when the last clone, mapping and attachment are gone.
 ///
@@ -103,9 +105,13 @@ impl Ioas {
 
     /// Maps `len` bytes of a memfd or of a dma-buf, from byte `start`. The kernel holds the file.
     ///
+    /// The exporter of a dma-buf may take it back: vfio-pci does when the device that shows its BAR is reset, switches memory decoding off, goes to low
+    /// power or is closed. Devices then find nothing at these IOVAs, for good, and nobody is told: drop the mapping and map the file again when
+    /// its memory is back.
+    ///
     /// # Errors
     ///
-    /// As [`map`](Self::map); [`ErrorKind::Os`] with EINVAL outside the file or for a file of another kind, [`ErrorKind::Gone`] for a dma-buf whose
+    /// As [`map`](Self::map); [`ErrorKind::Os`] with EINVAL outside the file or for a file of another kind, ENODEV for a dma-buf whose
     /// exporter has taken it back.
     #[doc(alias = "IOMMU_IOAS_MAP_FILE")]
     pub fn map_file(
@@ -202,13 +208,17 @@ impl Ioas {
     pub fn iova_ranges(&self) -> Result<IovaRanges, Error> {
         let command = command::IOAS_IOVA_RANGES;
         let mut found = vec![(0, 0); 16];
+        let mut tries = 0..MAX_TRIES;
         let (count, alignment) = loop {
+            tries
+                .next()
+                .ok_or_else(|| command.malformed("ranges that grow while they are read"))?;
             let asked = self.calls().ioas_iova_ranges(self.id().0, &mut found);
             let (count, alignment) = asked.map_err(|errno| command.error(errno))?;
             if count > MAX_RANGES {
                 return Err(command.malformed("more ranges than there can be"));
             }
-            // The number may have grown since; it is asked for until it fits, and it is bounded.
+            // The number may grow while devices are attached.
             if count as usize <= found.len() {
                 break (count, alignment);
             }
@@ -343,8 +353,13 @@ impl Ioas {
                 _ => command.error(errno),
             },
             (Errno::NOMEM, _) => {
-                let files = self.inner.object.iommufd().system().files();
-                let need = files.memlock_used().saturating_add(len);
+                let iommufd = self.object().iommufd();
+                let files = iommufd.system().files();
+                let used = match iommufd.rlimit_mode() {
+                    Ok(RlimitMode::Process) => files.memlock_used(),
+                    _ => files.pinned(),
+                };
+                let need = used.saturating_add(len);
                 match files.memlock_limit() {
                     Some(limit) if need > limit => command.fail(ErrorKind::MemlockExceeded { need, limit }),
                     _ => command.error(errno),

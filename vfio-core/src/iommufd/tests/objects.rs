@@ -317,6 +317,38 @@ fn bits_beyond_a_bitmap_are_no_pages() {
 }
 
 #[test]
+fn data_has_a_type() {
+    let machine = Machine::new();
+    let iommufd = iommufd(&machine);
+    let (device, ioas) = (Device::new(&iommufd), iommufd.alloc_ioas().unwrap());
+    let alloc = |kind, bytes| {
+        let data = HwptData::Raw { kind, bytes };
+        Hwpt::alloc(&device, HwptParent::Ioas(&ioas), HwptFlags::empty(), data, None)
+    };
+    assert!(matches!(alloc(0, &[1]).unwrap_err().kind, ErrorKind::Invalid(_)));
+    alloc(0, &[]).unwrap();
+    alloc(9, &[1]).unwrap();
+}
+
+#[test]
+fn what_is_missing_is_not_called_removed() {
+    let machine = Machine::new();
+    let iommufd = iommufd(&machine);
+    let (device, ioas) = (Device::new(&iommufd), iommufd.alloc_ioas().unwrap());
+    for errno in [Errno::NODEV, Errno::NXIO] {
+        machine.fail("hwpt_alloc", errno);
+        let made = Hwpt::alloc(
+            &device,
+            HwptParent::Ioas(&ioas),
+            HwptFlags::empty(),
+            HwptData::None,
+            None,
+        );
+        assert_eq!(made.unwrap_err().kind, ErrorKind::Os(errno));
+    }
+}
+
+#[test]
 fn clearing_a_part_of_a_mapping_would_lose_writes() {
     let machine = Machine::new();
     let iommufd = iommufd(&machine);
