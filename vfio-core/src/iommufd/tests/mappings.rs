@@ -282,6 +282,19 @@ fn an_allowed_range_that_is_reserved_is_named() {
 }
 
 #[test]
+fn ranges_that_never_hold_still_are_given_up() {
+    let (machine, ioas, _) = set_up();
+    let grown = Arc::clone(&machine);
+    machine.observe(move |_| {
+        let count = grown.state().ranges.len() as u64;
+        grown.state().ranges = (0..count * 2 + 16)
+            .map(|index| (index << 16, (index << 16) + 0xfff))
+            .collect();
+    });
+    assert!(matches!(ioas.iova_ranges().unwrap_err().kind, ErrorKind::Malformed(how) if how.contains("grow")));
+}
+
+#[test]
 fn a_ranged_unmap_waits_for_guards_and_they_for_it() {
     let (machine, ioas, memory) = set_up();
     let seen = Arc::new(Mutex::new(Vec::new()));
