@@ -16,6 +16,7 @@ mod invalidate;
 mod ioas;
 mod mapping;
 mod object;
+mod ranges;
 #[cfg(feature = "selftest")]
 pub mod selftest;
 #[cfg(test)]
@@ -27,9 +28,10 @@ pub use fault::{FaultQueue, PageAccess, PageRequest, PageRequestGroup, Response}
 pub use hw_info::{HwCapabilities, HwInfo, HwInfoData, HwInfoKind};
 pub use hwpt::{Hwpt, HwptData, HwptFlags, HwptParent, VtdS1Flags};
 pub use invalidate::{InvalidateError, Invalidation, VtdS1Invalidation};
-pub use ioas::{Ioas, IovaRanges, Placement};
+pub use ioas::{Ioas, Placement};
 pub use mapping::Mapping;
 pub use object::{IommuDevice, Object, ObjectId, PageTable};
+pub use ranges::IovaRanges;
 pub use vevent::{Vevent, VeventKind, VeventQueue};
 pub use viommu::{HwQueue, HwQueueKind, ObjectMap, Vdevice, Viommu, ViommuKind};
 

@@ -1,8 +1,8 @@
 //! The running kernel behind [`Calls`]: one `ioctl` for each method.
 
+use super::super::Result;
 use super::super::bitmap::{self, Bounce};
 use super::super::mmio::{Map, Mapped};
-use super::super::{Result, ioctl};
 use super::command::{Command, HwInfoCommand, NoiommuGetPa};
 use super::{Calls, HwInfo, HwptAlloc, Id, Queue};
 use crate::{Access, StableMemory};
@@ -11,7 +11,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap};
 use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -27,10 +27,6 @@ pub(crate) fn open(path: &Path) -> Result<Arc<dyn Calls>> {
 pub(crate) struct Descriptor {
     pub(crate) file: OwnedFd,
 }
-
-/// A queue's own descriptor.
-#[derive(Debug)]
-struct Events(OwnedFd);
 
 /// `enum iommufd_ioas_map_flags`.
 fn map_flags(iova: Option<u64>, access: Access) -> u32 {
@@ -53,24 +49,6 @@ fn count(len: usize) -> Result<u32> {
 
 fn address(bytes: &[u8]) -> u64 {
     bytes.as_ptr().expose_provenance() as u64
-}
-
-impl Descriptor {
-    /// Takes over a new object's descriptor.
-    ///
-    /// # Safety
-    ///
-    /// The kernel has just opened `number` for the caller, and nobody else owns it.
-    unsafe fn queue(&self, id: Id, number: u32) -> Result<(Id, Box<dyn Queue>)> {
-        let Ok(number) = i32::try_from(number) else {
-            // No descriptor has such a number, so none is in the way of this.
-            self.destroy(id)?;
-            return Err(Errno::BADF);
-        };
-        // SAFETY: promised by the caller.
-        let file = unsafe { ioctl::owned(number) };
-        Ok((id, Box::new(Events(file))))
-    }
 }
 
 impl Calls for Descriptor {
@@ -453,19 +431,5 @@ impl Calls for Descriptor {
     #[cfg(feature = "selftest")]
     fn test_dmabuf(&self, len: u32) -> Result<OwnedFd> {
         self.new_dmabuf(len)
-    }
-}
-
-impl Queue for Events {
-    fn read(&self, to: &mut [u8]) -> Result<usize> {
-        rustix::io::read(&self.0, to)
-    }
-
-    fn write(&self, from: &[u8]) -> Result<usize> {
-        rustix::io::write(&self.0, from)
-    }
-
-    fn ready(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
     }
 }

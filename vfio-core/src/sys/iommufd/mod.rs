@@ -2,6 +2,7 @@
 
 mod command;
 mod host;
+mod queue;
 #[cfg(feature = "selftest")]
 mod test;
 
