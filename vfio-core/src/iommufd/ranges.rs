@@ -60,7 +60,7 @@ impl Ioas {
         Ok(IovaRanges { ranges, alignment })
     }
 
-    /// Keeps ranges free for mappings: no device that would reserve one can be attached any more, and [`Placement::Any`] uses these only. Replaces
+    /// Keeps ranges free for mappings: no device that would reserve one can be attached any more, and [`Placement::Any`](super::Placement::Any) uses these only. Replaces
     /// what was set before.
     ///
     /// # Errors
