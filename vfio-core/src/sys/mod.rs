@@ -9,6 +9,7 @@
     reason = "the one place of the workspace for it: every block states its proof"
 )]
 
+mod bitmap;
 mod copy;
 pub(crate) mod fence;
 pub(crate) mod ioctl;
@@ -40,8 +41,12 @@ pub(crate) trait Files: Debug + Send + Sync {
     fn group(&self, path: &Path) -> Result<Arc<dyn vfio::GroupCalls>>;
     /// RLIMIT_MEMLOCK in bytes, `None` without a limit or with CAP_IPC_LOCK.
     fn memlock_limit(&self) -> Option<u64>;
-    /// What the process has locked and pinned by now, in bytes (`VmLck` and `VmPin` of `/proc/self/status`).
+    /// What counts against that limit where it is counted by process: type1, and iommufd when told so. In bytes (`VmLck` of `/proc/self/status`).
     fn memlock_used(&self) -> u64;
+    /// What the process has pinned, in bytes (`VmPin`). Where it is counted by user, that is a part of what counts.
+    fn pinned(&self) -> u64 {
+        self.memlock_used()
+    }
 }
 
 /// The running kernel.
@@ -70,23 +75,30 @@ impl Files for Host {
         rustix::process::getrlimit(rustix::process::Resource::Memlock).current
     }
     fn memlock_used(&self) -> u64 {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "our own process, not the machine that a captured tree stands for"
-        )]
-        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        locked_bytes(&status)
+        bytes_of("VmLck", &status())
+    }
+    fn pinned(&self) -> u64 {
+        bytes_of("VmPin", &status())
     }
 }
 
-/// The sum of `VmLck` and `VmPin` in `/proc/PID/status`, which counts in KiB.
-fn locked_bytes(status: &str) -> u64 {
-    let counted = status.lines().filter_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        let kibibytes = value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?;
-        matches!(name, "VmLck" | "VmPin").then_some(kibibytes)
+/// Empty without `/proc`.
+fn status() -> String {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "our own process, not the machine that a captured tree stands for"
+    )]
+    let status = std::fs::read_to_string("/proc/self/status");
+    status.unwrap_or_default()
+}
+
+/// A value of `/proc/PID/status`, which counts in KiB; 0 if it is not there.
+fn bytes_of(name: &str, status: &str) -> u64 {
+    let value = status.lines().find_map(|line| {
+        let value = line.strip_prefix(name)?.strip_prefix(':')?;
+        value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
     });
-    counted.fold(0, u64::saturating_add).saturating_mul(1024)
+    value.unwrap_or_default().saturating_mul(1024)
 }
 
 #[cfg(test)]
@@ -94,14 +106,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn locked_memory_is_what_is_locked_and_what_is_pinned() {
+    fn locked_and_pinned_memory_are_counted_apart() {
         let status = "Name:\tcat\nVmPeak:\t    5604 kB\nVmLck:\t       4 kB\nVmPin:\t     128 kB\nVmHWM:\t 7 kB\n";
-        assert_eq!(locked_bytes(status), 132 << 10);
-        assert_eq!(locked_bytes("VmLck: many kB\nVmPin"), 0);
+        assert_eq!(bytes_of("VmLck", status), 4 << 10);
+        assert_eq!(bytes_of("VmPin", status), 128 << 10);
+        assert_eq!(bytes_of("VmLck", "VmLck: many kB\nVmPin"), 0);
     }
 
     #[test]
     fn the_process_has_a_status() {
-        assert!(Host.memlock_used() < 1 << 40);
+        assert!(status().contains("VmLck:") && status().contains("VmPin:"));
+        assert!(Host.memlock_used() < 1 << 40 && Host.pinned() < 1 << 40);
     }
 }
