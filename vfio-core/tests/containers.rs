@@ -101,6 +101,23 @@ fn mappings_end_with_the_last_group() {
 }
 
 #[test]
+fn what_is_refused_with_its_bits_is_unmapped_without() {
+    for (path, kind) in WAYS {
+        let machine = machine();
+        let group = attached(&machine, path, kind);
+        let container = group.container();
+        let memory = memory();
+        let held = Arc::downgrade(&memory);
+        let mapping = container.map(memory, 0..SIZE, Iova(1 << 20), READ_WRITE).unwrap();
+        let mut dirty = DirtyBitmap::new(mapping.range(), 4096).unwrap();
+        // Nothing is logged.
+        assert!(mapping.unmap_dirty(&mut dirty).is_err(), "{path:?} {kind:?}");
+        assert_eq!(container.unmap_all().unwrap_or(0), 0, "{path:?} {kind:?}: it is gone");
+        assert!(held.upgrade().is_none(), "{path:?} {kind:?}: and its memory not leaked");
+    }
+}
+
+#[test]
 fn refusals_say_what_is_wrong() {
     for (path, kind) in WAYS {
         let machine = machine();
