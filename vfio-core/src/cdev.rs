@@ -4,6 +4,7 @@
 
 use crate::iommufd::{Iommufd, ObjectId};
 use crate::sys::vfio::{Device, DeviceCalls};
+use crate::unguarded;
 use crate::viability::explain_denied;
 use crate::{BoundDevice, Error, ErrorKind, System, VfToken};
 use pci::{Bdf, Sysfs};
@@ -23,11 +24,6 @@ pub struct CdevFile {
 }
 
 const BIND: &str = "VFIO_DEVICE_BIND_IOMMUFD";
-
-/// What the kernel's name of a device begins with that no IOMMU guards.
-const NO_IOMMU: &str = "noiommu-";
-
-const UNGUARDED: ErrorKind = ErrorKind::Invalid("no IOMMU guards the device: it would reach all memory");
 
 impl CdevFile {
     /// Opens the file of a function that is bound to a VFIO driver.
@@ -51,7 +47,7 @@ impl CdevFile {
     }
 
     /// Takes over a file that another process opened. `bdf` says which function it is, for errors. A device that no IOMMU guards is refused
-    /// when it is bound, as far as `/sys` is there to tell.
+    /// when it is bound, and so is any where `/sys` is not there to tell.
     #[must_use]
     pub fn from_fd(file: OwnedFd, bdf: Option<Bdf>) -> Self {
         Self {
@@ -99,8 +95,8 @@ impl CdevFile {
 
     fn open_path(system: &System, path: &Path, bdf: Option<Bdf>) -> Result<Self, Error> {
         let name = path.file_name().unwrap_or_default();
-        if name.as_encoded_bytes().starts_with(NO_IOMMU.as_bytes()) {
-            return Err(Error::new(format!("open {}", path.display()), UNGUARDED).on(bdf));
+        if name.as_encoded_bytes().starts_with(unguarded::PREFIX.as_bytes()) {
+            return Err(Error::new(format!("open {}", path.display()), unguarded::UNGUARDED).on(bdf));
         }
         Self::open_any(system, path, bdf)
     }
@@ -117,18 +113,6 @@ impl CdevFile {
         })
     }
 
-    /// Whether the kernel's name of the device says that no IOMMU guards it, whatever path it was opened by.
-    fn has_no_iommu(&self) -> bool {
-        let name = || {
-            let file = self.calls.descriptor().ok()??;
-            let number = rustix::fs::fstat(&file).ok()?.st_rdev;
-            let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
-            let link = self.system.sysfs()?.link_name(format!("sys/dev/char/{major}:{minor}"));
-            link.ok()
-        };
-        name().is_some_and(|name| name.starts_with(NO_IOMMU))
-    }
-
     /// Binds the device to an iommufd, which it stays until it is closed. `token` is for VFs whose PF is on vfio-pci, and for that PF; give none
     /// to any other function.
     ///
@@ -140,8 +124,9 @@ impl CdevFile {
     #[doc(alias = "VFIO_DEVICE_BIND_IOMMUFD")]
     #[doc(alias = "VFIO_DEVICE_BIND_FLAG_TOKEN")]
     pub fn bind(self, iommufd: &Iommufd, token: Option<VfToken>) -> Result<BoundDevice, Error> {
-        if !self.unguarded && self.has_no_iommu() {
-            return Err(Error::new(BIND, UNGUARDED).on(self.bdf));
+        if !self.unguarded {
+            let guarded = unguarded::refuse(&self.system, self.calls.descriptor());
+            guarded.map_err(|kind| Error::new(BIND, kind).on(self.bdf))?;
         }
         let bound = self
             .calls

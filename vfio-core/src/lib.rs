@@ -41,6 +41,7 @@ mod registry;
 mod sys;
 mod system;
 mod token;
+mod unguarded;
 mod viability;
 
 /// Order between memory and a device.

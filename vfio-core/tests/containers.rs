@@ -264,3 +264,24 @@ fn pages_that_a_device_may_have_written_are_dirty() {
     assert_eq!(dirty.count(), SIZE as u64 / page_size);
     container.dirty_stop().unwrap();
 }
+
+#[test]
+fn a_group_that_is_in_a_container_is_adopted_and_no_other() {
+    for (path, kind) in WAYS {
+        let machine = machine();
+        let group = Group::open(&machine.system(), GROUP).unwrap();
+        let container = Container::open(&machine.system(), path).unwrap();
+        let refused = container.adopt(&group).unwrap_err();
+        assert!(
+            matches!(refused.kind, ErrorKind::Invalid(_)),
+            "{path:?} {kind:?}: {refused}"
+        );
+        // As a process leaves it that hands both over.
+        std::mem::forget(container.add(&group).unwrap());
+        container.set_iommu(kind).unwrap();
+        let adopted = container.adopt(&group).unwrap();
+        let device = adopted.device(bdf(), None).unwrap();
+        drop((device, adopted));
+        assert!(!group.status().unwrap().contains(vfio_core::GroupStatus::CONTAINER_SET));
+    }
+}

@@ -401,3 +401,15 @@ fn every_way_tells_why_it_is_none() {
     let modern = Machine::builder().type1(false).build();
     assert_eq!(reasons(&modern), [true, false, false, true, true, false]);
 }
+
+#[test]
+fn a_file_that_nothing_is_known_of_is_refused() {
+    let machine = one(Plain::new(description()));
+    let iommufd = Iommufd::open(&machine.system()).unwrap();
+    let file = || tempfile::tempfile().unwrap().into();
+    let refused = CdevFile::from_fd(file(), None).bind(&iommufd, None).unwrap_err();
+    assert!(refused.to_string().contains("guards"), "{refused}");
+    let container = vfio_core::Container::open(&machine.system(), vfio_core::ContainerPath::Vfio).unwrap();
+    let refused = container.add(&vfio_core::Group::from_fd(file(), None)).unwrap_err();
+    assert!(refused.to_string().contains("guards"), "{refused}");
+}

@@ -57,4 +57,8 @@ impl GroupCalls for Group {
     fn number(&self) -> i32 {
         self.file.as_raw_fd()
     }
+
+    fn descriptor(&self) -> Result<Option<OwnedFd>> {
+        rustix::io::fcntl_dupfd_cloexec(&self.file, 0).map(Some)
+    }
 }

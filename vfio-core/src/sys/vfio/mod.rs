@@ -83,6 +83,8 @@ pub(crate) trait GroupCalls: Debug + Send + Sync {
     /// `name` as the kernel has it: `0000:01:10.0`, or with ` vf_token=UUID` behind.
     fn device(&self, name: &str) -> Result<Arc<dyn DeviceCalls>>;
     fn number(&self) -> i32;
+    /// A duplicate of the descriptor; `None` where there is no real one.
+    fn descriptor(&self) -> Result<Option<OwnedFd>>;
 }
 
 /// A container file: `/dev/vfio/vfio`, or `/dev/iommu` in the compatible mode.
