@@ -1,6 +1,6 @@
 //! A device file of the running kernel.
 
-use super::{DependentDevice, DeviceCalls, GroupCalls, IrqData, Result, ask, place, request, word, words};
+use super::{DependentDevice, DeviceCalls, GroupCalls, IrqData, Result, ask, place, real, request, word, words};
 use crate::Access;
 use crate::sys::ioctl;
 use crate::sys::iommufd::Id;
@@ -88,7 +88,7 @@ impl DeviceCalls for Device {
         let mut bind = vfio_device_bind_iommufd {
             // Kernels before the token know the structure without it.
             argsz: word(std::mem::offset_of!(vfio_device_bind_iommufd, token_uuid_ptr))?,
-            iommufd,
+            iommufd: real(iommufd)?,
             ..Default::default()
         };
         if let Some(token) = &token {
@@ -224,7 +224,8 @@ impl DeviceCalls for Device {
     }
 
     fn hot_reset(&self, groups: &[&dyn GroupCalls]) -> Result<()> {
-        let numbers = groups.iter().flat_map(|group| group.number().to_ne_bytes());
+        let numbers: Vec<_> = groups.iter().map(|group| real(group.number())).collect::<Result<_>>()?;
+        let numbers = numbers.into_iter().flat_map(i32::to_ne_bytes);
         let len = size_of::<vfio_pci_hot_reset>() + groups.len() * size_of::<i32>();
         let mut buffer = words(len);
         let header = [word(len)?, 0, word(groups.len())?];

@@ -1,6 +1,6 @@
 //! A group file of the running kernel.
 
-use super::{ContainerCalls, Device, DeviceCalls, GroupCalls, Result, request};
+use super::{ContainerCalls, Device, DeviceCalls, GroupCalls, Result, real, request};
 use crate::sys::ioctl;
 use rustix::io::Errno;
 use std::ffi::CString;
@@ -32,7 +32,7 @@ impl GroupCalls for Group {
     }
 
     fn set_container(&self, container: &dyn ContainerCalls) -> Result<()> {
-        let mut number = container.number();
+        let mut number = real(container.number())?;
         // SAFETY: VFIO_GROUP_SET_CONTAINER reads one number.
         unsafe { ioctl::call(self.file.as_fd(), request(4), &mut number) }?;
         Ok(())

@@ -130,6 +130,11 @@ pub(crate) struct DependentDevice {
     pub(crate) devfn: u8,
 }
 
+/// The number of a descriptor of the running kernel; EBADF for that of a machine in memory, which is negative.
+fn real(number: i32) -> Result<i32> {
+    if number < 0 { Err(Errno::BADF) } else { Ok(number) }
+}
+
 /// Opens a file of VFIO.
 pub(crate) fn open(path: &Path) -> Result<OwnedFd> {
     rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
