@@ -76,7 +76,17 @@ impl Container {
         };
         let file = step.strip_prefix("open ").unwrap_or_default();
         let calls = system.files().container(Path::new(file));
-        let calls = calls.map_err(|errno| Error::new(step, ErrorKind::from_errno(errno)))?;
+        let calls = calls.map_err(|errno| {
+            let kind = match errno {
+                // A static node without the driver.
+                Errno::NODEV | Errno::NXIO => ErrorKind::Unsupported {
+                    errno,
+                    since: "the module vfio, or iommufd",
+                },
+                other => ErrorKind::from_errno(other),
+            };
+            Error::new(step, kind)
+        })?;
         let container = Self::new(calls, path, system);
         container.check_version()?;
         Ok(container)
