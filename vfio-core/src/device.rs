@@ -16,6 +16,7 @@ use std::any::Any;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A device that can be used. Cheap to clone.
@@ -47,6 +48,7 @@ struct Inner {
     bdf: Option<Bdf>,
     info: DeviceInfo,
     claims: Claims,
+    revocations: AtomicU64,
 }
 
 /// What keeps a device usable.
@@ -64,6 +66,10 @@ pub(crate) struct Claims(Mutex<Claimed>);
 struct Claimed {
     interrupts: BTreeSet<u32>,
     attachments: BTreeSet<Option<u32>>,
+    /// Maps of regions.
+    maps: usize,
+    /// Whether it may be in low power, where an access to a map would end the process.
+    asleep: bool,
 }
 
 impl BoundDevice {
@@ -96,6 +102,7 @@ impl BoundDevice {
                 bdf,
                 info,
                 claims: Claims::default(),
+                revocations: AtomicU64::new(0),
             }),
         })
     }
@@ -218,6 +225,7 @@ impl BoundDevice {
     /// again.
     #[doc(alias = "VFIO_DEVICE_RESET")]
     pub fn reset(&self) -> Result<(), Error> {
+        self.revoked();
         self.calls().reset().map_err(|errno| {
             let kind = match errno {
                 Errno::INVAL | Errno::NOTTY => ErrorKind::Unsupported {
@@ -228,6 +236,20 @@ impl BoundDevice {
             };
             self.failed("VFIO_DEVICE_RESET", kind)
         })
+    }
+
+    /// How often something was done to the device through this value or a clone that takes its dma-bufs back, or may: a reset, a hot reset asked
+    /// of it, low power, memory decoding switched off, and any other write to a capability of its configuration space, which may reset it or
+    /// put it to sleep. What an IOAS has mapped of a dma-buf is gone then for good, and no event tells of it: once the count differs from
+    /// the one before mapping, it is to be mapped anew.
+    #[must_use]
+    pub fn revocations(&self) -> u64 {
+        self.inner.revocations.load(Ordering::Acquire)
+    }
+
+    /// Something is about to be done that takes dma-bufs back.
+    pub(crate) fn revoked(&self) {
+        self.inner.revocations.fetch_add(1, Ordering::AcqRel);
     }
 
     /// A duplicate of the device's descriptor, for a VMM that drives VFIO by itself. It keeps the device open after this value has gone.
@@ -321,6 +343,28 @@ impl Claims {
 
     pub(crate) fn release_attachment(&self, pasid: Option<u32>) {
         self.lock().attachments.remove(&pasid);
+    }
+
+    /// Whether a region may be mapped; it counts as mapped now.
+    pub(crate) fn map(&self) -> bool {
+        let mut claimed = self.lock();
+        claimed.maps += usize::from(!claimed.asleep);
+        !claimed.asleep
+    }
+
+    pub(crate) fn release_map(&self) {
+        let mut claimed = self.lock();
+        claimed.maps = claimed.maps.saturating_sub(1);
+    }
+
+    /// Whether nothing was mapped; nothing can be from now on. Says whether it could before.
+    pub(crate) fn sleep(&self) -> Option<bool> {
+        let mut claimed = self.lock();
+        (claimed.maps == 0).then(|| !std::mem::replace(&mut claimed.asleep, true))
+    }
+
+    pub(crate) fn wake(&self) {
+        self.lock().asleep = false;
     }
 
     fn lock(&self) -> MutexGuard<'_, Claimed> {

@@ -160,18 +160,20 @@ impl BoundDevice {
         self.set_feature(Feature::PCI_VF_TOKEN, &mut { token.0 })
     }
 
-    /// Lets the device go into a low power state whenever nothing accesses it. Until [`low_power_exit`](Self::low_power_exit), an access to a
-    /// mapped region ends the process with SIGBUS.
+    /// Lets the device go into a low power state whenever nothing accesses it. Until [`low_power_exit`](Self::low_power_exit) its regions are not
+    /// mapped: an access to a map would end the process with SIGBUS.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Unsupported`] without runtime power management (`vfio_pci.disable_idle_d3`).
+    /// [`ErrorKind::Invalid`] while a [`RegionMap`](crate::RegionMap) of it exists; [`ErrorKind::Unsupported`] without runtime power management
+    /// (`vfio_pci.disable_idle_d3`).
     #[doc(alias = "VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY")]
     pub fn low_power_entry(&self) -> Result<(), Error> {
-        self.set_feature(Feature::LOW_POWER_ENTRY, &mut [])
+        self.enter_low_power(Feature::LOW_POWER_ENTRY, &mut [])
     }
 
-    /// Lets the device go into a low power state once; `event` is signalled when it was there and has left it.
+    /// Lets the device go into a low power state once; `event` is signalled when it was there and has left it. Its
+    /// regions can be mapped again after [`low_power_exit`](Self::low_power_exit).
     ///
     /// # Errors
     ///
@@ -181,7 +183,23 @@ impl BoundDevice {
         // struct vfio_device_low_power_entry_with_wakeup: the descriptor, and four bytes of nothing.
         let [a, b, c, d] = event.as_fd().as_raw_fd().to_ne_bytes();
         let mut data = [a, b, c, d, 0, 0, 0, 0];
-        self.set_feature(Feature::LOW_POWER_ENTRY_WITH_WAKEUP, &mut data)
+        self.enter_low_power(Feature::LOW_POWER_ENTRY_WITH_WAKEUP, &mut data)
+    }
+
+    fn enter_low_power(&self, feature: Feature, data: &mut [u8]) -> Result<(), Error> {
+        let mapped = || {
+            self.failed(
+                feature.to_string(),
+                ErrorKind::Invalid("a region of the device is mapped"),
+            )
+        };
+        let was_awake = self.claims().sleep().ok_or_else(mapped)?;
+        self.revoked();
+        let entered = self.set_feature(feature, data);
+        if entered.is_err() && was_awake {
+            self.claims().wake();
+        }
+        entered
     }
 
     /// Keeps the device awake.
@@ -191,11 +209,13 @@ impl BoundDevice {
     /// As [`low_power_entry`](Self::low_power_entry).
     #[doc(alias = "VFIO_DEVICE_FEATURE_LOW_POWER_EXIT")]
     pub fn low_power_exit(&self) -> Result<(), Error> {
-        self.set_feature(Feature::LOW_POWER_EXIT, &mut [])
+        self.set_feature(Feature::LOW_POWER_EXIT, &mut [])?;
+        self.claims().wake();
+        Ok(())
     }
 
     /// Exports parts of a BAR as a dma-buf, which an IOAS maps so that another device reaches them (peer to peer). Parts are of whole pages. The
-    /// kernel takes access back while memory decoding is off, and during a reset.
+    /// kernel takes access back while memory decoding is off, and during a reset; [`revocations`](Self::revocations) tells when to map it anew.
     ///
     /// # Errors
     ///

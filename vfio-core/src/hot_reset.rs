@@ -77,6 +77,7 @@ impl BoundDevice {
     /// and (ENOTTY) when the device was reset and did not come back.
     #[doc(alias = "VFIO_DEVICE_PCI_HOT_RESET")]
     pub fn hot_reset(&self, groups: &[&Group]) -> Result<(), Error> {
+        self.revoked();
         let groups: Vec<&dyn GroupCalls> = groups.iter().map(|group| group.calls()).collect();
         self.calls().hot_reset(&groups).map_err(|errno| {
             let kind = match errno {

@@ -3,8 +3,8 @@
 //! Key types: [`Region`], and [`RegionMap`], which is an [`Mmio`] that holds its device open.
 
 use crate::info::{RegionFlags, RegionIndex, RegionInfo};
+use crate::sys::bar::BarMemory;
 use crate::{Access, BoundDevice, Error, ErrorKind, Mmio, StableMemory};
-use std::fmt;
 use std::ops::{Deref, Range};
 use std::sync::Arc;
 
@@ -85,6 +85,9 @@ impl Region {
     /// As [`read`](Self::read).
     pub fn write(&self, offset: u64, from: &[u8]) -> Result<(), Error> {
         let at = self.place(offset, from.len(), "write")?;
+        if self.index() == RegionIndex::CONFIG && may_revoke(offset, from) {
+            self.device.revoked();
+        }
         let written = self.device.calls().write(at, from);
         let done = written.map_err(|errno| self.failed("write", ErrorKind::from_errno(errno)))?;
         self.whole("write", from.len(), done)
@@ -94,7 +97,8 @@ impl Region {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::OutOfRegion`] outside; [`ErrorKind::Invalid`] off a page or where the region cannot be mapped; the kernel's errno.
+    /// [`ErrorKind::OutOfRegion`] outside; [`ErrorKind::Invalid`] off a page, where the region cannot be mapped, and in low power; the kernel's
+    /// errno.
     #[doc(alias = "mmap")]
     pub fn map(&self, part: Range<u64>) -> Result<RegionMap, Error> {
         self.map_with(part, MapOptions::default())
@@ -126,8 +130,14 @@ impl Region {
         }
         let access = options.access.unwrap_or_else(|| self.access());
         let (alignment, beyond) = options.alignment.unwrap_or_else(|| natural(part.start, len, page));
+        if !self.device.claims().map() {
+            return Err(invalid("the device may be in low power: low_power_exit comes first"));
+        }
         let map = self.device.calls().map(at, len, access, alignment, beyond);
-        let map = map.map_err(|errno| self.failed("mmap", ErrorKind::from_errno(errno)))?;
+        let map = map.map_err(|errno| {
+            self.device.claims().release_map();
+            self.failed("mmap", ErrorKind::from_errno(errno))
+        })?;
         Ok(RegionMap {
             mmio: Mmio::new(map, access),
             start: part.start,
@@ -210,6 +220,18 @@ accessors!(
     read_u64, write_u64, u64
 );
 
+/// Whether a write to configuration space may take dma-bufs back: memory decoding goes off, or a capability is told to reset the function or
+/// to put it to sleep. Where these capabilities lie is not looked up.
+fn may_revoke(offset: u64, from: &[u8]) -> bool {
+    const COMMAND: u64 = 4;
+    const MEMORY: u8 = 1 << 1;
+    let command = COMMAND
+        .checked_sub(offset)
+        .and_then(|at| from.get(usize::try_from(at).ok()?));
+    let end = offset.saturating_add(from.len() as u64);
+    command.is_some_and(|command| command & MEMORY == 0) || (end > 0x40 && offset < 0x100)
+}
+
 /// The alignment with which address and place in the BAR agree in all bits that a huge page covers.
 fn natural(start: u64, len: usize, page: usize) -> (usize, usize) {
     let largest = 1_usize.checked_shl(len.ilog2()).unwrap_or(HUGE);
@@ -219,6 +241,10 @@ fn natural(start: u64, len: usize, page: usize) -> (usize, usize) {
 }
 
 /// A mapped part of a region. Unmapped when dropped; holds its device open.
+///
+/// An access ends the process with SIGBUS while memory decoding of the function is off, or after its configuration space was told to go to
+/// D3hot: as soon as either is written, by whomever. (Low power by VFIO's own feature is refused while a map exists.) A child of fork has no map,
+/// and must not drop this value: what lies at the address by then is something else.
 ///
 /// ```no_run
 /// use vfio_core::{BoundDevice, RegionIndex};
@@ -251,12 +277,19 @@ impl RegionMap {
     }
 
     /// The map as memory that a type1 container can map for another device, so that one reaches the other's registers (peer to peer).
-    /// An iommufd refuses it: there a dma-buf is mapped instead ([`BoundDevice::dma_buf`]). `None` for registers that have no address in this
-    /// process, as those of a fake machine.
+    /// An iommufd refuses it: there a dma-buf is mapped instead ([`BoundDevice::dma_buf`]). `None` of a map that goes one way only, and for
+    /// registers that have no address in this process, as those of a fake machine.
     #[must_use]
     pub fn to_memory(self: &Arc<Self>) -> Option<Arc<dyn StableMemory>> {
-        self.mmio.address()?;
-        Some(Arc::new(RegionMemory(Arc::clone(self))))
+        let memory = BarMemory::new(Arc::clone(self))?;
+        Some(Arc::new(memory))
+    }
+}
+
+impl Drop for RegionMap {
+    fn drop(&mut self) {
+        // It is unmapped right after this, and nobody can access it any more.
+        self.region.device.claims().release_map();
     }
 }
 
@@ -265,29 +298,6 @@ impl Deref for RegionMap {
 
     fn deref(&self) -> &Mmio {
         &self.mmio
-    }
-}
-
-/// A mapped region as the target of another device's DMA. It has an address.
-struct RegionMemory(Arc<RegionMap>);
-
-// SAFETY: the map is made once, never moved or resized, and unmapped when the last `Arc` of it goes. Its bytes are accessed by volatile
-// loads and stores only; no reference to them exists.
-#[expect(unsafe_code, reason = "a BAR as the target of DMA")]
-unsafe impl StableMemory for RegionMemory {
-    fn address(&self) -> *mut u8 {
-        self.0.mmio.address().unwrap_or_default()
-    }
-
-    fn len(&self) -> usize {
-        // The kernel maps whole pages, also of a BAR that is smaller.
-        self.0.len().next_multiple_of(rustix::param::page_size())
-    }
-}
-
-impl fmt::Debug for RegionMemory {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Groups and containers.
+//! Groups and containers of every kind.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! A device: its file, regions, interrupts, DMA and migration.
+//! One device: its regions, interrupts, DMA, log and migration.
 
 use super::*;
 
@@ -10,7 +10,7 @@ fn a_device_file_is_of_no_use_before_it_is_bound() {
     let device = cdev(&machine, 0);
     assert_eq!(device.info(), Err(Errno::INVAL));
     assert_eq!(device.read(0, &mut [0; 4]), Err(Errno::INVAL));
-    assert_eq!(device.bind_iommufd(-2, None), Err(Errno::INVAL));
+    assert_eq!(device.bind_iommufd(-1, None), Err(Errno::INVAL));
     assert_eq!(device.bind_iommufd(5, None), Err(Errno::BADF));
     let iommufd = iommufd(&machine);
     assert_eq!(

@@ -2,7 +2,7 @@
 
 mod container;
 mod device;
-mod life;
+mod machine;
 
 use super::irq::{ERR, INTX, MSI, MSIX, REQ};
 use crate::fake::{Copier, Description, Iommu, Machine, MigrationSupport, Plain, Region};

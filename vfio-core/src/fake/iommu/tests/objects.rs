@@ -1,4 +1,4 @@
-//! Page tables, virtual IOMMUs and what the hardware can do.
+//! Page tables, virtual IOMMUs and their events, and who holds whom.
 
 use super::*;
 
@@ -284,4 +284,94 @@ fn events_that_do_not_fit_leave_a_note() {
     assert_eq!(bytes[32], 1, "lost events");
     assert_eq!(queue.read(&mut bytes), Ok(0));
     assert_eq!(queue.write(&bytes), Err(Errno::INVAL));
+}
+
+/// A device that asks for pages when it is poked, as its registers say.
+fn asking() -> Plain {
+    let description = Description::new(1, 2)
+        .region(Region::bar(0, 4096))
+        .page_requests()
+        .pasid(8);
+    Plain::new(description)
+        .on_poke(|registers, bus| {
+            let (group, count) = (registers.get(0, 0, 2), registers.get(0, 8, 8));
+            for at in 0..count {
+                let request = crate::fake::PageRequest {
+                    pasid: None,
+                    group: u16::try_from(group).unwrap(),
+                    iova: Iova(0x10000 + at * PAGE),
+                    read: true,
+                    write: at % 2 == 1,
+                    last: at + 1 == count,
+                };
+                let taken = bus.request_page(request).is_ok();
+                registers.set(0, 16, 1, u64::from(taken));
+            }
+        })
+        .on_page_response(|registers, response, _| {
+            let count = registers.get(0, 32, 8);
+            registers.set(0, 32, 8, count + 1);
+            registers.set(0, 24, 1, u64::from(response.success));
+            registers.set(0, 26, 2, response.group.into());
+        })
+}
+
+#[test]
+fn page_requests_come_in_groups() {
+    let bdf = "0000:01:00.0".parse().unwrap();
+    let iommu = Iommu {
+        page_requests: 2,
+        ..Iommu::default()
+    };
+    let machine = Machine::builder()
+        .iommu(iommu)
+        .device(bdf, GroupId(7), asking())
+        .build();
+    let (iommufd, device, id) = bound(&machine);
+    device.write(7 << 40 | 4, &[6, 0]).unwrap();
+    let ioas = iommufd.ioas_alloc().unwrap();
+    let (queue_id, queue) = iommufd.fault_queue_alloc().unwrap();
+    let fault = HwptAlloc {
+        fault: Some(queue_id),
+        ..hwpt(id, ioas, 0)
+    };
+    let table = iommufd.hwpt_alloc(&fault).unwrap();
+    let ask = |group: u16, count: u8| {
+        device.write(0, &group.to_le_bytes()).unwrap();
+        device.write(8, &[count]).unwrap();
+        machine.poke(bdf);
+        let mut taken = [0];
+        device.read(16, &mut taken).unwrap();
+        taken[0] == 1
+    };
+    let answered = || {
+        let mut bytes = [0; 16];
+        device.read(24, &mut bytes).unwrap();
+        (bytes[8], bytes[0] == 1, bytes[2])
+    };
+    assert!(!ask(3, 1), "nothing is attached");
+    device.attach(table, None).unwrap();
+    assert!(ask(3, 3));
+    let mut bytes = [0; 400];
+    assert_eq!(queue.read(&mut bytes[..39]), Err(Errno::SPIPE));
+    assert_eq!(queue.read(&mut bytes[..80]), Err(Errno::INVAL), "the group is larger");
+    assert_eq!(queue.read(&mut bytes), Ok(120));
+    let word = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap());
+    assert_eq!([word(0), word(40), word(80)], [0, 0, 2], "only the last says so");
+    assert_eq!([word(4), word(12), word(16), word(56)], [id, 3, 1, 3]);
+    assert_eq!([word(24), word(64), word(104)], [0x10000, 0x11000, 0x12000]);
+    let cookie = word(116);
+    assert_eq!(queue.read(&mut bytes), Ok(0));
+    let answer = |cookie: u32, code: u32| queue.write(&[cookie.to_ne_bytes(), code.to_ne_bytes()].concat());
+    assert_eq!(answer(cookie, 2), Err(Errno::INVAL), "no such code");
+    assert_eq!(answer(cookie + 1, 0), Err(Errno::INVAL), "no such group");
+    assert_eq!(answer(cookie, 0), Ok(8));
+    assert_eq!(answered(), (1, true, 3));
+    assert_eq!(answer(cookie, 0), Err(Errno::INVAL), "answered already");
+    assert!(ask(4, 1) && ask(5, 1));
+    assert!(!ask(6, 1), "two wait already");
+    assert_eq!(queue.read(&mut bytes[..40]), Ok(40));
+    device.detach(None).unwrap();
+    assert_eq!(answered(), (3, false, 4), "both were refused, the read one last");
+    assert_eq!(queue.read(&mut bytes), Ok(0));
 }

@@ -1,4 +1,4 @@
-//! What happens to a device: tokens, resets, power, removal.
+//! Devices among others: tokens, hot reset, peer to peer, low power, removal; and the machine as a whole.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Address spaces: what is mapped where, and what is pinned.
+//! Address spaces: what is mapped, copied, and held to a limit.
 
 use super::*;
 
@@ -196,4 +196,107 @@ fn files_must_be_shared_memory_and_long_enough() {
     assert_eq!(iommufd.ioas_change_process(), Ok(()), "files may change hands");
     self::map(&iommufd, ioas, 0x100_0000, 1).unwrap();
     assert_eq!(iommufd.ioas_change_process(), Err(Errno::INVAL));
+}
+
+/// A mapping of the model: where, how long.
+type Model = std::collections::BTreeMap<u64, u64>;
+
+#[derive(Debug, Clone)]
+enum Step {
+    Map { iova: u64, pages: u64 },
+    Choose { pages: u64 },
+    Unmap { iova: u64, pages: u64 },
+    Attach,
+    Detach,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let (place, pages) = (0_u64..24, 1_u64..6);
+    prop_oneof![
+        4 => (place.clone(), pages.clone()).prop_map(|(place, pages)| Step::Map { iova: place * PAGE, pages }),
+        2 => pages.clone().prop_map(|pages| Step::Choose { pages }),
+        4 => (place, 1_u64..12).prop_map(|(place, pages)| Step::Unmap { iova: place * PAGE, pages }),
+        1 => Just(Step::Attach),
+        1 => Just(Step::Detach),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn an_address_space_is_a_set_of_ranges_that_do_not_overlap(steps in prop::collection::vec(step(), 1..60)) {
+        let reserved = IovaRange::new(Iova(10 * PAGE), 2 * PAGE).unwrap();
+        let iommu = Iommu { reserved: vec![reserved], ..Iommu::default() };
+        let machine = one_device(iommu);
+        let (iommufd, device, _) = bound(&machine);
+        let ioas = iommufd.ioas_alloc().unwrap();
+        let memory = memory();
+        let mut model = Model::new();
+        let mut attached = false;
+        let hits = |model: &Model, start: u64, end: u64| model.iter().filter(|(at, len)| **at < end && start < *at + **len).map(|(at, len)| (*at, *len)).collect::<Vec<_>>();
+        let is_reserved = |start: u64, end: u64| start < 12 * PAGE && 10 * PAGE < end;
+        for step in steps {
+            match step {
+                Step::Map { iova, pages } => {
+                    let len = pages * PAGE;
+                    let part = 0..usize::try_from(len).unwrap();
+                    let result = iommufd.ioas_map(ioas, &memory, part, Some(iova), BOTH);
+                    let expected = if attached && is_reserved(iova, iova + len) {
+                        Err(Errno::INVAL)
+                    } else if !hits(&model, iova, iova + len).is_empty() {
+                        Err(Errno::EXIST)
+                    } else {
+                        model.insert(iova, len);
+                        Ok(iova)
+                    };
+                    prop_assert_eq!(result, expected);
+                }
+                Step::Choose { pages } => {
+                    let len = pages * PAGE;
+                    let iova = iommufd.ioas_map(ioas, &memory, 0..usize::try_from(len).unwrap(), None, BOTH).unwrap();
+                    prop_assert!(hits(&model, iova, iova + len).is_empty() && iova >= PAGE);
+                    prop_assert!(!attached || !is_reserved(iova, iova + len));
+                    // Nothing lower would have done.
+                    let alignment = len.next_power_of_two().min(1 << (memory.address() as u64).trailing_zeros());
+                    for lower in (0..iova).step_by(usize::try_from(alignment).unwrap()).filter(|lower| *lower >= PAGE) {
+                        let free = hits(&model, lower, lower + len).is_empty() && !(attached && is_reserved(lower, lower + len));
+                        prop_assert!(!free, "{:#x} was free", lower);
+                    }
+                    model.insert(iova, len);
+                }
+                Step::Unmap { iova, pages } => {
+                    let end = iova + pages * PAGE;
+                    let result = iommufd.ioas_unmap(ioas, iova, pages * PAGE);
+                    // Areas go one by one until one is cut.
+                    let mut gone = 0;
+                    let mut cut = false;
+                    for (at, len) in hits(&model, iova, end) {
+                        if at < iova || at + len > end {
+                            cut = true;
+                            break;
+                        }
+                        gone += len;
+                        model.remove(&at);
+                    }
+                    let expected = if cut || gone == 0 { Err(Errno::NOENT) } else { Ok(gone) };
+                    prop_assert_eq!(result, expected);
+                }
+                Step::Attach => {
+                    let fits = attached || hits(&model, 10 * PAGE, 12 * PAGE).is_empty();
+                    let result = device.attach(ioas, None).map(|_| ());
+                    prop_assert_eq!(result, if fits { Ok(()) } else { Err(Errno::ADDRINUSE) });
+                    attached |= fits;
+                }
+                Step::Detach => {
+                    device.detach(None).unwrap();
+                    attached = false;
+                }
+            }
+            let mapped: u64 = model.values().sum();
+            prop_assert_eq!(machine.pinned(), if attached { mapped } else { 0 });
+        }
+        drop((device, iommufd));
+        prop_assert_eq!(machine.leaks(), Vec::<String>::new());
+    }
 }

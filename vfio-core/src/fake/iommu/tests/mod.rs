@@ -1,8 +1,7 @@
 //! The rules of the kernel's iommufd, at the boundary.
 
-mod request;
-mod space;
-mod table;
+mod address_space;
+mod objects;
 
 use crate::fake::options::Iommu;
 use crate::fake::{Copier, Description, Machine, Plain, Region};
