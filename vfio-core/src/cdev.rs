@@ -85,7 +85,8 @@ impl CdevFile {
 
     fn open_any(system: &System, path: &Path, bdf: Option<Bdf>) -> Result<Self, Error> {
         let calls = system.files().cdev(path);
-        let calls = calls.map_err(|errno| Error::new(format!("open {}", path.display()), errno.into()).on(bdf))?;
+        let calls = calls
+            .map_err(|errno| Error::new(format!("open {}", path.display()), ErrorKind::from_errno(errno)).on(bdf))?;
         Ok(Self {
             calls,
             bdf,
@@ -113,7 +114,7 @@ impl CdevFile {
                 // What the kernel says of a file that is open twice.
                 Errno::INVAL => ErrorKind::Busy(errno),
                 Errno::PERM => explain_denied(&self.system, self.bdf, None),
-                other => other.into(),
+                other => ErrorKind::from_errno(other),
             };
             Error::new(BIND, kind).on(self.bdf)
         })?;

@@ -76,7 +76,7 @@ impl Container {
         };
         let file = step.strip_prefix("open ").unwrap_or_default();
         let calls = system.files().container(Path::new(file));
-        let calls = calls.map_err(|errno| Error::new(step, errno.into()))?;
+        let calls = calls.map_err(|errno| Error::new(step, ErrorKind::from_errno(errno)))?;
         let container = Self::new(calls, path, system);
         container.check_version()?;
         Ok(container)
@@ -130,7 +130,7 @@ impl Container {
                 errno,
                 since: "Linux 6.2 with CONFIG_IOMMUFD and CONFIG_VFIO_GROUP",
             })),
-            Err(errno) => Err(failed(errno.into())),
+            Err(errno) => Err(failed(ErrorKind::from_errno(errno))),
         }
     }
 
@@ -152,7 +152,7 @@ impl Container {
 
     pub(crate) fn has_extension(&self, number: u32) -> Result<bool, Error> {
         let answer = self.calls().check_extension(number);
-        let answer = answer.map_err(|errno| Error::new("VFIO_CHECK_EXTENSION", errno.into()))?;
+        let answer = answer.map_err(|errno| Error::new("VFIO_CHECK_EXTENSION", ErrorKind::from_errno(errno)))?;
         Ok(answer > 0)
     }
 
@@ -177,7 +177,7 @@ impl Container {
                     _ => explain_denied(&self.inner.system, None, group.id()),
                 },
                 Errno::INVAL => ErrorKind::Invalid("the group is in a container, or this is none"),
-                other => other.into(),
+                other => ErrorKind::from_errno(other),
             };
             Error::new(STEP, kind)
         })?;
@@ -237,7 +237,7 @@ impl Container {
                     errno,
                     since: "a container of a group, and the module vfio_iommu_type1",
                 },
-                other => other.into(),
+                other => ErrorKind::from_errno(other),
             };
             Error::new("VFIO_SET_IOMMU", kind)
         })
@@ -251,7 +251,10 @@ impl Container {
     #[doc(alias = "VFIO_IOMMU_GET_INFO")]
     pub fn info(&self) -> Result<ContainerInfo, Error> {
         let failed = |kind| Error::new("VFIO_IOMMU_GET_INFO", kind);
-        let answer = self.calls().info().map_err(|errno| failed(errno.into()))?;
+        let answer = self
+            .calls()
+            .info()
+            .map_err(|errno| failed(ErrorKind::from_errno(errno)))?;
         ContainerInfo::parse(&answer).map_err(failed)
     }
 
@@ -262,7 +265,10 @@ impl Container {
     /// [`ErrorKind::Unsupported`] of a fake machine; when the process has no descriptors left.
     pub fn try_clone_fd(&self) -> Result<OwnedFd, Error> {
         let failed = |kind| Error::new("fcntl F_DUPFD_CLOEXEC", kind);
-        let file = self.calls().descriptor().map_err(|errno| failed(errno.into()))?;
+        let file = self
+            .calls()
+            .descriptor()
+            .map_err(|errno| failed(ErrorKind::from_errno(errno)))?;
         let unsupported = ErrorKind::Unsupported {
             errno: Errno::OPNOTSUPP,
             since: "the running kernel",

@@ -53,7 +53,7 @@ fn failed(errno: Errno) -> Error {
             errno,
             since: "Linux 5.8 with vfio_iommu_type1; no iommufd that stands in for it",
         },
-        other => other.into(),
+        other => ErrorKind::from_errno(other),
     };
     Error::new(STEP, kind)
 }

@@ -112,7 +112,7 @@ impl Container {
                 let need = files.memlock_used().saturating_add(length(range));
                 match files.memlock_limit() {
                     Some(limit) if need > limit => ErrorKind::MemlockExceeded { need, limit },
-                    _ => errno.into(),
+                    _ => ErrorKind::from_errno(errno),
                 }
             }
             Errno::INVAL | Errno::ADDRINUSE => match self.info() {
@@ -120,9 +120,9 @@ impl Container {
                     ErrorKind::Invalid("IOVA or length off the IOMMU's page size")
                 }
                 Ok(info) if !allowed(&info) => ErrorKind::NotAllowed(range),
-                _ => errno.into(),
+                _ => ErrorKind::from_errno(errno),
             },
-            other => other.into(),
+            other => ErrorKind::from_errno(other),
         }
     }
 }
@@ -258,6 +258,6 @@ fn length(range: IovaRange) -> u64 {
 fn unmap_kind(errno: Errno, range: IovaRange) -> ErrorKind {
     match errno {
         Errno::NOENT | Errno::INVAL => ErrorKind::NotMapped(range),
-        other => other.into(),
+        other => ErrorKind::from_errno(other),
     }
 }

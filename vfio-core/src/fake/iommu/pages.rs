@@ -1,7 +1,7 @@
 //! Memory behind mappings: pinned, accounted, and reached by devices.
 
 use crate::StableMemory;
-use crate::sys::{Result, stable};
+use crate::sys::{Result, fence, mem};
 use rustix::io::Errno;
 use rustix::io::{pread, pwrite};
 use std::ops::Range;
@@ -128,7 +128,9 @@ impl Pages {
     /// Reads from byte `at` of the pages; registers are not read here.
     pub(crate) fn read(&self, at: u64, to: &mut [u8]) -> Result<()> {
         match &self.source {
-            Source::Memory { memory, start } => stable::read(&**memory, self.offset(*start, at)?, to),
+            Source::Memory { memory, start } => {
+                mem::copy_from(&**memory, self.offset(*start, at)?, to).ok_or(Errno::FAULT)
+            }
             Source::File { file, start } => {
                 let done = pread(file, &mut *to, start - self.head + at)?;
                 if done == to.len() { Ok(()) } else { Err(Errno::FAULT) }
@@ -140,7 +142,14 @@ impl Pages {
     /// Writes from byte `at` of the pages; registers are not written here.
     pub(crate) fn write(&self, at: u64, from: &[u8]) -> Result<()> {
         match &self.source {
-            Source::Memory { memory, start } => stable::write(&**memory, self.offset(*start, at)?, from),
+            Source::Memory { memory, start } => {
+                let start = self.offset(*start, at)?;
+                // What a device signals with comes after its data.
+                let (data, signal) = from.split_at(from.len().saturating_sub(size_of::<u64>()));
+                mem::copy_to(&**memory, start, data).ok_or(Errno::FAULT)?;
+                fence::dma_write();
+                mem::copy_to(&**memory, start + data.len(), signal).ok_or(Errno::FAULT)
+            }
             Source::File { file, start } => {
                 let done = pwrite(file, from, start - self.head + at)?;
                 if done == from.len() { Ok(()) } else { Err(Errno::FAULT) }
