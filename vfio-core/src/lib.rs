@@ -70,5 +70,6 @@ pub use memory::{Access, Backing, Memory, MemoryOptions, PageSize, StableMemory}
 pub use migration::Migration;
 pub use mmio::Mmio;
 pub use region::{MapOptions, Region, RegionMap};
+pub use rustix::io::Errno;
 pub use system::System;
 pub use token::{ParseVfTokenError, VfToken};

@@ -4,7 +4,7 @@
 mod command;
 
 use clap::{Args, Parser, Subcommand};
-use lab::{Device, Flavour, Iommu, Machine};
+use lab::{Device, Flavour, Iommu, Machine, TimeLimit};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -76,7 +76,7 @@ enum Subcommands {
     Demo {
         #[command(flatten)]
         machine: MachineArguments,
-        /// Time limit in seconds
+        /// Time limit in seconds; when it is over, the exit status is 124
         #[arg(long, default_value_t = 900)]
         timeout: u64,
     },
@@ -117,7 +117,7 @@ enum Subcommands {
     Run {
         #[command(flatten)]
         machine: MachineArguments,
-        /// Time limit of the command in seconds, coming up not counted
+        /// Time limit of the command in seconds, coming up not counted; when it ends the command, the exit status is 124
         #[arg(long, default_value_t = 300)]
         timeout: u64,
         /// The command
@@ -128,7 +128,7 @@ enum Subcommands {
     Shell {
         #[command(flatten)]
         machine: MachineArguments,
-        /// Time limit in seconds
+        /// Time limit in seconds; when it is over, the exit status is 124
         #[arg(long, default_value_t = 86400)]
         timeout: u64,
     },
@@ -138,6 +138,9 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let offline = arguments.common.offline;
     let seconds = Duration::from_secs;
+    if let Err(error) = lab::remove_on_signals() {
+        command::say(&format!("lab: {error:#}"));
+    }
     let result = match &arguments.command {
         Subcommands::Setup { kernel, update } => command::setup::run(kernel, offline, *update),
         Subcommands::Demo { machine, timeout } => {
@@ -166,7 +169,16 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             command::say(&format!("error: {error:#}"));
-            ExitCode::FAILURE
+            ExitCode::from(status_of(&error))
         }
+    }
+}
+
+/// 124 when a time limit ended it, as `timeout` of the coreutils has it, and 1 for all else.
+fn status_of(error: &anyhow::Error) -> u8 {
+    if error.chain().any(<dyn std::error::Error>::is::<TimeLimit>) {
+        124
+    } else {
+        1
     }
 }

@@ -140,6 +140,12 @@ impl Container {
         self.inner.path
     }
 
+    /// Whether both are the same container.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
     /// Whether the kernel offers an IOMMU of this type.
     ///
     /// # Errors

@@ -27,7 +27,7 @@ pub(crate) fn parts(kernel: Option<Flavour>, offline: bool) -> Result<(Qemu, Ker
     } else {
         Flavour::Stock
     });
-    if flavour != Flavour::Host && setup.is_first_run() {
+    if !offline && flavour != Flavour::Host && setup.is_first_run() {
         say("lab: the first run fetches QEMU and a kernel into the cache; later runs start at once");
     }
     Ok((setup.qemu()?, setup.kernel(flavour)?))

@@ -151,8 +151,10 @@ impl Setup {
 
     fn refuse_offline(&self, what: &str) -> Result<()> {
         if self.offline {
+            let cache = self.cache.path("");
             bail!(
-                "{what} is not in the cache, and --offline forbids to fetch it\n  fix      run the same command once without --offline"
+                "{what} is not in the cache ({}), and --offline forbids to fetch it\n  fix      run the same command once without --offline, or cargo lab setup where there is a network and copy that directory here",
+                cache.display()
             );
         }
         Ok(())
@@ -177,4 +179,25 @@ fn host_kernel() -> Result<Kernel> {
         image,
         modules: modules.is_dir().then_some(modules),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_network_it_is_said_what_is_missing_and_where_it_comes_from() {
+        let dir = tempfile::tempdir().unwrap();
+        let setup = |offline| Setup::new(Cache::at(dir.path().join("cache")).unwrap(), offline, false).unwrap();
+        let error = setup(true).refuse_offline("QEMU").unwrap_err().to_string();
+        for part in [
+            "QEMU is not in the cache",
+            dir.path().to_str().unwrap(),
+            "without --offline",
+            "cargo lab setup",
+        ] {
+            assert!(error.contains(part), "{error}");
+        }
+        assert!(setup(false).refuse_offline("QEMU").is_ok());
+    }
 }

@@ -25,7 +25,11 @@ pub(crate) struct Pages {
     pins: Mutex<Vec<(u64, u64)>>,
     /// A made-up physical address of the first page.
     physical: u64,
+    released: Released,
 }
+
+/// Memory whose last mapping went. Its drop may do anything, and so is left to a moment when nothing is locked.
+pub(crate) type Released = Arc<Mutex<Vec<Arc<dyn StableMemory>>>>;
 
 /// Where the bytes are.
 #[derive(Debug)]
@@ -65,6 +69,7 @@ pub(crate) struct Accounts {
     pub(crate) user: u64,
     pub(crate) process: u64,
     next_physical: u64,
+    released: Released,
 }
 
 impl Pages {
@@ -91,6 +96,7 @@ impl Pages {
             account,
             pins: Mutex::default(),
             physical,
+            released: Arc::clone(&accounts.released),
         })
     }
 
@@ -182,7 +188,21 @@ impl Pages {
     }
 }
 
+impl Drop for Pages {
+    fn drop(&mut self) {
+        if let Source::Memory { memory, .. } = &self.source {
+            let mut released = self.released.lock().unwrap_or_else(PoisonError::into_inner);
+            released.push(Arc::clone(memory));
+        }
+    }
+}
+
 impl Accounts {
+    /// Memory that nothing maps any more.
+    pub(crate) fn take_released(&self) -> Vec<Arc<dyn StableMemory>> {
+        std::mem::take(&mut *self.released.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Pins a part of pages; ENOMEM above the limit.
     pub(crate) fn pin(&mut self, pages: &Pages, start_byte: u64, len: u64) -> Result<()> {
         pages.pinnable(start_byte, len)?;

@@ -65,7 +65,7 @@ fn arcs(support: MigrationSupport, from: u32) -> &'static [u32] {
 }
 
 /// The states on the way, without `from`; EINVAL where there is none.
-fn way(support: MigrationSupport, from: u32, to: u32) -> Result<Vec<u32>> {
+pub(super) fn way(support: MigrationSupport, from: u32, to: u32) -> Result<Vec<u32>> {
     if from == to && from != ERROR {
         return Ok(Vec::new());
     }

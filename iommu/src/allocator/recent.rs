@@ -1,0 +1,44 @@
+//! Ranges that were just released, by size: what the next request of that size gets without a search.
+
+use super::Grains;
+use std::collections::HashMap;
+
+/// Released ranges that have not been joined with their neighbours. Bounded, so that giving them all back takes bounded time.
+#[derive(Debug, Default)]
+pub(super) struct Recent {
+    by_count: HashMap<u64, Vec<u64>, std::hash::BuildHasherDefault<super::Multiply>>,
+}
+
+/// Different sizes that wait at a time.
+const SIZES: usize = 32;
+/// Ranges of a size that wait at a time.
+const DEPTH: usize = 128;
+
+impl Recent {
+    /// The last released range of `count` grains, if it lies at a multiple of 2^`order` and ends by `last`.
+    pub(super) fn take(&mut self, count: u64, order: u32, last: u64) -> Option<u64> {
+        let waiting = self.by_count.get_mut(&count)?;
+        let fits = |first: u64| first.trailing_zeros() >= order && first + (count - 1) <= last;
+        waiting.pop_if(|first| fits(*first))
+    }
+
+    /// Keeps a range; `false` if there are enough of its size.
+    pub(super) fn put(&mut self, count: u64, first: u64) -> bool {
+        let waiting = self.by_count.entry(count).or_default();
+        let has_room = waiting.len() < DEPTH;
+        if has_room {
+            waiting.push(first);
+        }
+        has_room
+    }
+
+    /// Whether a range of a size that does not wait yet would be too many.
+    pub(super) fn is_full(&self, count: u64) -> bool {
+        self.by_count.len() >= SIZES && !self.by_count.contains_key(&count)
+    }
+
+    pub(super) fn into_ranges(self) -> impl Iterator<Item = Grains> {
+        let sizes = self.by_count.into_iter();
+        sizes.flat_map(|(count, waiting)| waiting.into_iter().map(move |first| Grains::new(first, count)))
+    }
+}

@@ -1,0 +1,221 @@
+use super::*;
+use proptest::prelude::*;
+
+const PAGE: u64 = 4096;
+
+fn range(first: u64, count: u64) -> IovaRange {
+    IovaRange::new(Iova(first * PAGE), count * PAGE).unwrap()
+}
+
+/// One flag per page, and a search that looks everywhere.
+#[derive(Clone)]
+struct Model {
+    allowed: Vec<bool>,
+    live: Vec<(usize, usize)>,
+}
+
+impl Model {
+    fn is_free(&self, page: usize) -> bool {
+        self.allowed[page]
+            && !self
+                .live
+                .iter()
+                .any(|&(first, count)| (first..first + count).contains(&page))
+    }
+
+    fn fits(&self, count: usize, align: usize, limit: usize) -> bool {
+        let end = self.allowed.len().min(limit);
+        let mut starts = (0..end).step_by(align);
+        starts.any(|first| first != 0 && first + count <= end && (first..first + count).all(|page| self.is_free(page)))
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Action {
+    Allocate {
+        count: usize,
+        order: Option<u32>,
+        bits: u32,
+    },
+    Reserve {
+        first: usize,
+        count: usize,
+    },
+    Release(usize),
+    Allow(Vec<(usize, usize)>),
+}
+
+const PAGES: usize = 96;
+
+fn action() -> impl Strategy<Value = Action> {
+    let allocate = (
+        1_usize..12,
+        prop::option::of(0_u32..5),
+        prop::sample::select(vec![16_u32, 17, 18, 32, 64]),
+    );
+    prop_oneof![
+        8 => allocate.prop_map(|(count, order, bits)| Action::Allocate { count, order, bits }),
+        2 => (0_usize..PAGES, 1_usize..9).prop_map(|(first, count)| Action::Reserve { first, count }),
+        7 => any::<usize>().prop_map(Action::Release),
+        1 => prop::collection::vec((0..PAGES, 1..PAGES / 2), 0..4).prop_map(Action::Allow),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn finds_a_range_exactly_if_a_search_of_every_page_does(actions in prop::collection::vec(action(), 1..120)) {
+        let mut allocator = IovaAllocator::new(&[range(0, PAGES as u64)], PAGE).unwrap();
+        let mut model = Model { allowed: vec![true; PAGES], live: vec![] };
+        for action in actions {
+            match action {
+                Action::Allocate { count, order, bits } => {
+                    let mut request = Request::new(count as u64 * PAGE).within(bits);
+                    let align = order.map_or(count.next_power_of_two(), |order| 1 << order);
+                    if let Some(order) = order {
+                        request = request.aligned_to(PAGE << order);
+                    }
+                    let limit = usize::try_from((1_u128 << bits) / u128::from(PAGE)).unwrap_or(usize::MAX);
+                    let expected = model.fits(count, align, limit);
+                    match allocator.allocate(request) {
+                        Ok(got) => {
+                            let first = usize::try_from(got.start().0 / PAGE).unwrap();
+                            prop_assert_eq!(got, range(first as u64, count as u64));
+                            prop_assert!(first != 0 && first.is_multiple_of(align) && first + count <= limit);
+                            prop_assert!((first..first + count).all(|page| model.is_free(page)));
+                            model.live.push((first, count));
+                        }
+                        Err(Error::NoSpace { .. }) => prop_assert!(!expected, "a fit was missed"),
+                        Err(error) => return Err(TestCaseError::fail(error.to_string())),
+                    }
+                }
+                Action::Reserve { first, count } => {
+                    let pages = first..first + count;
+                    let allowed = pages.end <= PAGES && pages.clone().all(|page| model.allowed[page]);
+                    let free = allowed && pages.clone().all(|page| model.is_free(page));
+                    match allocator.reserve(range(first as u64, count as u64)) {
+                        Ok(_) => {
+                            prop_assert!(free);
+                            model.live.push((first, count));
+                        }
+                        Err(Error::InUse(_)) => prop_assert!(allowed && !free),
+                        Err(error) => prop_assert!(matches!(error, Error::NotAllowed(_)) && !allowed),
+                    }
+                }
+                Action::Release(_) if model.live.is_empty() => {}
+                Action::Release(which) => {
+                    let (first, count) = model.live.swap_remove(which % model.live.len());
+                    let released = range(first as u64, count as u64);
+                    allocator.release(released).unwrap();
+                    prop_assert!(matches!(allocator.release(released), Err(Error::NotAllocated(_))));
+                }
+                Action::Allow(ranges) => {
+                    let inside = |page: usize| ranges.iter().any(|&(first, count)| (first..first + count).contains(&page));
+                    model.allowed = (0..PAGES).map(inside).collect();
+                    let ranges: Vec<_> = ranges.iter().map(|&(first, count)| {
+                        range(first as u64, count.min(PAGES - first) as u64)
+                    }).collect();
+                    let mut expected: Vec<_> = model.live.iter()
+                        .filter(|&&(first, count)| !(first..first + count).all(|page| model.allowed[page]))
+                        .map(|&(first, count)| range(first as u64, count as u64)).collect();
+                    expected.sort_unstable();
+                    prop_assert_eq!(allocator.set_allowed(&ranges), expected);
+                }
+            }
+            prop_assert_eq!(allocator.live(), model.live.len());
+        }
+    }
+}
+
+#[test]
+fn a_fragmented_space_coalesces_to_one_range() {
+    let mut allocator = IovaAllocator::new(&[range(0, 4096)], PAGE).unwrap();
+    let mut pages: Vec<_> = (1..4096)
+        .map(|_| allocator.allocate(Request::new(PAGE)).unwrap())
+        .collect();
+    assert!(matches!(
+        allocator.allocate(Request::new(1)),
+        Err(Error::NoSpace { .. })
+    ));
+    pages.sort_unstable();
+    let (even, odd): (Vec<_>, Vec<_>) = pages.into_iter().partition(|page| page.start().is_aligned_to(2 * PAGE));
+    for page in odd {
+        allocator.release(page).unwrap();
+    }
+    assert!(allocator.allocate(Request::new(2 * PAGE)).is_err());
+    for page in even {
+        allocator.release(page).unwrap();
+    }
+    let all = allocator.allocate(Request::new(4095 * PAGE).aligned_to(PAGE)).unwrap();
+    assert_eq!(all, range(1, 4095));
+}
+
+#[test]
+fn the_whole_address_space_can_be_allowed() {
+    let mut allocator = IovaAllocator::new(&[IovaRange::ALL], 2).unwrap();
+    let top = IovaRange::from_bounds(Iova(u64::MAX - 1), Iova(u64::MAX)).unwrap();
+    assert_eq!(allocator.reserve(top).unwrap(), top);
+    let half = allocator.allocate(Request::new(1 << 63)).unwrap();
+    assert!(!half.overlaps(&top) && half.start().is_aligned_to(1 << 30));
+    assert_eq!(allocator.allowed().collect::<Vec<_>>(), [IovaRange::ALL]);
+}
+
+#[test]
+fn address_zero_is_only_reserved() {
+    let mut allocator = IovaAllocator::new(&[range(0, 2)], PAGE).unwrap();
+    assert_eq!(allocator.allocate(Request::new(1)).unwrap(), range(1, 1));
+    assert!(allocator.allocate(Request::new(1)).is_err());
+    let zero = allocator.reserve(range(0, 1)).unwrap();
+    assert!(matches!(allocator.reserve(range(0, 1)), Err(Error::InUse(_))));
+    allocator.release(zero).unwrap();
+    assert!(allocator.allocate(Request::new(1)).is_err());
+    allocator.reserve(range(0, 1)).unwrap();
+}
+
+#[test]
+fn low_addresses_are_kept_for_narrow_devices() {
+    let mut allocator = IovaAllocator::new(&[range(0, 1 << 30)], PAGE).unwrap();
+    let narrow = allocator.allocate(Request::new(PAGE).within(32)).unwrap();
+    assert!(narrow.last().0 < 1 << 32);
+    assert!(allocator.allocate(Request::new(PAGE)).unwrap().start().0 >= 1 << 32);
+    assert!(matches!(
+        allocator.allocate(Request::new(PAGE).within(12)),
+        Err(Error::NoSpace { .. })
+    ));
+    assert!(allocator.allocate(Request::new(PAGE).within(0)).is_err());
+}
+
+#[test]
+fn senseless_requests_are_refused() {
+    assert!(IovaAllocator::new(&[], 3).is_err() && IovaAllocator::new(&[], 1).is_err());
+    let mut allocator = IovaAllocator::new(&[range(0, 16)], PAGE).unwrap();
+    assert!(matches!(allocator.allocate(Request::new(0)), Err(Error::Invalid(_))));
+    assert!(matches!(
+        allocator.allocate(Request::new(1).aligned_to(3)),
+        Err(Error::Invalid(_))
+    ));
+    assert!(matches!(
+        allocator.allocate(Request::new(u64::MAX)),
+        Err(Error::NoSpace { .. })
+    ));
+    assert!(allocator.allocate(Request::new(1).aligned_to(1 << 63)).is_err());
+    let part = allocator.allocate(Request::new(2 * PAGE)).unwrap();
+    let half = IovaRange::new(part.start(), PAGE).unwrap();
+    assert!(matches!(allocator.release(half), Err(Error::NotAllocated(_))));
+}
+
+#[test]
+fn more_recurring_sizes_than_are_remembered_lose_nothing() {
+    let mut allocator = IovaAllocator::new(&[range(1, 1 << 20)], PAGE).unwrap();
+    for _ in 0..3 {
+        let taken: Vec<_> = (1..200)
+            .map(|count| allocator.allocate(Request::new(count * PAGE)).unwrap())
+            .collect();
+        for range in taken {
+            allocator.release(range).unwrap();
+        }
+    }
+    let all = allocator.allocate(Request::new(PAGE << 20).aligned_to(PAGE)).unwrap();
+    assert_eq!(all, range(1, 1 << 20));
+}

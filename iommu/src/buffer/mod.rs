@@ -1,0 +1,197 @@
+//! Memory for DMA: bytes that the process and a device share.
+//!
+//! A [`DmaBuffer`] has an IOVA for as long as it lives. It comes from a [`DmaPool`](crate::pool::DmaPool), or has a mapping of its own. Its type says which way
+//! bytes go, and only what makes sense that way can be called. Bytes are copied in and out; what a device signals with is an atomic.
+
+mod chunk;
+mod direction;
+
+pub use chunk::BufferOptions;
+pub(crate) use chunk::Chunk;
+pub use direction::{Both, DeviceReads, DeviceWrites, Direction, FromDevice, ToDevice};
+
+use crate::pool::Slot;
+use crate::space::AddressSpace;
+use crate::{Error, Iova, IovaRange, Result};
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
+use vfio_core::{Memory, PageSize};
+
+/// Bytes with an IOVA. Goes back where it came from when dropped, on any thread.
+///
+/// The device must be done with it by then: the next user's bytes lie there.
+///
+/// ```no_run
+/// use iommu::buffer::{Both, BufferOptions, DmaBuffer};
+/// use iommu::space::AddressSpace;
+/// use std::sync::atomic::Ordering;
+///
+/// fn ring(space: &AddressSpace) -> Result<(), iommu::Error> {
+///     let mut ring = DmaBuffer::<Both>::new(space, 64 << 10, &BufferOptions::default())?;
+///     println!("64 KiB at {}, contiguous, on pages of {:?}", ring.iova(), ring.pages());
+///     ring.write(0, &[0xff; 16]); // a descriptor
+///     if let Some(status) = ring.atomic_u32(12) {
+///         while status.load(Ordering::Acquire) & 1 != 0 {} // until the device has changed it
+///     }
+///     Ok(())
+/// }
+/// ```
+pub struct DmaBuffer<D: Direction> {
+    chunk: Arc<Chunk>,
+    offset: usize,
+    len: usize,
+    /// Where it goes back to, unless it has a mapping of its own.
+    slot: Option<Slot>,
+    direction: PhantomData<D>,
+}
+
+impl<D: Direction> DmaBuffer<D> {
+    /// A buffer with a mapping of its own, contiguous for the device: for rings, and what is too large for a pool. Its bytes are zero.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] for no bytes; the errors of memory and of [`AddressSpace::map`].
+    pub fn new(space: &AddressSpace, len: usize, options: &BufferOptions) -> Result<Self> {
+        if len == 0 {
+            return Err(Error::Invalid("a buffer of no bytes"));
+        }
+        let chunk = Arc::new(Chunk::new(space, len, D::ACCESS, options)?);
+        Ok(Self {
+            chunk,
+            offset: 0,
+            len,
+            slot: None,
+            direction: PhantomData,
+        })
+    }
+
+    /// The first `len` bytes of a slot of a pool.
+    pub(crate) fn in_slot(chunk: Arc<Chunk>, offset: usize, len: usize, slot: Slot) -> Self {
+        Self {
+            chunk,
+            offset,
+            len,
+            slot: Some(slot),
+            direction: PhantomData,
+        }
+    }
+
+    /// Where the device finds it.
+    #[must_use]
+    #[inline]
+    pub fn iova(&self) -> Iova {
+        self.chunk.iova(self.offset)
+    }
+
+    /// All IOVAs of it.
+    #[must_use]
+    pub fn range(&self) -> IovaRange {
+        let start = self.iova();
+        IovaRange::new(start, self.len as u64).unwrap_or(IovaRange::ALL)
+    }
+
+    /// Length in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Never: there is no buffer of no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// The pages it lies on, as the kernel says: what was got, not what was asked for.
+    #[must_use]
+    pub fn pages(&self) -> PageSize {
+        self.chunk.pages()
+    }
+
+    /// Sets every byte to 0.
+    pub fn clear(&mut self) {
+        let cleared = self.memory().fill(self.offset, self.len, 0);
+        debug_assert!(cleared.is_some(), "a buffer lies inside its memory");
+    }
+
+    fn memory(&self) -> &Memory {
+        self.chunk.memory()
+    }
+
+    /// Place in the memory of `len` bytes at `offset`, if they are inside the buffer.
+    #[inline]
+    fn place(&self, offset: usize, len: usize) -> Option<usize> {
+        let end = offset.checked_add(len)?;
+        (end <= self.len).then_some(self.offset + offset)
+    }
+}
+
+impl<D: DeviceReads> DmaBuffer<D> {
+    /// Copies bytes in, for the device; `None` outside the buffer.
+    pub fn write(&mut self, offset: usize, from: &[u8]) -> Option<()> {
+        let place = self.place(offset, from.len())?;
+        self.memory().write(place, from)
+    }
+}
+
+impl<D: DeviceWrites> DmaBuffer<D> {
+    /// Copies bytes out; `None` outside the buffer.
+    pub fn read(&self, offset: usize, to: &mut [u8]) -> Option<()> {
+        let place = self.place(offset, to.len())?;
+        self.memory().read(place, to)
+    }
+}
+
+/// Words of rings and doorbell records, in the CPU's order; `None` outside the buffer or off their alignment.
+impl DmaBuffer<Both> {
+    /// One byte.
+    #[must_use]
+    #[inline]
+    pub fn atomic_u8(&self, offset: usize) -> Option<&AtomicU8> {
+        let place = self.place(offset, 1)?;
+        self.memory().atomic_u8(place)
+    }
+
+    /// Two bytes.
+    #[must_use]
+    #[inline]
+    pub fn atomic_u16(&self, offset: usize) -> Option<&AtomicU16> {
+        let place = self.place(offset, 2)?;
+        self.memory().atomic_u16(place)
+    }
+
+    /// Four bytes.
+    #[must_use]
+    #[inline]
+    pub fn atomic_u32(&self, offset: usize) -> Option<&AtomicU32> {
+        let place = self.place(offset, 4)?;
+        self.memory().atomic_u32(place)
+    }
+
+    /// Eight bytes.
+    #[must_use]
+    #[inline]
+    pub fn atomic_u64(&self, offset: usize) -> Option<&AtomicU64> {
+        let place = self.place(offset, 8)?;
+        self.memory().atomic_u64(place)
+    }
+}
+
+impl<D: Direction> Drop for DmaBuffer<D> {
+    fn drop(&mut self) {
+        if let Some(slot) = self.slot.take() {
+            slot.give_back();
+        }
+    }
+}
+
+impl<D: Direction> fmt::Debug for DmaBuffer<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DmaBuffer")
+            .field("range", &self.range())
+            .field("pages", &self.pages())
+            .finish()
+    }
+}

@@ -1,0 +1,268 @@
+//! Which memory devices have written, whoever keeps the log.
+//!
+//! Three can: the IOMMU (a page table with dirty tracking), type1 (which knows what may have been written), and a device itself. A
+//! [`DirtyTracker`] takes any of them together and gives one sequence of ranges.
+
+use crate::space::AddressSpace;
+use crate::{Error, IovaRange, Result};
+use std::collections::VecDeque;
+use vfio_core::iommufd::{Hwpt, HwptData, HwptFlags, HwptParent, IommuDevice};
+use vfio_core::{BoundDevice, Container, DirtyBitmap, DmaLogging};
+
+/// The most memory that is asked about at a time: its bitmap in pages of 4 KiB takes 32 KiB.
+const STEP: u64 = 1 << 30;
+
+/// Collects what devices write in one space. Stops all logs when dropped.
+///
+/// ```no_run
+/// use iommu::{dirty::DirtyTracker, space::AddressSpace};
+///
+/// fn copy_until_quiet(space: &AddressSpace, copy: impl Fn(iommu::IovaRange)) -> Result<(), iommu::Error> {
+///     let mut tracker = DirtyTracker::new(space, 4096)?;
+///     tracker.track_container()?;
+///     loop {
+///         let mut bytes = 0;
+///         for range in tracker.dirty() {
+///             let range = range?;
+///             bytes += range.len_bytes();
+///             copy(range);
+///         }
+///         if bytes < 1 << 20 {
+///             return Ok(());
+///         }
+///     }
+/// }
+/// ```
+#[derive(Debug)]
+pub struct DirtyTracker {
+    space: AddressSpace,
+    page_size: u64,
+    logs: Vec<Log>,
+}
+
+#[derive(Debug)]
+enum Log {
+    Table(Hwpt),
+    Container(Container),
+    Device(DmaLogging),
+}
+
+impl DirtyTracker {
+    /// Tracks nothing yet; will report in pages of `page_size` bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] for a size that is no power of two or smaller than the space's pages.
+    pub fn new(space: &AddressSpace, page_size: u64) -> Result<Self> {
+        if !page_size.is_power_of_two() || page_size < space.granule() || page_size > STEP {
+            return Err(Error::Invalid("the page size is not one to track in"));
+        }
+        Ok(Self {
+            space: space.clone(),
+            page_size,
+            logs: Vec::new(),
+        })
+    }
+
+    /// Lets the IOMMU track, in a page table of the space that was made with [`DIRTY_TRACKING`](HwptFlags::DIRTY_TRACKING):
+    /// [`table_for`](Self::table_for). Devices that are attached to another table of the space are not tracked by it.
+    ///
+    /// # Errors
+    ///
+    /// Those of the kernel.
+    pub fn track_table(&mut self, table: &Hwpt) -> Result<()> {
+        table.set_dirty_tracking(true)?;
+        self.logs.push(Log::Table(table.clone()));
+        Ok(())
+    }
+
+    /// A page table of the space that tracks, to attach a device to with [`AddressSpace::attach_table`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] on type1; [`Unsupported`](vfio_core::ErrorKind::Unsupported) for an IOMMU that does not track.
+    pub fn table_for(&self, device: &dyn IommuDevice) -> Result<Hwpt> {
+        let ioas = self.space.ioas().ok_or(Error::Unsupported(
+            "page tables of its own on type1; track the container",
+        ))?;
+        Ok(Hwpt::alloc(
+            device,
+            HwptParent::Ioas(ioas),
+            HwptFlags::DIRTY_TRACKING,
+            HwptData::None,
+            None,
+        )?)
+    }
+
+    /// Lets type1 track. What is mapped for devices to write counts as dirty the first time.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] on iommufd, and when the container does not log pages of this size.
+    pub fn track_container(&mut self) -> Result<()> {
+        let container = self
+            .space
+            .container()
+            .ok_or(Error::Unsupported("a container's log on iommufd; track the page table"))?;
+        let logging = container.info()?.dirty_logging;
+        let logging = logging.ok_or(Error::Unsupported(
+            "dirty logging: Linux 5.8 with vfio_iommu_type1 has it",
+        ))?;
+        // The kernel takes the smallest size only.
+        if logging.page_sizes == 0 || 1_u64 << logging.page_sizes.trailing_zeros() != self.page_size {
+            return Err(Error::Unsupported(
+                "dirty logging in pages of this size; type1 logs in the IOMMU's smallest",
+            ));
+        }
+        let container = container.clone();
+        container.dirty_start()?;
+        self.logs.push(Log::Container(container));
+        Ok(())
+    }
+
+    /// Lets a device track what it writes to what is mapped now.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](vfio_core::ErrorKind::Unsupported) for a device that does not.
+    pub fn track_device(&mut self, device: &BoundDevice) -> Result<()> {
+        let ranges = self.space.mapped();
+        self.logs
+            .push(Log::Device(device.dma_logging(self.page_size, &ranges)?));
+        Ok(())
+    }
+
+    /// What was written since this was last asked, in order, as long ranges as can be. All logs are joined. Ranges that the iterator
+    /// was not asked for stay dirty.
+    ///
+    /// After an error nothing is known: all memory counts as dirty, and tracking is to be started anew.
+    pub fn dirty(&mut self) -> Dirty<'_> {
+        let mapped = self.space.mapped();
+        // Type1 answers for whole mappings only.
+        let whole = self.logs.iter().any(|log| matches!(log, Log::Container(_)));
+        let pieces = mapped
+            .into_iter()
+            .flat_map(|range| pieces(range, if whole { u64::MAX } else { STEP }))
+            .collect();
+        Dirty {
+            tracker: self,
+            pieces,
+            found: VecDeque::new(),
+        }
+    }
+
+    fn read(&self, range: IovaRange) -> Result<DirtyBitmap> {
+        let mut bitmap = DirtyBitmap::new(range, self.page_size)?;
+        for log in &self.logs {
+            match log {
+                Log::Table(table) => table.dirty_bitmap(&mut bitmap, true)?,
+                Log::Container(container) => container.dirty_bitmap(&mut bitmap)?,
+                Log::Device(logging) => logging.report(&mut bitmap)?,
+            }
+        }
+        Ok(bitmap)
+    }
+}
+
+impl Drop for DirtyTracker {
+    fn drop(&mut self) {
+        for log in &self.logs {
+            let stopped = match log {
+                Log::Table(table) => table.set_dirty_tracking(false),
+                Log::Container(container) => container.dirty_stop(),
+                // Stops by itself.
+                Log::Device(_) => Ok(()),
+            };
+            if let Err(error) = stopped {
+                tracing::error!(%error, "dirty pages are still tracked");
+            }
+        }
+    }
+}
+
+/// The dirty ranges of a space, from [`DirtyTracker::dirty`].
+#[derive(Debug)]
+pub struct Dirty<'a> {
+    tracker: &'a DirtyTracker,
+    /// Still to be asked about.
+    pieces: VecDeque<IovaRange>,
+    /// Found, and not yet given out; the last one may go on in the next piece.
+    found: VecDeque<IovaRange>,
+}
+
+impl Iterator for Dirty<'_> {
+    type Item = Result<IovaRange>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.found.len() < 2 {
+            let Some(piece) = self.pieces.pop_front() else {
+                return self.found.pop_front().map(Ok);
+            };
+            match self.tracker.read(piece) {
+                Ok(bitmap) => bitmap.ranges().for_each(|range| push(&mut self.found, range)),
+                Err(error) => {
+                    self.pieces.clear();
+                    self.found.clear();
+                    return Some(Err(error));
+                }
+            }
+        }
+        self.found.pop_front().map(Ok)
+    }
+}
+
+/// Adds a range, or makes the last one longer.
+fn push(found: &mut VecDeque<IovaRange>, range: IovaRange) {
+    if let Some(last) = found.back_mut()
+        && last.last().checked_add(1) == Some(range.start())
+        && let Some(joined) = IovaRange::from_bounds(last.start(), range.last())
+    {
+        *last = joined;
+    } else {
+        found.push_back(range);
+    }
+}
+
+/// A range in pieces of at most `step` bytes.
+fn pieces(range: IovaRange, step: u64) -> impl Iterator<Item = IovaRange> {
+    let mut next = Some(range.start());
+    std::iter::from_fn(move || {
+        let start = next?;
+        let last = start
+            .checked_add(step - 1)
+            .map_or(range.last(), |last| last.min(range.last()));
+        next = if last == range.last() {
+            None
+        } else {
+            last.checked_add(1)
+        };
+        IovaRange::from_bounds(start, last)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Iova;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn pieces_are_the_range(start in 0_u64..1000, len in 1_u64..5000, step in 1_u64..700) {
+            let range = IovaRange::new(Iova(start), len).unwrap();
+            let mut joined = VecDeque::new();
+            for piece in pieces(range, step) {
+                prop_assert!(piece.len_bytes() <= u128::from(step));
+                push(&mut joined, piece);
+            }
+            prop_assert_eq!(joined, [range]);
+        }
+    }
+
+    #[test]
+    fn the_last_address_ends_the_pieces() {
+        assert_eq!(pieces(IovaRange::ALL, u64::MAX).count(), 2);
+        let top = IovaRange::from_bounds(Iova(u64::MAX - 4), Iova(u64::MAX)).unwrap();
+        assert_eq!(pieces(top, 2).count(), 3);
+    }
+}

@@ -1,0 +1,125 @@
+#![expect(clippy::cast_possible_truncation, reason = "addresses of this process")]
+
+use super::*;
+use proptest::prelude::*;
+use std::sync::atomic::AtomicBool;
+
+const GIB: u64 = 1 << 30;
+const MIB: u64 = 1 << 20;
+
+/// What a table of every single page would say.
+fn expected(mappings: &[(u64, u64, u64)], address: u64, len: u64) -> Option<Iova> {
+    let byte = |address: u64| {
+        let inside = |&&(start, len, _): &&(u64, u64, u64)| start <= address && address < start + len;
+        mappings
+            .iter()
+            .find(inside)
+            .map(|&(start, _, iova)| iova + (address - start))
+    };
+    let first = byte(address).filter(|_| len > 0)?;
+    let mut offsets = (0..len).step_by(512).chain([len - 1]);
+    offsets
+        .all(|offset| byte(address + offset) == Some(first + offset))
+        .then_some(Iova(first))
+}
+
+proptest! {
+    #[test]
+    fn answers_as_a_table_of_every_page_would(
+        changes in prop::collection::vec((0_u64..24, 1_u64..8, 0_u64..3, any::<bool>()), 1..20),
+        questions in prop::collection::vec((0_u64..34 * PAGE, 0_u64..6 * PAGE), 1..40),
+        base in prop::sample::select(vec![0, 2 * MIB - 9 * PAGE, GIB - 5 * PAGE, (1 << 47) - 3 * PAGE]),
+    ) {
+        let translator = Translator::new();
+        let mut mappings: Vec<(u64, u64, u64)> = vec![];
+        for (first, count, gap, remove) in changes {
+            let (address, len) = (base + first * PAGE, count * PAGE);
+            if remove && !mappings.is_empty() {
+                let (address, len, iova) = mappings.swap_remove(first as usize % mappings.len());
+                prop_assert_eq!(translator.remove(address as usize).unwrap(), (len as usize, Iova(iova)));
+                prop_assert!(translator.remove(address as usize).is_err());
+                continue;
+            }
+            // Some neighbours are contiguous as the device sees them too.
+            let iova = first * PAGE + (gap << 30);
+            let overlaps = mappings.iter().any(|&(start, other, _)| address < start + other && start < address + len);
+            let inserted = translator.insert(address as usize, len as usize, Iova(iova));
+            prop_assert_eq!(inserted.is_err(), overlaps);
+            if !overlaps {
+                mappings.push((address, len, iova));
+            }
+        }
+        prop_assert_eq!(translator.len(), mappings.len());
+        for (offset, len) in questions {
+            let address = base + offset;
+            prop_assert_eq!(translator.lookup(address as usize, len as usize), expected(&mappings, address, len));
+        }
+    }
+}
+
+#[test]
+fn large_mappings_take_large_entries() {
+    let translator = Translator::new();
+    let (start, len) = (3 * GIB - 2 * MIB, 2 * GIB + 6 * MIB + PAGE);
+    translator.insert(start as usize, len as usize, Iova(0x1000)).unwrap();
+    for (offset, bits) in [
+        (0, 9),
+        (2 * MIB, 18),
+        (2 * MIB + GIB, 18),
+        (2 * GIB + 2 * MIB, 9),
+        (len - PAGE, 0),
+    ] {
+        let (entry, got) = translator.root.read((start + offset) / PAGE);
+        assert_eq!((entry & VALID, got), (VALID, bits), "at {offset:#x}");
+    }
+    assert_eq!(translator.lookup(start as usize, len as usize), Some(Iova(0x1000)));
+    assert_eq!(translator.lookup(start as usize, len as usize + 1), None);
+    assert_eq!(translator.lookup(start as usize - 1, 2), None);
+    translator.remove(start as usize).unwrap();
+    assert_eq!(translator.lookup(start as usize, 1), None);
+}
+
+#[test]
+fn what_cannot_be_a_mapping_is_refused() {
+    let translator = Translator::new();
+    for (address, len, iova) in [
+        (1, PAGE, 0),
+        (0, 1, 0),
+        (0, PAGE, 7),
+        (0, 0, 0),
+        (1 << 48, PAGE, 0),
+        ((1 << 48) - PAGE, 2 * PAGE, 0),
+        (0, 2 * PAGE, u64::MAX - PAGE + 1),
+    ] {
+        assert!(
+            translator.insert(address as usize, len as usize, Iova(iova)).is_err(),
+            "{address:#x} {len:#x}"
+        );
+    }
+    assert!(translator.is_empty());
+    assert_eq!(translator.lookup(usize::MAX, 2), None);
+    assert_eq!(translator.lookup(0, 0), None);
+}
+
+#[test]
+fn readers_find_what_stays_while_its_neighbours_come_and_go() {
+    let translator = Translator::new();
+    let page = PAGE as usize;
+    translator.insert(8 * page, 2 * page, Iova(0x8000)).unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0..20_000 {
+                let iova = Iova(0x10_0000 + 0x1_0000 * (round % 3));
+                translator.insert(10 * page, 6 * page, iova).unwrap();
+                translator.remove(10 * page).unwrap();
+            }
+            done.store(true, Ordering::Release);
+        });
+        while !done.load(Ordering::Acquire) {
+            assert_eq!(translator.lookup(8 * page + 5, 2 * page - 5), Some(Iova(0x8005)));
+            let moving = translator.lookup(10 * page, page).map(|iova| iova.0);
+            assert!(moving.is_none_or(|iova| [0x10_0000, 0x11_0000, 0x12_0000].contains(&iova)));
+        }
+    });
+}

@@ -1,0 +1,152 @@
+//! Peer-to-peer DMA: another function's registers or memory in a space.
+
+use super::{AddressSpace, DmaMapping, MapOptions, Reservation, Source};
+use crate::{Error, Iova, IovaRange, Result};
+use std::ops::Range;
+use std::sync::Arc;
+use vfio_core::{BoundDevice, RegionIndex};
+
+/// A part of another function's BAR, mapped for the devices of a space: as a dma-buf on iommufd, by the process's own map of the BAR on type1.
+///
+/// While a function's memory decoding is off, and during its reset, nobody answers there, and the kernel takes the mapping back. The IOVAs stay:
+/// [`follow_decode`](Self::follow_decode), after either, maps it there again.
+#[derive(Debug)]
+#[must_use = "dropping it unmaps the BAR"]
+pub struct PeerMapping {
+    // Unmapped before the IOVAs are given back.
+    mapping: Option<DmaMapping>,
+    reservation: Option<Reservation>,
+    space: AddressSpace,
+    device: BoundDevice,
+    region: RegionIndex,
+    part: Range<u64>,
+    options: MapOptions,
+    range: IovaRange,
+}
+
+impl AddressSpace {
+    /// Maps a part of a BAR of `device`, in bytes from its start, for the devices of this space.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] for a part that is not made of whole pages; [`Error::Unsupported`] where the BAR has no address in this process;
+    /// [`Unsupported`](vfio_core::ErrorKind::Unsupported) without `CONFIG_VFIO_PCI_DMABUF` or on an iommufd that stands in for type1; those of
+    /// [`AddressSpace::map`].
+    pub fn map_bar(
+        &self,
+        device: &BoundDevice,
+        region: RegionIndex,
+        part: Range<u64>,
+        options: MapOptions,
+    ) -> Result<PeerMapping> {
+        let len = part.end.checked_sub(part.start).filter(|len| *len > 0);
+        let len = len.ok_or(Error::Invalid("no bytes of the BAR"))?;
+        let reservation = self.reserve(len, &options)?;
+        let mut peer = PeerMapping {
+            mapping: None,
+            range: reservation.range(),
+            reservation: Some(reservation),
+            space: self.clone(),
+            device: device.clone(),
+            region,
+            part,
+            options,
+        };
+        peer.resume()?;
+        Ok(peer)
+    }
+}
+
+impl PeerMapping {
+    /// Where devices find the first byte, when it is mapped.
+    #[must_use]
+    pub fn iova(&self) -> Iova {
+        self.range.start()
+    }
+
+    /// Where devices find it.
+    #[must_use]
+    pub fn range(&self) -> IovaRange {
+        self.range
+    }
+
+    /// Whether it is mapped.
+    #[must_use]
+    pub fn is_mapped(&self) -> bool {
+        self.mapping.as_ref().is_some_and(DmaMapping::is_mapped)
+    }
+
+    /// Maps it anew if the function decodes memory, else unmaps it. To be called when the function was reset, and before or after its memory decoding changes.
+    /// Returns whether it is mapped now.
+    ///
+    /// # Errors
+    ///
+    /// Those of reading the function's configuration, and of mapping.
+    pub fn follow_decode(&mut self) -> Result<bool> {
+        let decodes = self.device.config()?.memory_decode()?;
+        // What the kernel has taken back does not come back by itself.
+        self.suspend()?;
+        if decodes {
+            self.resume()?;
+        }
+        Ok(decodes)
+    }
+
+    /// Unmaps it, and keeps its IOVAs.
+    ///
+    /// # Errors
+    ///
+    /// Those of unmapping. The IOVAs are leaked then, and it is not mapped again.
+    pub fn suspend(&mut self) -> Result<()> {
+        let Some(mapping) = self.mapping.take() else {
+            return Ok(());
+        };
+        let unmapped = mapping.unmap();
+        if unmapped.is_err()
+            && let Some(reservation) = self.reservation.take()
+        {
+            reservation.leak();
+        }
+        unmapped
+    }
+
+    /// Maps it at its IOVAs, if it is not.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`AddressSpace::map_bar`].
+    pub fn resume(&mut self) -> Result<()> {
+        if self.is_mapped() {
+            return Ok(());
+        }
+        if self.reservation.is_none() {
+            return Err(Error::InUse(self.range));
+        }
+        let source = self.source()?;
+        self.mapping = Some(
+            self.space
+                .map_reserved(&source, self.range, None, self.options.access())?,
+        );
+        Ok(())
+    }
+
+    fn source(&self) -> Result<Source> {
+        if self.space.ioas().is_some() {
+            let file = self.device.dma_buf(self.region, std::slice::from_ref(&self.part))?;
+            return Ok(Source::File(file, 0..self.part.end - self.part.start));
+        }
+        let map = Arc::new(self.device.region(self.region)?.map(self.part.clone())?);
+        let memory = map.to_memory();
+        let memory = memory.ok_or(Error::Unsupported("a BAR without an address in this process"))?;
+        let len = memory.len();
+        Ok(Source::Memory(memory, 0..len))
+    }
+}
+
+impl Drop for PeerMapping {
+    fn drop(&mut self) {
+        if let Err(error) = self.suspend() {
+            tracing::error!(range = %self.range, %error, "not unmapped; its IOVAs are leaked");
+        }
+    }
+}

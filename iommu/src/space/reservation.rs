@@ -1,0 +1,42 @@
+//! IOVAs that are taken while nothing, or not always the same, is mapped there.
+
+use super::AddressSpace;
+use crate::IovaRange;
+
+/// IOVAs that nobody else gets. Given back when dropped; nothing may be mapped there then.
+#[derive(Debug)]
+pub(crate) struct Reservation {
+    space: AddressSpace,
+    range: IovaRange,
+    is_kept: bool,
+}
+
+impl Reservation {
+    pub(super) fn new(space: AddressSpace, range: IovaRange) -> Self {
+        Self {
+            space,
+            range,
+            is_kept: false,
+        }
+    }
+
+    pub(crate) fn range(&self) -> IovaRange {
+        self.range
+    }
+
+    /// Lets nobody have them again by this way: something else gives them back, or a device may still reach what is there.
+    pub(crate) fn leak(mut self) {
+        self.is_kept = true;
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if self.is_kept {
+            return;
+        }
+        if let Err(error) = self.space.shared.release(self.range) {
+            tracing::error!(range = %self.range, %error, "IOVAs could not be given back");
+        }
+    }
+}

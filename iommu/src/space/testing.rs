@@ -1,0 +1,121 @@
+//! A backend in memory that fails on demand and checks what is asked of it.
+
+use super::{AddressSpace, Backend, Kind, Mapped, Source};
+use crate::{Error, Iova, IovaRange, Result};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use vfio_core::{Access, StableMemory};
+
+/// What the kernel would know. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Ledger(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) allowed: Vec<IovaRange>,
+    pub(crate) mapped: BTreeMap<Iova, Held>,
+    /// Calls made so far.
+    pub(crate) calls: u32,
+    /// What could not be unmapped.
+    pub(crate) stuck: Vec<IovaRange>,
+    /// The call that fails.
+    pub(crate) fail_at: Option<u32>,
+}
+
+/// Where, how, and what is pinned.
+pub(crate) type Held = (IovaRange, Access, Option<Arc<dyn StableMemory>>);
+
+#[derive(Debug)]
+struct Guard(Ledger, IovaRange);
+
+impl Ledger {
+    pub(crate) fn new() -> Self {
+        let ledger = Self::default();
+        ledger.state().allowed = vec![IovaRange::new(Iova(0), 1 << 39).unwrap()];
+        ledger
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    pub(crate) fn space(&self) -> Result<AddressSpace> {
+        AddressSpace::over(Box::new(self.clone()), Kind::Test)
+    }
+
+    /// Bytes that devices reach.
+    pub(crate) fn mapped_bytes(&self) -> u64 {
+        let state = self.state();
+        state
+            .mapped
+            .values()
+            .map(|(range, ..)| u64::try_from(range.len_bytes()).unwrap())
+            .sum()
+    }
+
+    fn call(&self) -> Result<MutexGuard<'_, State>> {
+        let mut state = self.state();
+        state.calls += 1;
+        if state.fail_at == Some(state.calls) {
+            Err(Error::Invalid("injected"))
+        } else {
+            Ok(state)
+        }
+    }
+}
+
+impl Backend for Ledger {
+    fn ranges(&self) -> Result<(Vec<IovaRange>, u64)> {
+        Ok((self.call()?.allowed.clone(), 4096))
+    }
+
+    fn map(&self, source: &Source, range: IovaRange, access: Access) -> Result<Box<dyn Mapped>> {
+        let mut state = self.call()?;
+        assert!(
+            state.allowed.iter().any(|allowed| allowed.contains(&range)),
+            "{range} is not allowed"
+        );
+        assert!(
+            !state.mapped.values().any(|(other, ..)| other.overlaps(&range)),
+            "{range} is mapped already"
+        );
+        assert_eq!(range.len_bytes(), source.len() as u128);
+        let memory = match source {
+            Source::Memory(memory, _) => Some(Arc::clone(memory)),
+            Source::File(..) => None,
+        };
+        state.mapped.insert(range.start(), (range, access, memory));
+        Ok(Box::new(Guard(self.clone(), range)))
+    }
+
+    fn unmap(&self, range: IovaRange) -> Result<u64> {
+        let mut state = self.call()?;
+        let gone: Vec<_> = state
+            .mapped
+            .values()
+            .map(|entry| entry.0)
+            .filter(|inside| range.contains(inside))
+            .collect();
+        gone.iter()
+            .for_each(|inside| drop(state.mapped.remove(&inside.start())));
+        Ok(gone
+            .iter()
+            .map(|inside| u64::try_from(inside.len_bytes()).unwrap())
+            .sum())
+    }
+}
+
+impl Mapped for Guard {
+    fn unmap(self: Box<Self>) -> Result<()> {
+        if !self.0.state().mapped.contains_key(&self.1.start()) {
+            return Ok(());
+        }
+        // On failure the entry stays, and with it the memory: leaked, as the kernel's pins would be.
+        let Self(ledger, range) = *self;
+        let unmapped = ledger.call().map(|mut state| drop(state.mapped.remove(&range.start())));
+        if unmapped.is_err() {
+            ledger.state().stuck.push(range);
+        }
+        unmapped
+    }
+}

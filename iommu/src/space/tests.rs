@@ -1,0 +1,180 @@
+use super::testing::Ledger;
+use super::*;
+use proptest::prelude::*;
+use vfio_core::MemoryOptions;
+
+const READ: MapOptions = MapOptions::new(Access::READ);
+
+fn memory(pages: usize) -> Arc<Memory> {
+    Arc::new(Memory::new(pages * 4096, MemoryOptions::default()).unwrap())
+}
+
+#[test]
+fn what_is_mapped_is_found_until_it_is_unmapped() {
+    let ledger = Ledger::new();
+    let space = ledger.space().unwrap();
+    let memory = memory(4);
+    let mapping = space.map(&memory, 4096..3 * 4096, READ).unwrap();
+    assert_eq!(
+        space.lookup_part(&*memory, 4100..3 * 4096),
+        mapping.iova().checked_add(4)
+    );
+    assert_eq!(space.lookup_part(&*memory, 4100..3 * 4096 + 1), None);
+    assert_eq!(ledger.state().mapped[&mapping.iova()].1, Access::READ);
+    mapping.unmap().unwrap();
+    assert_eq!(space.lookup_part(&*memory, 4096..4097), None);
+    assert_eq!((space.mappings(), ledger.mapped_bytes()), (0, 0));
+    assert_eq!(Arc::strong_count(&memory), 1);
+}
+
+#[test]
+fn a_fixed_iova_is_taken_once() {
+    let space = Ledger::new().space().unwrap();
+    let memory = memory(2);
+    let first = space.map(&memory, 0..4096, READ.at(Iova(0x10_0000))).unwrap();
+    assert!(matches!(
+        space.map(&memory, 0..8192, READ.at(Iova(0xf_f000))),
+        Err(Error::InUse(_))
+    ));
+    assert!(matches!(
+        space.map(&memory, 0..4096, READ.at(Iova(1 << 40))),
+        Err(Error::NotAllowed(_))
+    ));
+    assert!(matches!(
+        space.map(&memory, 0..4096, READ.at(Iova(0x123))),
+        Err(Error::Invalid(_))
+    ));
+    drop(first);
+    drop(space.map(&memory, 0..8192, READ.at(Iova(0xf_f000))).unwrap());
+}
+
+#[test]
+fn parts_that_are_none_are_refused() {
+    let space = Ledger::new().space().unwrap();
+    let memory = memory(2);
+    #[expect(clippy::reversed_empty_ranges, reason = "what a caller may get wrong")]
+    for part in [0..0, 0..3 * 4096, 4096..0, 0..100] {
+        assert!(matches!(space.map(&memory, part, READ), Err(Error::Invalid(_))));
+    }
+    assert!(matches!(
+        space.map_shared(&memory, 0..4096, READ),
+        Err(Error::Invalid(_))
+    ));
+}
+
+#[test]
+fn a_failed_unmap_leaks_memory_and_iova() {
+    let ledger = Ledger::new();
+    let space = ledger.space().unwrap();
+    let memory = memory(1);
+    let mapping = space.map(&memory, 0..4096, READ).unwrap();
+    let iova = mapping.iova();
+    let next = ledger.state().calls + 1;
+    ledger.state().fail_at = Some(next);
+    assert!(mapping.unmap().is_err());
+    assert!(Arc::strong_count(&memory) > 1, "a device may still reach it");
+    assert!(matches!(
+        space.map(&memory, 0..4096, READ.at(iova)),
+        Err(Error::InUse(_))
+    ));
+    assert_ne!(space.map(&memory, 0..4096, READ).unwrap().iova(), iova);
+}
+
+#[test]
+fn a_failed_map_gives_the_iova_back() {
+    let ledger = Ledger::new();
+    let space = ledger.space().unwrap();
+    let memory = memory(1);
+    let next = ledger.state().calls + 1;
+    ledger.state().fail_at = Some(next);
+    let fixed = READ.at(Iova(0x5000));
+    assert!(space.map(&memory, 0..4096, fixed).is_err());
+    drop(space.map(&memory, 0..4096, fixed).unwrap());
+}
+
+#[test]
+fn a_range_is_unmapped_whole_or_not_at_all() {
+    let ledger = Ledger::new();
+    let space = ledger.space().unwrap();
+    let memory = memory(6);
+    let guards: Vec<_> = (0..3_usize)
+        .map(|i| {
+            space
+                .map(
+                    &memory,
+                    i * 8192..(i + 1) * 8192,
+                    READ.at(Iova(0x10_0000 + 0x2000 * i as u64)),
+                )
+                .unwrap()
+        })
+        .collect();
+    let cut = IovaRange::new(Iova(0x10_1000), 0x3000).unwrap();
+    assert!(matches!(space.unmap_range(cut), Err(Error::Invalid(_))));
+    assert_eq!(space.mappings(), 3);
+    let two = IovaRange::new(Iova(0x10_0000), 0x4000).unwrap();
+    assert_eq!(space.unmap_range(two).unwrap(), 0x4000);
+    // Somebody else takes the place before the old guards go.
+    let newer = space.map(&memory, 0..4096, READ.at(Iova(0x10_0000))).unwrap();
+    drop(guards);
+    assert_eq!(ledger.mapped_bytes(), 4096);
+    assert_eq!(space.unmap_all().unwrap(), 4096);
+    newer.unmap().unwrap();
+    assert_eq!(space.unmap_all().unwrap(), 0);
+    assert_eq!(Arc::strong_count(&memory), 1);
+}
+
+#[test]
+fn ranges_that_became_illegal_are_named_and_stay_mapped() {
+    let ledger = Ledger::new();
+    let space = ledger.space().unwrap();
+    let memory = memory(1);
+    let low = space.map(&memory, 0..4096, READ.at(Iova(0x4000))).unwrap();
+    ledger.state().allowed = vec![IovaRange::new(Iova(0x10_0000), 1 << 20).unwrap()];
+    assert_eq!(space.refresh().unwrap(), [low.range()]);
+    assert!(space.map(&memory, 0..4096, READ).unwrap().iova() >= Iova(0x10_0000));
+    low.unmap().unwrap();
+    assert!(matches!(
+        space.map(&memory, 0..4096, READ.at(Iova(0x4000))),
+        Err(Error::NotAllowed(_))
+    ));
+}
+
+proptest! {
+    #[test]
+    fn no_failure_loses_an_iova_or_reuses_one_that_is_mapped(
+        actions in prop::collection::vec((0_u8..4, any::<usize>(), 1_usize..5), 1..40), fail_at in 2_u32..60,
+    ) {
+        let ledger = Ledger::new();
+        // 64 pages, so that a leaked IOVA would be missed.
+        ledger.state().allowed = vec![IovaRange::new(Iova(0x1000), 64 * 4096).unwrap()];
+        let space = ledger.space().unwrap();
+        let memory = memory(4);
+        ledger.state().fail_at = Some(fail_at);
+        let mut guards = vec![];
+        for (kind, which, pages) in actions {
+            match kind {
+                0 | 1 => guards.extend(space.map(&memory, 0..pages * 4096, READ.aligned_to(4096)).ok()),
+                2 if !guards.is_empty() => {
+                    let index = which % guards.len();
+                    drop(guards.swap_remove(index));
+                }
+                _ => {
+                    // A failure of the one call leaves everything mapped, and the guards unmap it later.
+                    let start = Iova(0x1000 + (which as u64 % 64) * 4096);
+                    drop(space.unmap_range(IovaRange::from_bounds(start, Iova(0xffff_ffff)).unwrap()));
+                }
+            }
+        }
+        drop(guards);
+        prop_assert_eq!(space.mappings(), 0);
+        // What one failed unmap left behind is never handed out again; all the rest is.
+        ledger.state().fail_at = None;
+        let stuck = ledger.state().stuck.clone();
+        prop_assert!(stuck.len() <= 1);
+        for page in 0..64 {
+            let iova = Iova(0x1000 + page * 4096);
+            let is_stuck = stuck.iter().any(|range| range.start() <= iova && iova <= range.last());
+            prop_assert_eq!(space.map(&memory, 0..4096, READ.at(iova)).is_err(), is_stuck);
+        }
+    }
+}

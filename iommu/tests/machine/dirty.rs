@@ -1,0 +1,162 @@
+use crate::bench::{Bench, Engine, Status, memory, open, two};
+use iommu::dirty::DirtyTracker;
+use iommu::space::{AddressSpace, MapOptions};
+use iommu::{Error, Iova, IovaRange, Result};
+use vfio_core::fake::Iommu;
+use vfio_core::iommufd::Iommufd;
+use vfio_core::{Access, Errno};
+
+const BOTH: MapOptions = MapOptions::new(Access::READ.union(Access::WRITE));
+
+fn range(start: u64, len: u64) -> IovaRange {
+    IovaRange::new(Iova(start), len).unwrap()
+}
+
+fn take(tracker: &mut DirtyTracker) -> Vec<IovaRange> {
+    tracker.dirty().collect::<Result<_>>().unwrap()
+}
+
+#[test]
+fn the_iommu_knows_exactly_what_was_written() {
+    let machine = two().build();
+    let iommufd = Iommufd::open(&machine.system()).unwrap();
+    let device = open(&machine, &iommufd, 0).unwrap();
+    let space = AddressSpace::iommufd(&iommufd).unwrap();
+    let mut tracker = DirtyTracker::new(&space, 4096).unwrap();
+    let table = tracker.table_for(&device.iommufd_device().unwrap()).unwrap();
+    let _attached = space.attach_table(&device, &table).unwrap();
+    tracker.track_table(&table).unwrap();
+    let pages = memory(16);
+    // Two mappings that touch: what goes across both is one range.
+    let _low = space.map(&pages, 0..8 * 4096, BOTH.at(Iova(0x10_0000))).unwrap();
+    let _high = space
+        .map(&pages, 8 * 4096..16 * 4096, BOTH.at(Iova(0x10_8000)))
+        .unwrap();
+    let engine = Engine(device);
+    assert_eq!(take(&mut tracker), []);
+    engine.fill(Iova(0x10_2010), 1, 1);
+    engine.fill(Iova(0x10_7fff), 2, 1);
+    engine.copy(Iova(0x10_a000), Iova(0x10_5000), 8);
+    assert_eq!(
+        take(&mut tracker),
+        [
+            range(0x10_2000, 0x1000),
+            range(0x10_5000, 0x1000),
+            range(0x10_7000, 0x2000)
+        ]
+    );
+    assert_eq!(take(&mut tracker), [], "asked once, clean again");
+    drop(tracker);
+    assert!(
+        machine
+            .calls()
+            .iter()
+            .filter(|step| step.as_str() == "IOMMU_HWPT_SET_DIRTY_TRACKING")
+            .count()
+            == 2
+    );
+}
+
+#[test]
+fn type1_knows_what_may_have_been_written() {
+    let bench = Bench::type1(two());
+    let pages = memory(4);
+    let _written = bench.space.map(&pages, 0..8192, BOTH.at(Iova(0x10_0000))).unwrap();
+    let _read = bench
+        .space
+        .map(
+            &pages,
+            8192..4 * 4096,
+            MapOptions::new(Access::READ).at(Iova(0x20_0000)),
+        )
+        .unwrap();
+    let mut tracker = DirtyTracker::new(&bench.space, 4096).unwrap();
+    assert!(matches!(tracker.table_for(&NoDevice), Err(Error::Unsupported(_))));
+    tracker.track_container().unwrap();
+    let dirty = take(&mut tracker);
+    assert!(dirty.contains(&range(0x10_0000, 8192)), "{dirty:?}");
+}
+
+#[test]
+fn a_device_can_keep_the_log_itself() {
+    for bench in Bench::both() {
+        let pages = memory(8);
+        let mapping = bench.space.map(&pages, 0..pages.len(), BOTH).unwrap();
+        let mut tracker = DirtyTracker::new(&bench.space, 4096).unwrap();
+        tracker.track_device(&bench.engine.0).unwrap();
+        assert_eq!(
+            bench.engine.fill(Iova(mapping.iova().0 + 3 * 4096), 4097, 1),
+            Status::Done
+        );
+        assert_eq!(take(&mut tracker), [range(mapping.iova().0 + 3 * 4096, 8192)]);
+        assert_eq!(take(&mut tracker), []);
+    }
+}
+
+#[test]
+fn several_logs_are_one() {
+    let machine = two().build();
+    let iommufd = Iommufd::open(&machine.system()).unwrap();
+    let [tracked, logging] = [0, 1].map(|function| open(&machine, &iommufd, function).unwrap());
+    let space = AddressSpace::iommufd(&iommufd).unwrap();
+    let pages = memory(8);
+    let mapping = space.map(&pages, 0..pages.len(), BOTH.at(Iova(0x10_0000))).unwrap();
+    let mut tracker = DirtyTracker::new(&space, 4096).unwrap();
+    let table = tracker.table_for(&tracked.iommufd_device().unwrap()).unwrap();
+    let _first = tracked.attach(&table, None).unwrap();
+    let _second = space.attach(&logging).unwrap();
+    tracker.track_table(&table).unwrap();
+    tracker.track_device(&logging).unwrap();
+    Engine(tracked).fill(mapping.iova(), 1, 1);
+    Engine(logging).fill(Iova(mapping.iova().0 + 4096), 1, 1);
+    assert_eq!(take(&mut tracker), [range(0x10_0000, 8192)]);
+}
+
+#[test]
+fn a_failed_read_ends_the_sequence() {
+    let bench = Bench::iommufd(two());
+    let pages = memory(2);
+    let _mapping = bench.space.map(&pages, 0..8192, BOTH).unwrap();
+    let mut tracker = DirtyTracker::new(&bench.space, 4096).unwrap();
+    tracker.track_device(&bench.engine.0).unwrap();
+    bench.machine.fail_next("VFIO_DEVICE_FEATURE", Errno::NOMEM);
+    let results: Vec<_> = tracker.dirty().collect();
+    assert!(
+        results.len() == 1 && results[0].is_err(),
+        "{results:?} {:?}",
+        bench.machine.calls().last()
+    );
+}
+
+#[test]
+fn logs_that_are_not_there_are_refused() {
+    let without = Iommu {
+        dirty_tracking: false,
+        ..Iommu::default()
+    };
+    let bench = Bench::iommufd(two().iommu(without));
+    let mut tracker = DirtyTracker::new(&bench.space, 4096).unwrap();
+    assert!(tracker.table_for(&bench.engine.0.iommufd_device().unwrap()).is_err());
+    assert!(matches!(tracker.track_container(), Err(Error::Unsupported(_))));
+    for size in [0, 3000, 2048, 1 << 40] {
+        assert!(DirtyTracker::new(&bench.space, size).is_err());
+    }
+    let type1 = Bench::type1(two());
+    let mut tracker = DirtyTracker::new(&type1.space, 8192).unwrap();
+    assert!(matches!(tracker.track_container(), Err(Error::Unsupported(_))));
+}
+
+/// What a type1 space must not even look at.
+struct NoDevice;
+
+impl vfio_core::iommufd::IommuDevice for NoDevice {
+    fn device_id(&self) -> vfio_core::iommufd::ObjectId {
+        unreachable!("no table is made")
+    }
+    fn iommufd(&self) -> &Iommufd {
+        unreachable!("no table is made")
+    }
+    fn hold(&self) -> std::sync::Arc<dyn std::any::Any + Send + Sync> {
+        unreachable!("no table is made")
+    }
+}
