@@ -49,7 +49,8 @@ pub enum ErrorKind {
     /// The process may not pin that much memory (RLIMIT_MEMLOCK).
     #[error("needs {need} bytes of locked memory, the limit is {limit}")]
     MemlockExceeded {
-        /// What the process would have locked after this call, in bytes.
+        /// What would be locked after this call, in bytes. At least: iommufd counts what all processes of the user have pinned, of which only this
+        /// process's part is known. Where the others' decides, the failure is ENOMEM, as for a lack of memory.
         need: u64,
         /// The limit in bytes.
         limit: u64,
@@ -130,11 +131,11 @@ impl Error {
         }
     }
 
-    /// Names the device.
+    /// Names the device, if there is one to name.
     #[must_use]
     pub fn on(self, device: impl Into<Option<Bdf>>) -> Self {
         Self {
-            device: device.into(),
+            device: device.into().or(self.device),
             ..self
         }
     }
@@ -255,6 +256,7 @@ mod tests {
         );
         assert_eq!(error.errno(), Some(Errno::BUSY));
         assert!(error.fix().is_some());
+        assert_eq!(error.on(None).device, Some(bdf), "a name once given stays");
     }
 
     #[test]

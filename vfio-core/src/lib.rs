@@ -10,6 +10,10 @@
 //! - Such memory is read and written by opaque copies or through atomics, never through a `&[u8]` or `&mut [u8]`.
 //! - A file descriptor is owned ([`OwnedFd`](std::os::fd::OwnedFd)) or borrowed, never a number.
 //!
+//! A child of `fork(2)` shares the kernel objects but not the memory that is mapped for devices: what it drops would be unmapped, detached
+//! and destroyed for its parent. It must drop nothing of this crate, so let it `exec` at once, as [`std::process::Command`] does. Until then it holds
+//! copies of all descriptors, and what was closed meanwhile may still be busy.
+//!
 //! Follows the kernel's `include/uapi/linux/vfio.h` and `include/uapi/linux/iommufd.h` of Linux 7.3.
 
 mod attach;

@@ -33,6 +33,8 @@ pub struct File {
     pub limit_s: u64,
     /// Arguments that make the kernel's program take less time; all of its cases are run without them.
     pub short: Vec<String>,
+    /// Why cases of the kernel's program fail, where they do.
+    pub remark: String,
 }
 
 /// What to run.
@@ -124,7 +126,7 @@ pub fn run(report: &mut Report, bench: &Bench<'_>, selection: &Selection<'_>) ->
                     table.ours(&file.name, &tap.results);
                 }
                 Side::Theirs => {
-                    let verdict = judge_theirs(&tap, trouble);
+                    let verdict = judge_theirs(&tap, trouble, &file.remark);
                     report.add(
                         format!("lab/{flavour} the kernel's own {}", file.name),
                         verdict,
@@ -232,7 +234,7 @@ fn add_ours(report: &mut Report, prefix: &str, file: &File, tap: &Tap, trouble: 
 }
 
 /// A failure of the kernel's own case is the kernel's: told, and not counted as ours.
-fn judge_theirs(tap: &Tap, trouble: Option<String>) -> Verdict {
+fn judge_theirs(tap: &Tap, trouble: Option<String>, remark: &str) -> Verdict {
     if let Some(trouble) = trouble {
         return Verdict::Failed(trouble);
     }
@@ -246,7 +248,7 @@ fn judge_theirs(tap: &Tap, trouble: Option<String>) -> Verdict {
         Verdict::Passed
     } else {
         Verdict::Skipped(format!(
-            "{} of its {} cases fail on this kernel: {}",
+            "{} of its {} cases fail on this kernel{remark}: {}",
             failed.len(),
             tap.results.len(),
             failed.join(", ")

@@ -27,6 +27,8 @@ pub(crate) struct File {
     pub(crate) limit_s: u64,
     /// Arguments of the kernel's program that leave out what takes long.
     pub(crate) short: &'static [&'static str],
+    /// Why cases of the kernel's program fail, in brackets, where they do.
+    pub(crate) remark: &'static str,
 }
 
 /// One case.
@@ -58,6 +60,7 @@ pub(crate) fn list(files: &[File]) -> Result<ExitCode> {
             machine: file.machine.clone(),
             cases: file.cases.iter().map(|case| case.name.clone()).collect(),
             limit_s: file.limit_s,
+            remark: file.remark.to_owned(),
             short: file.short.iter().map(|argument| (*argument).to_owned()).collect(),
         })
         .collect();

@@ -106,16 +106,17 @@ impl Igb {
         Ok(igb)
     }
 
-    /// Copies memory, in frames, and waits until the last one has arrived; whether it has.
+    /// Copies memory, frame by frame; whether all of them have arrived. The first that does not ends it.
     pub(crate) fn copy(&mut self, from: Iova, to: Iova, len: u64) -> Result<bool> {
-        let mut arrived = true;
         for at in (0..len).step_by(usize::try_from(CHUNK)?) {
             let part = CHUNK.min(len - at);
             let place = |iova: Iova| iova.checked_add(at).context("past the end of the address space");
             self.queue(place(from)?, place(to)?, part, 1)?;
-            arrived &= self.wait()?;
+            if !self.wait()? {
+                return Ok(false);
+            }
         }
-        Ok(arrived)
+        Ok(true)
     }
 
     /// Queues the same copy `count` times.
@@ -141,7 +142,7 @@ impl Igb {
         let last = (self.tail + RING - 1) % RING;
         let status = usize::try_from(RX_RING + last * 16 + 8)?;
         let status = self.rings.memory().atomic_u32(status).context("outside the ring")?;
-        let arrived = until(Duration::from_secs(20), || {
+        let arrived = until(Duration::from_secs(10), || {
             u32::from_le(status.load(Ordering::Acquire)) & RX_DONE != 0
         });
         self.registers.write(EICR, u32::MAX);

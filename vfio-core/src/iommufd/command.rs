@@ -71,6 +71,8 @@ impl Command {
     pub(super) fn error(self, errno: Errno) -> Error {
         match errno {
             Errno::NOTTY | Errno::OPNOTSUPP => self.unsupported(errno),
+            // No removal is told by these: ENODEV is an IOMMU without operations or a dma-buf that was taken back, ENXIO an offset that shows nothing.
+            Errno::NODEV | Errno::NXIO => self.fail(ErrorKind::Os(errno)),
             _ => self.fail(ErrorKind::from_errno(errno)),
         }
     }

@@ -2,7 +2,7 @@
 
 use super::command::{self, Command};
 use super::mapping::Mapping;
-use super::{OPTION_HUGE_PAGES, Object, ObjectId, PageTable};
+use super::{OPTION_HUGE_PAGES, Object, ObjectId, PageTable, RlimitMode};
 use crate::registry::{Entries, Registry, Shared};
 use crate::sys::iommufd::Calls;
 use crate::{Access, Error, ErrorKind, Iova, IovaRange, StableMemory};
@@ -11,9 +11,6 @@ use std::fmt;
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-
-/// The most ranges that [`Ioas::iova_ranges`] takes from the kernel; an IOMMU with a handful of reserved windows has a handful.
-const MAX_RANGES: u32 = 1 << 16;
 
 /// An I/O address space. Cheap to clone; destroyed when the last clone, mapping and attachment are gone.
 ///
@@ -49,15 +46,6 @@ pub enum Placement {
     Fixed(Iova),
     /// Wherever the kernel finds room, as aligned as the memory is. Never at 0.
     Any,
-}
-
-/// Where mappings may be made, at this moment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IovaRanges {
-    /// The ranges, in order. Every attached device may narrow them.
-    pub ranges: Vec<IovaRange>,
-    /// What an IOVA and a length must be multiples of, in bytes; a power of two.
-    pub alignment: u64,
 }
 
 impl Ioas {
@@ -103,9 +91,13 @@ impl Ioas {
 
     /// Maps `len` bytes of a memfd or of a dma-buf, from byte `start`. The kernel holds the file.
     ///
+    /// The exporter of a dma-buf may take it back: vfio-pci does when the device that shows its BAR is reset, switches memory decoding off, goes to low
+    /// power or is closed. Devices then find nothing at these IOVAs, for good, and nobody is told: drop the mapping and map the file again when
+    /// its memory is back.
+    ///
     /// # Errors
     ///
-    /// As [`map`](Self::map); [`ErrorKind::Os`] with EINVAL outside the file or for a file of another kind, [`ErrorKind::Gone`] for a dma-buf whose
+    /// As [`map`](Self::map); [`ErrorKind::Os`] with EINVAL outside the file or for a file of another kind, ENODEV for a dma-buf whose
     /// exporter has taken it back.
     #[doc(alias = "IOMMU_IOAS_MAP_FILE")]
     pub fn map_file(
@@ -190,62 +182,6 @@ impl Ioas {
                     })
                 }
             }
-        })
-    }
-
-    /// Where mappings may be made. To be asked again after each attach and detach.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Malformed`] for ranges out of order.
-    #[doc(alias = "IOMMU_IOAS_IOVA_RANGES")]
-    pub fn iova_ranges(&self) -> Result<IovaRanges, Error> {
-        let command = command::IOAS_IOVA_RANGES;
-        let mut found = vec![(0, 0); 16];
-        let (count, alignment) = loop {
-            let asked = self.calls().ioas_iova_ranges(self.id().0, &mut found);
-            let (count, alignment) = asked.map_err(|errno| command.error(errno))?;
-            if count > MAX_RANGES {
-                return Err(command.malformed("more ranges than there can be"));
-            }
-            // The number may have grown since; it is asked for until it fits, and it is bounded.
-            if count as usize <= found.len() {
-                break (count, alignment);
-            }
-            found.resize(count as usize, (0, 0));
-        };
-        if !alignment.is_power_of_two() {
-            return Err(command.malformed("an alignment that is no power of two"));
-        }
-        let mut ranges: Vec<IovaRange> = Vec::with_capacity(count as usize);
-        for &(start, last) in found.iter().take(count as usize) {
-            let range = IovaRange::from_bounds(Iova(start), Iova(last));
-            let range = range.ok_or_else(|| command.malformed("a range that ends before it begins"))?;
-            if ranges.last().is_some_and(|before| before.last() >= range.start()) {
-                return Err(command.malformed("ranges that are out of order"));
-            }
-            ranges.push(range);
-        }
-        Ok(IovaRanges { ranges, alignment })
-    }
-
-    /// Keeps ranges free for mappings: no device that would reserve one can be attached any more, and [`Placement::Any`] uses these only. Replaces
-    /// what was set before.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::NotAllowed`] for a range that an attached device reserves already; [`ErrorKind::Os`] with EINVAL for ranges that overlap or of one byte.
-    #[doc(alias = "IOMMU_IOAS_ALLOW_IOVAS")]
-    pub fn allow_iovas(&self, ranges: &[IovaRange]) -> Result<(), Error> {
-        let command = command::IOAS_ALLOW_IOVAS;
-        let bounds: Vec<_> = ranges.iter().map(|range| (range.start().0, range.last().0)).collect();
-        let allowed = self.calls().ioas_allow_iovas(self.id().0, &bounds);
-        allowed.map_err(|errno| match (errno, self.iova_ranges()) {
-            (Errno::ADDRINUSE, Ok(now)) => {
-                let culprit = ranges.iter().find(|range| !now.contains(range));
-                command.fail(culprit.map_or(ErrorKind::Os(errno), |range| ErrorKind::NotAllowed(*range)))
-            }
-            _ => command.error(errno),
         })
     }
 
@@ -343,8 +279,13 @@ impl Ioas {
                 _ => command.error(errno),
             },
             (Errno::NOMEM, _) => {
-                let files = self.inner.object.iommufd().system().files();
-                let need = files.memlock_used().saturating_add(len);
+                let iommufd = self.object().iommufd();
+                let files = iommufd.system().files();
+                let used = match iommufd.rlimit_mode() {
+                    Ok(RlimitMode::Process) => files.memlock_used(),
+                    _ => files.pinned(),
+                };
+                let need = used.saturating_add(len);
                 match files.memlock_limit() {
                     Some(limit) if need > limit => command.fail(ErrorKind::MemlockExceeded { need, limit }),
                     _ => command.error(errno),
@@ -355,7 +296,7 @@ impl Ioas {
     }
 
     /// Finds out which mappings a ranged unmap that failed has left: a copy of a mapping to its own place fails with EEXIST
-    /// where it is and with ENOENT where it is not, and changes nothing.
+    /// where it is and with ENOENT where it is not, and changes nothing. Where others have the descriptor, ENOENT may also mean that they left a part.
     fn sort_out(&self, entries: &mut Entries, inside: &[IovaRange]) {
         for entry in inside {
             let (id, start) = (self.id().0, entry.start().0);
@@ -364,7 +305,7 @@ impl Ioas {
                 .ioas_copy(id, (id, start), self.length(*entry), Some(start), Access::READ)
             {
                 Err(Errno::EXIST) => {}
-                Err(Errno::NOENT) => entries.remove(*entry),
+                Err(Errno::NOENT) if !self.object().iommufd().is_shared() => entries.remove(*entry),
                 _ => entries.make_unclear(*entry),
             }
         }
@@ -405,13 +346,5 @@ impl Placement {
             Self::Fixed(iova) => Some(iova.0),
             Self::Any => None,
         }
-    }
-}
-
-impl IovaRanges {
-    /// Whether all of a range may be mapped.
-    #[must_use]
-    pub fn contains(&self, range: &IovaRange) -> bool {
-        self.ranges.iter().any(|allowed| allowed.contains(range))
     }
 }

@@ -122,7 +122,7 @@ impl Viommu {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Gone`](crate::ErrorKind::Gone) (ENXIO) for any other offset or length.
+    /// [`ErrorKind::Os`](crate::ErrorKind::Os) with ENXIO for any other offset or length.
     pub fn map(&self, offset: u64, len: usize) -> Result<ObjectMap, Error> {
         let mapped = self.object().iommufd().calls().map(offset, len);
         let map = mapped.map_err(|errno| command::MAP_OBJECT.error(errno))?;
@@ -172,7 +172,7 @@ impl Vdevice {
 
 impl HwQueue {
     /// Gives the hardware a queue at `queue`, in the addresses of the virtual IOMMU's parent table. What is mapped there cannot be
-    /// unmapped meanwhile.
+    /// unmapped meanwhile: drop the queue before its [`Mapping`](super::Mapping), which leaks its memory otherwise.
     ///
     /// # Errors
     ///

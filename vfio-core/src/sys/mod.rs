@@ -10,6 +10,7 @@
 )]
 
 pub(crate) mod bar;
+mod bitmap;
 mod copy;
 pub(crate) mod fence;
 pub(crate) mod ioctl;
@@ -41,9 +42,12 @@ pub(crate) trait Files: Debug + Send + Sync {
     fn group(&self, path: &Path) -> Result<Arc<dyn vfio::GroupCalls>>;
     /// RLIMIT_MEMLOCK in bytes, `None` without a limit or with CAP_IPC_LOCK.
     fn memlock_limit(&self) -> Option<u64>;
-    /// What the process has locked by now, in bytes (`VmLck` of `/proc/self/status`): what type1 holds against the limit. An iommufd holds
-    /// against it what all processes of the user have mapped, which no file tells. Pinned memory (`VmPin`) is compared with nothing.
+    /// What counts against that limit where it is counted by process: type1, and iommufd when told so. In bytes (`VmLck` of `/proc/self/status`).
     fn memlock_used(&self) -> u64;
+    /// What the process has pinned, in bytes (`VmPin`). Where it is counted by user, that is a part of what counts.
+    fn pinned(&self) -> u64 {
+        self.memlock_used()
+    }
 }
 
 /// The running kernel.
@@ -72,20 +76,30 @@ impl Files for Host {
         rustix::process::getrlimit(rustix::process::Resource::Memlock).current
     }
     fn memlock_used(&self) -> u64 {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "our own process, not the machine that a captured tree stands for"
-        )]
-        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        locked_bytes(&status)
+        bytes_of("VmLck", &status())
+    }
+    fn pinned(&self) -> u64 {
+        bytes_of("VmPin", &status())
     }
 }
 
-/// `VmLck` in `/proc/PID/status`, which counts in KiB.
-fn locked_bytes(status: &str) -> u64 {
-    let value = status.lines().find_map(|line| line.strip_prefix("VmLck:"));
-    let kibibytes = value.and_then(|value| value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-    kibibytes.unwrap_or(0).saturating_mul(1024)
+/// Empty without `/proc`.
+fn status() -> String {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "our own process, not the machine that a captured tree stands for"
+    )]
+    let status = std::fs::read_to_string("/proc/self/status");
+    status.unwrap_or_default()
+}
+
+/// A value of `/proc/PID/status`, which counts in KiB; 0 if it is not there.
+fn bytes_of(name: &str, status: &str) -> u64 {
+    let value = status.lines().find_map(|line| {
+        let value = line.strip_prefix(name)?.strip_prefix(':')?;
+        value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
+    });
+    value.unwrap_or_default().saturating_mul(1024)
 }
 
 #[cfg(test)]
@@ -93,14 +107,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn locked_memory_is_what_is_locked_and_not_what_is_pinned() {
+    fn locked_and_pinned_memory_are_counted_apart() {
         let status = "Name:\tcat\nVmPeak:\t    5604 kB\nVmLck:\t       4 kB\nVmPin:\t     128 kB\nVmHWM:\t 7 kB\n";
-        assert_eq!(locked_bytes(status), 4 << 10);
-        assert_eq!(locked_bytes("VmLck: many kB\nVmPin: 1 kB"), 0);
+        assert_eq!(bytes_of("VmLck", status), 4 << 10);
+        assert_eq!(bytes_of("VmPin", status), 128 << 10);
+        assert_eq!(bytes_of("VmLck", "VmLck: many kB\nVmPin"), 0);
     }
 
     #[test]
     fn the_process_has_a_status() {
-        assert!(Host.memlock_used() < 1 << 40);
+        assert!(status().contains("VmLck:") && status().contains("VmPin:"));
+        assert!(Host.memlock_used() < 1 << 40 && Host.pinned() < 1 << 40);
     }
 }

@@ -47,15 +47,20 @@ fn add<V: Copy + 'static>(
 
 /// The files of this suite.
 pub(crate) fn files() -> Vec<File> {
-    let file = |name, cases| File {
+    let file = |name, cases, remark| File {
         name,
         machine: Machine::default(),
         stage: Stage::Plain,
         cases,
         limit_s: 240,
         short: &[],
+        remark,
     };
-    vec![file("iommufd", cases()), file("iommufd_fail_nth", fail_nth::cases())]
+    let dma_buf = " (Linux 7.3 opens the mock's dma-buf and returns 0 instead of the descriptor)";
+    vec![
+        file("iommufd", cases(), dma_buf),
+        file("iommufd_fail_nth", fail_nth::cases(), ""),
+    ]
 }
 
 fn cases() -> Vec<Case> {

@@ -33,6 +33,7 @@ fn file(name: &'static str, stage: Stage, limit_s: u64, cases: Vec<Case>) -> Fil
         cases,
         limit_s,
         short: &[],
+        remark: "",
     }
 }
 

@@ -87,7 +87,6 @@ impl MockAccess {
         request.put_u64(24, range.start().0);
         request.put_u64(32, len);
         let buffer = expected.map_or(TestBuffer::None, |(memory, offset)| TestBuffer::Pages {
-            at: 40,
             memory,
             part: offset..memory.len(),
         });
@@ -104,11 +103,7 @@ impl MockAccess {
     #[doc(alias = "IOMMU_TEST_OP_ACCESS_RW")]
     pub fn read(&self, iova: Iova, to: &mut [u8], slow: bool) -> Result<(), Error> {
         let mut request = self.transfer(iova, to.len(), if slow { RW_SLOW_PATH } else { 0 });
-        self.run(
-            &mut request,
-            TestBuffer::Out { at: 32, bytes: to },
-            "IOMMU_TEST_OP_ACCESS_RW",
-        )
+        self.run(&mut request, TestBuffer::Out(to), "IOMMU_TEST_OP_ACCESS_RW")
     }
 
     /// Writes through the address space.
@@ -119,11 +114,7 @@ impl MockAccess {
     #[doc(alias = "IOMMU_TEST_OP_ACCESS_RW")]
     pub fn write(&self, iova: Iova, from: &[u8], slow: bool) -> Result<(), Error> {
         let mut request = self.transfer(iova, from.len(), RW_WRITE | if slow { RW_SLOW_PATH } else { 0 });
-        self.run(
-            &mut request,
-            TestBuffer::In { at: 32, bytes: from },
-            "IOMMU_TEST_OP_ACCESS_RW",
-        )
+        self.run(&mut request, TestBuffer::In(from), "IOMMU_TEST_OP_ACCESS_RW")
     }
 
     fn transfer(&self, iova: Iova, len: usize, flags: u32) -> TestCommand {

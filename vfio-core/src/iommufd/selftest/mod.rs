@@ -119,7 +119,7 @@ pub fn check_map(
     let mut request = TestCommand::new(op::MD_CHECK_MAP, hwpt.0);
     request.put_u64(16, iova.0);
     request.put_u64(24, part.len() as u64);
-    let buffer = TestBuffer::Pages { at: 32, memory, part };
+    let buffer = TestBuffer::Pages { memory, part };
     run(iommufd, &mut request, buffer, "IOMMU_TEST_OP_MD_CHECK_MAP")
 }
 
@@ -133,7 +133,7 @@ pub fn check_refs(iommufd: &Iommufd, memory: &dyn StableMemory, part: Range<usiz
     let mut request = TestCommand::new(op::MD_CHECK_REFS, 0);
     request.put_u64(16, part.len() as u64);
     request.put_u32(32, pins);
-    let buffer = TestBuffer::Pages { at: 24, memory, part };
+    let buffer = TestBuffer::Pages { memory, part };
     run(iommufd, &mut request, buffer, "IOMMU_TEST_OP_MD_CHECK_REFS")
 }
 
@@ -166,10 +166,7 @@ pub fn set_dirty(hwpt: &Hwpt, dirty: &DirtyBitmap) -> Result<u64, Error> {
     request.put_u64(24, dirty.range().start().0);
     request.put_u64(32, dirty.len_bytes());
     request.put_u64(40, dirty.page_size());
-    let buffer = TestBuffer::In {
-        at: 48,
-        bytes: dirty.words().as_bytes(),
-    };
+    let buffer = TestBuffer::In(dirty.words().as_bytes());
     run(hwpt.object().iommufd(), &mut request, buffer, "IOMMU_TEST_OP_DIRTY")?;
     Ok(request.u64(56))
 }

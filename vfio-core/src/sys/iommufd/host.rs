@@ -1,7 +1,8 @@
 //! The running kernel behind [`Calls`]: one `ioctl` for each method.
 
+use super::super::Result;
+use super::super::bitmap::{self, Bounce};
 use super::super::mmio::{Map, Mapped};
-use super::super::{Result, ioctl};
 use super::command::{Command, HwInfoCommand, NoiommuGetPa};
 use super::{Calls, HwInfo, HwptAlloc, Id, Queue};
 use crate::{Access, StableMemory};
@@ -10,7 +11,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap};
 use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -26,10 +27,6 @@ pub(crate) fn open(path: &Path) -> Result<Arc<dyn Calls>> {
 pub(crate) struct Descriptor {
     pub(crate) file: OwnedFd,
 }
-
-/// A queue's own descriptor.
-#[derive(Debug)]
-struct Events(OwnedFd);
 
 /// `enum iommufd_ioas_map_flags`.
 fn map_flags(iova: Option<u64>, access: Access) -> u32 {
@@ -291,21 +288,20 @@ impl Calls for Descriptor {
         page_size: u64,
         bitmap: &mut [u64],
     ) -> Result<()> {
-        let bits = len.checked_div(page_size).ok_or(Errno::INVAL)?;
-        if bits.div_ceil(64) > bitmap.len() as u64 {
-            return Err(Errno::INVAL);
-        }
+        let mut found = Bounce::new(bitmap::bits(len, page_size, bitmap)?)?;
         let mut command = abi::iommu_hwpt_get_dirty_bitmap {
             hwpt_id: hwpt,
             flags: (!clear).into(),
             iova,
             length: len,
             page_size,
-            data: bitmap.as_mut_ptr().expose_provenance() as u64,
+            data: found.address(),
             ..Command::new()
         };
-        // SAFETY: the bitmap has a bit for each page, as just checked, and lives until after the call.
-        unsafe { self.call(&mut command) }
+        // SAFETY: the kernel writes to the pages of the bitmap and to one more, which `found` has and which live until after the call.
+        unsafe { self.call(&mut command) }?;
+        found.add_to(bitmap);
+        Ok(())
     }
 
     fn hwpt_invalidate(&self, hwpt: Id, kind: u32, entry_len: u32, entries: &[u8]) -> (u32, Result<()>) {
@@ -335,13 +331,11 @@ impl Calls for Descriptor {
         }
     }
 
-    fn fault_queue_alloc(&self) -> Result<(Id, Arc<dyn Queue>)> {
+    fn fault_queue_alloc(&self) -> Result<(Id, Box<dyn Queue>)> {
         let mut command = abi::iommu_fault_alloc::new();
         self.plain(&mut command)?;
-        let number = i32::try_from(command.out_fault_fd).or(Err(Errno::BADF))?;
-        // SAFETY: the kernel has just opened it for this call.
-        let file = unsafe { ioctl::owned(number) };
-        Ok((command.out_fault_id, Arc::new(Events(file))))
+        // SAFETY: the kernel has just made the object and opened its descriptor for this call.
+        unsafe { self.queue(command.out_fault_id, command.out_fault_fd) }
     }
 
     fn viommu_alloc(&self, device: Id, hwpt: Id, kind: u32, data: &mut [u8]) -> Result<Id> {
@@ -373,7 +367,7 @@ impl Calls for Descriptor {
         Ok(command.out_vdevice_id)
     }
 
-    fn veventq_alloc(&self, viommu: Id, kind: u32, depth: u32) -> Result<(Id, Arc<dyn Queue>)> {
+    fn veventq_alloc(&self, viommu: Id, kind: u32, depth: u32) -> Result<(Id, Box<dyn Queue>)> {
         let mut command = abi::iommu_veventq_alloc {
             viommu_id: viommu,
             type_: kind,
@@ -381,10 +375,8 @@ impl Calls for Descriptor {
             ..Command::new()
         };
         self.plain(&mut command)?;
-        let number = i32::try_from(command.out_veventq_fd).or(Err(Errno::BADF))?;
-        // SAFETY: the kernel has just opened it for this call.
-        let file = unsafe { ioctl::owned(number) };
-        Ok((command.out_veventq_id, Arc::new(Events(file))))
+        // SAFETY: the kernel has just made the object and opened its descriptor for this call.
+        unsafe { self.queue(command.out_veventq_id, command.out_veventq_fd) }
     }
 
     fn hw_queue_alloc(&self, viommu: Id, kind: u32, index: u32, iova: u64, len: u64) -> Result<Id> {
@@ -439,19 +431,5 @@ impl Calls for Descriptor {
     #[cfg(feature = "selftest")]
     fn test_dmabuf(&self, len: u32) -> Result<OwnedFd> {
         self.new_dmabuf(len)
-    }
-}
-
-impl Queue for Events {
-    fn read(&self, to: &mut [u8]) -> Result<usize> {
-        rustix::io::read(&self.0, to)
-    }
-
-    fn write(&self, from: &[u8]) -> Result<usize> {
-        rustix::io::write(&self.0, from)
-    }
-
-    fn ready(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
     }
 }

@@ -2,6 +2,7 @@
 
 mod command;
 mod host;
+mod queue;
 #[cfg(feature = "selftest")]
 mod test;
 
@@ -66,7 +67,8 @@ pub(crate) trait Calls: Debug + Send + Sync {
     /// `kind` is the type of data asked for (`IOMMU_HW_INFO_FLAG_INPUT_TYPE`), or `None` for what there is.
     fn get_hw_info(&self, device: Id, kind: Option<u32>, data: &mut [u8]) -> Result<HwInfo>;
     fn hwpt_set_dirty_tracking(&self, hwpt: Id, on: bool) -> Result<()>;
-    /// One bit for each `page_size` bytes from `iova`, least significant first; bits are only ever set.
+    /// One bit for each `page_size` bytes from `iova`, least significant first; bits are only ever set. EINVAL for a page size that is no power of
+    /// two or a bitmap that is too short.
     fn hwpt_get_dirty_bitmap(
         &self,
         hwpt: Id,
@@ -79,11 +81,11 @@ pub(crate) trait Calls: Debug + Send + Sync {
     /// `entries` holds whole entries of `entry_len` bytes. Returns how many were handled, also beside a failure.
     fn hwpt_invalidate(&self, hwpt: Id, kind: u32, entry_len: u32, entries: &[u8]) -> (u32, Result<()>);
 
-    fn fault_queue_alloc(&self) -> Result<(Id, Arc<dyn Queue>)>;
+    fn fault_queue_alloc(&self) -> Result<(Id, Box<dyn Queue>)>;
     /// `data` is read and written.
     fn viommu_alloc(&self, device: Id, hwpt: Id, kind: u32, data: &mut [u8]) -> Result<Id>;
     fn vdevice_alloc(&self, viommu: Id, device: Id, virtual_id: u64) -> Result<Id>;
-    fn veventq_alloc(&self, viommu: Id, kind: u32, depth: u32) -> Result<(Id, Arc<dyn Queue>)>;
+    fn veventq_alloc(&self, viommu: Id, kind: u32, depth: u32) -> Result<(Id, Box<dyn Queue>)>;
     fn hw_queue_alloc(&self, viommu: Id, kind: u32, index: u32, iova: u64, len: u64) -> Result<Id>;
 
     /// Maps what an object shows to user space, at the offset that the kernel gave for it.

@@ -16,8 +16,15 @@ use std::os::fd::{AsFd, OwnedFd};
 const IOMMU_TEST_CMD: Opcode = opcode::none(IOMMUFD_TYPE, 0x80 + 32);
 const SIZE: u32 = 72;
 
+const OP_MD_CHECK_MAP: u32 = 3;
+const OP_MD_CHECK_REFS: u32 = 4;
 const OP_CREATE_ACCESS: u32 = 5;
+const OP_ACCESS_PAGES: u32 = 7;
+const OP_ACCESS_RW: u32 = 8;
+const OP_DIRTY: u32 = 13;
 const OP_DMABUF_GET: u32 = 22;
+/// A flag of `access_rw`: into the address space.
+const RW_WRITE: u32 = 1;
 /// Offsets of `out_access_fd` and `flags` of `create_access`, and of `length` and `open_flags` of `dmabuf_get`.
 const FIRST: usize = 16;
 const SECOND: usize = 20;
@@ -28,23 +35,16 @@ pub(crate) struct TestCommand {
     bytes: [u8; SIZE as usize],
 }
 
-/// The memory whose address a command carries. The address is filled in below, at `at`, by whoever makes the call.
+/// The memory whose address a command carries. Which commands carry one, and where, is known below; callers give none.
 #[derive(Debug)]
 pub(crate) enum TestBuffer<'a> {
     None,
     /// Read by the kernel.
-    In {
-        at: usize,
-        bytes: &'a [u8],
-    },
+    In(&'a [u8]),
     /// Written by the kernel.
-    Out {
-        at: usize,
-        bytes: &'a mut [u8],
-    },
+    Out(&'a mut [u8]),
     /// Looked up in the page tables, neither read nor written.
     Pages {
-        at: usize,
         memory: &'a dyn StableMemory,
         part: Range<usize>,
     },
@@ -75,6 +75,51 @@ impl TestCommand {
         }
     }
 
+    /// Sets the address that this operation takes, with its length and direction. EINVAL for a buffer of another kind than it takes, or one
+    /// that is too short. An address of pages that are not given is 0, where the kernel finds none.
+    fn fill_in(&mut self, buffer: TestBuffer<'_>) -> Result<()> {
+        let address = match (self.u32(4), buffer) {
+            (OP_ACCESS_RW, TestBuffer::In(bytes)) => {
+                self.put_u64(24, bytes.len() as u64);
+                self.put_u32(40, self.u32(40) | RW_WRITE);
+                (32, bytes.as_ptr().expose_provenance())
+            }
+            (OP_ACCESS_RW, TestBuffer::Out(bytes)) => {
+                self.put_u64(24, bytes.len() as u64);
+                self.put_u32(40, self.u32(40) & !RW_WRITE);
+                (32, bytes.as_mut_ptr().expose_provenance())
+            }
+            (OP_DIRTY, TestBuffer::In(bytes)) => {
+                // Length and page size, of which the kernel makes the length of the bitmap.
+                let pages = self.u64(32).checked_div(self.u64(40)).ok_or(Errno::INVAL)?;
+                if pages.div_ceil(8) > bytes.len() as u64 {
+                    return Err(Errno::INVAL);
+                }
+                (48, bytes.as_ptr().expose_provenance())
+            }
+            (op, buffer) => {
+                let at = match op {
+                    OP_MD_CHECK_REFS => 24,
+                    OP_MD_CHECK_MAP => 32,
+                    OP_ACCESS_PAGES => 40,
+                    OP_ACCESS_RW | OP_DIRTY => return Err(Errno::INVAL),
+                    _ if matches!(buffer, TestBuffer::None) => return Ok(()),
+                    _ => return Err(Errno::INVAL),
+                };
+                match buffer {
+                    TestBuffer::None => (at, 0),
+                    TestBuffer::Pages { memory, part } => {
+                        let address = memory.address().addr().checked_add(part.start);
+                        (at, address.ok_or(Errno::OVERFLOW)?)
+                    }
+                    TestBuffer::In(_) | TestBuffer::Out(_) => return Err(Errno::INVAL),
+                }
+            }
+        };
+        self.put_u64(address.0, address.1 as u64);
+        Ok(())
+    }
+
     pub(crate) fn u32(&self, at: usize) -> u32 {
         let field = self.bytes.get(at..).and_then(|rest| rest.first_chunk());
         field.map_or(0, |bytes| u32::from_ne_bytes(*bytes))
@@ -88,17 +133,9 @@ impl TestCommand {
 
 impl Descriptor {
     pub(super) fn run_test(&self, command: &mut TestCommand, buffer: TestBuffer<'_>) -> Result<()> {
-        match buffer {
-            TestBuffer::None => {}
-            TestBuffer::In { at, bytes } => command.put_u64(at, bytes.as_ptr().expose_provenance() as u64),
-            TestBuffer::Out { at, bytes } => command.put_u64(at, bytes.as_mut_ptr().expose_provenance() as u64),
-            TestBuffer::Pages { at, memory, part } => {
-                let address = memory.address().addr().checked_add(part.start).ok_or(Errno::OVERFLOW)?;
-                command.put_u64(at, address as u64);
-            }
-        }
-        // SAFETY: the command is as long as it says. The memory it points to is the caller's slice, of the length that the
-        // command states (`selftest` sets both from one slice), or pages that are only looked up.
+        command.fill_in(buffer)?;
+        // SAFETY: the command is as long as it says. `fill_in` has set or zeroed the one address that it may carry: memory that is the caller's for as
+        // many bytes as the command states and in the direction that it states, or pages that are only looked up.
         unsafe { ioctl::call(self.file.as_fd(), IOMMU_TEST_CMD, &mut command.bytes) }?;
         Ok(())
     }
@@ -147,4 +184,43 @@ fn dmabufs() -> Result<BTreeSet<std::os::fd::RawFd>> {
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_never_the_callers_own() {
+        for op in 0..64 {
+            let mut command = TestCommand::new(op, 0);
+            command.bytes[16..].fill(0x55);
+            let before = command.clone();
+            match (op, command.fill_in(TestBuffer::None)) {
+                (OP_ACCESS_RW | OP_DIRTY, filled) => assert_eq!(filled, Err(Errno::INVAL)),
+                (OP_MD_CHECK_MAP, _) => assert_eq!(command.u64(32), 0),
+                (OP_MD_CHECK_REFS, _) => assert_eq!(command.u64(24), 0),
+                (OP_ACCESS_PAGES, _) => assert_eq!(command.u64(40), 0),
+                _ => assert_eq!(command, before),
+            }
+        }
+    }
+
+    #[test]
+    fn length_and_direction_are_the_buffers() {
+        let mut command = TestCommand::new(OP_ACCESS_RW, 0);
+        command.put_u64(24, 1 << 20);
+        command.put_u32(40, RW_WRITE | 4);
+        command.fill_in(TestBuffer::Out(&mut [0; 3])).unwrap();
+        assert_eq!((command.u64(24), command.u32(40)), (3, 4));
+        command.fill_in(TestBuffer::In(&[0; 5])).unwrap();
+        assert_eq!((command.u64(24), command.u32(40)), (5, 5));
+        let mut dirty = TestCommand::new(OP_DIRTY, 0);
+        dirty.put_u64(32, 65 * 4096);
+        assert_eq!(dirty.fill_in(TestBuffer::In(&[0; 16])), Err(Errno::INVAL));
+        dirty.put_u64(40, 4096);
+        assert_eq!(dirty.fill_in(TestBuffer::In(&[0; 8])), Err(Errno::INVAL));
+        assert_eq!(dirty.fill_in(TestBuffer::In(&[0; 9])), Ok(()));
+        assert_eq!(dirty.fill_in(TestBuffer::Out(&mut [0; 9])), Err(Errno::INVAL));
+    }
 }
