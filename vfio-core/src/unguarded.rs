@@ -3,9 +3,9 @@
 //! What the kernel calls such a device and such a group begins with `noiommu-`; nothing else tells it of a file that was handed in.
 
 use crate::{ErrorKind, System};
-use pci::Sysfs;
+use pci::{GroupId, Sysfs};
 use rustix::io::Errno;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 /// What the kernel's names begin with.
 pub(crate) const PREFIX: &str = "noiommu-";
@@ -33,6 +33,30 @@ fn refuse_named(sysfs: &Sysfs, file: impl AsFd) -> Result<(), ErrorKind> {
     }
 }
 
+/// Refuses a device file that is not known to be of a function of this group. Who is in the group has its IOMMU, or none like it.
+pub(crate) fn refuse_stranger(system: &System, file: impl AsFd, group: Option<GroupId>) -> Result<(), ErrorKind> {
+    let is_member = system
+        .sysfs()
+        .is_some_and(|sysfs| group_of(sysfs, file) == group && group.is_some());
+    match is_member {
+        true => Ok(()),
+        false => Err(ErrorKind::Invalid(
+            "the kernel does not say that the device is of this group",
+        )),
+    }
+}
+
+/// The group of the device whose file it is, by what the kernel says of the file.
+fn group_of(sysfs: &Sysfs, file: impl AsFd) -> Option<GroupId> {
+    let number = file.as_fd().as_raw_fd();
+    let facts = sysfs.read(format!("proc/self/fdinfo/{number}")).ok()?;
+    let path = facts
+        .lines()
+        .find_map(|line| line.strip_prefix("vfio-device-syspath:"))?;
+    let link = format!("{}/iommu_group", path.trim().strip_prefix('/')?);
+    sysfs.link_name(link).ok()?.parse().ok().map(GroupId)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -51,5 +75,21 @@ mod tests {
         std::fs::remove_file(names.join("1:3")).unwrap();
         symlink("../../devices/virtual/vfio/noiommu-0", names.join("1:3")).unwrap();
         assert_eq!(refuse_named(&sysfs, &null), Err(UNGUARDED));
+    }
+
+    #[test]
+    fn a_device_file_says_whose_it_is() {
+        let root = tempfile::tempdir().unwrap();
+        let (sysfs, file) = (Sysfs::at(root.path()), tempfile::tempfile().unwrap());
+        let function = root.path().join("sys/devices/pci0000:00/0000:00:01.0");
+        let facts = root.path().join("proc/self/fdinfo");
+        std::fs::create_dir_all(&function).unwrap();
+        std::fs::create_dir_all(&facts).unwrap();
+        assert_eq!(group_of(&sysfs, &file), None);
+        symlink("../../../kernel/iommu_groups/7", function.join("iommu_group")).unwrap();
+        let mut written = std::fs::File::create(facts.join(file.as_raw_fd().to_string())).unwrap();
+        let text = "pos:\t0\nvfio-device-syspath: /sys/devices/pci0000:00/0000:00:01.0\n";
+        std::io::Write::write_all(&mut written, text.as_bytes()).unwrap();
+        assert_eq!(group_of(&sysfs, &file), Some(GroupId(7)));
     }
 }

@@ -281,6 +281,8 @@ fn a_group_that_is_in_a_container_is_adopted_and_no_other() {
         container.set_iommu(kind).unwrap();
         let adopted = container.adopt(&group).unwrap();
         let device = adopted.device(bdf(), None).unwrap();
+        let stranger = tempfile::tempfile().unwrap().into();
+        assert!(adopted.adopt_device(stranger, None).is_err());
         drop((device, adopted));
         assert!(!group.status().unwrap().contains(vfio_core::GroupStatus::CONTAINER_SET));
     }

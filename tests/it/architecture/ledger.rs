@@ -58,14 +58,17 @@ fn differences(rows: &BTreeMap<String, (Count, String)>, counts: &BTreeMap<Strin
 fn the_ledger_of_unsafe_code_is_kept() {
     #[expect(clippy::disallowed_methods, reason = "a document of the workspace is no system file")]
     let text = std::fs::read_to_string(workspace().join("ARCHITECTURE.md")).unwrap();
-    let counts = WORKSPACE.iter().map(|(path, source)| (path.clone(), Count::of(&source.all)));
+    let counts = WORKSPACE
+        .iter()
+        .map(|(path, source)| (path.clone(), Count::of(&source.all)));
     let counts = counts.filter(|(_, count)| count.blocks + count.promises > 0).collect();
     assert_none(&differences(&rows(&text), &counts));
 }
 
 #[test]
 fn a_ledger_that_differs_is_noticed() {
-    let text = "## Unsafe ledger\n| `a.rs` | 2 | 0 | the caller |\n| `b.rs` | 1 | 1 | |\n## Next\n| `c.rs` | 1 | 0 | x |\n";
+    let text =
+        "## Unsafe ledger\n| `a.rs` | 2 | 0 | the caller |\n| `b.rs` | 1 | 1 | |\n## Next\n| `c.rs` | 1 | 0 | x |\n";
     let rows = rows(text);
     let one = |blocks, promises| Count { blocks, promises };
     let counts = |a, b| BTreeMap::from([("a.rs".to_owned(), a), ("b.rs".to_owned(), b)]);

@@ -230,6 +230,18 @@ impl AttachedGroup {
         self.open(name, None, false)
     }
 
+    /// Takes over a device of the group that another process opened. `bdf` says which function it is, for errors.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] unless the kernel says of the file that it is of this group (`vfio-device-syspath` in `/proc/self/fdinfo`, which
+    /// older kernels do not say), and for a group without a number: [`device`](Self::device) opens it anew.
+    pub fn adopt_device(&self, file: OwnedFd, bdf: Option<Bdf>) -> Result<BoundDevice, Error> {
+        let known = unguarded::refuse_stranger(self.container().system(), &file, self.group().id());
+        known.map_err(|kind| Error::new("read /proc/self/fdinfo", kind).on(bdf))?;
+        BoundDevice::in_group(Arc::new(vfio::Device::new(file)), bdf, self)
+    }
+
     fn open(&self, name: &str, bdf: Option<Bdf>, with_token: bool) -> Result<BoundDevice, Error> {
         let calls = self.group().calls().device(name).map_err(|errno| {
             let kind = match errno {

@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn a_child_does_not_inherit_it() {
         let map = mapped(4096, 0, 4096);
-        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let smaps = String::from_utf8(std::fs::read("/proc/self/smaps").unwrap()).unwrap();
         let start = format!("{:x}-", map.address().addr());
         let mut lines = smaps.lines().skip_while(|line| !line.starts_with(&start));
         let flags = lines.find_map(|line| line.strip_prefix("VmFlags:")).unwrap();
