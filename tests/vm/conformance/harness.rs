@@ -1,8 +1,9 @@
 //! Cases in processes of their own, and their results as TAP.
 
+use crate::complaints::Complaints;
 use crate::machine::Snapshot;
 use crate::stage::{Stage, Staged};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use lab::Machine;
 use lab::case::Outcome;
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process_group, setrlimit};
@@ -35,6 +36,8 @@ pub(crate) struct File {
 pub(crate) struct Case {
     pub(crate) name: String,
     run: Box<Run>,
+    /// Whether the library may say that it could not give something back.
+    may_leak: bool,
 }
 
 type Run = dyn Fn(&Staged) -> Result<Outcome>;
@@ -47,7 +50,13 @@ impl Case {
         Self {
             name: name.into(),
             run: Box::new(run),
+            may_leak: false,
         }
+    }
+
+    /// A case that makes giving back fail too.
+    pub(crate) fn that_may_leak(self) -> Self {
+        Self { may_leak: true, ..self }
     }
 }
 
@@ -126,7 +135,15 @@ pub(crate) fn case(file: &File, name: &str) -> Result<ExitCode> {
     let case = file.cases.iter().find(|case| case.name == name);
     let case = case.with_context(|| format!("no case {name}"))?;
     let staged = Staged::from_environment()?;
-    match (case.run)(&staged)? {
+    let complaints = Complaints::listen();
+    let outcome = (case.run)(&staged)?;
+    let said = complaints.take();
+    ensure!(
+        case.may_leak || said.is_empty(),
+        "something was leaked:\n{}",
+        said.join("\n")
+    );
+    match outcome {
         Outcome::Passed => Ok(ExitCode::SUCCESS),
         Outcome::Skipped(reason) => {
             write!(std::io::stdout().lock(), "{reason}")?;

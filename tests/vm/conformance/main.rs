@@ -5,6 +5,7 @@
 //! on a machine that was prepared for its file and is afterwards as it was.
 #![forbid(unsafe_code)]
 
+mod complaints;
 mod context;
 mod harness;
 mod igb;

@@ -41,7 +41,7 @@ pub(super) fn cases() -> Vec<Case> {
         ("device", device),
     ];
     let case = |(name, sequence): (&str, Sequence)| {
-        Case::new(format!("conf_iommufd_basic_fail_nth.{name}"), move |_| sweep(sequence))
+        Case::new(format!("conf_iommufd_basic_fail_nth.{name}"), move |_| sweep(sequence)).that_may_leak()
     };
     sequences.into_iter().map(case).collect()
 }
