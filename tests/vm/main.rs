@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod crash;
+mod dma;
 mod guest;
 mod lifecycle;
 mod machine;
@@ -64,6 +65,10 @@ fn main() -> ExitCode {
         ),
         Case::new("an_unknown_selector_matches_nothing", refusals::unknown_selector),
         Case::new("without_root_it_reads_and_refuses_to_change", refusals::not_root),
+        Case::new("a_device_opens_in_every_way", dma::every_way),
+        Case::new("a_device_moves_memory_where_it_may", dma::edu),
+        Case::new("demand_paging_keeps_its_budget", dma::demand),
+        Case::new("a_device_state_moves_to_another", dma::migrate),
         Case {
             limit_s: 240,
             ..Case::new("a_hung_sysfs_file_ends_in_a_deadline", refusals::hung_file)

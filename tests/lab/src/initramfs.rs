@@ -133,6 +133,29 @@ pub fn build_programs() -> Result<PathBuf> {
     Ok(programs)
 }
 
+/// Builds the libraries' examples for the lab, which tests run there. They land in `examples` beside the programs.
+///
+/// # Errors
+///
+/// cargo's.
+pub fn build_examples() -> Result<()> {
+    let target = target_dir()?;
+    let mut cargo = cargo();
+    cargo.args([
+        "build",
+        "--profile",
+        "lab",
+        "--examples",
+        "--package",
+        "vfio-core",
+        "--package",
+        "iommu",
+    ]);
+    cargo.arg("--target-dir").arg(&target);
+    let was_built = target.join("lab/examples/demand").exists();
+    build(&mut cargo, "the examples for the lab", was_built)
+}
+
 /// The first build takes minutes and shows what it does; later ones are short and silent.
 fn build(cargo: &mut Command, what: &str, was_built: bool) -> Result<()> {
     if was_built {

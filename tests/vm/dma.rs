@@ -1,0 +1,116 @@
+//! The libraries on the real kernel: their examples, which check what they do.
+
+use crate::PASSED;
+use crate::machine::{Run, done, run};
+use anyhow::{Context, Result, ensure};
+use lab::case::Outcome;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// QEMU's tutorial device.
+const EDU: &str = "id:1234:11e8";
+const MTTY: &str = "/sys/devices/virtual/mtty/mtty/mdev_supported_types/mtty-2/create";
+
+pub(crate) fn every_way() -> Result<Outcome> {
+    on_edu(|edu| {
+        let said = example("every_way", &[edu])?.stdout;
+        let ways = if has_iommufd() { 5 } else { 2 };
+        let worked = said.lines().filter(|line| line.ends_with(": all done")).count();
+        ensure!(worked == ways, "{worked} of {ways} ways worked: {said}");
+        Ok(())
+    })?;
+    PASSED
+}
+
+pub(crate) fn edu() -> Result<Outcome> {
+    on_edu(|edu| {
+        let interfaces: &[&str] = if has_iommufd() {
+            &["type1", "iommufd"]
+        } else {
+            &["type1"]
+        };
+        for interface in interfaces {
+            let said = example("edu", &[edu, interface])?.stdout;
+            ensure!(said.contains("unmapped at the end"), "{interface}: {said}");
+        }
+        Ok(())
+    })?;
+    PASSED
+}
+
+pub(crate) fn demand() -> Result<Outcome> {
+    if !Path::new("/sys/class/iommu/iommufd_selftest_iommu.0").exists() {
+        return Ok(Outcome::Skipped(
+            "this kernel has no mock of an IOMMU (CONFIG_IOMMUFD_TEST)".to_owned(),
+        ));
+    }
+    let said = example("demand", &[])?.stdout;
+    ensure!(
+        said.lines().filter(|line| line.contains("budget")).count() == 2,
+        "{said}"
+    );
+    PASSED
+}
+
+/// Two of the kernel's sample devices; the state of one is given to the other.
+pub(crate) fn migrate() -> Result<Outcome> {
+    if !Path::new(MTTY).exists() || !has_iommufd() {
+        return Ok(Outcome::Skipped(
+            "this kernel has no sample device that can be migrated (mtty)".to_owned(),
+        ));
+    }
+    let ids = [1, 2].map(|n| format!("0b1dd9a8-0000-4000-8000-00000000000{n}"));
+    for id in &ids {
+        write(Path::new(MTTY), id)?;
+    }
+    let devices = ids.iter().map(|id| Path::new("/sys/bus/mdev/devices").join(id));
+    let devices: Vec<PathBuf> = devices.collect();
+    let nodes = devices.iter().map(|device| {
+        let entry = fs::read_dir(device.join("vfio-dev"))?
+            .next()
+            .context("no device node")??;
+        let node = Path::new("/dev/vfio/devices").join(entry.file_name());
+        Ok(node.to_string_lossy().into_owned())
+    });
+    let migrated = nodes
+        .collect::<Result<Vec<String>>>()
+        .and_then(|nodes| example("migrate", &nodes.iter().map(String::as_str).collect::<Vec<_>>()));
+    for device in &devices {
+        write(&device.join("remove"), "1")?;
+    }
+    migrated?;
+    PASSED
+}
+
+/// Does something with an edu that is on vfio-pci meanwhile.
+fn on_edu(what: impl FnOnce(&str) -> Result<()>) -> Result<()> {
+    let listed = done(&["list", EDU, "-o", "bdf", "--no-header"])?;
+    let edu = listed.trim();
+    done(&["bind", edu, "--driver", "vfio-pci"])?;
+    let outcome = what(edu);
+    done(&["release", edu])?;
+    outcome
+}
+
+fn has_iommufd() -> bool {
+    Path::new("/dev/iommu").exists()
+}
+
+/// Runs an example, which must succeed.
+fn example(name: &str, arguments: &[&str]) -> Result<Run> {
+    let programs = std::env::current_exe()?;
+    let program = programs.parent().context("a directory")?.join("examples").join(name);
+    let run = run(Command::new(program).args(arguments))?;
+    ensure!(run.code == 0, "{name} exits {}: {}{}", run.code, run.stdout, run.stderr);
+    Ok(run)
+}
+
+fn write(file: &Path, text: &str) -> Result<()> {
+    let opened = OpenOptions::new().write(true).open(file);
+    let mut opened = opened.with_context(|| file.display().to_string())?;
+    opened
+        .write_all(text.as_bytes())
+        .with_context(|| format!("write {}", file.display()))
+}
