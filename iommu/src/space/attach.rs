@@ -7,6 +7,8 @@ use vfio_core::{Attachment, BoundDevice, Pasid};
 
 /// A device, or one of its PASIDs, on a space. Detached when dropped; holds the device open and the space alive.
 ///
+/// Where that device could not have memory stays excluded until [`detach`](Self::detach) or [`AddressSpace::refresh`].
+///
 /// On type1 a device uses the space of its group's container for as long as it is open, and this says so.
 #[derive(Debug)]
 #[must_use = "the device is detached when it is dropped"]

@@ -213,8 +213,9 @@ impl AddressSpace {
     ///
     /// Those of the kernel.
     pub fn refresh(&self) -> Result<Vec<IovaRange>> {
-        let (ranges, granule) = reach(&*self.shared.backend)?;
+        // Locked first: of two who refresh, the later one must not note the older answer.
         let mut allocator = locked(&self.shared.allocator);
+        let (ranges, granule) = reach(&*self.shared.backend)?;
         if granule <= allocator.granule() {
             return Ok(allocator.set_allowed(&ranges));
         }
