@@ -6,6 +6,7 @@
 
 use iommu::bounce::{BouncePool, Crossover};
 use iommu::buffer::{Both, BufferOptions, DmaBuffer, FromDevice, ToDevice};
+use iommu::demand::{DemandOptions, DemandSpace};
 use iommu::group::GroupSpace;
 use iommu::pool::DmaPool;
 use iommu::space::{AddressSpace, MapOptions};
@@ -43,6 +44,13 @@ fn main() -> Result<()> {
     } else {
         let iommufd = Iommufd::open(&system)?;
         let device = CdevFile::open_bdf(&system, &Sysfs::host(), bdf)?.bind(&iommufd, None)?;
+        // It has no PRI, and demand paging says what to do instead.
+        let object = device.iommufd_device().ok_or(Error::Invalid("bound to an iommufd"))?;
+        match DemandSpace::new(&object, DemandOptions::default())?.attach(&device) {
+            Err(error @ Error::Unsupported(_)) => println!("{error}"),
+            Err(error) => return Err(error),
+            Ok(_) => return Err(Error::Invalid("an edu with PRI")),
+        }
         run(&AddressSpace::iommufd(&iommufd)?, &device)
     }
 }
@@ -74,9 +82,15 @@ fn run(space: &AddressSpace, device: &BoundDevice) -> Result<()> {
         answer.iova(),
         back.pages()
     );
-    // The IOMMU keeps the direction: the request stays as it is.
+    // The IOMMU keeps the direction: what is to be read by the device is not written by it.
+    let mut other = out.take(1000)?;
+    other.write(10, b"something else ...");
+    edu.move_in(other.iova(), 1000)?;
     edu.move_out(request.iova(), 1000)?;
     edu.move_in(request.iova(), 1000)?;
+    edu.move_out(answer.iova(), 1000)?;
+    answer.read(10, &mut got);
+    assert_eq!(&got, b"through the device", "the device wrote where it may only read");
 
     let shared = Arc::new(Memory::new(
         8192,
@@ -103,7 +117,7 @@ fn run(space: &AddressSpace, device: &BoundDevice) -> Result<()> {
     edu.move_out(incoming.iova(), 64)?;
     incoming.finish(64)?;
     println!("mapping pays above {} bytes here", Crossover::measure(space)?.bytes());
-    drop((request, answer, huge, out, back, bounce));
+    drop((request, other, answer, huge, out, back, bounce));
     println!("unmapped at the end: {} bytes", space.unmap_all()?);
     attached.detach()
 }
