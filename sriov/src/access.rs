@@ -4,6 +4,7 @@
 //! While vfio waits for the process that holds a function, that lock is taken, without limit, and the waiter cannot be killed.
 //! [`Access`] is what the rest of the crate sees; [`WorkerAccess`](crate::WorkerAccess) does the access in another process.
 
+use crate::PolicyRoutes;
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 /// Access to files below a root; paths are relative to it (`sys/bus/pci/drivers_probe`).
 ///
-/// [`read`](Self::read) and [`write`](Self::write) may block in the kernel and so have a limit. The others must not be used for
+/// [`read`](Self::read), [`write`](Self::write), [`is_claimed`](Self::is_claimed) and [`policy_routes`](Self::policy_routes) may block in the kernel and so have a limit. The others must not be used for
 /// what blocks: links, names and existence are answered by kernfs and devtmpfs themselves, which take no device lock.
 pub trait Access: fmt::Debug {
     /// The file's text without trailing newlines.
@@ -25,6 +26,19 @@ pub trait Access: fmt::Debug {
     /// # Errors
     /// A [`Failure`]; after [`Failure::TimedOut`] and [`Failure::Worker`] the write may have happened, or happen later.
     fn write(&mut self, path: &Path, value: &str, limit: Duration) -> Result<(), Failure>;
+
+    /// Whether the kernel refuses the block device at `path` (`dev/NAME`) to us because somebody has it, or a partition of it, for
+    /// himself (`O_EXCL`). A disk that is on its way out may keep us waiting.
+    ///
+    /// # Errors
+    /// A [`Failure`]; ENOTBLK for anything but a block device.
+    fn is_claimed(&mut self, path: &Path, limit: Duration) -> Result<bool, Failure>;
+
+    /// The routes of IPv4 in tables other than main, by interface. Answering may wait for a driver that comes or goes.
+    ///
+    /// # Errors
+    /// A [`Failure`]
+    fn policy_routes(&mut self, limit: Duration) -> Result<Vec<PolicyRoutes>, Failure>;
 
     /// The last component of a symbolic link's target; `None` when there is no such link.
     ///
@@ -72,7 +86,7 @@ pub struct Deadlines {
     /// A driver's probe or remove: `bind`, `drivers_probe`, `unbind`. Default 180 s: a disk may take 127.5 s to
     /// become ready (`CAP.TO`, NVM Express Base 2.0 §3.1.3.1).
     pub driver: Duration,
-    /// Writing `sriov_numvfs`, which probes or removes every VF. Default 120 s.
+    /// Writing `sriov_numvfs`, which probes or removes every VF, one after the other. Default 600 s, more than one driver gets.
     pub count: Duration,
 }
 
@@ -81,7 +95,7 @@ impl Default for Deadlines {
         Self {
             attribute: Duration::from_secs(10),
             driver: Duration::from_secs(180),
-            count: Duration::from_secs(120),
+            count: Duration::from_secs(600),
         }
     }
 }
@@ -120,3 +134,18 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+#[cfg(test)]
+mod tests {
+    use super::Deadlines;
+
+    #[test]
+    fn many_probes_get_more_time_than_one_and_one_more_than_a_plain_read() {
+        let Deadlines {
+            attribute,
+            driver,
+            count,
+        } = Deadlines::default();
+        assert!(attribute < driver && driver < count);
+    }
+}

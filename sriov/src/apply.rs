@@ -146,6 +146,10 @@ impl<'a> Executor<'a> {
                 if former == *value {
                     return Ok(());
                 }
+                if *attribute == Attribute::NumVfs {
+                    // Before anything is written down, so that there is nothing to take back.
+                    bus.check_answered(function)?;
+                }
                 let former = match former.parse() {
                     Ok(count) if *attribute == Attribute::NumVfs && count > 0 => {
                         Former::VirtualFunctions(bus.virtual_functions(function, count)?)
@@ -194,7 +198,7 @@ impl<'a> Executor<'a> {
     }
 
     /// The kernel does not say who holds the function when it refuses it, nor when it makes one wait; the guard knows who that is.
-    fn name_holders(&mut self, mut error: Error) -> Error {
+    pub(crate) fn name_holders(&mut self, mut error: Error) -> Error {
         if let (ErrorKind::TimedOut { holders, .. } | ErrorKind::Held { holders }, Some(device)) =
             (&mut error.kind, error.device)
             && holders.is_empty()

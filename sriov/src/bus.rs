@@ -79,16 +79,31 @@ impl<'a> Bus<'a> {
     }
 
     /// Refuses to change the number of VFs of a PF while an access to it or to one of its VFs may be under way: removing a VF waits
-    /// for its lock with the PF's lock taken, so that one stuck VF would become a stuck PF.
+    /// for its lock with the PF's lock taken, so that one stuck VF would become a stuck PF. Another process may have left such an
+    /// access too, so every VF is asked.
     pub(crate) fn check_answered(&mut self, pf: Bdf) -> Result<(), Error> {
-        if self.unanswered.is_empty() {
-            return Ok(());
-        }
         let vfs = self.vfs(pf)?;
-        let stuck = std::iter::once(pf).chain(vfs).find(|f| self.unanswered.contains(f));
-        stuck.map_or(Ok(()), |function| {
-            Err(Error::new(function, "write sriov_numvfs", ErrorKind::Unanswered))
-        })
+        let mut functions = std::iter::once(&pf).chain(&vfs);
+        if let Some(function) = functions.find(|function| self.unanswered.contains(function)) {
+            return Err(Error::new(*function, "write sriov_numvfs", ErrorKind::Unanswered));
+        }
+        vfs.iter().try_for_each(|vf| self.ask(*vf))
+    }
+
+    /// Asks a function for its lock: who gets it knows that no access is under way there, whoever began it. `power/control` takes it
+    /// before it looks at what is written, and refuses a word that it does not know. (Reading `driver_override` takes it only before Linux 7.)
+    pub(crate) fn ask(&mut self, function: Bdf) -> Result<(), Error> {
+        const STEP: &str = "ask for the device's lock";
+        if self.unanswered.contains(&function) {
+            return Err(Error::new(function, STEP, ErrorKind::Unanswered));
+        }
+        let path = function_file(function, "power/control");
+        let answer = self.access.write(&path, "?", self.deadlines.attribute);
+        // Any answer will do, also that of a kernel without power management.
+        match answer {
+            Err(failure) if self.note(function, Some(&failure)) => Err(Error::new(function, STEP, failure.into())),
+            _ => Ok(()),
+        }
     }
 
     /// The function that a target is; [`ErrorKind::Gone`] when there is none now.

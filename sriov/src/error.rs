@@ -100,8 +100,8 @@ pub enum ErrorKind {
         /// Who holds the function: usually the process that the kernel waits for.
         holders: Vec<Holder>,
     },
-    /// An access to the function got no answer before and may still be under way: with such a function around, changing the number
-    /// of VFs would hang their PF.
+    /// An access to the function got no answer before and may still be under way: what is done now may be overtaken by it, and changing
+    /// the number of VFs would hang their PF.
     Unanswered,
     /// The write succeeded and the value is another one.
     ReadBack {
@@ -386,9 +386,9 @@ impl fmt::Display for ErrorKind {
                 }
                 Ok(())
             }
-            Self::Unanswered => f.write_str(
-                "not tried: an access to it got no answer and may still be under way, and the number of VFs must not change meanwhile",
-            ),
+            Self::Unanswered => {
+                f.write_str("not tried: an access to the function got no answer and may still be under way")
+            }
             Self::ReadBack { wanted, found } => write!(f, "wrote {wanted:?}, found {found:?}"),
             Self::Missing(path) => write!(f, "{}: no such file", path.display()),
             Self::Malformed { path, found } => write!(f, "{}: malformed: {found:?}", path.display()),

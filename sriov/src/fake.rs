@@ -26,6 +26,8 @@ pub struct Machine {
     pub stuck: BTreeSet<Bdf>,
     /// What goes wrong; each happens once.
     pub faults: Vec<Fault>,
+    /// The routes in tables other than main.
+    pub policy_routes: Vec<crate::PolicyRoutes>,
     /// How many looks it takes until a device node is there.
     pub late_nodes: u32,
     /// Whether the kernel was built without VFIO's character devices: `vfio-dev/vfioN` has no `dev`, and no node ever comes.
@@ -213,11 +215,13 @@ impl Machine {
             return self.bind(value, driver);
         }
         let (bdf, rest) = self.locate(path).ok_or(Errno::NOENT)?;
-        if self.stuck.contains(&bdf) && rest != ["sriov_drivers_autoprobe"] {
+        if self.stuck.contains(&bdf) && !needs_no_lock(path) {
             return Ok(false);
         }
         let function = self.functions.get_mut(&bdf).ok_or(Errno::NOENT)?;
         match (rest.as_slice(), &mut function.role) {
+            (["power", "control"], _) if !["on", "auto"].contains(&value) => return Err(Errno::INVAL),
+            (["power", "control"], _) => {}
             (["driver_override"], _) => value.trim_end_matches('\n').clone_into(&mut function.driver_override),
             (["sriov_drivers_autoprobe"], Role::Physical(sriov)) => {
                 sriov.autoprobe = match value {
@@ -312,7 +316,7 @@ impl Machine {
 
     /// `false` when it blocks, with the lock of the function taken.
     fn detach(&mut self, bdf: Bdf) -> bool {
-        if self.held.contains(&bdf) {
+        if self.held.contains(&bdf) || self.stuck.contains(&bdf) {
             self.stuck.insert(bdf);
             return false;
         }
@@ -389,6 +393,11 @@ impl Machine {
         let bound = |f: &Function| f.driver.as_deref() == Some("vfio-pci") && f.group == number;
         number.is_some() && self.functions.values().any(bound)
     }
+}
+
+/// Whether the kernel answers for this file without the device's lock (`driver_override` as of Linux 7).
+fn needs_no_lock(path: &Path) -> bool {
+    path.ends_with("sriov_drivers_autoprobe") || path.ends_with("driver_override")
 }
 
 /// The driver whose `bind` a path is.

@@ -1,6 +1,6 @@
-//! Who holds which function through VFIO: a scan of `/proc/*/fd`.
+//! Who holds which function through VFIO or UIO: a scan of `/proc/*/fd`.
 //!
-//! A function is held by a process that has open its group node `/dev/vfio/N` (which holds the whole group), its character
+//! A function is held by a process that has open its node `/dev/uioN`, its group node `/dev/vfio/N` (which holds the whole group), its character
 //! device `/dev/vfio/devices/vfioN`, either of them in no-IOMMU mode, or a device descriptor that came from one of them, which
 //! the kernel names in `fdinfo` since 6.18. Not seen: another PID namespace's parent, and a BAR that stays mapped after every
 //! descriptor is closed. The calling process is one like any other.
@@ -24,7 +24,7 @@ const SMALL: usize = 4 << 20;
 /// What the kernel calls a descriptor from `VFIO_GROUP_GET_DEVICE_FD`.
 const ANONYMOUS_DEVICE: &str = "anon_inode:[vfio-device]";
 
-/// One scan for processes that have anything of VFIO open.
+/// One scan for processes that have anything of VFIO or UIO open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holders {
     /// The processes, in order of pid.
@@ -49,7 +49,7 @@ pub enum Coverage {
     Nothing(Unknown),
 }
 
-/// A process with something of VFIO open.
+/// A process with something of VFIO or UIO open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
     /// Process id.
@@ -75,7 +75,7 @@ pub struct OpenFile {
     pub functions: Vec<Bdf>,
 }
 
-/// The kinds of files that belong to VFIO.
+/// The kinds of files through which processes hold functions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Node {
     /// A group, `/dev/vfio/N` or `/dev/vfio/noiommu-N`.
@@ -84,6 +84,8 @@ pub enum Node {
     Device,
     /// A device descriptor without a node; names its function since Linux 6.18.
     AnonymousDevice,
+    /// A function on one of the drivers that hand it to user space without VFIO, `/dev/uioN`.
+    Uio,
     /// A type1 container, `/dev/vfio/vfio`. Names no function.
     Container,
     /// An iommufd context, `/dev/iommu`. Names no function.
@@ -196,8 +198,8 @@ impl<'a> Functions<'a> {
             .clone()
     }
 
-    fn of_device(&mut self, name: &str) -> Vec<Bdf> {
-        let link = Path::new("sys/class/vfio-dev").join(name);
+    fn of_class_device(&mut self, class: &str, name: &str) -> Vec<Bdf> {
+        let link = Path::new("sys/class").join(class).join(name);
         let sysfs = self.sysfs;
         self.known
             .entry(link)
@@ -233,7 +235,8 @@ fn files(sysfs: &Sysfs, pid: u32, functions: &mut Functions<'_>) -> Reading<Vec<
         };
         let functions = match node {
             Node::Group => functions.of_group(number),
-            Node::Device => functions.of_device(number),
+            Node::Device => functions.of_class_device("vfio-dev", number),
+            Node::Uio => functions.of_class_device("uio", number),
             Node::AnonymousDevice => anonymous_device(sysfs, pid, fd).into_iter().collect(),
             Node::Container | Node::Iommufd => Vec::new(),
         };
@@ -258,6 +261,10 @@ fn classify(path: &str) -> Option<(Node, &str)> {
         "/dev/vfio/vfio" => return Some((Node::Container, "")),
         ANONYMOUS_DEVICE => return Some((Node::AnonymousDevice, "")),
         _ => {}
+    }
+    if let Some(number) = path.strip_prefix("/dev/uio") {
+        let name = path.strip_prefix("/dev/")?;
+        return is_number(number).then_some((Node::Uio, name));
     }
     let name = path.strip_prefix("/dev/vfio/")?;
     if let Some(device) = name.strip_prefix("devices/") {

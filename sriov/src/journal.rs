@@ -94,13 +94,9 @@ impl Journal {
             .mode(0o600)
             .open(&path)
             .map_err(|e| failed(&path, e))?;
-        let time = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_secs();
         let begin = Record::Begin {
             id,
-            time,
+            time: now(),
             command: command.to_owned(),
             steps: plan.steps.clone(),
         };
@@ -250,7 +246,8 @@ impl Recorder {
     }
 
     pub(crate) fn end(&mut self, status: Status) -> Result<(), Error> {
-        self.record(Record::End { status })
+        let time = Some(now());
+        self.record(Record::End { status, time })
     }
 
     fn record(&mut self, record: Record) -> Result<(), Error> {
@@ -265,6 +262,12 @@ impl Recorder {
         let appended = append(&mut self.file, &line);
         appended.map_err(|e| failed(&self.path, e))
     }
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.unwrap_or_default().as_secs()
 }
 
 /// Appends all of a line or, where there is no room, nothing: a torn line would become the beginning of the next one.

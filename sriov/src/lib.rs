@@ -41,5 +41,5 @@ pub use operation::{Binding, Change, Former, Operation, Stage, Status, VirtualFu
 pub use pf::PhysicalFunction;
 pub use step::{Action, Attribute, Condition, Plan, Step, Target};
 pub use undo::Undone;
-pub use usage::{Interface, Usage, Use};
+pub use usage::{Interface, PolicyRoutes, Usage, Use};
 pub use worker::{WorkerAccess, serve_accesses};

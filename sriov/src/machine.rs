@@ -42,7 +42,7 @@ pub struct Machine {
 
 impl Machine {
     /// Gathers what plans for `functions` need: for a PF also what its VFs need. Reads `driver_override`, which takes the device
-    /// lock, through `access`, and everything else directly.
+    /// lock, and asks for disks and routes through `access`, and reads everything else directly.
     ///
     /// # Errors
     /// When there is no PCI bus, or a `driver_override` cannot be read in time; with who holds the function, if anybody.
@@ -56,7 +56,7 @@ impl Machine {
         wanted.sort_unstable();
         wanted.dedup();
         let mut usage = Usage::read(sysfs, &topology);
-        usage.claim(sysfs, &wanted);
+        usage.ask(sysfs, access, limits.attribute, &wanted);
         let holders = Holders::scan(sysfs);
         let mut overrides = BTreeMap::new();
         for &function in wanted.iter().filter(|function| topology.function(**function).is_some()) {
@@ -81,11 +81,16 @@ impl Machine {
     }
 
     /// Whether something may be taken from its users as the machine is now: what an [`Executor`](crate::Executor) asks while it
-    /// undoes. Uses that `waive` says yes to are left out.
+    /// undoes. Disks and routes are asked for through `access`. Uses that `waive` says yes to are left out.
     ///
     /// # Errors
     /// [`ErrorKind::Held`] or [`ErrorKind::InUse`]; when there is no PCI bus. A function that is gone has no users.
-    pub fn check_loss(sysfs: &Sysfs, loss: Loss, waive: impl Fn(&Use) -> bool) -> Result<(), Error> {
+    pub fn check_loss(
+        sysfs: &Sysfs,
+        access: &mut dyn Access,
+        loss: Loss,
+        waive: impl Fn(&Use) -> bool,
+    ) -> Result<(), Error> {
         let topology = Topology::read_fields(
             sysfs,
             Fields::ID | Fields::DRIVER | Fields::SRIOV | Fields::CLASS_DEVICES,
@@ -108,10 +113,8 @@ impl Machine {
             Loss::Nothing(_) => Usage::default(),
             Loss::Driver(_) | Loss::VirtualFunctions(_) => {
                 let mut usage = Usage::read(sysfs, &topology);
-                usage.claim(
-                    sysfs,
-                    &functions.iter().map(|function| function.bdf).collect::<Vec<_>>(),
-                );
+                let functions: Vec<Bdf> = functions.iter().map(|function| function.bdf).collect();
+                usage.ask(sysfs, access, Deadlines::default().attribute, &functions);
                 usage.waive(waive);
                 usage
             }

@@ -22,6 +22,8 @@ pub struct Operation {
     pub changes: Vec<Change>,
     /// How far it came.
     pub status: Status,
+    /// When it came to that: was done, undone or abandoned. `None` for an unfinished one.
+    pub ended: Option<SystemTime>,
 }
 
 /// One step that was begun.
@@ -133,6 +135,7 @@ impl Operation {
             steps,
             changes: Vec::new(),
             status: Status::Unfinished,
+            ended: None,
         })
     }
 
@@ -155,9 +158,15 @@ impl Operation {
                 });
             }
             Record::Done { step } => self.change_mut(step)?.stage = Stage::Done,
-            Record::Undo => self.status = Status::Unfinished,
+            Record::Undo => {
+                self.status = Status::Unfinished;
+                self.ended = None;
+            }
             Record::Undone { step } => self.change_mut(step)?.stage = Stage::Undone,
-            Record::End { status } => self.status = status,
+            Record::End { status, time } => {
+                self.status = status;
+                self.ended = time.and_then(|time| UNIX_EPOCH.checked_add(Duration::from_secs(time)));
+            }
         }
         Some(())
     }
@@ -192,5 +201,8 @@ pub(crate) enum Record {
     },
     End {
         status: Status,
+        /// Seconds since 1970.
+        #[serde(default)]
+        time: Option<u64>,
     },
 }

@@ -18,6 +18,9 @@ pub(crate) fn restore(bus: &mut Bus<'_>, guard: &mut Guard<'_>, step: &Step, cha
     let is_done = change.stage == Stage::Done;
     match (&step.action, &change.former) {
         (Action::Set { attribute, value }, Former::Value(former)) => {
+            if *attribute == Attribute::DriverOverride {
+                bus.ask(function)?;
+            }
             put_back(bus, function, *attribute, former, is_done.then_some(value))
         }
         (Action::Set { value, .. }, Former::VirtualFunctions(former)) => {
@@ -29,6 +32,8 @@ pub(crate) fn restore(bus: &mut Bus<'_>, guard: &mut Guard<'_>, step: &Step, cha
                 Action::Unbind if is_done => Some(String::new()),
                 _ => None,
             };
+            // What may still happen to it would come after what is done here.
+            bus.ask(function)?;
             rebind(bus, guard, function, former, made.as_ref())
         }
         // The journal is read with such pairs refused.

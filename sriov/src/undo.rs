@@ -63,7 +63,7 @@ impl Executor<'_> {
         let mut failures = Vec::new();
         for (anchor, error) in self.refusals(recorder.operation()) {
             blocked.insert(anchor);
-            failures.push(error);
+            failures.push(self.name_holders(error));
         }
         let mut restored = 0;
         for change in pending.iter().rev() {
@@ -82,7 +82,7 @@ impl Executor<'_> {
             });
             if let Err(error) = outcome {
                 blocked.insert(anchor);
-                failures.push(error);
+                failures.push(self.name_holders(error));
             }
         }
         if failures.is_empty()

@@ -2,18 +2,23 @@
 //!
 //! Read once for all functions from `/sys/class` and `/proc`, as [`crate::Holders`] is for processes; what to make of it is
 //! for the guard to say. Mounts and interfaces of other namespaces are not to be seen, and neither are the pools of file
-//! systems that keep their devices to themselves (ZFS): [`Usage::claim`] asks the kernel whether anybody has such a disk.
+//! systems that keep their devices to themselves (ZFS) and the routes of policy routing: [`Usage::ask`] asks the kernel for those.
 //!
 //! Key types: [`Usage`], [`Use`].
 
 mod block;
 mod console;
 mod net;
+pub(crate) mod policy;
 
+pub use policy::PolicyRoutes;
+
+use crate::{Access, Failure};
 use pci::{Bdf, Reason, Sysfs, Topology, Unknown};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// How many mount points or routes a text names before it counts the rest.
 const SHOWN: usize = 4;
@@ -108,24 +113,45 @@ impl Usage {
         usage
     }
 
-    /// Asks the kernel for each disk of `functions` that seems unused whether somebody has claimed it, by opening it for
-    /// ourselves alone for a moment (`O_EXCL`), and records what it says. Does nothing for a captured tree. After a disk that
-    /// does not answer in time, which becomes unknown, no other is asked.
-    pub fn claim(&mut self, sysfs: &Sysfs, functions: &[Bdf]) {
-        if !sysfs.is_host() {
+    /// Asks the kernel through `access` what no file tells of `functions`: for each disk that seems unused whether somebody has
+    /// claimed it, and for the routes that lie in tables other than main. Does nothing for a captured tree. What does not answer within
+    /// `limit` becomes unknown; after a disk that does not, no other is asked.
+    pub fn ask(&mut self, sysfs: &Sysfs, access: &mut dyn Access, limit: Duration, functions: &[Bdf]) {
+        if sysfs.is_host() {
+            self.ask_for_routes(sysfs, access, limit, functions);
+            self.ask_for_disks(access, limit, functions);
+        }
+    }
+
+    fn ask_for_routes(&mut self, sysfs: &Sysfs, access: &mut dyn Access, limit: Duration, functions: &[Bdf]) {
+        if !functions.iter().any(|function| self.interfaces.contains_key(function)) {
             return;
         }
+        match access.policy_routes(limit) {
+            Ok(routes) => net::add_policy_routes(sysfs, self, routes),
+            Err(failure) => {
+                let reason = failure.errno().map_or(Reason::TimedOut, Reason::Io);
+                self.unknown.push(reason.at("rtnetlink: RTM_GETROUTE"));
+            }
+        }
+    }
+
+    fn ask_for_disks(&mut self, access: &mut dyn Access, limit: Duration, functions: &[Bdf]) {
         let unused = |function: &&Bdf| !self.uses.contains_key(function);
         for function in functions.iter().filter(unused).collect::<Vec<_>>() {
             for device in self.disks.get(function).into_iter().flatten() {
-                let node = sysfs.path("dev").join(device);
-                let Some(is_claimed) = block::is_claimed(node.clone()) else {
-                    self.unknown.push(Reason::TimedOut.at(node));
-                    return;
-                };
-                if is_claimed {
-                    let device = device.clone();
-                    self.uses.entry(*function).or_default().push(Use::Claimed { device });
+                let node = Path::new("dev").join(device);
+                match access.is_claimed(&node, limit) {
+                    Ok(true) => {
+                        let device = device.clone();
+                        self.uses.entry(*function).or_default().push(Use::Claimed { device });
+                    }
+                    // A disk without a node, or of a kind that cannot be opened now, was claimed by nobody that the kernel tells of.
+                    Ok(false) | Err(Failure::Errno(_)) => {}
+                    Err(Failure::TimedOut(_) | Failure::Worker(_)) => {
+                        self.unknown.push(Reason::TimedOut.at(node));
+                        return;
+                    }
                 }
             }
         }

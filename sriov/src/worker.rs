@@ -4,21 +4,25 @@
 //! standard input and output until end of file. One start serves a whole job; only after a missed deadline a new child is started.
 //!
 //! Request: kind (1 byte), length of path (u16), length of value (u16), path, value. Reply: errno or 0 (i32), length (u32), text.
-//! All little-endian. Paths are relative to the root that the process was started with, and only those that `is_served` says:
+//! All little-endian. Paths are relative to the root that the process was started with, and only those that `serve` lists:
 //! whoever may start the process must not get at other files through it.
 
+mod serve;
+
+pub use serve::serve_accesses;
+
 use crate::pause::timespec;
-use crate::{Access, Failure};
+use crate::usage::policy;
+use crate::{Access, Failure, PolicyRoutes};
 use pci::Sysfs;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
-use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -43,13 +47,15 @@ const REPLY_MAX: u32 = 64 * 1024;
 /// A request always fits into an empty pipe, so that sending one never blocks.
 const REQUEST_MAX: usize = 8 * 1024;
 const HEADER: usize = 5;
-/// How often a path is looked up anew because something was renamed meanwhile.
-const TRIES: usize = 32;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Read = 0,
     Write = 1,
+    /// Opens a block device for itself alone, and closes it.
+    Exclusive = 2,
+    /// Asks for routes; has no path.
+    Routes = 3,
 }
 
 impl WorkerAccess {
@@ -145,6 +151,20 @@ impl Access for WorkerAccess {
         self.request(Kind::Write, path, value, limit).map(drop)
     }
 
+    fn is_claimed(&mut self, path: &Path, limit: Duration) -> Result<bool, Failure> {
+        match self.request(Kind::Exclusive, path, "", limit) {
+            Ok(_) => Ok(false),
+            Err(failure) if failure.errno() == Some(Errno::BUSY.raw_os_error()) => Ok(true),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    fn policy_routes(&mut self, limit: Duration) -> Result<Vec<PolicyRoutes>, Failure> {
+        let text = self.request(Kind::Routes, Path::new(""), "", limit)?;
+        policy::from_text(&text)
+            .ok_or_else(|| Failure::Worker("the access process does not speak the protocol".to_owned()))
+    }
+
     fn link(&mut self, path: &Path) -> Result<Option<String>, Failure> {
         match std::fs::read_link(self.sysfs.path(path)) {
             Ok(target) => Ok(target.file_name().map(|name| name.to_string_lossy().into_owned())),
@@ -237,140 +257,4 @@ fn encode(kind: Kind, path: &Path, value: &str) -> Result<Vec<u8>, Failure> {
     let [p0, p1] = path_len.to_le_bytes();
     let [v0, v1] = value_len.to_le_bytes();
     Ok([&[kind as u8, p0, p1, v0, v1], path, value.as_bytes()].concat())
-}
-
-/// Serves the requests of a [`WorkerAccess`] for the same root until end of file: the whole work of the child process. Files other
-/// than the attributes that plans use are refused with EPERM.
-///
-/// # Errors
-/// Requests that do not follow the protocol, and replies that cannot be delivered.
-pub fn serve_accesses(sysfs: &Sysfs, mut requests: impl Read + AsFd, mut replies: impl Write) -> io::Result<()> {
-    loop {
-        let mut header = [0; HEADER];
-        match requests.read_exact(&mut header) {
-            Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
-            Err(e) => return Err(e),
-        }
-        let [kind, p0, p1, v0, v1] = header;
-        let mut path = vec![0; u16::from_le_bytes([p0, p1]).into()];
-        let mut value = vec![0; u16::from_le_bytes([v0, v1]).into()];
-        requests.read_exact(&mut path)?;
-        requests.read_exact(&mut value)?;
-        let path = PathBuf::from(std::ffi::OsString::from_vec(path));
-        let outcome = match kind {
-            k if k == Kind::Read as u8 => read_file(sysfs, &path),
-            // Whoever asked may be dead and its successor may have begun to undo: then nothing may be changed any more.
-            k if k == Kind::Write as u8 && hung_up(&requests)? => return Ok(()),
-            k if k == Kind::Write as u8 => write_file(sysfs, &path, &value).map(|()| Vec::new()),
-            _ => return Err(io::ErrorKind::InvalidData.into()),
-        };
-        let (errno, text) = match outcome {
-            Ok(text) => (0, text),
-            Err(e) => (e.raw_os_error().unwrap_or(Errno::IO.raw_os_error()), Vec::new()),
-        };
-        let len = u32::try_from(text.len()).map_err(io::Error::other)?;
-        replies.write_all(&[&errno.to_le_bytes(), &len.to_le_bytes(), text.as_slice()].concat())?;
-        replies.flush()?;
-    }
-}
-
-fn hung_up(requests: &impl AsFd) -> io::Result<bool> {
-    let mut fds = [PollFd::new(requests, PollFlags::empty())];
-    poll(&mut fds, Some(&timespec(Duration::ZERO)))?;
-    let [fd] = fds;
-    Ok(fd.revents().contains(PollFlags::HUP))
-}
-
-/// Whether a path from the root is one of the attributes that can block, or that tell why a write to one was refused.
-fn is_served(path: &Path) -> bool {
-    const ATTRIBUTES: [&str; 7] = [
-        "bind",
-        "driver_override",
-        "drivers_probe",
-        "sriov_drivers_autoprobe",
-        "sriov_numvfs",
-        "sriov_totalvfs",
-        "unbind",
-    ];
-    let Ok(path) = path.strip_prefix("sys/bus/pci") else {
-        return false;
-    };
-    path.components()
-        .all(|component| matches!(component, Component::Normal(_)))
-        && path
-            .file_name()
-            .is_some_and(|name| ATTRIBUTES.iter().any(|a| name == *a))
-}
-
-fn open(sysfs: &Sysfs, path: &Path, flags: OFlags) -> io::Result<File> {
-    if !is_served(path) {
-        return Err(Errno::PERM.into());
-    }
-    let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY;
-    if sysfs.is_host() {
-        return Ok(openat(CWD, sysfs.path(path), flags, Mode::empty())?.into());
-    }
-    // Anybody may have made the tree, with links to anywhere.
-    let root = openat(CWD, sysfs.root(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-    for _ in 0..TRIES {
-        match openat2(&root, path, flags, Mode::empty(), ResolveFlags::BENEATH) {
-            // Something, somewhere, was renamed meanwhile.
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            opened => return Ok(opened?.into()),
-        }
-    }
-    Err(Errno::AGAIN.into())
-}
-
-fn read_file(sysfs: &Sysfs, path: &Path) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    open(sysfs, path, OFlags::RDONLY)?
-        .take(REPLY_MAX.into())
-        .read_to_end(&mut text)?;
-    let end = text.iter().rposition(|byte| *byte != b'\n').map_or(0, |last| last + 1);
-    text.truncate(end);
-    Ok(text)
-}
-
-fn write_file(sysfs: &Sysfs, path: &Path, value: &[u8]) -> io::Result<()> {
-    let value = if value.is_empty() { b"\n" } else { value };
-    let written = open(sysfs, path, OFlags::WRONLY)?.write(value)?;
-    if written == value.len() {
-        Ok(())
-    } else {
-        Err(io::ErrorKind::WriteZero.into())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_attributes_of_the_pci_bus_are_served() {
-        for path in [
-            "sys/bus/pci/drivers_probe",
-            "sys/bus/pci/drivers/vfio-pci/bind",
-            "sys/bus/pci/devices/0000:01:00.0/driver/unbind",
-            "sys/bus/pci/devices/0000:01:00.0/virtfn0/driver_override",
-        ] {
-            assert!(is_served(Path::new(path)), "{path}");
-        }
-        for path in [
-            "",
-            "/sys/bus/pci/drivers_probe",
-            "etc/shadow",
-            "bind",
-            "sys/bus/pci",
-            "sys/bus/pci/devices/0000:01:00.0/remove",
-            "sys/bus/pci/drivers_probe/..",
-            "sys/bus/pci/../usb/drivers_probe",
-            "sys/bus/pci/devices/../../../../tmp/bind",
-            "../sys/bus/pci/drivers_probe",
-            "sys/bus/pci-epf/drivers/x/bind",
-        ] {
-            assert!(!is_served(Path::new(path)), "{path}");
-        }
-    }
 }

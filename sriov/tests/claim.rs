@@ -61,8 +61,19 @@ impl Access for Claims<'_> {
             !fds[0].revents().contains(PollFlags::HUP)
         };
         let file = path.file_name().unwrap().to_str().unwrap().to_owned();
-        self.kept.push((file, self.granted.iter().filter(is_kept).count()));
+        // Which only asks for the device's lock.
+        if file != "control" {
+            self.kept.push((file, self.granted.iter().filter(is_kept).count()));
+        }
         self.machine.write(path, value, limit)
+    }
+
+    fn is_claimed(&mut self, path: &Path, limit: Duration) -> Result<bool, Failure> {
+        self.machine.is_claimed(path, limit)
+    }
+
+    fn policy_routes(&mut self, limit: Duration) -> Result<Vec<sriov::PolicyRoutes>, Failure> {
+        self.machine.policy_routes(limit)
     }
 
     fn link(&mut self, path: &Path) -> Result<Option<String>, Failure> {
@@ -205,9 +216,37 @@ fn claims_of_a_write_without_an_answer_are_kept() {
     };
     let (mut guard, mut progress) = (|_| Ok(()), |_: sriov::Progress<'_>| {});
     let mut executor = Executor::new(&mut access, &lab.journal, &mut guard, &mut progress);
-    executor.apply(&plan(vec![unbind(vf)]), "test").unwrap_err();
-    let steps = vec![set(pf_target(), Attribute::DriversAutoprobe, "0")];
-    executor.apply(&plan(steps), "test").unwrap();
-    let wanted = [("unbind", 1), ("sriov_drivers_autoprobe", 1)];
+    let steps = vec![set(pf_target(), Attribute::DriversAutoprobe, "0"), unbind(vf)];
+    executor.apply(&plan(steps), "test").unwrap_err();
+    // What comes after the write that got no answer is the undoing of the first step.
+    let autoprobe = "sriov_drivers_autoprobe";
+    let wanted = [(autoprobe, 0), ("unbind", 1), (autoprobe, 1)];
     assert_eq!(access.kept, wanted.map(|(file, count)| (file.to_owned(), count)));
+}
+
+#[test]
+fn vfs_are_not_removed_while_one_is_stuck_in_an_access_of_another_process() {
+    let mut lab = Lab::new(machine());
+    lab.apply(&create(pf(), 3)).unwrap();
+    let created = lab.machine.functions.clone();
+    let vf = lab.machine.vf(pf(), 1).unwrap();
+    lab.machine.stuck.insert(vf);
+    let is_about_vf = |error: &Error| {
+        assert_eq!(error.device, Some(vf), "{error}");
+        assert!(matches!(error.kind, ErrorKind::TimedOut { .. }), "{error}");
+    };
+    is_about_vf(&lab.undo().unwrap_err());
+    // Nothing was written, so the operation stands.
+    assert_eq!(lab.machine.functions, created);
+    assert_eq!(lab.journal.unfinished().unwrap(), None);
+
+    let delete = plan(vec![set(pf_target(), Attribute::NumVfs, "0")]);
+    is_about_vf(&lab.apply(&delete).unwrap_err());
+    assert_eq!(lab.machine.functions, created);
+    // The PF, whose lock a write would have kept, still answers.
+    assert_eq!(lab.machine.stuck.iter().collect::<Vec<_>>(), [&vf]);
+
+    lab.machine.stuck.clear();
+    lab.with(|executor| executor.undo(Some(1))).unwrap();
+    assert_eq!(lab.machine.functions, machine().functions);
 }

@@ -38,6 +38,14 @@ impl Access for Traced<'_> {
         outcome
     }
 
+    fn is_claimed(&mut self, path: &Path, limit: Duration) -> Result<bool, Failure> {
+        self.machine.is_claimed(path, limit)
+    }
+
+    fn policy_routes(&mut self, limit: Duration) -> Result<Vec<sriov::PolicyRoutes>, Failure> {
+        self.machine.policy_routes(limit)
+    }
+
     fn link(&mut self, path: &Path) -> Result<Option<String>, Failure> {
         self.machine.link(path)
     }

@@ -201,6 +201,39 @@ fn a_process_that_ends_or_talks_nonsense_is_an_error() {
 }
 
 #[test]
+fn only_block_devices_are_asked_for_a_claim_and_the_answer_has_a_deadline() {
+    let root = tempfile::tempdir().unwrap();
+    let mut access = worker(root.path());
+    put(&root.path().join("dev/file"), "");
+    put(&root.path().join("etc/secret"), "");
+    fifo(&root.path().join("dev/fifo"));
+    for (path, wanted) in [
+        ("dev/file", rustix::io::Errno::NOTBLK),
+        // Opening it for real would block.
+        ("dev/fifo", rustix::io::Errno::NOTBLK),
+        ("dev/absent", rustix::io::Errno::NOENT),
+        ("dev/../etc/secret", rustix::io::Errno::PERM),
+        ("etc/secret", rustix::io::Errno::PERM),
+    ] {
+        assert_eq!(access.is_claimed(path.as_ref(), LONG), Err(errno(wanted)), "{path}");
+    }
+    // What may be asked for may not be read.
+    assert_eq!(
+        access.read("dev/file".as_ref(), LONG),
+        Err(errno(rustix::io::Errno::PERM))
+    );
+    access.policy_routes(LONG).unwrap();
+    let busy = r"head -c 13 >/dev/null; printf '\20\0\0\0\0\0\0\0'; cat >/dev/null";
+    let mut busy = WorkerAccess::new(Sysfs::at(root.path()), shell(busy));
+    assert_eq!(busy.is_claimed("dev/disk".as_ref(), LONG), Ok(true));
+    let mut stuck = WorkerAccess::new(Sysfs::at(root.path()), shell("exec 3>&1; exec cat >/dev/null"));
+    assert_eq!(
+        stuck.is_claimed("dev/disk".as_ref(), SHORT),
+        Err(Failure::TimedOut(SHORT))
+    );
+}
+
+#[test]
 fn links_names_and_existence_need_no_process() {
     let root = tempfile::tempdir().unwrap();
     let mut access = WorkerAccess::new(Sysfs::at(root.path()), Command::new("/nonexistent/program"));

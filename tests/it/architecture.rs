@@ -3,6 +3,7 @@
 //! Every rule first rejects a sample that breaks it, so that a rule which can no longer fail is noticed.
 
 mod code;
+mod ledger;
 mod manifests;
 mod rule;
 mod sources;

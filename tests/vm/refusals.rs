@@ -130,6 +130,17 @@ pub(crate) fn nic_with_route() -> Result<Outcome> {
     let outcome = refused(&["bind", &pf, "--driver", "vfio-pci"], BUSY, &[&interface, "route"]);
     net::remove_address(index, Ipv4Addr::new(10, 0, 2, 15), 24)?;
     outcome?;
+    // A route that only a rule leads to lies in a table of its own.
+    net::add_address(index, Ipv4Addr::new(10, 0, 2, 15), 32)?;
+    net::add_route(index, Ipv4Addr::new(198, 51, 100, 0), 24, 100)?;
+    let outcome = refused(
+        &["bind", &pf, "--driver", "vfio-pci"],
+        BUSY,
+        &[&interface, "198.51.100.0/24"],
+    );
+    net::remove_route(index, Ipv4Addr::new(198, 51, 100, 0), 24, 100)?;
+    net::remove_address(index, Ipv4Addr::new(10, 0, 2, 15), 32)?;
+    outcome?;
     PASSED
 }
 

@@ -57,7 +57,7 @@ fn try_out(backend: Backend, system: &System, sysfs: &Sysfs, bdf: Bdf) -> Outcom
             "by its iommufd: {:?}",
             device.hot_reset(&[]).map_err(|error| error.to_string())
         );
-        match device.dma_buf(first_bar(&device)?.index(), &[0..4096]) {
+        match device.dma_buf(first_bar(&device)?.index(), std::slice::from_ref(&(0..4096))) {
             Ok(file) => {
                 let peer = ioas.map_file(&file, 0, 4096, Placement::Any, access);
                 println!(
@@ -234,7 +234,7 @@ fn loop_back(device: &BoundDevice, index: IrqIndex, count: u32) -> Outcome<()> {
             "{index}: dropped vector: {:?}, {signalled} of {count} signalled",
             refused.map_err(|e| e.to_string())
         );
-        let more = interrupts.enable(interrupts.info().count - 1, &[Some(&events[0])]);
+        let more = interrupts.enable(interrupts.info().count - 1, &[events.first()]);
         println!("{index}: one more: {:?}", more.map_err(|error| error.to_string()));
     }
     interrupts.disable()?;

@@ -151,7 +151,7 @@ impl Attachment {
         let number = self.pasid.map(Pasid::number);
         let detached = self.device.calls().detach(number);
         self.device.claims().release_attachment(number);
-        detached.map_err(|errno| self.device.failed(DETACH, errno.into()))
+        detached.map_err(|errno| self.device.failed(DETACH, ErrorKind::from_errno(errno)))
     }
 }
 

@@ -87,7 +87,7 @@ impl BoundDevice {
 
     fn new(calls: Arc<dyn DeviceCalls>, bdf: Option<Bdf>, hold: Hold) -> Result<Self, Error> {
         let failed = |kind| Error::new("VFIO_DEVICE_GET_INFO", kind).on(bdf);
-        let answer = calls.info().map_err(|errno| failed(errno.into()))?;
+        let answer = calls.info().map_err(|errno| failed(ErrorKind::from_errno(errno)))?;
         let info = DeviceInfo::parse(&answer).map_err(failed)?;
         Ok(Self {
             inner: Arc::new(Inner {
@@ -146,7 +146,7 @@ impl BoundDevice {
         let answer = self.calls().region_info(index.0).map_err(|errno| {
             failed(match errno {
                 Errno::INVAL => NO_REGION,
-                other => other.into(),
+                other => ErrorKind::from_errno(other),
             })
         })?;
         let info = RegionInfo::parse(&answer).map_err(failed)?;
@@ -192,7 +192,7 @@ impl BoundDevice {
     pub fn irq_info(&self, index: IrqIndex) -> Result<IrqInfo, Error> {
         let (flags, count) = match self.calls().irq_info(index.number()) {
             Err(Errno::INVAL) => (0, 0),
-            other => other.map_err(|errno| self.failed("VFIO_DEVICE_GET_IRQ_INFO", errno.into()))?,
+            other => other.map_err(|errno| self.failed("VFIO_DEVICE_GET_IRQ_INFO", ErrorKind::from_errno(errno)))?,
         };
         Ok(IrqInfo {
             index,
@@ -224,7 +224,7 @@ impl BoundDevice {
                     errno,
                     since: "a function that can be reset by itself; a hot reset takes others with it",
                 },
-                other => other.into(),
+                other => ErrorKind::from_errno(other),
             };
             self.failed("VFIO_DEVICE_RESET", kind)
         })
@@ -237,7 +237,10 @@ impl BoundDevice {
     /// [`ErrorKind::Unsupported`] of a fake machine; when the process has no descriptors left.
     pub fn try_clone_fd(&self) -> Result<OwnedFd, Error> {
         let failed = |kind| self.failed("fcntl F_DUPFD_CLOEXEC", kind);
-        let file = self.calls().descriptor().map_err(|errno| failed(errno.into()))?;
+        let file = self
+            .calls()
+            .descriptor()
+            .map_err(|errno| failed(ErrorKind::from_errno(errno)))?;
         file.ok_or_else(|| {
             failed(ErrorKind::Unsupported {
                 errno: Errno::OPNOTSUPP,

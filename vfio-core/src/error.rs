@@ -39,7 +39,7 @@ pub enum ErrorKind {
     #[error("the device is gone: {}", message(*.0))]
     Gone(Errno),
     /// The kernel or the device does not offer this.
-    #[error("not supported: {}", message(*.errno))]
+    #[error("not supported: {}; needs {since}", message(*.errno))]
     Unsupported {
         /// What the kernel answered.
         errno: Errno,
@@ -166,6 +166,9 @@ impl Error {
         match &self.kind {
             ErrorKind::Denied(_) => Some("run as root, or give this user the device node (udev rule, chown)"),
             ErrorKind::Busy(_) => Some("stop the process that holds it: sriovctl status"),
+            ErrorKind::NotFound(_) if self.step.is_a_node() => {
+                Some("bind the function to vfio-pci, and load the modules vfio and vfio_pci")
+            }
             ErrorKind::Gone(_) => Some("close the device; open it again once it is back"),
             ErrorKind::MemlockExceeded { .. } => {
                 Some("raise RLIMIT_MEMLOCK: ulimit -l, LimitMEMLOCK= in the unit, or limits.conf")
@@ -201,6 +204,11 @@ impl From<String> for Step {
 }
 
 impl Step {
+    /// Whether it looks for a file that is there only while a function is on a VFIO driver.
+    fn is_a_node(&self) -> bool {
+        self.0.starts_with("open /dev/vfio/") || self.0.ends_with("/vfio-dev")
+    }
+
     /// The step's name.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -247,5 +255,25 @@ mod tests {
         );
         assert_eq!(error.errno(), Some(Errno::BUSY));
         assert!(error.fix().is_some());
+    }
+
+    #[test]
+    fn what_is_not_supported_says_what_it_needs() {
+        let kind = ErrorKind::Unsupported {
+            errno: Errno::NOTTY,
+            since: "Linux 6.6",
+        };
+        assert!(
+            Error::new("IOMMU_GET_HW_INFO", kind)
+                .to_string()
+                .ends_with("; needs Linux 6.6")
+        );
+    }
+
+    #[test]
+    fn a_missing_node_is_made_by_binding() {
+        let missing = |step: &'static str| Error::new(step, ErrorKind::NotFound(Errno::NOENT)).fix();
+        assert!(missing("open /dev/vfio/7").is_some());
+        assert!(missing("IOMMU_DESTROY").is_none());
     }
 }

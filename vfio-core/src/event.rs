@@ -243,7 +243,7 @@ fn number(len: usize, count: [u8; 8]) -> Result<u64, Error> {
 }
 
 fn failed(step: &'static str, errno: Errno) -> Error {
-    Error::new(step, errno.into())
+    Error::new(step, ErrorKind::from_errno(errno))
 }
 
 #[cfg(test)]

@@ -255,7 +255,7 @@ impl BoundDevice {
 /// What an errno of a feature means.
 fn kind(feature: Feature, errno: Errno) -> ErrorKind {
     if !matches!(errno, Errno::NOTTY | Errno::OPNOTSUPP) {
-        return errno.into();
+        return ErrorKind::from_errno(errno);
     }
     let since = match feature {
         Feature::PCI_VF_TOKEN => "a PF with SR-IOV on vfio-pci with enable_sriov=1",

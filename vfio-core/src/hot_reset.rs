@@ -61,7 +61,7 @@ impl BoundDevice {
                     errno,
                     since: "a PCI function whose slot or bus can be reset",
                 },
-                other => other.into(),
+                other => ErrorKind::from_errno(other),
             };
             self.failed(INFO, kind)
         })?;
@@ -85,7 +85,7 @@ impl BoundDevice {
                     errno,
                     since: "a slot or bus that can be reset, and is back in time",
                 },
-                other => other.into(),
+                other => ErrorKind::from_errno(other),
             };
             self.failed("VFIO_DEVICE_PCI_HOT_RESET", kind)
         })

@@ -2,7 +2,7 @@
 //!
 //! Follows `VFIO_DEVICE_IOEVENTFD` of `include/uapi/linux/vfio.h`.
 
-use crate::{Error, EventFd, Region};
+use crate::{Error, ErrorKind, EventFd, Region};
 use std::os::fd::AsFd;
 
 /// The width of a register.
@@ -43,7 +43,10 @@ impl Region {
             .device()
             .calls()
             .ioeventfd(at, width as u32, value, Some(event.as_fd()));
-        set.map_err(|errno| self.device().failed("VFIO_DEVICE_IOEVENTFD", errno.into()))?;
+        set.map_err(|errno| {
+            self.device()
+                .failed("VFIO_DEVICE_IOEVENTFD", ErrorKind::from_errno(errno))
+        })?;
         Ok(IoEventFd {
             region: self.clone(),
             offset: at,

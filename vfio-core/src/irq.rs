@@ -207,7 +207,7 @@ impl Interrupts {
         match disabled {
             // EINVAL: none is enabled.
             Ok(()) | Err(Errno::INVAL) => Ok(()),
-            Err(errno) => Err(self.device.failed("VFIO_DEVICE_SET_IRQS", errno.into())),
+            Err(errno) => Err(self.device.failed("VFIO_DEVICE_SET_IRQS", ErrorKind::from_errno(errno))),
         }
     }
 
@@ -240,7 +240,7 @@ impl Interrupts {
                     errno,
                     since: "a kind of interrupt that can be masked",
                 },
-                other => other.into(),
+                other => ErrorKind::from_errno(other),
             };
             self.device.failed("VFIO_DEVICE_SET_IRQS", kind)
         })

@@ -3,7 +3,7 @@
 //! Follows `Documentation/virt/kvm/devices/vfio.rst` and `include/uapi/linux/kvm.h`.
 
 use crate::sys::kvm::{self, Change};
-use crate::{BoundDevice, Error, Group};
+use crate::{BoundDevice, Error, ErrorKind, Group};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -30,7 +30,7 @@ impl KvmVfio {
     #[doc(alias = "KVM_DEV_VFIO_GROUP_ADD")]
     pub fn add(&self, device: &BoundDevice) -> Result<(), Error> {
         let changed = self.change(Change::Add, file_of(device));
-        changed.map_err(|errno| device.failed("KVM_DEV_VFIO_FILE_ADD", errno.into()))
+        changed.map_err(|errno| device.failed("KVM_DEV_VFIO_FILE_ADD", ErrorKind::from_errno(errno)))
     }
 
     /// Lets KVM forget a device.
@@ -42,7 +42,7 @@ impl KvmVfio {
     #[doc(alias = "KVM_DEV_VFIO_GROUP_DEL")]
     pub fn del(&self, device: &BoundDevice) -> Result<(), Error> {
         let changed = self.change(Change::Del, file_of(device));
-        changed.map_err(|errno| device.failed("KVM_DEV_VFIO_FILE_DEL", errno.into()))
+        changed.map_err(|errno| device.failed("KVM_DEV_VFIO_FILE_DEL", ErrorKind::from_errno(errno)))
     }
 
     /// Tells KVM of a group before any of its devices is open.
@@ -52,7 +52,7 @@ impl KvmVfio {
     /// As [`add`](Self::add).
     pub fn add_group(&self, group: &Group) -> Result<(), Error> {
         let changed = self.change(Change::Add, group.calls().number());
-        changed.map_err(|errno| Error::new("KVM_DEV_VFIO_FILE_ADD", errno.into()))
+        changed.map_err(|errno| Error::new("KVM_DEV_VFIO_FILE_ADD", ErrorKind::from_errno(errno)))
     }
 
     /// Lets KVM forget a group.
@@ -62,7 +62,7 @@ impl KvmVfio {
     /// As [`del`](Self::del).
     pub fn del_group(&self, group: &Group) -> Result<(), Error> {
         let changed = self.change(Change::Del, group.calls().number());
-        changed.map_err(|errno| Error::new("KVM_DEV_VFIO_FILE_DEL", errno.into()))
+        changed.map_err(|errno| Error::new("KVM_DEV_VFIO_FILE_DEL", ErrorKind::from_errno(errno)))
     }
 
     fn change(&self, change: Change, file: i32) -> Result<(), Errno> {

@@ -7,7 +7,7 @@
 //! All `unsafe` code of the workspace is in `sys`; everything above it is safe by these rules:
 //!
 //! - Memory that a device may reach implements [`StableMemory`], an `unsafe` trait, and is held alive by whatever maps it.
-//! - Such memory is read and written by copy or through atomics, never through a `&[u8]` or `&mut [u8]`.
+//! - Such memory is read and written by opaque copies or through atomics, never through a `&[u8]` or `&mut [u8]`.
 //! - A file descriptor is owned ([`OwnedFd`](std::os::fd::OwnedFd)) or borrowed, never a number.
 //!
 //! Follows the kernel's `include/uapi/linux/vfio.h` and `include/uapi/linux/iommufd.h` of Linux 7.3.
@@ -42,6 +42,11 @@ mod sys;
 mod system;
 mod token;
 mod viability;
+
+/// Order between memory and a device.
+pub mod fence {
+    pub use crate::sys::fence::{dma, dma_read, dma_write};
+}
 
 pub use attach::{Attachment, Pasid};
 pub use backend::Backend;

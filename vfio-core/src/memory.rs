@@ -5,30 +5,13 @@
 
 use crate::sys::mem;
 use crate::{Error, ErrorKind};
-use rustix::io::Errno;
 use std::fmt;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-/// Memory that stays where it is, and stays mapped, as long as the value lives.
-///
-/// # Safety
-///
-/// [`address`](Self::address) and [`len`](Self::len) never change, and the bytes they describe stay mapped in this process until the
-/// value is dropped. No reference to these bytes exists meanwhile except to atomics: a device may read and write them at any time.
-#[expect(unsafe_code, reason = "the promise that mapping code rests on")]
-pub unsafe trait StableMemory: fmt::Debug + Send + Sync {
-    /// Address of the first byte in this process.
-    fn address(&self) -> *mut u8;
-    /// Length in bytes.
-    fn len(&self) -> usize;
-    /// Whether there is no byte.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
+pub use crate::sys::mem::StableMemory;
 
 bitflags::bitflags! {
     /// What a device may do with mapped memory.
@@ -58,7 +41,7 @@ pub enum PageSize {
     /// The kernel's base pages, 4 KiB on x86-64.
     #[default]
     Base,
-    /// Base pages that the kernel may join to 2 MiB (`MADV_HUGEPAGE`).
+    /// Base pages that the kernel may join to 2 MiB (`MADV_HUGEPAGE`); the memory is aligned for it.
     Transparent,
     /// Reserved pages of 2 MiB (hugetlb).
     Huge2M,
@@ -73,7 +56,7 @@ pub struct MemoryOptions {
     pub backing: Backing,
     /// Their size; memory on other pages is an error, never a silent choice.
     pub pages: PageSize,
-    /// The NUMA node that they must come from (`MPOL_BIND`).
+    /// The NUMA node that they come from as long as it has any (`MPOL_PREFERRED`).
     pub numa_node: Option<u32>,
 }
 
@@ -136,12 +119,15 @@ impl Memory {
         if !self.covers(part.start, len) {
             return Err(outside());
         }
+        if len == 0 {
+            return Ok(());
+        }
         let fail = |errno| Error::new("madvise MADV_POPULATE_WRITE", ErrorKind::from_errno(errno));
         self.map.populate(part).map_err(fail)
     }
 
-    /// Copies from memory into `to`; `None` outside the memory. The order in which bytes are read is not defined: use an atomic for what a device
-    /// signals with.
+    /// Copies from memory into `to`; `None` outside the memory. The order in which bytes are read is not defined: use an atomic for
+    /// what a device, or another thread, signals with.
     pub fn read(&self, offset: usize, to: &mut [u8]) -> Option<()> {
         self.covers(offset, to.len()).then(|| self.map.read(offset, to))
     }
@@ -193,13 +179,18 @@ impl Memory {
         (self.covers(offset, 8) && offset.is_multiple_of(8)).then(|| self.map.atomic_u64(offset))
     }
 
-    /// The page size that the kernel really uses for the byte at `offset`, as far as `/proc/self/smaps` tells.
+    /// The pages that the memory is on by now, from `/proc/self/smaps`: [`PageSize::Transparent`] when some of it is on joined pages,
+    /// as far as the kernel keeps this memory apart from its neighbours.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::NotFound`] without `/proc`.
     pub fn page_size(&self) -> Result<PageSize, Error> {
         mem::page_size(&self.map).map_err(|errno| Error::new("read /proc/self/smaps", ErrorKind::from_errno(errno)))
+    }
+
+    pub(crate) fn map(&self) -> &mem::Map {
+        &self.map
     }
 
     fn covers(&self, offset: usize, len: usize) -> bool {
@@ -219,18 +210,6 @@ impl PageSize {
     }
 }
 
-// SAFETY: the mapping is made once in `Map::new`, never moved or resized, and unmapped by its drop; `Memory` hands out atomics and copies only.
-#[expect(unsafe_code, reason = "the one memory of this crate")]
-unsafe impl StableMemory for Memory {
-    fn address(&self) -> *mut u8 {
-        self.map.address()
-    }
-
-    fn len(&self) -> usize {
-        self.map.len()
-    }
-}
-
 impl fmt::Debug for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Memory")
@@ -241,8 +220,115 @@ impl fmt::Debug for Memory {
     }
 }
 
-impl From<Errno> for ErrorKind {
-    fn from(errno: Errno) -> Self {
-        Self::from_errno(errno)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::sync::atomic::Ordering;
+
+    fn memory(options: MemoryOptions) -> Memory {
+        Memory::new(1 << 14, options).unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 256 }))]
+        #[test]
+        fn what_is_written_is_read(offset in 0_usize..600, bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+            let memory = memory(MemoryOptions::default());
+            memory.fill(0, 1300, 0xa5).unwrap();
+            memory.write(offset, &bytes).unwrap();
+            let mut read = vec![0; bytes.len() + 2];
+            memory.read(offset.saturating_sub(1), &mut read).unwrap();
+            let skipped = usize::from(offset > 0);
+            prop_assert_eq!(&read[skipped..skipped + bytes.len()], &bytes[..]);
+            prop_assert_eq!(read[skipped + bytes.len()], 0xa5);
+            if offset > 0 {
+                prop_assert_eq!(read[0], 0xa5);
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_outside_is_touched() {
+        let memory = memory(MemoryOptions::default());
+        let len = memory.len();
+        assert!(memory.read(len - 3, &mut [0; 4]).is_none());
+        assert!(memory.write(usize::MAX, &[0]).is_none());
+        assert!(memory.fill(1, len, 0).is_none());
+        assert!(memory.atomic_u64(len - 4).is_none());
+        assert!(memory.atomic_u32(2).is_none());
+        assert!(memory.read_value::<u64>(len - 7).is_none());
+        assert!(memory.populate(0..len + 1).is_err());
+        assert!(memory.read(len, &mut []).is_some());
+    }
+
+    #[test]
+    fn atomics_see_what_copies_wrote() {
+        let memory = memory(MemoryOptions::default());
+        memory.write_value(8, &0x1122_3344_5566_7788_u64).unwrap();
+        assert_eq!(
+            memory.atomic_u64(8).unwrap().load(Ordering::Relaxed),
+            0x1122_3344_5566_7788
+        );
+        memory.atomic_u16(8).unwrap().store(0xbeef, Ordering::Relaxed);
+        assert_eq!(memory.read_value::<u16>(8), Some(0xbeef));
+        memory.atomic_u8(9).unwrap().store(1, Ordering::Relaxed);
+        memory.atomic_u32(12).unwrap().store(7, Ordering::Relaxed);
+        assert_eq!(memory.read_value::<u32>(12), Some(7));
+    }
+
+    #[test]
+    #[cfg(not(miri))]
+    fn shared_memory_cannot_shrink_under_its_users() {
+        for pages in [PageSize::Base, PageSize::Transparent] {
+            let options = MemoryOptions {
+                backing: Backing::Shared,
+                pages,
+                ..MemoryOptions::default()
+            };
+            let memory = match Memory::new(5 << 20, options) {
+                Ok(memory) => memory,
+                // A kernel without transparent huge pages refuses them.
+                Err(error) => {
+                    assert_eq!(
+                        (pages, error.errno()),
+                        (PageSize::Transparent, Some(rustix::io::Errno::INVAL))
+                    );
+                    continue;
+                }
+            };
+            memory.write(memory.len() - 4, b"last").unwrap();
+            let file = std::fs::File::from(memory.file().unwrap().try_clone_to_owned().unwrap());
+            assert!(file.set_len(0).is_err());
+            let mut last = [0; 4];
+            std::os::unix::fs::FileExt::read_exact_at(&file, &mut last, memory.len() as u64 - 4).unwrap();
+            assert_eq!(&last, b"last");
+        }
+    }
+
+    #[test]
+    #[cfg(not(miri))]
+    fn pages_are_what_was_asked_for() {
+        let base = memory(MemoryOptions::default());
+        base.populate(0..base.len()).unwrap();
+        assert_eq!(base.page_size().unwrap(), PageSize::Base);
+        let huge = MemoryOptions {
+            pages: PageSize::Huge2M,
+            ..MemoryOptions::default()
+        };
+        match Memory::new(1, huge) {
+            Ok(memory) => {
+                assert_eq!(memory.len(), 2 << 20);
+                assert_eq!(memory.page_size().unwrap(), PageSize::Huge2M);
+            }
+            // No page of that size is reserved here: an error, never other pages.
+            Err(error) => assert_eq!(error.errno(), Some(rustix::io::Errno::NOMEM)),
+        }
+    }
+
+    #[test]
+    fn no_memory_is_no_memory() {
+        assert!(Memory::new(0, MemoryOptions::default()).is_err());
+        assert!(Memory::new(usize::MAX, MemoryOptions::default()).is_err());
     }
 }

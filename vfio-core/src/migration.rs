@@ -208,7 +208,7 @@ impl DataStream {
             Ok(0) if !to.is_empty() => Ok(StreamRead::End),
             Ok(len) => Ok(StreamRead::Data(len)),
             Err(Errno::NOMSG) => Ok(StreamRead::Pending),
-            Err(errno) => Err(self.device.failed("read migration data", errno.into())),
+            Err(errno) => Err(self.device.failed("read migration data", ErrorKind::from_errno(errno))),
         }
     }
 
@@ -219,7 +219,7 @@ impl DataStream {
     /// What the driver met; EINVAL on a stream for reading.
     pub fn write(&self, from: &[u8]) -> Result<usize, Error> {
         let written = retry_on_intr(|| rustix::io::write(&self.file, from));
-        written.map_err(|errno| self.device.failed("write migration data", errno.into()))
+        written.map_err(|errno| self.device.failed("write migration data", ErrorKind::from_errno(errno)))
     }
 
     /// How much there is to read while the device runs.
@@ -230,7 +230,10 @@ impl DataStream {
     #[doc(alias = "VFIO_MIG_GET_PRECOPY_INFO")]
     pub fn precopy_info(&self) -> Result<PrecopyInfo, Error> {
         let info = self.device.calls().precopy_info(self.file.as_fd());
-        let info = info.map_err(|errno| self.device.failed("VFIO_MIG_GET_PRECOPY_INFO", errno.into()));
+        let info = info.map_err(|errno| {
+            self.device
+                .failed("VFIO_MIG_GET_PRECOPY_INFO", ErrorKind::from_errno(errno))
+        });
         let (flags, initial_bytes, dirty_bytes) = info?;
         Ok(PrecopyInfo {
             initial_bytes,

@@ -11,7 +11,7 @@
 //! machine's answer, no undefined behaviour.
 
 use crate::Access;
-use crate::sys::mmio::{Map, after_read, before_write};
+use crate::sys::mmio::Map;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
@@ -80,14 +80,11 @@ macro_rules! accessors {
             impl sealed::Bits for $type {
                 #[inline]
                 fn load(mmio: &Mmio, offset: usize) -> Self {
-                    let value = mmio.map.$read(offset);
-                    after_read();
-                    value
+                    mmio.map.$read(offset)
                 }
 
                 #[inline]
                 fn store(self, mmio: &Mmio, offset: usize) {
-                    before_write();
                     mmio.map.$write(offset, self);
                 }
             }

@@ -74,7 +74,7 @@ impl Region {
         let at = self.place(offset, to.len(), "read")?;
         let wanted = to.len();
         let read = self.device.calls().read(at, to);
-        let done = read.map_err(|errno| self.failed("read", errno.into()))?;
+        let done = read.map_err(|errno| self.failed("read", ErrorKind::from_errno(errno)))?;
         self.whole("read", wanted, done)
     }
 
@@ -86,7 +86,7 @@ impl Region {
     pub fn write(&self, offset: u64, from: &[u8]) -> Result<(), Error> {
         let at = self.place(offset, from.len(), "write")?;
         let written = self.device.calls().write(at, from);
-        let done = written.map_err(|errno| self.failed("write", errno.into()))?;
+        let done = written.map_err(|errno| self.failed("write", ErrorKind::from_errno(errno)))?;
         self.whole("write", from.len(), done)
     }
 
@@ -127,7 +127,7 @@ impl Region {
         let access = options.access.unwrap_or_else(|| self.access());
         let (alignment, beyond) = options.alignment.unwrap_or_else(|| natural(part.start, len, page));
         let map = self.device.calls().map(at, len, access, alignment, beyond);
-        let map = map.map_err(|errno| self.failed("mmap", errno.into()))?;
+        let map = map.map_err(|errno| self.failed("mmap", ErrorKind::from_errno(errno)))?;
         Ok(RegionMap {
             mmio: Mmio::new(map, access),
             start: part.start,

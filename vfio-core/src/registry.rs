@@ -10,6 +10,7 @@
 //!   sees a mapping that is in the kernel but not entered, or an entry whose mapping is already on its way out, and afterwards the entries
 //!   it took away are gone in the kernel too. Without this, a guard could claim its entry, lose its mapping to a ranged unmap, and then
 //!   unmap what somebody has mapped there meanwhile.
+//! - A guard whose unmap fails leaves a mapping without an entry. Its memory is leaked, so a ranged unmap may take it away or not.
 //! - Shared holders do not wait for each other in the kernel's work: the inner lock is held for a look into the tree only.
 
 use crate::{Iova, IovaRange};

@@ -23,11 +23,11 @@ impl System {
     }
 
     #[cfg(feature = "fake")]
-    pub(crate) fn from_files(files: Arc<dyn Files>) -> Self {
-        Self { files, sysfs: None }
+    pub(crate) fn from_files(files: Arc<dyn Files>, sysfs: Option<Sysfs>) -> Self {
+        Self { files, sysfs }
     }
 
-    /// Where the reasons of a refusal are looked up; a machine in memory has no such place.
+    /// Where the reasons of a refusal are looked up; a machine in memory may have no such place.
     pub(crate) fn sysfs(&self) -> Option<&Sysfs> {
         self.sysfs.as_ref()
     }

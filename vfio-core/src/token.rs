@@ -34,7 +34,7 @@ impl VfToken {
     pub fn random() -> Result<Self, Error> {
         let mut bytes = [0; 16];
         let filled = retry_on_intr(|| getrandom(&mut bytes, GetRandomFlags::empty()));
-        let filled = filled.map_err(|errno| Error::new("getrandom", errno.into()))?;
+        let filled = filled.map_err(|errno| Error::new("getrandom", ErrorKind::from_errno(errno)))?;
         if filled != bytes.len() {
             return Err(Error::new(
                 "getrandom",

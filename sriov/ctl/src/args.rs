@@ -28,7 +28,6 @@ pub(crate) const STATE_DIR: &str = "/run/sriovctl";
     name = "sriovctl",
     version,
     arg_required_else_help = true,
-    disable_help_subcommand = true,
     max_term_width = 120,
     after_help = "See --help for selectors and exit codes",
     after_long_help = after_long_help(),

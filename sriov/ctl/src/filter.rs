@@ -141,7 +141,19 @@ fn parse_condition(text: &str) -> Result<(Condition, &str), String> {
         .iter()
         .find_map(|(spelling, op)| Some((*op, rest.strip_prefix(spelling)?)));
     let (operator, rest) = found.ok_or_else(|| format!("expected = != ~ !~ < <= > or >= after {name:?}"))?;
-    let (value, rest) = parse_value(rest.trim_start())?;
+    let text = rest.trim_start();
+    let (value, rest) = parse_value(text)?;
+    // Words that nobody has: not a filter that never fits, but one with the wrong operator.
+    if matches!(operator, Operator::Equal | Operator::NotEqual) && glob::is_pattern(&value) && !text.starts_with('"') {
+        let (is, like) = if operator == Operator::Equal {
+            ("=", "~")
+        } else {
+            ("!=", "!~")
+        };
+        return Err(format!(
+            "{is} compares {value:?} letter by letter; for a pattern write {name}{like}{value}, or {name}{is}\"{value}\" if that is meant"
+        ));
+    }
     let condition = Condition {
         column,
         operator,
@@ -198,6 +210,16 @@ mod tests {
         assert_eq!(error("driver=\"igb"), "a double quote is not closed");
         assert_eq!(error("name=\"a\"b"), "expected , or && or || before \"b\"");
         assert_eq!(error("driver=igb,"), "no column \"\"; see --columns");
+    }
+
+    #[test]
+    fn a_pattern_after_an_equals_sign_is_told_its_operator() {
+        let told = error("driver=virtio*");
+        assert!(told.contains("driver~virtio*"), "{told}");
+        assert!(error("numa=0,driver!=vfio-?ci").contains("driver!~vfio-?ci"));
+        for fine in ["driver~virtio*", r#"driver="virtio*""#, "driver=virtio"] {
+            assert!(fine.parse::<Filter>().is_ok(), "{fine}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The files of the machine.
 
 use super::{Effect, Machine};
-use crate::{Access, Failure};
+use crate::{Access, Failure, PolicyRoutes};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -16,7 +16,7 @@ impl Access for Machine {
             None => {}
         }
         let (function, value) = self.value(path)?;
-        if self.stuck.contains(&function) && !path.ends_with("sriov_drivers_autoprobe") {
+        if self.stuck.contains(&function) && !super::needs_no_lock(path) {
             return Err(Failure::TimedOut(limit));
         }
         Ok(value)
@@ -35,6 +35,24 @@ impl Access for Machine {
             None => self.store(path, value)?,
         };
         if returns { Ok(()) } else { Err(Failure::TimedOut(limit)) }
+    }
+
+    /// Nobody has a disk but by a fault: EBUSY.
+    fn is_claimed(&mut self, path: &Path, limit: Duration) -> Result<bool, Failure> {
+        match self.fault(path, false) {
+            Some(Effect::Errno(errno)) if errno == Errno::BUSY.raw_os_error() => Ok(true),
+            Some(Effect::Errno(errno)) => Err(Failure::Errno(errno)),
+            Some(Effect::Hang | Effect::Late) => Err(Failure::TimedOut(limit)),
+            Some(Effect::Instead(_)) | None => Ok(false),
+        }
+    }
+
+    fn policy_routes(&mut self, limit: Duration) -> Result<Vec<PolicyRoutes>, Failure> {
+        match self.fault(Path::new("routes"), false) {
+            Some(Effect::Errno(errno)) => Err(Failure::Errno(errno)),
+            Some(Effect::Hang | Effect::Late) => Err(Failure::TimedOut(limit)),
+            Some(Effect::Instead(_)) | None => Ok(self.policy_routes.clone()),
+        }
     }
 
     fn link(&mut self, path: &Path) -> Result<Option<String>, Failure> {

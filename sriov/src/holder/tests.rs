@@ -44,6 +44,14 @@ fn a_character_device_holds_its_function_alone() {
 }
 
 #[test]
+fn a_uio_node_holds_its_function() {
+    let tree = tree();
+    tree.class_device(bdf(FUNCTION), "uio", "uio4");
+    tree.process(4711, "testpmd", &[(7, "/dev/uio4"), (8, "/dev/uio5")]);
+    assert_eq!(held_by(&tree, FUNCTION), [(4711, "/dev/uio4".to_owned())]);
+}
+
+#[test]
 fn what_names_no_function_is_listed_all_the_same() {
     let tree = tree();
     tree.process(4711, "qemu", &[(5, "/dev/iommu"), (3, "/dev/vfio/vfio")]);
@@ -90,6 +98,10 @@ fn nodes_of_every_kind_are_told_apart() {
         ("/dev/vfio/devices/noiommu-vfio3", Some((Node::Device, "noiommu-vfio3"))),
         ("/dev/vfio/vfio", Some((Node::Container, ""))),
         ("/dev/iommu", Some((Node::Iommufd, ""))),
+        ("/dev/uio0", Some((Node::Uio, "uio0"))),
+        ("/dev/uio12 (deleted)", Some((Node::Uio, "uio12"))),
+        ("/dev/uio", None),
+        ("/dev/uio/0", None),
         ("/dev/vfio/", None),
         ("/dev/vfio/12/13", None),
         ("/dev/vfio/../../etc", None),

@@ -35,6 +35,10 @@ fn igbvf() -> WantedDriver {
     WantedDriver::Named("igbvf".to_owned())
 }
 
+fn check_loss(tree: &Tree, loss: Loss) -> Result<(), Error> {
+    Machine::check_loss(&tree.sysfs(), &mut fake::Machine::new(), loss, |_| false)
+}
+
 impl Lab {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();

@@ -4,19 +4,12 @@
 use super::{Usage, Use};
 use crate::file;
 use pci::{Bdf, Reading, Sysfs};
-use rustix::fs::{Mode, OFlags};
-use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
-use std::thread;
-use std::time::Duration;
 
 /// Limit in bytes: a host of many containers has thousands of mounts of some hundred bytes each.
 const MOUNTS_LIMIT: usize = 64 << 20;
 const SWAPS_LIMIT: usize = 1 << 20;
-/// Opening a disk that works takes no time.
-const CLAIM_DEADLINE: Duration = Duration::from_secs(10);
 
 pub(super) fn read(sysfs: &Sysfs, usage: &mut Usage) {
     let blocks = Blocks::read(sysfs, usage);
@@ -26,20 +19,6 @@ pub(super) fn read(sysfs: &Sysfs, usage: &mut Usage) {
         usage.add(*function, uses);
         usage.disks.insert(*function, reached);
     }
-}
-
-/// Whether the kernel refuses a disk to us because somebody has it, or a partition of it, for himself. On a thread of its own,
-/// because opening a disk that is on its way out may wait for it; `None` when that takes too long.
-pub(super) fn is_claimed(node: PathBuf) -> Option<bool> {
-    let (sender, receiver) = mpsc::channel();
-    let ask = move || {
-        let flags = OFlags::RDONLY | OFlags::EXCL | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let answer = rustix::fs::open(node, flags, Mode::empty());
-        // After the deadline nobody listens any more.
-        sender.send(matches!(answer, Err(Errno::BUSY)))
-    };
-    drop(thread::Builder::new().spawn(ask).ok()?);
-    receiver.recv_timeout(CLAIM_DEADLINE).ok()
 }
 
 /// The block devices of the machine by name, how they lie on each other, and who uses them.

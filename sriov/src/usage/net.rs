@@ -1,7 +1,7 @@
-//! Uses of network interfaces: routes, and interfaces on top of them. Formats: `net/ipv4/fib_trie.c`
+//! Uses of network interfaces: routes of the main table (of IPv6: of all), and interfaces on top of them. Formats: `net/ipv4/fib_trie.c`
 //! (`fib_route_seq_show`), `net/ipv6/route.c` (`rt6_info_route`), flags in `include/uapi/linux/{route,ipv6_route,if}.h`.
 
-use super::{Interface, SHOWN, Usage, Use};
+use super::{Interface, PolicyRoutes, SHOWN, Usage, Use};
 use crate::file;
 use pci::Sysfs;
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,6 +45,35 @@ pub(super) fn read(sysfs: &Sysfs, usage: &mut Usage) {
     for (function, interface) in found {
         let uses = walk(sysfs, interface, &routes);
         usage.add(function, uses);
+    }
+}
+
+/// Adds routes that the files above do not show.
+pub(super) fn add_policy_routes(sysfs: &Sysfs, usage: &mut Usage, routes: Vec<PolicyRoutes>) {
+    let class = Path::new("sys/class/net");
+    let mut by_index: BTreeMap<u32, Found> = BTreeMap::new();
+    for PolicyRoutes {
+        interface,
+        destinations: shown,
+        count,
+    } in routes
+    {
+        by_index.insert(interface, Found { shown, count });
+    }
+    let mut routes = Routes::default();
+    for name in usage.known(file::names(sysfs, class)) {
+        let index = sysfs.read(class.join(&name).join("ifindex")).ok();
+        if let Some(found) = index.and_then(|index| by_index.remove(&index.parse().ok()?)) {
+            routes.by_interface.insert(name, found);
+        }
+    }
+    for (function, interfaces) in usage.interfaces.clone() {
+        for interface in interfaces {
+            let mut uses = walk(sysfs, interface.name, &routes);
+            // What lies on an interface is known already.
+            uses.retain(|used| matches!(used, Use::Routes { .. }));
+            usage.add(function, uses);
+        }
     }
 }
 

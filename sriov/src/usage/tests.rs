@@ -1,6 +1,6 @@
 use super::*;
+use crate::fake::{self, Effect, Fault};
 use crate::testing::{Tree, bdf};
-use std::path::Path;
 
 const NVME: &str = "01:00.0";
 const NIC: &str = "01:00.1";
@@ -254,12 +254,94 @@ fn what_cannot_be_read_is_named() {
 }
 
 #[test]
-fn a_disk_is_claimed_only_where_the_kernel_says_so() {
+fn disks_are_asked_for_until_one_does_not_answer() {
     let tree = tree();
-    let node = tree.path("disk");
-    assert_eq!(block::is_claimed(node.clone()), Some(false));
-    tree.file("disk", "");
-    assert_eq!(block::is_claimed(node), Some(false));
+    let claimed = |device: &str| Use::Claimed {
+        device: device.to_owned(),
+    };
+    let mut machine = fake::Machine::new();
+    let fault = |file: &str, effect| Fault {
+        file: file.to_owned(),
+        write: false,
+        after: 0,
+        effect,
+    };
+    // The disk first, then its partitions.
+    machine.faults = vec![
+        fault("nvme0n1", Effect::Errno(rustix::io::Errno::BUSY.raw_os_error())),
+        fault("nvme0n1p1", Effect::Errno(rustix::io::Errno::NOENT.raw_os_error())),
+        fault("nvme0n1p2", Effect::Hang),
+    ];
+    let mut found = usage(&tree);
+    found.ask_for_disks(&mut machine, Duration::ZERO, &[bdf(NIC), bdf(NVME), bdf(GPU)]);
+    assert_eq!(found.of(bdf(NVME)), [claimed("nvme0n1")]);
+    assert_eq!(found.unknown, [Reason::TimedOut.at("dev/nvme0n1p2")]);
+
+    let hangs = fault("nvme0n1", Effect::Hang);
+    let not_reached = fault("nvme0n1p1", Effect::Errno(rustix::io::Errno::BUSY.raw_os_error()));
+    machine.faults = vec![hangs, not_reached.clone()];
+    let mut found = usage(&tree);
+    found.ask_for_disks(&mut machine, Duration::ZERO, &[bdf(NVME)]);
+    assert_eq!(found.of(bdf(NVME)), []);
+    assert_eq!(machine.faults, [not_reached]);
+}
+
+#[test]
+fn a_route_in_another_table_is_a_use_also_of_what_lies_below_its_interface() {
+    let tree = tree();
+    let nic = Tree::function_path(bdf(NIC)).join("net/eth0");
+    tree.directory("sys/devices/virtual/net/vlan9");
+    tree.file("sys/devices/virtual/net/vlan9/ifindex", "12\n");
+    tree.link_to("sys/class/net/vlan9", "sys/devices/virtual/net/vlan9");
+    tree.link_to(nic.join("upper_vlan9"), "sys/devices/virtual/net/vlan9");
+    tree.file(nic.join("ifindex"), "2\n");
+    let routes = |interface, destination: &str| PolicyRoutes {
+        interface,
+        destinations: vec![destination.to_owned()],
+        count: 1,
+    };
+    let mut machine = fake::Machine::new();
+    machine.policy_routes = vec![
+        routes(2, "10.0.0.0/8 (table 7)"),
+        routes(3, "10.9.0.0/16 (table 7)"),
+        routes(12, "default (table 8)"),
+    ];
+    let mut found = usage(&tree);
+    let before = found.of(bdf(NIC)).len();
+    found.ask_for_routes(&tree.sysfs(), &mut machine, Duration::ZERO, &[bdf(NIC)]);
+    let added: Vec<_> = found
+        .of(bdf(NIC))
+        .iter()
+        .skip(before)
+        .map(ToString::to_string)
+        .collect();
+    let wanted = [
+        "eth0 carries the route 10.0.0.0/8 (table 7)",
+        "vlan9 carries the route default (table 8)",
+    ];
+    assert_eq!(added, wanted);
+    assert_eq!(found.of(bdf(NVME)), []);
+    // Nobody is asked for the sake of a disk, and who does not answer is named.
+    machine.faults = vec![Fault {
+        file: "routes".to_owned(),
+        write: false,
+        after: 0,
+        effect: Effect::Hang,
+    }];
+    let mut found = usage(&tree);
+    found.ask_for_routes(&tree.sysfs(), &mut machine, Duration::ZERO, &[bdf(NVME)]);
+    assert_eq!(found.unknown, []);
+    found.ask_for_routes(&tree.sysfs(), &mut machine, Duration::ZERO, &[bdf(NIC)]);
+    assert_eq!(found.unknown[0].reason(), &Reason::TimedOut);
+}
+
+#[test]
+fn what_a_captured_tree_does_not_tell_is_not_asked_of_this_machine() {
+    let tree = tree();
+    let mut machine = fake::Machine::new();
+    let mut found = usage(&tree);
+    found.ask(&tree.sysfs(), &mut machine, Duration::ZERO, &[bdf(NVME), bdf(NIC)]);
+    assert_eq!(machine.accesses, 0);
 }
 
 proptest::proptest! {

@@ -74,7 +74,7 @@ impl Source {
 }
 
 /// Every source by its path from the root.
-static WORKSPACE: LazyLock<BTreeMap<String, Source>> = LazyLock::new(|| {
+pub(super) static WORKSPACE: LazyLock<BTreeMap<String, Source>> = LazyLock::new(|| {
     let mut files = Vec::new();
     walk(&workspace(), "", &mut files);
     let mut sources = BTreeMap::new();

@@ -9,6 +9,7 @@
 
 mod cache;
 pub mod case;
+pub mod conformance;
 pub mod host_tests;
 mod initramfs;
 mod kernel;
@@ -16,7 +17,9 @@ mod kernel_log;
 mod machine;
 mod progress;
 mod report;
+mod scratch;
 mod setup;
+mod tap;
 mod vm;
 pub mod vm_tests;
 
@@ -27,5 +30,6 @@ pub use kernel_log::{Trouble, trouble};
 pub use machine::{Device, Iommu, Machine};
 pub use progress::{Progress, Step};
 pub use report::{Report, Verdict};
+pub use scratch::remove_on_signals;
 pub use setup::{Qemu, Setup};
-pub use vm::{Finished, Output, Vm};
+pub use vm::{Finished, Output, TimeLimit, Vm};

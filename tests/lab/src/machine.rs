@@ -56,6 +56,9 @@ pub struct Machine {
     pub memory_mib: u32,
     /// Number of CPUs.
     pub cpus: u32,
+    /// Huge pages of 1 GiB that the kernel sets aside as it boots; they are part of the memory.
+    #[serde(default)]
+    pub gigantic_pages: u32,
 }
 
 impl Default for Machine {
@@ -66,6 +69,7 @@ impl Default for Machine {
             devices: vec![Device::Igb, Device::Nvme, Device::VirtioNet, Device::Edu],
             memory_mib: 3072,
             cpus: 2,
+            gigantic_pages: 0,
         }
     }
 }
@@ -98,11 +102,15 @@ impl Machine {
     }
 
     /// What this machine adds to the kernel's command line.
-    pub(crate) fn kernel_arguments(&self) -> &'static str {
-        match self.iommu {
+    pub(crate) fn kernel_arguments(&self) -> String {
+        let iommu = match self.iommu {
             Iommu::Amd => "vfio_iommu_type1.allow_unsafe_interrupts=1 iommufd.allow_unsafe_interrupts=1",
             Iommu::Intel | Iommu::IntelScalable => "intel_iommu=on",
             Iommu::Virtio | Iommu::None => "",
+        };
+        match self.gigantic_pages {
+            0 => iommu.to_owned(),
+            count => format!("{iommu} hugepagesz=1G hugepages={count}"),
         }
     }
 }

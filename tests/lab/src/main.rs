@@ -4,7 +4,7 @@
 mod command;
 
 use clap::{Args, Parser, Subcommand};
-use lab::{Device, Flavour, Iommu, Machine};
+use lab::{Device, Flavour, Iommu, Machine, TimeLimit};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -43,6 +43,9 @@ struct MachineArguments {
     /// CPUs of the machine
     #[arg(long, default_value_t = 2)]
     cpus: u32,
+    /// Huge pages of 1 GiB to set aside
+    #[arg(long, default_value_t = 0)]
+    gigantic_pages: u32,
 }
 
 impl MachineArguments {
@@ -53,6 +56,7 @@ impl MachineArguments {
             devices: self.devices.clone().unwrap_or(default.devices),
             memory_mib: self.memory,
             cpus: self.cpus,
+            gigantic_pages: self.gigantic_pages,
         }
     }
 }
@@ -72,7 +76,7 @@ enum Subcommands {
     Demo {
         #[command(flatten)]
         machine: MachineArguments,
-        /// Time limit in seconds
+        /// Time limit in seconds; when it is over, the exit status is 124
         #[arg(long, default_value_t = 900)]
         timeout: u64,
     },
@@ -88,6 +92,21 @@ enum Subcommands {
         #[arg(long)]
         lab_only: bool,
     },
+    /// Run the kernel's own suites for VFIO and iommufd and our cases of the same names, and compare
+    Conformance {
+        /// Kernels to run on; the kernel's own suites run on full only
+        #[arg(long, value_enum, value_delimiter = ',', default_value = "full")]
+        kernel: Vec<Flavour>,
+        /// Only cases whose name contains this
+        #[arg(long)]
+        filter: Option<String>,
+        /// Only our cases
+        #[arg(long)]
+        ours: bool,
+        /// All of the kernel's cases: its driver test takes six minutes in emulation
+        #[arg(long)]
+        all: bool,
+    },
     /// Measure: list against lspci, bringing VFs up against bare writes and driverctl
     Bench {
         /// Kernel to boot [default: full when it is built, else stock]
@@ -98,7 +117,7 @@ enum Subcommands {
     Run {
         #[command(flatten)]
         machine: MachineArguments,
-        /// Time limit of the command in seconds, coming up not counted
+        /// Time limit of the command in seconds, coming up not counted; when it ends the command, the exit status is 124
         #[arg(long, default_value_t = 300)]
         timeout: u64,
         /// The command
@@ -109,7 +128,7 @@ enum Subcommands {
     Shell {
         #[command(flatten)]
         machine: MachineArguments,
-        /// Time limit in seconds
+        /// Time limit in seconds; when it is over, the exit status is 124
         #[arg(long, default_value_t = 86400)]
         timeout: u64,
     },
@@ -119,6 +138,9 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let offline = arguments.common.offline;
     let seconds = Duration::from_secs;
+    if let Err(error) = lab::remove_on_signals() {
+        command::say(&format!("lab: {error:#}"));
+    }
     let result = match &arguments.command {
         Subcommands::Setup { kernel, update } => command::setup::run(kernel, offline, *update),
         Subcommands::Demo { machine, timeout } => {
@@ -129,6 +151,12 @@ fn main() -> ExitCode {
             filter,
             lab_only,
         } => command::test::run(kernel, filter.as_deref(), *lab_only, offline),
+        Subcommands::Conformance {
+            kernel,
+            filter,
+            ours,
+            all,
+        } => command::conformance::run(kernel, filter.as_deref(), *ours, *all, offline),
         Subcommands::Bench { kernel } => command::bench::run(*kernel, offline),
         Subcommands::Run { machine, timeout, argv } => {
             command::run::run(&machine.machine(), machine.kernel, offline, seconds(*timeout), argv)
@@ -141,7 +169,16 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             command::say(&format!("error: {error:#}"));
-            ExitCode::FAILURE
+            ExitCode::from(status_of(&error))
         }
+    }
+}
+
+/// 124 when a time limit ended it, as `timeout` of the coreutils has it, and 1 for all else.
+fn status_of(error: &anyhow::Error) -> u8 {
+    if error.chain().any(<dyn std::error::Error>::is::<TimeLimit>) {
+        124
+    } else {
+        1
     }
 }

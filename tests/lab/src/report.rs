@@ -18,9 +18,15 @@ pub enum Verdict {
 #[derive(Debug, Default)]
 pub struct Report {
     results: Vec<(String, Verdict)>,
+    notes: Vec<String>,
 }
 
 impl Report {
+    /// Keeps a text that is said at the end, above the counts.
+    pub fn note(&mut self, text: String) {
+        self.notes.push(text);
+    }
+
     /// Adds a result and says it on standard output.
     pub fn add(&mut self, name: String, verdict: Verdict, took: Option<Duration>) {
         let took = took
@@ -34,7 +40,7 @@ impl Report {
         self.results.push((name, verdict));
     }
 
-    /// Says failures and skips once more, then the counts as the last line. Whether nothing failed.
+    /// Says failures and skips once more, then the notes, then the counts as the last line. Whether nothing failed.
     #[must_use]
     pub fn close(&self) -> bool {
         let (mut passed, mut failed, mut skipped) = (0, 0, 0);
@@ -51,6 +57,10 @@ impl Report {
                     line(&format!("skip  {name}: {reason}"));
                 }
             }
+        }
+        for note in &self.notes {
+            line("");
+            line(note);
         }
         line(&format!("{passed} passed, {failed} failed, {skipped} skipped"));
         failed == 0 && passed > 0

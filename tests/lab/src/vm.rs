@@ -2,10 +2,11 @@
 
 use crate::initramfs::{self, Role};
 use crate::kernel_log::{Trouble, trouble};
-use crate::{Kernel, Machine, Qemu, progress};
+use crate::{Kernel, Machine, Qemu, progress, scratch};
 use anyhow::{Context, Result, bail};
 use lab_init::{Exec, Exit, Frame, KernelRecord, Ready};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::fmt;
 use std::fs::File;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
@@ -16,6 +17,27 @@ use std::time::{Duration, Instant};
 
 /// How long the machine may take to come up. Seen: 6 s with the full kernel, 35 s with the stock one.
 const BOOT_LIMIT: Duration = Duration::from_secs(240);
+
+/// Why a command did not end by itself.
+#[derive(Debug)]
+pub struct TimeLimit {
+    command: String,
+    limit: Duration,
+    console: String,
+}
+
+impl fmt::Display for TimeLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (command, seconds) = (&self.command, self.limit.as_secs());
+        write!(
+            f,
+            "{command} did not end within its time limit of {seconds} s and was killed"
+        )?;
+        write!(f, "; the console ends with\n{}", self.console)
+    }
+}
+
+impl std::error::Error for TimeLimit {}
 
 /// A running machine. Dropping it ends it.
 #[derive(Debug)]
@@ -75,7 +97,7 @@ impl Vm {
     /// When the machine does not come up in time; the error ends with the console's last lines.
     pub fn boot(qemu: &Qemu, kernel: &Kernel, machine: &Machine, interactive: bool) -> Result<Self> {
         let init = initramfs::build_init()?;
-        let scratch = tempfile::Builder::new().prefix("sriovctl-lab-").tempdir()?;
+        let scratch = scratch::make()?;
         initramfs::write(&scratch.path().join("machine.cpio"), kernel, Role::Machine, &init)?;
         initramfs::write(&scratch.path().join("guest.cpio"), kernel, Role::Guest, &init)?;
         let console = scratch.path().join("console.log");
@@ -174,7 +196,7 @@ impl Vm {
     /// Runs a command to its end, or kills it when `limit` has passed. Output is handed over as it comes.
     ///
     /// # Errors
-    /// When the command does not end in time, with the console's last lines, or when the machine is lost.
+    /// [`TimeLimit`] when the command does not end in time, with the console's last lines; when the machine is lost.
     pub fn run(&mut self, exec: &Exec, limit: Duration, mut output: impl FnMut(&Output<'_>)) -> Result<Finished> {
         let deadline = Instant::now() + limit;
         Frame::Exec(exec.clone())
@@ -187,9 +209,16 @@ impl Vm {
                 Err(error) => {
                     // Best effort: a machine that is gone takes no orders.
                     drop(Frame::Kill.write(&mut self.control));
-                    return Err(error).with_context(|| {
-                        format!("{} did not end well (limit {} s)", exec.argv.join(" "), limit.as_secs())
-                    });
+                    let command = exec.argv.join(" ");
+                    if Instant::now() < deadline {
+                        return Err(error.context(command));
+                    }
+                    let console = self.console_tail();
+                    return Err(anyhow::Error::new(TimeLimit {
+                        command,
+                        limit,
+                        console,
+                    }));
                 }
             };
             match frame {
@@ -310,4 +339,44 @@ fn read_frames(mut control: UnixStream) -> Receiver<Frame> {
         }
     });
     frames
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_that_does_not_end_is_killed_when_its_time_is_over() {
+        let (control, mut machine) = UnixStream::pair().unwrap();
+        let scratch = tempfile::tempdir().unwrap();
+        let mut vm = Vm {
+            qemu: Command::new("sleep").arg("600").spawn().unwrap(),
+            frames: read_frames(control.try_clone().unwrap()),
+            control,
+            ready: Ready {
+                kernel: String::new(),
+                uptime_ms: 0,
+                problems: Vec::new(),
+            },
+            console: scratch.path().join("console.log"),
+            booted_in: Duration::ZERO,
+            boot_log: Vec::new(),
+            scratch,
+        };
+        let exec = Exec {
+            argv: vec!["sleep".to_owned(), "99".to_owned()],
+            env: Vec::new(),
+            cwd: "/".to_owned(),
+            interactive: false,
+        };
+        let error = vm.run(&exec, Duration::from_millis(10), |_| {}).unwrap_err();
+        assert!(error.is::<TimeLimit>(), "{error:?}");
+        assert!(error.to_string().starts_with("sleep 99 did not end within"), "{error}");
+        assert!(matches!(Frame::read(&mut machine), Ok(Frame::Exec(_))));
+        assert!(matches!(Frame::read(&mut machine), Ok(Frame::Kill)));
+        // A machine that is lost is another matter.
+        drop(machine);
+        let error = vm.run(&exec, Duration::from_secs(60), |_| {}).unwrap_err();
+        assert!(!error.is::<TimeLimit>(), "{error:?}");
+    }
 }

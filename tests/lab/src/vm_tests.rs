@@ -92,7 +92,7 @@ fn list(program: &Path) -> Result<Vec<Listed>> {
 }
 
 /// A machine whose kernel complained while coming up is no ground for tests.
-fn boot(qemu: &Qemu, kernel: &Kernel, machine: &Machine) -> Result<Vm> {
+pub(crate) fn boot(qemu: &Qemu, kernel: &Kernel, machine: &Machine) -> Result<Vm> {
     let vm = Vm::boot(qemu, kernel, machine, false)?;
     let bad: Vec<&str> = vm
         .boot_log()

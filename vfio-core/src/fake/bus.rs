@@ -189,7 +189,7 @@ impl<'a> Bus<'a> {
         let Some(slot) = self.shared.slot(*function) else {
             return false;
         };
-        if !self.shared.state().decodes_memory(*function) {
+        if !self.shared.state().answers_mapped(*function) {
             return false;
         }
         let mut device = match slot.device.try_lock() {

@@ -22,6 +22,39 @@ use crate::Iova;
 ///
 /// The copy is made while `COMMAND` is written. Memory that is not mapped fails it; a `Copier` [with page requests](Self::page_requests)
 /// asks for the page first, tries again when it was given, and fails if it was refused. MSI-X has 16 vectors, their table at 0x8000.
+///
+/// ```
+/// use std::sync::Arc;
+/// use vfio_core::fake::{Copier, Machine};
+/// use vfio_core::iommufd::{Iommufd, Placement};
+/// use vfio_core::{Access, CdevFile, Memory, MemoryOptions, RegionIndex};
+///
+/// let bdf = "0000:01:00.0".parse()?;
+/// let machine = Machine::builder().device(bdf, pci::GroupId(7), Copier::new()).build();
+/// let system = machine.system();
+/// let iommufd = Iommufd::open(&system)?;
+/// let path = machine.cdev_path(bdf).unwrap_or_default();
+/// let device = CdevFile::open(&system, path)?.bind(&iommufd, None)?;
+/// let ioas = iommufd.alloc_ioas()?;
+/// let _attachment = device.attach(&ioas, None)?;
+///
+/// let memory = Arc::new(Memory::new(8192, MemoryOptions::default())?);
+/// memory.write(0, b"to be copied").ok_or("too long")?;
+/// let mapping = ioas.map(memory.clone(), 0..8192, Placement::Any, Access::READ | Access::WRITE)?;
+/// let iova = mapping.iova().0;
+///
+/// device.config()?.write(4, &[6, 0])?; // memory and bus mastering
+/// let registers = device.region(RegionIndex::BAR0)?;
+/// registers.write_u64(0x08, iova)?;
+/// registers.write_u64(0x10, iova + 4096)?;
+/// registers.write_u64(0x18, 12)?;
+/// registers.write_u32(0x28, 1)?;
+/// assert_eq!(registers.read_u32(0x2c)?, 1);
+/// let mut copy = [0; 12];
+/// memory.read(4096, &mut copy).ok_or("too long")?;
+/// assert_eq!(&copy, b"to be copied");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Copier {
     description: Description,

@@ -15,7 +15,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Begins a machine with the default [`Iommu`], iommufd, type 1 containers, and no limit of locked memory.
+    /// Begins a machine with the default [`Iommu`](super::Iommu), iommufd, type 1 containers, and no limit of locked memory.
     #[must_use]
     pub fn builder() -> Builder {
         Builder::new()
@@ -25,7 +25,7 @@ impl Machine {
     /// were added, `/dev/vfio/GROUP`, `/dev/vfio/vfio`.
     #[must_use]
     pub fn system(&self) -> System {
-        System::from_files(Arc::new(super::files::FakeFiles(Arc::clone(&self.shared))))
+        System::from_files(Arc::new(super::files::FakeFiles(Arc::clone(&self.shared))), None)
     }
 
     /// The path of a device's own file.
@@ -39,6 +39,23 @@ impl Machine {
     /// Makes a call fail: the `n`-th from now, the next one for 0. Whatever was to fail before is forgotten.
     ///
     /// The call does nothing but fail. Opening, every ioctl, reads, writes and `mmap` are calls; closing is none.
+    ///
+    /// ```
+    /// use rustix::io::Errno;
+    /// use vfio_core::{fake::Machine, iommufd::Iommufd};
+    ///
+    /// // Whichever call fails, nothing stays open.
+    /// for n in 0.. {
+    ///     let machine = Machine::builder().build();
+    ///     machine.fail_nth(n, Errno::NOMEM);
+    ///     let result = Iommufd::open(&machine.system()).and_then(|iommufd| iommufd.alloc_ioas());
+    ///     drop(result);
+    ///     assert!(machine.leaks().is_empty());
+    ///     if machine.failed().is_none() {
+    ///         break;
+    ///     }
+    /// }
+    /// ```
     pub fn fail_nth(&self, n: u32, errno: Errno) {
         self.shared.gate.fail_nth(n, errno);
     }
@@ -117,10 +134,17 @@ impl Machine {
         self.shared.state().abandoned.clone()
     }
 
-    /// Forgets what was abandoned, and the faults.
+    /// Calls that only a mistake makes, in words: destroying an object that is used, or that does not exist, as the second time.
+    #[must_use]
+    pub fn mistakes(&self) -> Vec<String> {
+        self.shared.state().mistakes.clone()
+    }
+
+    /// Forgets what was abandoned, the mistakes and the faults.
     pub fn forget(&self) {
         let mut state = self.shared.state();
         state.abandoned.clear();
+        state.mistakes.clear();
         state.faults.clear();
     }
 
@@ -135,19 +159,23 @@ impl Machine {
         }
     }
 
-    /// The kernel asks the user of a device to let it go (REQ).
-    pub fn request_release(&self, bdf: Bdf) {
-        if let Some(Ok(function)) = self.position(bdf).map(|at| {
-            self.shared
-                .state()
-                .function(at)
-                .map(|function| function.irqs.raise_request())
-        }) {
-            let () = function;
+    /// A device reports an uncorrectable error (ERR).
+    pub fn report_error(&self, bdf: Bdf) {
+        let Some(at) = self.position(bdf) else { return };
+        if let Ok(function) = self.shared.state().function(at) {
+            function.irqs.raise_error();
         }
     }
 
-    /// Something happens to a device: its [`Device::poke`] is called. A device that sleeps wakes.
+    /// The kernel asks the user of a device to let it go (REQ).
+    pub fn request_release(&self, bdf: Bdf) {
+        let Some(at) = self.position(bdf) else { return };
+        if let Ok(function) = self.shared.state().function(at) {
+            function.irqs.raise_request();
+        }
+    }
+
+    /// Something happens to a device: its [`Device::poke`](super::Device::poke) is called. A device that sleeps wakes.
     pub fn poke(&self, bdf: Bdf) {
         let Some(at) = self.position(bdf) else { return };
         if let Ok(function) = self.shared.state().function(at) {

@@ -10,7 +10,7 @@
 //! register access, or [`Machine::settle`].
 //!
 //! For tests of cleaning up: [`Machine::fail_nth`] makes one call fail, [`Machine::leaks`] says what is still open and
-//! [`Machine::abandoned`] what only the closing of a file has ended. DMA that the IOMMU stopped is in [`Machine::faults`].
+//! [`Machine::abandoned`] what only the closing of a file has ended, [`Machine::mistakes`] what was destroyed twice or too early. DMA that the IOMMU stopped is in [`Machine::faults`].
 //!
 //! ```
 //! use vfio_core::fake::{Copier, Machine};
@@ -38,6 +38,7 @@ mod machine;
 mod options;
 mod plain;
 mod state;
+mod tree;
 mod vfio;
 
 pub use builder::Builder;

@@ -4,6 +4,17 @@ use crate::{Iova, IovaRange};
 
 /// The machine's IOMMU. The default is one with everything that a page table of one stage can have: dirty tracking, 20 bits of PASID,
 /// 48 bits of IOVA with the MSI window reserved, pages of 4 KiB, 2 MiB and 1 GiB.
+///
+/// ```
+/// use vfio_core::fake::{Iommu, Machine};
+/// use vfio_core::{Iova, IovaRange};
+///
+/// // As one of 39 bits, without PASIDs, behind which nested tables of VT-d are possible.
+/// let aperture = IovaRange::new(Iova(0), 1 << 39).unwrap();
+/// let iommu = Iommu { aperture, pasid_bits: 0, nesting: Some(1), ..Iommu::default() };
+/// let machine = Machine::builder().iommu(iommu).build();
+/// # drop(machine);
+/// ```
 #[derive(Debug, Clone)]
 pub struct Iommu {
     /// The IOVAs that a page table can translate.

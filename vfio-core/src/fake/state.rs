@@ -57,6 +57,7 @@ pub(crate) struct State {
     pub(crate) answers: Vec<Answer>,
     pub(crate) faults: Vec<DmaFault>,
     pub(crate) abandoned: Vec<String>,
+    pub(crate) mistakes: Vec<String>,
 }
 
 /// Parts of a region that were handed out as a file.
@@ -103,14 +104,15 @@ impl Shared {
         result
     }
 
-    /// Delivers page responses, unmasks INTx and writes registers as eventfds say.
+    /// Delivers page responses, unmasks INTx, writes registers as eventfds say, and lets go of memory.
     pub(crate) fn settle(&self) {
         loop {
-            let (answers, writes) = {
+            let (answers, writes, released) = {
                 let mut state = self.state();
                 let answers = std::mem::take(&mut state.answers);
-                (answers, state.signalled_writes())
+                (answers, state.signalled_writes(), state.accounts.take_released())
             };
+            drop(released);
             if answers.is_empty() && writes.is_empty() {
                 return;
             }
@@ -159,8 +161,8 @@ impl State {
         Some((context, env))
     }
 
-    pub(crate) fn decodes_memory(&self, function: usize) -> bool {
-        self.functions.get(function).is_some_and(Function::decodes_memory)
+    pub(crate) fn answers_mapped(&self, function: usize) -> bool {
+        self.functions.get(function).is_some_and(Function::answers_mapped)
     }
 
     /// Register writes whose eventfd was signalled; INTx is unmasked on the way.

@@ -205,7 +205,7 @@ mod tests {
     fn a_region_is_mappable_as_a_whole_or_in_its_areas() {
         let whole = RegionInfo::parse(&answer(0b0111, 0, 0x4000, 1 << 40, &[])).unwrap();
         assert_eq!(whole.index, RegionIndex::BAR2);
-        assert_eq!(whole.mappable(), [0..0x4000]);
+        assert_eq!(whole.mappable(), std::slice::from_ref(&(0..0x4000)));
         let sparse = capability(1, 0, &[2, 0x3000, 0x1000, 0, 0x1000]);
         let sparse = RegionInfo::parse(&answer(0b1111, 32, 0x4000, 1 << 40, &sparse)).unwrap();
         assert_eq!(sparse.mappable(), [0..0x1000, 0x3000..0x4000]);

@@ -69,14 +69,15 @@ pub(super) const MAP_OBJECT: Command = command(
 impl Command {
     /// The error for an errno with its usual meaning in iommufd (the head of `iommufd.h` lists it).
     pub(super) fn error(self, errno: Errno) -> Error {
-        let kind = match errno {
-            Errno::NOTTY | Errno::OPNOTSUPP => ErrorKind::Unsupported {
-                errno,
-                since: self.since,
-            },
-            _ => ErrorKind::from_errno(errno),
-        };
-        self.fail(kind)
+        match errno {
+            Errno::NOTTY | Errno::OPNOTSUPP => self.unsupported(errno),
+            _ => self.fail(ErrorKind::from_errno(errno)),
+        }
+    }
+
+    pub(super) fn unsupported(self, errno: Errno) -> Error {
+        let since = self.since;
+        self.fail(ErrorKind::Unsupported { errno, since })
     }
 
     pub(super) fn fail(self, kind: ErrorKind) -> Error {

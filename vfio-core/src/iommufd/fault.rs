@@ -153,14 +153,18 @@ impl FaultQueue {
         Ok(assembly.complete.pop_front())
     }
 
-    /// Answers a group.
+    /// Answers a group. The kernel gives a cookie out again once it is answered, also by itself when a device is detached: each is to be
+    /// answered once, and none that was read before its device was detached.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::NotFound`] if no group with this cookie waits: it was answered, or its device was detached.
     #[doc(alias = "iommu_hwpt_page_response")]
     pub fn respond(&self, cookie: u32, response: Response) -> Result<(), Error> {
-        self.respond_all(&[(cookie, response)]).map(|_one| ())
+        match self.respond_all(&[(cookie, response)])? {
+            0 => Err(WRITE_RESPONSE.fail(ErrorKind::ShortTransfer { wanted: 8, done: 0 })),
+            _ => Ok(()),
+        }
     }
 
     /// Answers several groups with one system call; returns how many were. The first that no longer waits ends it.

@@ -92,6 +92,8 @@ impl Ioas {
         let command = command::IOAS_MAP;
         let len = part.end.checked_sub(part.start).filter(|_| part.end <= memory.len());
         let len = len.ok_or_else(|| command.invalid("the part lies outside the memory"))? as u64;
+        // Should mapping fail, the memory goes after the lock: what its drop does is not known here.
+        let _kept = Arc::clone(&memory);
         let shared = self.registry().share();
         let mapped = self
             .calls()

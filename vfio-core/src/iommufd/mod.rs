@@ -89,7 +89,7 @@ impl Iommufd {
         let opened = system.files().iommufd(Path::new("/dev/iommu"));
         let calls = opened.map_err(|errno| match errno {
             // No node, or (ENODEV) a static node without the driver.
-            Errno::NOENT | Errno::NODEV | Errno::NXIO => command::OPEN.error(Errno::OPNOTSUPP),
+            Errno::NOENT | Errno::NODEV | Errno::NXIO => command::OPEN.unsupported(errno),
             _ => command::OPEN.error(errno),
         })?;
         Ok(Self::from_calls(calls, system.clone()))

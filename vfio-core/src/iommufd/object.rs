@@ -82,7 +82,7 @@ impl Object {
                 errno,
                 since: "a device with PRI behind an IOMMU with PRI",
             },
-            _ => errno.into(),
+            _ => ErrorKind::from_errno(errno),
         }
     }
 }

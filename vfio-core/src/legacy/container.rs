@@ -1,15 +1,13 @@
 //! Containers: one address space and the groups that use it.
 
 use super::group::{AttachedGroup, Group};
-use super::mapping::LegacyMapping;
 use crate::info::ContainerInfo;
 use crate::registry::Registry;
 use crate::sys::vfio::{self, ContainerCalls};
 use crate::viability::explain_denied;
-use crate::{Access, Error, ErrorKind, Iova, IovaRange, StableMemory, System};
+use crate::{Error, ErrorKind, IovaRange, System};
 use rustix::io::Errno;
 use std::fmt;
-use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -64,9 +62,6 @@ struct Inner {
 /// `VFIO_API_VERSION`.
 const API_VERSION: i32 = 0;
 
-pub(super) const MAP: &str = "VFIO_IOMMU_MAP_DMA";
-pub(super) const UNMAP: &str = "VFIO_IOMMU_UNMAP_DMA";
-
 impl Container {
     /// Opens a container, without groups.
     ///
@@ -81,7 +76,7 @@ impl Container {
         };
         let file = step.strip_prefix("open ").unwrap_or_default();
         let calls = system.files().container(Path::new(file));
-        let calls = calls.map_err(|errno| Error::new(step, errno.into()))?;
+        let calls = calls.map_err(|errno| Error::new(step, ErrorKind::from_errno(errno)))?;
         let container = Self::new(calls, path, system);
         container.check_version()?;
         Ok(container)
@@ -135,7 +130,7 @@ impl Container {
                 errno,
                 since: "Linux 6.2 with CONFIG_IOMMUFD and CONFIG_VFIO_GROUP",
             })),
-            Err(errno) => Err(failed(errno.into())),
+            Err(errno) => Err(failed(ErrorKind::from_errno(errno))),
         }
     }
 
@@ -163,7 +158,7 @@ impl Container {
 
     pub(crate) fn has_extension(&self, number: u32) -> Result<bool, Error> {
         let answer = self.calls().check_extension(number);
-        let answer = answer.map_err(|errno| Error::new("VFIO_CHECK_EXTENSION", errno.into()))?;
+        let answer = answer.map_err(|errno| Error::new("VFIO_CHECK_EXTENSION", ErrorKind::from_errno(errno)))?;
         Ok(answer > 0)
     }
 
@@ -188,7 +183,7 @@ impl Container {
                     _ => explain_denied(&self.inner.system, None, group.id()),
                 },
                 Errno::INVAL => ErrorKind::Invalid("the group is in a container, or this is none"),
-                other => other.into(),
+                other => ErrorKind::from_errno(other),
             };
             Error::new(STEP, kind)
         })?;
@@ -248,7 +243,7 @@ impl Container {
                     errno,
                     since: "a container of a group, and the module vfio_iommu_type1",
                 },
-                other => other.into(),
+                other => ErrorKind::from_errno(other),
             };
             Error::new("VFIO_SET_IOMMU", kind)
         })
@@ -262,79 +257,11 @@ impl Container {
     #[doc(alias = "VFIO_IOMMU_GET_INFO")]
     pub fn info(&self) -> Result<ContainerInfo, Error> {
         let failed = |kind| Error::new("VFIO_IOMMU_GET_INFO", kind);
-        let answer = self.calls().info().map_err(|errno| failed(errno.into()))?;
+        let answer = self
+            .calls()
+            .info()
+            .map_err(|errno| failed(ErrorKind::from_errno(errno)))?;
         ContainerInfo::parse(&answer).map_err(failed)
-    }
-
-    /// Maps a part of `memory`, in bytes from its start. The memory is pinned, and held alive until the mapping is gone.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::AlreadyMapped`], [`ErrorKind::NotAllowed`], [`ErrorKind::MappingLimit`], [`ErrorKind::MemlockExceeded`];
-    /// [`ErrorKind::Invalid`] for a part outside the memory or anything off its alignment; [`ErrorKind::Os`] with EOVERFLOW past the end
-    /// of the address space, EFAULT where memory cannot be pinned.
-    #[doc(alias = "VFIO_IOMMU_MAP_DMA")]
-    pub fn map(
-        &self,
-        memory: Arc<dyn StableMemory>,
-        part: Range<usize>,
-        iova: Iova,
-        access: Access,
-    ) -> Result<LegacyMapping, Error> {
-        let invalid = |why| Error::new(MAP, ErrorKind::Invalid(why));
-        let len = part.end.checked_sub(part.start).filter(|_| part.end <= memory.len());
-        let len = len.ok_or_else(|| invalid("the part lies outside the memory"))? as u64;
-        if len == 0 || access.is_empty() {
-            return Err(invalid("a mapping of no bytes, or without access"));
-        }
-        let range = IovaRange::new(iova, len);
-        let range = range.ok_or_else(|| Error::new(MAP, ErrorKind::Os(Errno::OVERFLOW)))?;
-        let shared = self.inner.registry.share();
-        let mapped = self.calls().map_dma(&memory, part, iova.0, access);
-        mapped.map_err(|errno| Error::new(MAP, self.explain(errno, range)))?;
-        let guard = shared.enter(range);
-        Ok(LegacyMapping::new(self.clone(), range, access, guard, memory))
-    }
-
-    /// Unmaps all mappings that lie inside a range and returns how many bytes that were, 0 if there are none. Their guards have nothing
-    /// left to unmap.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::NotMapped`] if the range cuts a mapping, in which case nothing was unmapped (also in version 1, where the
-    /// kernel would have cut it); [`ErrorKind::ShortUnmap`].
-    #[doc(alias = "VFIO_IOMMU_UNMAP_DMA")]
-    #[doc(alias = "VFIO_DMA_UNMAP_FLAG_ALL")]
-    pub fn unmap(&self, range: IovaRange) -> Result<u64, Error> {
-        let failed = |kind| Error::new(UNMAP, kind);
-        self.inner.registry.alone(|entries| {
-            let inside = entries.inside(range);
-            let inside = inside.ok_or_else(|| failed(ErrorKind::NotMapped(range)))?;
-            let unmapped = match u64::try_from(range.len_bytes()) {
-                Ok(len) => self.calls().unmap_dma(range.start().0, len, None),
-                // The one range that has no length.
-                Err(_) => self.calls().unmap_all(),
-            };
-            let got = unmapped.map_err(|errno| failed(unmap_kind(errno, range)))?;
-            let want = inside
-                .iter()
-                .fold(0, |sum: u64, entry| sum.saturating_add(length(*entry)));
-            if got < want {
-                // Which of them are gone is not told: their guards find out one by one.
-                return Err(failed(ErrorKind::ShortUnmap { want, got }));
-            }
-            inside.into_iter().for_each(|entry| entries.remove(entry));
-            Ok(got)
-        })
-    }
-
-    /// Unmaps everything and returns how many bytes that were.
-    ///
-    /// # Errors
-    ///
-    /// As [`unmap`](Self::unmap).
-    pub fn unmap_all(&self) -> Result<u64, Error> {
-        self.unmap(IovaRange::ALL)
     }
 
     /// Another descriptor of the same container, to hand to another process. What is mapped or unmapped through it is unknown here.
@@ -344,7 +271,10 @@ impl Container {
     /// [`ErrorKind::Unsupported`] of a fake machine; when the process has no descriptors left.
     pub fn try_clone_fd(&self) -> Result<OwnedFd, Error> {
         let failed = |kind| Error::new("fcntl F_DUPFD_CLOEXEC", kind);
-        let file = self.calls().descriptor().map_err(|errno| failed(errno.into()))?;
+        let file = self
+            .calls()
+            .descriptor()
+            .map_err(|errno| failed(ErrorKind::from_errno(errno)))?;
         let unsupported = ErrorKind::Unsupported {
             errno: Errno::OPNOTSUPP,
             since: "the running kernel",
@@ -367,50 +297,10 @@ impl Container {
     fn groups(&self) -> MutexGuard<'_, usize> {
         self.inner.groups.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    /// Says which of its reasons the kernel had not to map.
-    fn explain(&self, errno: Errno, range: IovaRange) -> ErrorKind {
-        let allowed = |info: &ContainerInfo| match &info.iova_ranges {
-            Some(ranges) => ranges.iter().any(|allowed| allowed.contains(&range)),
-            None => true,
-        };
-        match errno {
-            Errno::EXIST => ErrorKind::AlreadyMapped(range),
-            Errno::NOSPC => ErrorKind::MappingLimit,
-            Errno::NOMEM => {
-                let files = self.inner.system.files();
-                let need = files.memlock_used().saturating_add(length(range));
-                match files.memlock_limit() {
-                    Some(limit) if need > limit => ErrorKind::MemlockExceeded { need, limit },
-                    _ => errno.into(),
-                }
-            }
-            Errno::INVAL | Errno::ADDRINUSE => match self.info() {
-                Ok(info) if !Iova(range.start().0 | length(range)).is_aligned_to(info.granule()) => {
-                    ErrorKind::Invalid("IOVA or length off the IOMMU's page size")
-                }
-                Ok(info) if !allowed(&info) => ErrorKind::NotAllowed(range),
-                _ => errno.into(),
-            },
-            other => other.into(),
-        }
-    }
 }
 
 #[cfg(feature = "noiommu")]
 const NO_IOMMU: u32 = 8;
-
-/// Length of a range that was mapped, which is less than everything.
-pub(super) fn length(range: IovaRange) -> u64 {
-    u64::try_from(range.len_bytes()).unwrap_or(u64::MAX)
-}
-
-pub(super) fn unmap_kind(errno: Errno, range: IovaRange) -> ErrorKind {
-    match errno {
-        Errno::NOENT | Errno::INVAL => ErrorKind::NotMapped(range),
-        other => other.into(),
-    }
-}
 
 impl fmt::Debug for Container {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -51,9 +51,9 @@ fn failed(errno: Errno) -> Error {
     let kind = match errno {
         Errno::NOTTY | Errno::OPNOTSUPP | Errno::NODEV => ErrorKind::Unsupported {
             errno,
-            since: "Linux 5.8 with vfio_iommu_type1; no iommufd that stands in for it",
+            since: "Linux 5.8 with vfio_iommu_type1, not an iommufd in its place",
         },
-        other => other.into(),
+        other => ErrorKind::from_errno(other),
     };
     Error::new(STEP, kind)
 }

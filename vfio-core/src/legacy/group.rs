@@ -69,7 +69,7 @@ impl Group {
 
     fn open_path(system: &System, path: &str, id: Option<GroupId>) -> Result<Self, Error> {
         let calls = system.files().group(Path::new(path));
-        let calls = calls.map_err(|errno| Error::new(format!("open {path}"), errno.into()))?;
+        let calls = calls.map_err(|errno| Error::new(format!("open {path}"), ErrorKind::from_errno(errno)))?;
         Ok(Self::new(calls, id, system))
     }
 
@@ -94,7 +94,7 @@ impl Group {
     #[doc(alias = "VFIO_GROUP_GET_STATUS")]
     pub fn status(&self) -> Result<GroupStatus, Error> {
         let status = self.calls().status();
-        let status = status.map_err(|errno| Error::new("VFIO_GROUP_GET_STATUS", errno.into()))?;
+        let status = status.map_err(|errno| Error::new("VFIO_GROUP_GET_STATUS", ErrorKind::from_errno(errno)))?;
         Ok(GroupStatus::from_bits_retain(status))
     }
 
@@ -192,7 +192,7 @@ impl AttachedGroup {
                 // The group has no such device.
                 Errno::NODEV => ErrorKind::NotFound(errno),
                 Errno::PERM => explain_denied(self.container().system(), bdf, self.group().id()),
-                other => other.into(),
+                other => ErrorKind::from_errno(other),
             };
             Error::new(GET_DEVICE, kind).on(bdf)
         })?;

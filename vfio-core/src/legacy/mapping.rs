@@ -1,8 +1,11 @@
-//! One mapping of a container, held by a guard.
+//! Mapping memory into a container, and the guard of each mapping.
 
-use super::container::{Container, UNMAP, length, unmap_kind};
+use super::Container;
+use crate::info::ContainerInfo;
 use crate::registry::{Claim, GuardId};
 use crate::{Access, DirtyBitmap, Error, ErrorKind, Iova, IovaRange, StableMemory};
+use rustix::io::Errno;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Memory that the devices of a container find at an IOVA. Holds the memory and the container; unmapped when dropped.
@@ -20,8 +23,112 @@ pub struct LegacyMapping {
     released: bool,
 }
 
+const MAP: &str = "VFIO_IOMMU_MAP_DMA";
+const UNMAP: &str = "VFIO_IOMMU_UNMAP_DMA";
+
+impl Container {
+    /// Maps a part of `memory`, in bytes from its start. The memory is pinned, and held alive until the mapping is gone.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::AlreadyMapped`], [`ErrorKind::NotAllowed`], [`ErrorKind::MappingLimit`], [`ErrorKind::MemlockExceeded`];
+    /// [`ErrorKind::Invalid`] for a part outside the memory or anything off its alignment; [`ErrorKind::Os`] with EOVERFLOW past the end
+    /// of the address space, EFAULT where memory cannot be pinned.
+    #[doc(alias = "VFIO_IOMMU_MAP_DMA")]
+    pub fn map(
+        &self,
+        memory: Arc<dyn StableMemory>,
+        part: Range<usize>,
+        iova: Iova,
+        access: Access,
+    ) -> Result<LegacyMapping, Error> {
+        let invalid = |why| Error::new(MAP, ErrorKind::Invalid(why));
+        let len = part.end.checked_sub(part.start).filter(|_| part.end <= memory.len());
+        let len = len.ok_or_else(|| invalid("the part lies outside the memory"))? as u64;
+        if len == 0 || access.is_empty() {
+            return Err(invalid("a mapping of no bytes, or without access"));
+        }
+        let range = IovaRange::new(iova, len);
+        let range = range.ok_or_else(|| Error::new(MAP, ErrorKind::Os(Errno::OVERFLOW)))?;
+        let shared = self.registry().share();
+        let mapped = self.calls().map_dma(&memory, part, iova.0, access);
+        mapped.map_err(|errno| Error::new(MAP, self.explain(errno, range)))?;
+        let guard = shared.enter(range);
+        Ok(LegacyMapping::new(self.clone(), range, access, guard, memory))
+    }
+
+    /// Unmaps all mappings that lie inside a range and returns how many bytes that were, 0 if there are none. Their guards have nothing
+    /// left to unmap.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotMapped`] if the range cuts a mapping, in which case nothing was unmapped (also in version 1, where the
+    /// kernel would have cut it); [`ErrorKind::ShortUnmap`].
+    #[doc(alias = "VFIO_IOMMU_UNMAP_DMA")]
+    #[doc(alias = "VFIO_DMA_UNMAP_FLAG_ALL")]
+    pub fn unmap(&self, range: IovaRange) -> Result<u64, Error> {
+        let failed = |kind| Error::new(UNMAP, kind);
+        self.registry().alone(|entries| {
+            let inside = entries.inside(range);
+            let inside = inside.ok_or_else(|| failed(ErrorKind::NotMapped(range)))?;
+            let unmapped = match u64::try_from(range.len_bytes()) {
+                Ok(len) => self.calls().unmap_dma(range.start().0, len, None),
+                // The one range that has no length.
+                Err(_) => self.calls().unmap_all(),
+            };
+            let got = unmapped.map_err(|errno| failed(unmap_kind(errno, range)))?;
+            let want = inside
+                .iter()
+                .fold(0, |sum: u64, entry| sum.saturating_add(length(*entry)));
+            if got < want {
+                // Which of them are gone is not told: their guards find out one by one.
+                return Err(failed(ErrorKind::ShortUnmap { want, got }));
+            }
+            inside.into_iter().for_each(|entry| entries.remove(entry));
+            Ok(got)
+        })
+    }
+
+    /// Unmaps everything and returns how many bytes that were.
+    ///
+    /// # Errors
+    ///
+    /// As [`unmap`](Self::unmap).
+    pub fn unmap_all(&self) -> Result<u64, Error> {
+        self.unmap(IovaRange::ALL)
+    }
+
+    /// Says which of its reasons the kernel had not to map.
+    fn explain(&self, errno: Errno, range: IovaRange) -> ErrorKind {
+        let allowed = |info: &ContainerInfo| match &info.iova_ranges {
+            Some(ranges) => ranges.iter().any(|allowed| allowed.contains(&range)),
+            None => true,
+        };
+        match errno {
+            Errno::EXIST => ErrorKind::AlreadyMapped(range),
+            Errno::NOSPC => ErrorKind::MappingLimit,
+            Errno::NOMEM => {
+                let files = self.system().files();
+                let need = files.memlock_used().saturating_add(length(range));
+                match files.memlock_limit() {
+                    Some(limit) if need > limit => ErrorKind::MemlockExceeded { need, limit },
+                    _ => ErrorKind::from_errno(errno),
+                }
+            }
+            Errno::INVAL | Errno::ADDRINUSE => match self.info() {
+                Ok(info) if !Iova(range.start().0 | length(range)).is_aligned_to(info.granule()) => {
+                    ErrorKind::Invalid("IOVA or length off the IOMMU's page size")
+                }
+                Ok(info) if !allowed(&info) => ErrorKind::NotAllowed(range),
+                _ => ErrorKind::from_errno(errno),
+            },
+            other => ErrorKind::from_errno(other),
+        }
+    }
+}
+
 impl LegacyMapping {
-    pub(super) fn new(
+    fn new(
         container: Container,
         range: IovaRange,
         access: Access,
@@ -140,5 +247,17 @@ impl Drop for LegacyMapping {
         if let Err(error) = self.release(None) {
             tracing::error!(range = %self.range, %error, "a mapping was dropped and could not be unmapped");
         }
+    }
+}
+
+/// Length of a range that was mapped, which is less than everything.
+fn length(range: IovaRange) -> u64 {
+    u64::try_from(range.len_bytes()).unwrap_or(u64::MAX)
+}
+
+fn unmap_kind(errno: Errno, range: IovaRange) -> ErrorKind {
+    match errno {
+        Errno::NOENT | Errno::INVAL => ErrorKind::NotMapped(range),
+        other => ErrorKind::from_errno(other),
     }
 }

@@ -1,15 +1,81 @@
 //! Memory of our own: mapping, pages, and access to bytes that a device may change meanwhile.
+//!
+//! Bytes are moved by [`copy`], which the compiler cannot look into: a device is no thread of Rust's memory model, and another
+//! thread may copy the same bytes. What threads agree on, they agree on through atomics of one width.
 
 use super::Result;
-use crate::{Backing, MemoryOptions, PageSize};
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use super::copy;
+use crate::{Backing, Memory, MemoryOptions, PageSize};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 use std::ffi::c_void;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
-use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::ptr::{NonNull, null_mut};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
+
+/// Memory that stays where it is, and stays mapped, as long as the value lives.
+///
+/// # Safety
+///
+/// [`address`](Self::address) and [`len`](Self::len) never change, and the bytes they describe stay mapped in this process, readable and
+/// writable, until the value is dropped. No reference to these bytes exists meanwhile except to atomics: a device may read and
+/// write them at any time.
+pub unsafe trait StableMemory: std::fmt::Debug + Send + Sync {
+    /// Address of the first byte in this process.
+    fn address(&self) -> *mut u8;
+    /// Length in bytes.
+    fn len(&self) -> usize;
+    /// Whether there is no byte.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+// SAFETY: the mapping is made once in `Map::new`, never moved or resized, sealed against shrinking, and unmapped by its drop; `Memory` hands out
+// atomics and copies only.
+unsafe impl StableMemory for Memory {
+    fn address(&self) -> *mut u8 {
+        self.map().address()
+    }
+
+    fn len(&self) -> usize {
+        self.map().len()
+    }
+}
+
+/// Copies out of memory that is shared with a device; `None` outside it.
+#[cfg(feature = "fake")]
+pub(crate) fn copy_from(memory: &dyn StableMemory, offset: usize, to: &mut [u8]) -> Option<()> {
+    let end = offset.checked_add(to.len())?;
+    if end > memory.len() {
+        return None;
+    }
+    // SAFETY: inside the memory, which the caller's reference keeps mapped.
+    let from = unsafe { memory.address().add(offset) };
+    // SAFETY: `from` is readable for as many bytes as `to` has, and no `&mut` to them exists (`StableMemory`).
+    unsafe { copy::bytes(from, to.as_mut_ptr(), to.len()) };
+    Some(())
+}
+
+/// Copies into memory that is shared with a device; `None` outside it.
+#[cfg(feature = "fake")]
+pub(crate) fn copy_to(memory: &dyn StableMemory, offset: usize, from: &[u8]) -> Option<()> {
+    let end = offset.checked_add(from.len())?;
+    if end > memory.len() {
+        return None;
+    }
+    // SAFETY: inside the memory, which the caller's reference keeps mapped.
+    let to = unsafe { memory.address().add(offset) };
+    // SAFETY: `to` is writable for as many bytes as `from` has, and no reference to them exists (`StableMemory`).
+    unsafe { copy::bytes(from.as_ptr(), to, from.len()) };
+    Some(())
+}
+
+/// What transparent huge pages are aligned to.
+#[cfg(not(miri))]
+const HUGE: usize = 2 << 20;
 
 /// A mapping that is unmapped when dropped.
 #[derive(Debug)]
@@ -19,54 +85,132 @@ pub(crate) struct Map {
     file: Option<OwnedFd>,
 }
 
-// SAFETY: the mapping belongs to the value alone, and every access to its bytes is atomic.
+// SAFETY: the mapping belongs to the value alone, and its bytes are accessed through atomics and opaque copies only.
 unsafe impl Send for Map {}
 // SAFETY: as above.
 unsafe impl Sync for Map {}
 
 impl Map {
     /// Maps `len` bytes, a multiple of the page size, readable and writable.
+    #[cfg(not(miri))]
     pub(crate) fn new(len: usize, options: &MemoryOptions) -> Result<Self> {
         let huge = match options.pages {
             PageSize::Base | PageSize::Transparent => None,
             PageSize::Huge2M => Some((MemfdFlags::HUGE_2MB, MapFlags::HUGE_2MB)),
             PageSize::Huge1G => Some((MemfdFlags::HUGE_1GB, MapFlags::HUGE_1GB)),
         };
+        // Joined pages need their alignment.
+        let slack = if options.pages == PageSize::Transparent {
+            HUGE
+        } else {
+            0
+        };
+        let reserved = len.checked_add(slack).ok_or(Errno::NOMEM)?;
         let read_write = ProtFlags::READ | ProtFlags::WRITE;
         let (base, file) = match options.backing {
             Backing::Anonymous => {
-                let flags = huge.map_or(MapFlags::empty(), |(_, size)| MapFlags::HUGETLB | size);
+                let flags = MapFlags::PRIVATE | huge.map_or(MapFlags::empty(), |(_, size)| MapFlags::HUGETLB | size);
                 // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no other memory.
-                let base = unsafe { mmap_anonymous(std::ptr::null_mut(), len, read_write, MapFlags::PRIVATE | flags) }?;
+                let base = unsafe { mmap_anonymous(null_mut(), reserved, read_write, flags) }?;
                 (base, None)
             }
             Backing::Shared => {
                 let flags = huge.map_or(MemfdFlags::empty(), |(size, _)| MemfdFlags::HUGETLB | size);
-                let file = memfd_create("dma", MemfdFlags::CLOEXEC | flags)?;
-                ftruncate(&file, len as u64)?;
-                // SAFETY: a new mapping at an address of the kernel's choice; no one else has the memfd to shrink it.
-                let base = unsafe { mmap(std::ptr::null_mut(), len, read_write, MapFlags::SHARED, &file, 0) }?;
+                let file = memfd_create("dma", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | flags)?;
+                ftruncate(&file, reserved as u64)?;
+                // Whoever gets the file cannot shrink it: an access past its end would be a SIGBUS.
+                fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+                // SAFETY: a new mapping at an address of the kernel's choice touches no other memory.
+                let base = unsafe { mmap(null_mut(), reserved, read_write, MapFlags::SHARED, &file, 0) }?;
                 (base, Some(file))
             }
         };
         let base = NonNull::new(base.cast()).ok_or(Errno::NOMEM)?;
-        let map = Self { base, len, file };
-        if let Some(node) = options.numa_node {
-            map.bind(node)?;
-        }
-        let advice = match options.pages {
-            PageSize::Transparent => Some(Advice::LinuxHugepage),
-            // Without it the kernel may move base pages under a pinned mapping's neighbours into huge ones at any time.
-            PageSize::Base => Some(Advice::LinuxNoHugepage),
-            PageSize::Huge2M | PageSize::Huge1G => None,
+        let whole = Self {
+            base,
+            len: reserved,
+            file,
         };
+        let map = if slack == 0 { whole } else { whole.aligned(len)? };
+        if let Some(node) = options.numa_node {
+            map.prefer(node)?;
+        }
+        match options.pages {
+            PageSize::Transparent => map.advise(Advice::LinuxHugepage)?,
+            // What was asked for is base pages. EINVAL: a kernel that has no others.
+            PageSize::Base => match map.advise(Advice::LinuxNoHugepage) {
+                Ok(()) | Err(Errno::INVAL) => {}
+                Err(errno) => return Err(errno),
+            },
+            PageSize::Huge2M | PageSize::Huge1G => {}
+        }
         // A fork would give the child the pages and leave the parent with copies that no device knows.
         map.advise(Advice::LinuxDontFork)?;
-        match advice.map_or(Ok(()), |advice| map.advise(advice)) {
-            // EINVAL: a kernel without transparent huge pages; base pages are what it has.
-            Ok(()) | Err(Errno::INVAL) => Ok(map),
-            Err(errno) => Err(errno),
+        Ok(map)
+    }
+
+    /// The interpreter has no mmap; its heap does for what it checks.
+    #[cfg(miri)]
+    pub(crate) fn new(len: usize, options: &MemoryOptions) -> Result<Self> {
+        if options.backing == Backing::Shared {
+            return Err(Errno::NOSYS);
         }
+        let layout = std::alloc::Layout::from_size_align(len, 4096).map_err(|_| Errno::INVAL)?;
+        // SAFETY: the length is not 0, as `Memory::new` checked.
+        let base = unsafe { std::alloc::alloc_zeroed(layout) };
+        let base = NonNull::new(base).ok_or(Errno::NOMEM)?;
+        Ok(Self { base, len, file: None })
+    }
+
+    /// Moves the start to the first multiple of [`HUGE`] and gives back what lies before it and after `len` bytes from there. A file
+    /// keeps the slack at its end.
+    #[cfg(not(miri))]
+    fn aligned(self, len: usize) -> Result<Self> {
+        let head = self.base.as_ptr().align_offset(HUGE);
+        let mut whole = std::mem::ManuallyDrop::new(self);
+        let file = whole.file.take();
+        if let Some(file) = file {
+            // The file begins where the mapping does: map it anew at the aligned place, over the reservation.
+            // SAFETY: `head` is less than the slack that the reservation has over `len`.
+            let base = unsafe { whole.base.add(head) };
+            let read_write = ProtFlags::READ | ProtFlags::WRITE;
+            // SAFETY: the range is inside our own reservation, which nobody uses yet.
+            let placed = unsafe {
+                mmap(
+                    base.as_ptr().cast(),
+                    len,
+                    read_write,
+                    MapFlags::SHARED | MapFlags::FIXED,
+                    &file,
+                    0,
+                )
+            };
+            if let Err(errno) = placed {
+                drop(Self {
+                    base: whole.base,
+                    len: whole.len,
+                    file: None,
+                });
+                return Err(errno);
+            }
+            whole.file = Some(file);
+        }
+        let tail = whole.len - head - len;
+        // SAFETY: as above.
+        let base = unsafe { whole.base.add(head) };
+        // SAFETY: `base + len` is at most the reservation's end.
+        let end = unsafe { base.add(len) };
+        for (start, len) in [(whole.base, head), (end, tail)] {
+            if len > 0 {
+                // SAFETY: both ends of our own reservation, which nobody uses.
+                unsafe { munmap(start.as_ptr().cast(), len) }?;
+            }
+        }
+        Ok(Self {
+            base,
+            len,
+            file: whole.file.take(),
+        })
     }
 
     pub(crate) fn address(&self) -> *mut u8 {
@@ -81,23 +225,23 @@ impl Map {
         self.file.as_ref()
     }
 
-    /// Takes pages from one NUMA node only (`mbind(2)`, `MPOL_BIND`).
-    fn bind(&self, node: u32) -> Result<()> {
-        let (word, bit) = (node / u64::BITS, node % u64::BITS);
-        let mut mask = vec![0_u64; word as usize + 1];
-        if let Some(last) = mask.last_mut() {
-            *last = 1 << bit;
-        }
-        let bits = mask.len() as u64 * u64::from(u64::BITS) + 1;
-        // SAFETY: the range is our own mapping and `mask` holds the bits that `bits` less one says.
+    /// Takes pages from one NUMA node as long as it has any (`mbind(2)`). Not `MPOL_BIND`: a hugetlb reservation is not kept per node,
+    /// and the first touch of a page that the node has not got would be a SIGBUS.
+    #[cfg(not(miri))]
+    fn prefer(&self, node: u32) -> Result<()> {
+        const NODES: u32 = 1024;
+        let mut mask = [0_u64; (NODES / u64::BITS) as usize];
+        let word = mask.get_mut((node / u64::BITS) as usize).ok_or(Errno::INVAL)?;
+        *word = 1 << (node % u64::BITS);
+        // SAFETY: the range is our own mapping and `mask` holds the bits that the next argument, less one, says.
         let status = unsafe {
             libc::syscall(
                 libc::SYS_mbind,
                 self.base.as_ptr(),
                 self.len,
-                libc::MPOL_BIND,
+                libc::MPOL_PREFERRED,
                 mask.as_ptr(),
-                bits,
+                NODES + 1,
                 0,
             )
         };
@@ -120,64 +264,25 @@ impl Map {
         unsafe { madvise(address.as_ptr().cast(), part.end - start, Advice::LinuxPopulateWrite) }
     }
 
-    /// Copies out. The caller has checked that the bytes lie inside.
+    /// Copies out. Outside the mapping is a bug and panics.
     pub(crate) fn read(&self, offset: usize, to: &mut [u8]) {
-        let (head, words, tail) = split(self.base.as_ptr() as usize + offset, to.len());
-        let mut at = offset;
-        let (first, rest) = to.split_at_mut(head);
-        for byte in first {
-            *byte = self.atomic_u8(at).load(Ordering::Relaxed);
-            at += 1;
-        }
-        let (middle, last) = rest.split_at_mut(words * 8);
-        for word in middle.chunks_exact_mut(8) {
-            word.copy_from_slice(&self.atomic_u64(at).load(Ordering::Relaxed).to_ne_bytes());
-            at += 8;
-        }
-        debug_assert_eq!(last.len(), tail, "head, words and tail are all there is");
-        for byte in last {
-            *byte = self.atomic_u8(at).load(Ordering::Relaxed);
-            at += 1;
-        }
+        let from = self.at(offset, to.len());
+        // SAFETY: `from` is readable for as many bytes as `to` has, and no `&mut` to them exists.
+        unsafe { copy::bytes(from, to.as_mut_ptr(), to.len()) }
     }
 
-    /// Copies in. The caller has checked that the bytes lie inside.
+    /// Copies in. Outside the mapping is a bug and panics.
     pub(crate) fn write(&self, offset: usize, from: &[u8]) {
-        let (head, words, _) = split(self.base.as_ptr() as usize + offset, from.len());
-        let mut at = offset;
-        let (first, rest) = from.split_at(head);
-        for byte in first {
-            self.atomic_u8(at).store(*byte, Ordering::Relaxed);
-            at += 1;
-        }
-        let (middle, last) = rest.split_at(words * 8);
-        for word in middle.as_chunks::<8>().0 {
-            self.atomic_u64(at).store(u64::from_ne_bytes(*word), Ordering::Relaxed);
-            at += 8;
-        }
-        for byte in last {
-            self.atomic_u8(at).store(*byte, Ordering::Relaxed);
-            at += 1;
-        }
+        let to = self.at(offset, from.len());
+        // SAFETY: `to` is writable for as many bytes as `from` has, and no reference to them exists but to atomics.
+        unsafe { copy::bytes(from.as_ptr(), to, from.len()) }
     }
 
-    /// Sets bytes. The caller has checked that they lie inside.
+    /// Sets bytes. Outside the mapping is a bug and panics.
     pub(crate) fn fill(&self, offset: usize, len: usize, byte: u8) {
-        let (head, words, tail) = split(self.base.as_ptr() as usize + offset, len);
-        let mut at = offset;
-        for _ in 0..head {
-            self.atomic_u8(at).store(byte, Ordering::Relaxed);
-            at += 1;
-        }
-        for _ in 0..words {
-            self.atomic_u64(at)
-                .store(u64::from_ne_bytes([byte; 8]), Ordering::Relaxed);
-            at += 8;
-        }
-        for _ in 0..tail {
-            self.atomic_u8(at).store(byte, Ordering::Relaxed);
-            at += 1;
-        }
+        let to = self.at(offset, len);
+        // SAFETY: `to` is writable for `len` bytes, and no reference to them exists but to atomics.
+        unsafe { copy::fill(to, len, byte) }
     }
 
     /// The caller has checked that the byte lies inside.
@@ -189,32 +294,38 @@ impl Map {
     /// The caller has checked that the bytes lie inside and are aligned.
     pub(crate) fn atomic_u16(&self, offset: usize) -> &AtomicU16 {
         // SAFETY: inside the mapping, which lives as long as `self`, and aligned; all other accesses are atomic too.
-        unsafe { AtomicU16::from_ptr(self.at(offset, 2).cast()) }
+        unsafe { AtomicU16::from_ptr(self.aligned_at(offset, 2).cast()) }
     }
 
     /// The caller has checked that the bytes lie inside and are aligned.
     pub(crate) fn atomic_u32(&self, offset: usize) -> &AtomicU32 {
         // SAFETY: as in `atomic_u16`.
-        unsafe { AtomicU32::from_ptr(self.at(offset, 4).cast()) }
+        unsafe { AtomicU32::from_ptr(self.aligned_at(offset, 4).cast()) }
     }
 
     /// The caller has checked that the bytes lie inside and are aligned.
     pub(crate) fn atomic_u64(&self, offset: usize) -> &AtomicU64 {
         // SAFETY: as in `atomic_u16`.
-        unsafe { AtomicU64::from_ptr(self.at(offset, 8).cast()) }
+        unsafe { AtomicU64::from_ptr(self.aligned_at(offset, 8).cast()) }
     }
 
     fn at(&self, offset: usize, len: usize) -> *mut u8 {
         assert!(
-            offset.is_multiple_of(len) && offset.checked_add(len).is_some_and(|end| end <= self.len),
-            "an access outside the mapping, or off its alignment"
+            offset.checked_add(len).is_some_and(|end| end <= self.len),
+            "an access outside the mapping"
         );
         // SAFETY: inside the mapping, as just checked.
         unsafe { self.base.as_ptr().add(offset) }
     }
+
+    fn aligned_at(&self, offset: usize, len: usize) -> *mut u8 {
+        assert!(offset.is_multiple_of(len), "an atomic off its alignment");
+        self.at(offset, len)
+    }
 }
 
 impl Drop for Map {
+    #[cfg(not(miri))]
     fn drop(&mut self) {
         // SAFETY: the mapping is ours, and whoever holds a device's way to it holds the value alive.
         let unmapped = unsafe { munmap(self.base.as_ptr().cast::<c_void>(), self.len) };
@@ -222,38 +333,40 @@ impl Drop for Map {
             tracing::error!(address = ?self.base, len = self.len, %errno, "munmap failed; the memory is leaked");
         }
     }
+
+    #[cfg(miri)]
+    fn drop(&mut self) {
+        if let Ok(layout) = std::alloc::Layout::from_size_align(self.len, 4096) {
+            // SAFETY: allocated in `new` with this layout.
+            unsafe { std::alloc::dealloc(self.base.as_ptr(), layout) }
+        }
+    }
 }
 
-/// How many single bytes, whole words and single bytes again an access at `address` is made of.
-fn split(address: usize, len: usize) -> (usize, usize, usize) {
-    let head = (address.next_multiple_of(8) - address).min(len);
-    let words = (len - head) / 8;
-    (head, words, len - head - words * 8)
-}
-
-/// Which pages the first byte of a mapping is on, from `/proc/self/smaps`.
+/// Which pages a mapping is on, from `/proc/self/smaps`. The kernel may show it joined with its neighbours: then only the size of
+/// reserved pages is told, which joined mappings share.
 pub(crate) fn page_size(map: &Map) -> Result<PageSize> {
     #[expect(
         clippy::disallowed_methods,
         reason = "our own process, not the machine that a captured tree stands for"
     )]
     let text = std::fs::read_to_string("/proc/self/smaps").map_err(|error| errno_of(&error))?;
-    let address = map.base.as_ptr() as usize;
-    let mut inside = false;
+    let start = map.base.as_ptr() as usize;
+    let (mut inside, mut ours) = (false, false);
     for line in text.lines() {
         let mut words = line.split_ascii_whitespace();
         let first = words.next().unwrap_or_default();
-        if let Some((start, end)) = first.split_once('-') {
+        if let Some((from, to)) = first.split_once('-') {
             let bound = |text| usize::from_str_radix(text, 16).ok();
-            inside = bound(start)
-                .zip(bound(end))
-                .is_some_and(|(start, end)| start <= address && address < end);
+            let bounds = bound(from).zip(bound(to));
+            inside = bounds.is_some_and(|(from, to)| from <= start && start < to);
+            ours = bounds == Some((start, start + map.len));
         }
         let kibibytes = words.next().and_then(|word| word.parse::<u64>().ok());
-        match (inside, first, kibibytes) {
-            (true, "KernelPageSize:", Some(2048)) => return Ok(PageSize::Huge2M),
-            (true, "KernelPageSize:", Some(1_048_576)) => return Ok(PageSize::Huge1G),
-            (true, "AnonHugePages:" | "ShmemPmdMapped:", Some(1..)) => return Ok(PageSize::Transparent),
+        match (first, kibibytes) {
+            ("KernelPageSize:", Some(2048)) if inside => return Ok(PageSize::Huge2M),
+            ("KernelPageSize:", Some(1_048_576)) if inside => return Ok(PageSize::Huge1G),
+            ("AnonHugePages:" | "ShmemPmdMapped:", Some(1..)) if ours => return Ok(PageSize::Transparent),
             _ => {}
         }
     }

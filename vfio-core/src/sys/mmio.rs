@@ -1,5 +1,9 @@
 //! Registers of a device: mapped, or scripted by the fake machine.
+//!
+//! A write comes after everything that was written to memory before it, and a read before everything that is read from memory after it
+//! ([`fence`]): a doorbell never passes its descriptor.
 
+use super::fence;
 use rustix::mm::munmap;
 use std::ptr::NonNull;
 #[cfg(feature = "fake")]
@@ -77,7 +81,9 @@ macro_rules! access {
                     Self::Mapped(mapped) => {
                         let register = mapped.at::<$type>(offset);
                         // SAFETY: inside the mapping and aligned, as `at` checked; a device answers with any bits.
-                        <$type>::from_le(unsafe { register.read_volatile() })
+                        let value = unsafe { register.read_volatile() };
+                        fence::dma_read();
+                        <$type>::from_le(value)
                     }
                     #[cfg(feature = "fake")]
                     #[allow(clippy::cast_possible_truncation, reason = "the width was asked for")]
@@ -94,6 +100,7 @@ macro_rules! access {
                 match self {
                     Self::Mapped(mapped) => {
                         let register = mapped.at::<$type>(offset);
+                        fence::dma_write();
                         // SAFETY: inside the mapping and aligned, as `at` checked.
                         unsafe { register.write_volatile(value.to_le()) }
                     }
@@ -147,32 +154,6 @@ impl Mapped {
         let address = unsafe { self.base.as_ptr().add(offset) };
         address.cast()
     }
-}
-
-/// What was written to memory before is there for a device that is told by the write that follows.
-#[inline]
-pub(crate) fn before_write() {
-    // SAFETY: a barrier; it accesses nothing.
-    #[cfg(target_arch = "aarch64")]
-    unsafe {
-        std::arch::asm!("dmb osh", options(nostack, preserves_flags));
-    }
-    // The hardware orders a store to memory before a store to a register; the compiler must too.
-    #[cfg(not(target_arch = "aarch64"))]
-    std::sync::atomic::fence(std::sync::atomic::Ordering::Release);
-}
-
-/// What is read from memory after this is not older than the register that was just read.
-#[inline]
-pub(crate) fn after_read() {
-    // SAFETY: a barrier; it accesses nothing.
-    #[cfg(target_arch = "aarch64")]
-    unsafe {
-        std::arch::asm!("dmb oshld", options(nostack, preserves_flags));
-    }
-    // As in `before_write`.
-    #[cfg(not(target_arch = "aarch64"))]
-    std::sync::atomic::fence(std::sync::atomic::Ordering::Acquire);
 }
 
 /// Memory of our own in place of registers.

@@ -9,14 +9,14 @@
     reason = "the one place of the workspace for it: every block states its proof"
 )]
 
+mod copy;
+pub(crate) mod fence;
 pub(crate) mod ioctl;
 pub(crate) mod iommufd;
 #[cfg(feature = "kvm")]
 pub(crate) mod kvm;
 pub(crate) mod mem;
 pub(crate) mod mmio;
-#[cfg(feature = "fake")]
-pub(crate) mod stable;
 pub(crate) mod vfio;
 
 use rustix::io::Errno;

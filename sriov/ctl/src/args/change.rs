@@ -54,7 +54,7 @@ pub(crate) enum VfCommand {
         #[arg(value_name = "PF", add = ArgValueCompleter::new(complete::physical_functions))]
         pf: Selector,
         /// How many
-        #[arg(value_name = "N")]
+        #[arg(value_name = "N", value_parser = parse_count)]
         count: NonZeroU16,
         /// Bind them to this driver, such as vfio-pci, instead of their native one
         #[arg(long, value_name = "DRIVER", add = ArgValueCompleter::new(complete::drivers))]
@@ -83,7 +83,7 @@ pub(crate) struct ChangeOptions {
     pub(crate) yes: bool,
     /// Go on although the machine itself uses the function in this way; asks first
     ///
-    /// A function that a process holds through VFIO is never touched.
+    /// A function that a process holds through VFIO or UIO is never touched.
     #[arg(long, value_name = "USE", value_enum)]
     pub(crate) force: Vec<Force>,
     /// Wait so long for another sriovctl to finish
@@ -102,4 +102,25 @@ pub(crate) enum Force {
     Network,
     /// The display of the console
     Console,
+}
+
+fn parse_count(text: &str) -> Result<NonZeroU16, String> {
+    let count: u16 = text
+        .parse()
+        .map_err(|_not_a_number| "expected a number from 1 to 65535".to_owned())?;
+    NonZeroU16::new(count).ok_or_else(|| "sriovctl vf delete PF deletes all VFs of a PF".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_count;
+
+    #[test]
+    fn to_create_no_vfs_is_to_delete_them() {
+        assert!(parse_count("0").unwrap_err().contains("vf delete"));
+        assert_eq!(parse_count("8").unwrap().get(), 8);
+        for wrong in ["", "-1", "65536", "x"] {
+            assert!(parse_count(wrong).unwrap_err().contains("65535"), "{wrong}");
+        }
+    }
 }

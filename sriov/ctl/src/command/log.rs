@@ -9,7 +9,7 @@ use crate::request::Settings;
 use crate::time;
 use crate::view::step::{StepView, describe};
 use serde::Serialize;
-use sriov::{Binding, Change, Former, Journal, Operation, Stage, Status};
+use sriov::{Action, Attribute, Binding, Change, Former, Journal, Operation, Stage, Status, Target};
 
 /// Lists operations, or shows one.
 pub(crate) fn run(args: &Log, settings: &Settings, output: &mut Output) -> Outcome {
@@ -67,6 +67,51 @@ pub(super) fn changes(operation: &Operation) -> Table {
         }
     }
     table
+}
+
+/// What undoing an operation would do, in that order.
+pub(super) fn undoing(operation: &Operation) -> Table {
+    let mut table = Table::new(["function", "undoes", "would restore"]);
+    let pending = operation.changes.iter().filter(|change| change.stage != Stage::Undone);
+    for change in pending.rev() {
+        if let Some(step) = operation.steps.get(change.step) {
+            let (target, action) = (step.target.to_string(), describe(&step.action));
+            let former = match vanishes(operation, change.step, &step.target) {
+                true => "nothing: the VF would go".to_owned(),
+                false => former(&change.former),
+            };
+            table.row([&target, &action, &former]);
+        }
+    }
+    table
+}
+
+/// Whether the target of a step is a VF that an earlier step created: undoing removes it.
+fn vanishes(operation: &Operation, step: usize, target: &Target) -> bool {
+    let creates = |change: &&Change| {
+        let earlier = operation.steps.get(change.step).filter(|_| change.step < step);
+        let sets_count = |action: &Action| {
+            matches!(
+                action,
+                Action::Set {
+                    attribute: Attribute::NumVfs,
+                    ..
+                }
+            )
+        };
+        matches!(change.former, Former::Value(_))
+            && earlier.is_some_and(|earlier| sets_count(&earlier.action) && earlier.target.anchor() == target.anchor())
+    };
+    matches!(target, Target::VirtualFunction { .. }) && operation.changes.iter().any(|change| creates(&change))
+}
+
+/// How an operation ended, for a sentence: `undone at 2026-11-22T14:02:05Z`.
+pub(super) fn ending(operation: &Operation) -> String {
+    let status = status(operation.status);
+    operation.ended.map_or_else(
+        || status.to_owned(),
+        |ended| format!("{status} at {}", time::rfc3339(ended)),
+    )
 }
 
 /// A former state in a few words.
@@ -133,6 +178,8 @@ struct Document {
 pub(super) struct OperationView {
     id: u64,
     started: String,
+    /// When it was done, undone or abandoned; `null` while it is unfinished.
+    ended: Option<String>,
     command: String,
     status: &'static str,
     steps: Vec<StepView>,
@@ -163,6 +210,7 @@ impl From<&Operation> for OperationView {
         Self {
             id: operation.id,
             started: time::rfc3339(operation.started),
+            ended: operation.ended.map(time::rfc3339),
             command: operation.command.clone(),
             status: status(operation.status),
             steps: operation.steps.iter().map(StepView::from).collect(),

@@ -9,16 +9,18 @@ use crate::request::Settings;
 use crate::selector;
 use crate::snapshot::{self, Snapshot};
 use pci::{Bdf, Function, Viability};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::Serialize;
 use sriov::{Backend, Vmm};
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::process::ExitStatusExt as _;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
+
+mod child;
+
+use child::{Ended, Signals, wait};
 
 /// Checks that the guest can have the function, and boots it.
 pub(crate) fn run(args: &Run, settings: &Settings, output: &mut Output) -> Outcome {
@@ -57,20 +59,27 @@ pub(crate) fn run(args: &Run, settings: &Settings, output: &mut Output) -> Outco
         );
         command.stdin(Stdio::null());
     }
+    // Before the guest, which no signal may leave behind.
+    let mut signals = Signals::watch().map_err(|error| Failure::internal(format!("cannot take signals: {error}")))?;
     let child = command.spawn().map_err(|error| failed(args, &error))?;
     let limit = args.timeout.map(Duration::from_secs);
-    let status = wait(child, limit).map_err(|error| failed(args, &error))?;
-    let Some(status) = status else {
-        let seconds = args.timeout.unwrap_or_default();
-        let failure = Failure::new(
-            Exit::Failed,
-            "timed_out",
-            format!("the guest did not end within {seconds} s and was killed"),
-        );
-        return Err(failure
+    let refuse = |exit, kind, message| {
+        Failure::new(exit, kind, message)
             .device(bdf)
             .step(args.qemu.display().to_string())
-            .fix("give it more time with --timeout"));
+    };
+    let status = match wait(child, limit, &mut signals).map_err(|error| failed(args, &error))? {
+        Ended::Itself(status) => status,
+        Ended::TimedOut => {
+            let seconds = args.timeout.unwrap_or_default();
+            let message = format!("the guest did not end within {seconds} s and was killed");
+            return Err(refuse(Exit::Failed, "timed_out", message).fix("give it more time with --timeout"));
+        }
+        Ended::Signal(signal) => {
+            let message = "interrupted, and the guest was ended".to_owned();
+            let exit = Exit::Guest(u8::try_from(128 + signal).unwrap_or(u8::MAX));
+            return Err(refuse(exit, "interrupted", message));
+        }
     };
     let exit = Exit::Guest(exit_code(status));
     if output.is_json() {
@@ -169,36 +178,6 @@ fn arguments(args: &Run, bdf: Bdf, backend: Backend) -> Result<Vec<OsString>, Fa
     Ok(arguments)
 }
 
-/// Waits for the child to end; `None` when it had to be killed after `limit`. It has ended in any case, also after an error.
-fn wait(mut child: Child, limit: Option<Duration>) -> io::Result<Option<ExitStatus>> {
-    let has_ended = limit.map_or(Ok(true), |limit| ends_within(&child, limit));
-    if let Ok(true) = has_ended {
-        return child.wait().map(Some);
-    }
-    child.kill()?;
-    child.wait()?;
-    has_ended.map(|_| None)
-}
-
-fn ends_within(child: &Child, limit: Duration) -> io::Result<bool> {
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    let pid = pid.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
-    let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
-    let until = Instant::now() + limit;
-    loop {
-        let left = until.saturating_duration_since(Instant::now());
-        let left = Timespec {
-            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: left.subsec_nanos().into(),
-        };
-        match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&left)) {
-            Ok(ready) => return Ok(ready > 0),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-    }
-}
-
 /// As a shell would show it: 128 and the signal for a process that was killed.
 fn exit_code(status: ExitStatus) -> u8 {
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
@@ -258,28 +237,6 @@ fn quote(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn shell(script: &str) -> Child {
-        Command::new("sh").args(["-c", script]).spawn().unwrap()
-    }
-
-    #[test]
-    fn the_status_of_the_child_is_passed_on() {
-        for limit in [None, Some(Duration::from_secs(60))] {
-            let code = |script| exit_code(wait(shell(script), limit).unwrap().unwrap());
-            assert_eq!(code("exit 7"), 7);
-            assert_eq!(code("kill -KILL $$"), 137);
-        }
-    }
-
-    #[test]
-    fn a_child_that_does_not_end_is_killed() {
-        assert!(
-            wait(shell("exec sleep 600"), Some(Duration::from_millis(20)))
-                .unwrap()
-                .is_none()
-        );
-    }
 
     #[test]
     fn words_are_quoted_for_a_shell() {

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 /// Prints or writes documentation.
 pub(crate) fn run(args: &Util, output: &mut Output) -> Outcome {
-    let mut command = Cli::command();
+    let mut command = Cli::command().disable_help_subcommand(true);
     command.build();
     let text = match args {
         Util::Markdown => markdown::document(&command),
@@ -99,7 +99,7 @@ mod tests {
                 .filter(|command| !command.is_hide_set())
                 .for_each(check);
         }
-        let mut command = Cli::command();
+        let mut command = Cli::command().disable_help_subcommand(true);
         command.build();
         check(&command);
     }

@@ -27,6 +27,51 @@ fn log_and_dry_undo_tell_what_was_and_what_would_be() {
     assert!(change["former_value"].is_null());
 }
 
+/// VFs created, and one of them bound.
+const CREATED: &str = r#"{"record":"begin","id":1,"time":1800000000,"command":"sriovctl vf create ens1f0 1 --driver vfio-pci","steps":[{"target":{"function":"0000:01:00.0"},"action":{"set":{"attribute":"sriov_drivers_autoprobe","value":"0"}}},{"target":{"function":"0000:01:00.0"},"action":{"set":{"attribute":"sriov_numvfs","value":"1"}}},{"target":{"virtual_function":{"pf":"0000:01:00.0","index":0}},"action":{"set":{"attribute":"driver_override","value":"vfio-pci"}}}]}
+{"record":"intent","step":0,"former":{"value":"1"}}
+{"record":"done","step":0}
+{"record":"intent","step":1,"former":{"value":"0"}}
+{"record":"done","step":1}
+{"record":"intent","step":2,"former":{"value":""}}
+{"record":"done","step":2}
+{"record":"end","status":"done"}
+"#;
+
+#[test]
+fn a_dry_undo_lists_what_would_be_done_last_change_first() {
+    let ran = machine_with(CREATED).run(&["undo", "-N"]);
+    insta::assert_snapshot!(ran.all());
+}
+
+#[test]
+fn to_undo_what_is_undone_says_which_operation_and_since_when() {
+    let undone = r#"{"record":"undo"}
+{"record":"undone","step":0}
+{"record":"end","status":"undone","time":1800000100}
+"#;
+    let machine = machine_with(&format!("{DONE}{undone}"));
+    let when = "1, is undone at 2027-01-15T08:01:40Z: sriovctl unbind ens1f0#0";
+    let newest = machine.run(&["undo", "-N"]);
+    assert_eq!(newest.code, Some(1));
+    assert!(newest.stderr.contains(when), "{}", newest.stderr);
+    let named = machine.run(&["undo", "1", "-N"]);
+    assert_eq!((named.code, named.stdout.as_str()), (Some(0), ""));
+    let when = "nothing to do: operation 1 is undone at 2027-01-15T08:01:40Z: sriovctl unbind ens1f0#0";
+    assert!(named.stderr.contains(when), "{}", named.stderr);
+    let log = machine.run(&["log", "--json"]).json();
+    assert_eq!(log["operations"][0]["ended"], "2027-01-15T08:01:40Z");
+    if rustix::process::geteuid().is_root() {
+        let mut command = program();
+        command
+            .args(["undo", "1", "--state-dir"])
+            .arg(machine.root().join("state"));
+        let ran = Ran::from(command.output().unwrap());
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        assert!(ran.stderr.contains(when), "{}", ran.stderr);
+    }
+}
+
 #[test]
 fn an_operation_that_is_not_there_is_an_error() {
     let ran = machine_with(DONE).run(&["log", "7"]);

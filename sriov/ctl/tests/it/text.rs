@@ -1,6 +1,6 @@
 //! What people see: help and tables, as committed snapshots.
 
-use crate::machine::{Machine, Ran, program};
+use crate::machine::{Machine, Ran, bdf, program};
 
 fn help(arguments: &[&str]) -> String {
     Ran::from(program().args(arguments).output().unwrap()).all()
@@ -89,6 +89,44 @@ fn show_a_vf_that_is_held() {
 #[test]
 fn show_a_function_without_isolation() {
     insta::assert_snapshot!(show("nvme0"));
+}
+
+#[test]
+fn help_of_a_command_is_found_in_two_ways() {
+    let pages = [&["help", "vf", "create"][..], &["vf", "create", "--help"]].map(help);
+    assert_eq!(pages[0], pages[1]);
+    assert!(pages[0].starts_with("exit 0\n"), "{}", pages[0]);
+    assert!(pages[0].contains("Create virtual functions"), "{}", pages[0]);
+    assert_eq!(help(&["help"]), help(&["--help"]));
+}
+
+#[test]
+fn a_vf_shows_no_blank_registers_as_its_ids() {
+    let machine = Machine::new();
+    let vf = machine.run(&["show", "01:01.0"]).stdout;
+    assert!(!vf.contains("device=0xffff"), "{vf}");
+    assert!(vf.contains("id         8086:1889"), "{vf}");
+    assert!(vf.contains("§9.3.4.1.1"), "{vf}");
+    let pf = machine.run(&["show", "ens1f0"]).stdout;
+    assert!(pf.contains("vendor=0x8086") && !pf.contains("§9.3.4.1.1"), "{pf}");
+}
+
+#[test]
+fn a_configuration_space_without_capabilities_says_who_may_read_them() {
+    let machine = Machine::new();
+    let config = machine.root().join(machine.tree.file(bdf("01:00.0"), "config"));
+    assert!(!machine.run(&["show", "ens1f0"]).stdout.contains("need root"));
+    std::fs::File::options()
+        .write(true)
+        .open(config)
+        .unwrap()
+        .set_len(64)
+        .unwrap();
+    let shown = machine.run(&["show", "ens1f0"]).stdout;
+    assert!(
+        shown.contains("config     64 bytes; capabilities need root to be read"),
+        "{shown}"
+    );
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Binding, unbinding and releasing.
 
 use super::*;
+use crate::fake::{Effect, Fault};
 
 #[test]
 fn a_pf_with_vfs_and_a_bridge_stay_where_they_are() {
@@ -187,7 +188,13 @@ fn a_nic_whose_interface_is_elsewhere_is_warned_of() {
 #[test]
 fn an_override_that_cannot_be_read_in_time_names_who_holds_the_function() {
     let mut lab = Lab::with_vfs(1, Some(&vfio()));
-    lab.fake.stuck.insert(vf(0));
+    // Kernels before Linux 7 take the device's lock to answer.
+    lab.fake.faults = vec![Fault {
+        file: "driver_override".to_owned(),
+        write: false,
+        after: 1,
+        effect: Effect::Hang,
+    }];
     let tree = lab.tree();
     tree.process(4711, "qemu", &[(9, "/dev/vfio/257")]);
     let error = tree.machine(&mut lab.fake).unwrap_err();

@@ -157,28 +157,16 @@ fn a_vf_that_a_process_holds_keeps_all_vfs() {
     let held = ErrorKind::Held { holders: vec![holder] };
     let wanted = Error::new(pf(), "write sriov_numvfs", held.clone());
     assert_eq!(delete_vfs(&machine, pf()).unwrap_err(), wanted);
-    assert_eq!(
-        Machine::check_loss(&tree.sysfs(), Loss::VirtualFunctions(pf()), |_| false),
-        Err(wanted)
-    );
-    let named = Machine::check_loss(&tree.sysfs(), Loss::Nothing(pf()), |_| false);
+    assert_eq!(check_loss(&tree, Loss::VirtualFunctions(pf())), Err(wanted));
+    let named = check_loss(&tree, Loss::Nothing(pf()));
     assert_eq!(named.unwrap_err().kind, held);
     // The one beside it is free.
     release(&machine, &[vf(0)]).unwrap();
     let wanted = Error::new(vf(1), "write driver/unbind", held);
     assert_eq!(release(&machine, &[vf(0), vf(1)]).unwrap_err(), wanted);
-    assert_eq!(
-        Machine::check_loss(&tree.sysfs(), Loss::Driver(vf(1)), |_| false),
-        Err(wanted)
-    );
-    assert_eq!(
-        Machine::check_loss(&tree.sysfs(), Loss::Driver(vf(0)), |_| false),
-        Ok(())
-    );
-    assert_eq!(
-        Machine::check_loss(&tree.sysfs(), Loss::Driver(bdf("7f:00.0")), |_| false),
-        Ok(())
-    );
+    assert_eq!(check_loss(&tree, Loss::Driver(vf(1))), Err(wanted));
+    assert_eq!(check_loss(&tree, Loss::Driver(vf(0))), Ok(()));
+    assert_eq!(check_loss(&tree, Loss::Driver(bdf("7f:00.0"))), Ok(()));
 }
 
 #[test]

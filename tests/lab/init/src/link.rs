@@ -1,4 +1,4 @@
-//! Network links over rtnetlink: up, and with an address.
+//! Network links over rtnetlink: up, with an address, with routes.
 
 use anyhow::{Context, Result, bail};
 use netlink_packet_core::{
@@ -6,6 +6,7 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{LinkFlags, LinkMessage};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use std::net::Ipv4Addr;
@@ -40,6 +41,39 @@ pub fn remove_address(index: u32, address: Ipv4Addr, prefix_len: u8) -> Result<(
         RouteNetlinkMessage::DelAddress(address_message(index, address, prefix_len)),
         0,
     )
+}
+
+/// Makes a network reachable through a link, in a table of routes.
+///
+/// # Errors
+/// What rtnetlink answers.
+pub fn add_route(index: u32, network: Ipv4Addr, prefix_len: u8, table: u8) -> Result<()> {
+    let message = route_message(index, network, prefix_len, table);
+    request(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE)
+}
+
+/// Takes such a route away.
+///
+/// # Errors
+/// What rtnetlink answers.
+pub fn remove_route(index: u32, network: Ipv4Addr, prefix_len: u8, table: u8) -> Result<()> {
+    let message = route_message(index, network, prefix_len, table);
+    request(RouteNetlinkMessage::DelRoute(message), 0)
+}
+
+fn route_message(index: u32, network: Ipv4Addr, prefix_len: u8, table: u8) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet;
+    message.header.destination_prefix_length = prefix_len;
+    message.header.table = table;
+    message.header.protocol = RouteProtocol::Static;
+    message.header.scope = RouteScope::Link;
+    message.header.kind = RouteType::Unicast;
+    message.attributes = vec![
+        RouteAttribute::Destination(RouteAddress::Inet(network)),
+        RouteAttribute::Oif(index),
+    ];
+    message
 }
 
 fn address_message(index: u32, address: Ipv4Addr, prefix_len: u8) -> AddressMessage {

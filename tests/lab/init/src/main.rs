@@ -46,6 +46,7 @@ fn first_process() -> Result<()> {
     };
     if role == "agent" {
         problems.extend(mounts::tolerate_tsc().err().map(|error| format!("{error:#}")));
+        rustix::system::sethostname(b"lab")?;
         mounts::host_root()?;
     }
     for problem in &problems {

@@ -2,7 +2,7 @@
 
 use super::{boot, exec, parts};
 use anyhow::{Context, Result, bail, ensure};
-use lab::{Flavour, Kernel, Machine, Output, Qemu, Vm, build_programs};
+use lab::{Device, Flavour, Kernel, Machine, Output, Qemu, Vm, build_programs};
 use serde_json::Value;
 use std::io::Write;
 use std::path::PathBuf;
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 /// What the lab's machine is asked to do, and what each answer must hold.
 pub(crate) fn run(machine: &Machine, kernel: Option<Flavour>, offline: bool, limit: Duration) -> Result<ExitCode> {
     let start = Instant::now();
+    check(&machine.devices)?;
     let (qemu, kernel) = parts(kernel, offline)?;
     let programs = build_programs()?;
     let mut demo = Demo {
@@ -60,19 +61,10 @@ pub(crate) fn run(machine: &Machine, kernel: Option<Flavour>, offline: bool, lim
         &initrd,
         "--append",
         "console=ttyS0 quiet panic=-1 lab.role=guest",
-        // With iommufd the guest sometimes stalls as it sets its link up; never seen with type1.
-        "--interface",
-        "type1",
         "--timeout",
         "90",
     ];
-    let mut guest = demo.show(&arguments);
-    for _ in 0..2 {
-        let Err(error) = &guest else { break };
-        say(&format!("the guest failed, once more: {error:#}"));
-        guest = demo.show(&arguments);
-    }
-    let guest = guest?;
+    let guest = demo.show(&arguments)?;
     let took_it = guest
         .stdout
         .lines()
@@ -107,6 +99,22 @@ pub(crate) fn run(machine: &Machine, kernel: Option<Flavour>, offline: bool, lim
     ));
     demo.vm.power_off();
     Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses a machine on which the demo would only fail later.
+fn check(devices: &[Device]) -> Result<()> {
+    let has = |wanted: [Device; 2]| devices.iter().any(|device| wanted.contains(device));
+    let nic = has([Device::Igb, Device::SwitchIgb]);
+    let drive = has([Device::Nvme, Device::Nvme127]);
+    let missing = match (nic, drive) {
+        (true, true) => return Ok(()),
+        (false, true) => "igb",
+        (true, false) => "nvme",
+        (false, false) => "igb,nvme",
+    };
+    bail!(
+        "the demo takes VFs of a NIC and of an NVMe, and this machine would lack one\n  fix      add {missing} to --devices, or leave --devices out"
+    )
 }
 
 /// The story goes where the commands' output goes, so that both can be read together.
@@ -222,5 +230,25 @@ impl Demo {
             .find(is_first)
             .and_then(|function| function.get("bdf")?.as_str());
         Ok(vf.with_context(|| format!("{pf} has no VF 0"))?.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_without_the_devices_of_the_demo_is_refused_with_what_is_missing() {
+        let refused = |devices: &[Device]| check(devices).map_err(|error| error.to_string());
+        assert_eq!(refused(&Machine::default().devices), Ok(()));
+        assert_eq!(refused(&[Device::Nvme127, Device::SwitchIgb]), Ok(()));
+        for (devices, missing) in [
+            (&[Device::Igb, Device::Edu][..], "add nvme to"),
+            (&[Device::Nvme], "add igb to"),
+            (&[], "add igb,nvme to"),
+        ] {
+            let error = refused(devices).unwrap_err();
+            assert!(error.contains(missing), "{error}");
+        }
     }
 }

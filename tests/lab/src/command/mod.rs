@@ -1,6 +1,7 @@
 //! One module per command of `cargo lab`.
 
 pub(crate) mod bench;
+pub(crate) mod conformance;
 pub(crate) mod demo;
 pub(crate) mod run;
 pub(crate) mod setup;
@@ -26,7 +27,7 @@ pub(crate) fn parts(kernel: Option<Flavour>, offline: bool) -> Result<(Qemu, Ker
     } else {
         Flavour::Stock
     });
-    if flavour != Flavour::Host && setup.is_first_run() {
+    if !offline && flavour != Flavour::Host && setup.is_first_run() {
         say("lab: the first run fetches QEMU and a kernel into the cache; later runs start at once");
     }
     Ok((setup.qemu()?, setup.kernel(flavour)?))

@@ -12,6 +12,12 @@ pub(crate) fn run(kernels: &[Flavour], offline: bool, update: bool) -> Result<Ex
     for flavour in kernels {
         let kernel = setup.kernel(*flavour)?;
         say(&format!("{} kernel at {}", kernel.flavour, kernel.image.display()));
+        if *flavour == Flavour::Full {
+            say(&format!(
+                "the kernel's own test suites at {}",
+                setup.suites()?.display()
+            ));
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

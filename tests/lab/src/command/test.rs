@@ -1,7 +1,8 @@
 //! `cargo lab test`: every check and every test, as one list.
 
-use super::{exec, say};
+use super::{conformance, exec, say};
 use anyhow::Result;
+use lab::conformance::Selection;
 use lab::{Cache, Flavour, Report, Setup, build_programs, host_tests, vm_tests};
 use std::process::ExitCode;
 
@@ -14,6 +15,11 @@ pub(crate) fn run(kernels: &[Flavour], filter: Option<&str>, lab_only: bool, off
         .iter()
         .map(|flavour| setup.kernel(*flavour))
         .collect::<Result<Vec<_>>>()?;
+    let suites = kernels
+        .iter()
+        .any(|kernel| kernel.flavour == Flavour::Full)
+        .then(|| setup.suites())
+        .transpose()?;
 
     let mut report = Report::default();
     if !lab_only {
@@ -38,6 +44,12 @@ pub(crate) fn run(kernels: &[Flavour], filter: Option<&str>, lab_only: bool, off
             filter,
             &|argv| exec(&qemu, kernel, &programs, argv),
         )?;
+        let selection = Selection {
+            filter,
+            theirs: suites.as_deref(),
+            all: false,
+        };
+        conformance::on(&mut report, &qemu, kernel, &programs, selection)?;
     }
     Ok(if report.close() {
         ExitCode::SUCCESS

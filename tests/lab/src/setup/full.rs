@@ -1,15 +1,15 @@
 //! A kernel of our own: Debian's newest kernel source with the lab's fragment, everything built in.
 
-use super::apt::Apt;
-use super::{Setup, packages};
+use super::source::{self, Source};
+use super::{Setup, packages, suites};
 use crate::cache::key;
+use crate::progress::say;
 use crate::{Flavour, Kernel};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 /// What is merged over `make allnoconfig`.
 const FRAGMENT: &str = include_str!("../../kernel.config");
@@ -20,8 +20,9 @@ const MAKE_LINES: u64 = 1700;
 #[derive(Debug, Serialize, Deserialize)]
 struct Full {
     image: PathBuf,
-    /// The key of what it was built from, apart from the source's version.
+    /// The key of what it was built from, apart from the source.
     inputs: String,
+    source: Source,
 }
 
 /// The kernel in the cache, when it was built from what is asked for today.
@@ -35,36 +36,39 @@ pub(super) fn present(setup: &Setup) -> Option<Kernel> {
     })
 }
 
+/// The source that the kernel in the cache was built from.
+pub(super) fn source(setup: &Setup) -> Option<Source> {
+    Some(setup.cache.record::<Full>("full.json")?.source)
+}
+
 /// Fetches the source and builds it, or finds that the newest source was built before.
 pub(super) fn build(setup: &Setup) -> Result<Kernel> {
     setup.refuse_offline("the full kernel")?;
     packages::require(setup, packages::KERNEL_BUILD, "building the full kernel")?;
-    let apt = Apt::prepare(setup)?;
-    let source = apt
-        .closure("linux-source")?
-        .into_iter()
-        .find(|(name, _)| name.starts_with("linux-source-"));
-    let (name, version) = source.context("Debian's linux-source package leads to no source")?;
-    let entry = format!("kernel-full-{}", key(&[&inputs(), &version]));
+    let (apt, source) = source::newest(setup)?;
+    let entry = format!("kernel-full-{}", key(&[&inputs(), &source.version]));
+    let mut tree = None;
     if !setup.cache.path(&entry).exists() {
-        let tree = setup.cache.scratch()?;
-        let what = format!("fetch {name} {version}");
-        setup
-            .progress
-            .step(&what, None, "check the network; the log has apt's words", |step| {
-                apt.unpack(step, &[(name.clone(), version)], tree.path())
-            })?;
-        compile(setup, tree.path(), &name, &entry)?;
+        let unpacked = source::fetch(setup, &apt, &source)?;
+        compile(setup, &unpacked.dir, &source.name, &entry)?;
+        tree = Some(unpacked);
     }
     let full = Full {
         image: setup.cache.path(&entry).join("bzImage"),
         inputs: inputs(),
+        source,
     };
     setup.cache.set_record("full.json", &full)?;
+    // The source is at hand now. The kernel serves without its suites; who needs them builds them, or gets the error.
+    if let Some(tree) = tree
+        && let Err(error) = suites::compile(setup, &tree.dir, &full.source)
+    {
+        say(&format!("lab: the kernel's own test suites were not built: {error:#}"));
+    }
     present(setup).context("the kernel just built is not in the cache")
 }
 
-fn compile(setup: &Setup, tree: &Path, name: &str, entry: &str) -> Result<()> {
+fn compile(setup: &Setup, source: &Path, name: &str, entry: &str) -> Result<()> {
     let jobs = std::thread::available_parallelism().map_or(2, usize::from);
     let what = format!("build the full kernel from {name} with {jobs} jobs, once per machine");
     setup.progress.step(
@@ -72,19 +76,11 @@ fn compile(setup: &Setup, tree: &Path, name: &str, entry: &str) -> Result<()> {
         Some(MAKE_LINES),
         "the log has the compiler's words; free disk space of 2 GiB is needed",
         |step| {
-            let archive = tree.join("usr/src").join(format!("{name}.tar.xz"));
-            step.run(Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(tree))?;
-            fs::remove_file(&archive)?;
-            let source = tree.join(name);
             let fragment = source.join("lab.config");
             fs::File::create(&fragment)?.write_all(FRAGMENT.as_bytes())?;
             let make = || {
-                let mut make = Command::new("make");
-                // What surrounds us (a jobserver, say) is not for the kernel's build.
-                make.current_dir(&source)
-                    .env_remove("MAKEFLAGS")
-                    .env("KBUILD_BUILD_TIMESTAMP", "@0")
-                    .env("LC_ALL", "C");
+                let mut make = source::make(source);
+                make.env("KBUILD_BUILD_TIMESTAMP", "@0");
                 make
             };
             step.run(
@@ -123,10 +119,5 @@ fn check_config(config: &Path) -> Result<()> {
 }
 
 fn inputs() -> String {
-    let compiler = Command::new("gcc")
-        .arg("--version")
-        .output()
-        .map(|output| output.stdout)
-        .unwrap_or_default();
-    key(&[FRAGMENT, &String::from_utf8_lossy(&compiler)])
+    key(&[FRAGMENT, &source::compiler()])
 }

@@ -4,7 +4,9 @@ mod apt;
 mod full;
 mod packages;
 mod qemu;
+mod source;
 mod stock;
+mod suites;
 
 use crate::{Cache, Flavour, Kernel, Progress};
 use anyhow::{Context, Result, bail};
@@ -95,6 +97,20 @@ impl Setup {
         }
     }
 
+    /// The directory with the kernel's own test programs for VFIO and iommufd, built from the source of the `full` kernel, which
+    /// has to be there.
+    ///
+    /// # Errors
+    /// When they are not there and cannot be built.
+    pub fn suites(&self) -> Result<PathBuf> {
+        if let Some(dir) = suites::present(self) {
+            return Ok(dir);
+        }
+        let _lock = self.lock()?;
+        // Another process may have built them while this one waited.
+        suites::present(self).map_or_else(|| suites::build(self), Ok)
+    }
+
     /// Whether the `full` kernel is there, built from what this version of the lab asks for.
     #[must_use]
     pub fn has_full_kernel(&self) -> bool {
@@ -135,8 +151,10 @@ impl Setup {
 
     fn refuse_offline(&self, what: &str) -> Result<()> {
         if self.offline {
+            let cache = self.cache.path("");
             bail!(
-                "{what} is not in the cache, and --offline forbids to fetch it\n  fix      run the same command once without --offline"
+                "{what} is not in the cache ({}), and --offline forbids to fetch it\n  fix      run the same command once without --offline, or cargo lab setup where there is a network and copy that directory here",
+                cache.display()
             );
         }
         Ok(())
@@ -161,4 +179,25 @@ fn host_kernel() -> Result<Kernel> {
         image,
         modules: modules.is_dir().then_some(modules),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_network_it_is_said_what_is_missing_and_where_it_comes_from() {
+        let dir = tempfile::tempdir().unwrap();
+        let setup = |offline| Setup::new(Cache::at(dir.path().join("cache")).unwrap(), offline, false).unwrap();
+        let error = setup(true).refuse_offline("QEMU").unwrap_err().to_string();
+        for part in [
+            "QEMU is not in the cache",
+            dir.path().to_str().unwrap(),
+            "without --offline",
+            "cargo lab setup",
+        ] {
+            assert!(error.contains(part), "{error}");
+        }
+        assert!(setup(false).refuse_offline("QEMU").is_ok());
+    }
 }

@@ -30,6 +30,12 @@ pub(super) const KERNEL_BUILD: &[Requirement] = &[
     (Need::Header("libelf.h"), "libelf-dev"),
 ];
 
+/// To build the kernel's own test suites, besides what the kernel itself needs.
+pub(super) const SUITES: &[Requirement] = &[
+    (Need::Header("uuid/uuid.h"), "uuid-dev"),
+    (Need::Header("sys/capability.h"), "libcap-dev"),
+];
+
 /// To read a packaged kernel's modules.
 pub(super) const MODULES: &[Requirement] = &[(Need::Program("xz"), "xz-utils")];
 

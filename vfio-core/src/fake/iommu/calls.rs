@@ -74,7 +74,13 @@ impl Drop for ContextFile {
 
 impl Calls for Handle {
     fn destroy(&self, id: Id) -> Result<()> {
-        self.0.step("IOMMU_DESTROY", |context, env| context.destroy(env, id))
+        let file = &self.0;
+        file.shared.gate.enter("IOMMU_DESTROY")?;
+        let destroyed = file.with(|context, env| context.destroy(env, id));
+        destroyed.inspect_err(|errno| {
+            let mistake = format!("IOMMU_DESTROY of {id}: {errno}");
+            file.shared.state().mistakes.push(mistake);
+        })
     }
 
     fn ioas_alloc(&self) -> Result<Id> {

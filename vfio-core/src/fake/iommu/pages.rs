@@ -1,7 +1,7 @@
 //! Memory behind mappings: pinned, accounted, and reached by devices.
 
 use crate::StableMemory;
-use crate::sys::{Result, stable};
+use crate::sys::{Result, fence, mem};
 use rustix::io::Errno;
 use rustix::io::{pread, pwrite};
 use std::ops::Range;
@@ -25,7 +25,11 @@ pub(crate) struct Pages {
     pins: Mutex<Vec<(u64, u64)>>,
     /// A made-up physical address of the first page.
     physical: u64,
+    released: Released,
 }
+
+/// Memory whose last mapping went. Its drop may do anything, and so is left to a moment when nothing is locked.
+pub(crate) type Released = Arc<Mutex<Vec<Arc<dyn StableMemory>>>>;
 
 /// Where the bytes are.
 #[derive(Debug)]
@@ -65,6 +69,7 @@ pub(crate) struct Accounts {
     pub(crate) user: u64,
     pub(crate) process: u64,
     next_physical: u64,
+    released: Released,
 }
 
 impl Pages {
@@ -91,6 +96,7 @@ impl Pages {
             account,
             pins: Mutex::default(),
             physical,
+            released: Arc::clone(&accounts.released),
         })
     }
 
@@ -128,7 +134,9 @@ impl Pages {
     /// Reads from byte `at` of the pages; registers are not read here.
     pub(crate) fn read(&self, at: u64, to: &mut [u8]) -> Result<()> {
         match &self.source {
-            Source::Memory { memory, start } => stable::read(&**memory, self.offset(*start, at)?, to),
+            Source::Memory { memory, start } => {
+                mem::copy_from(&**memory, self.offset(*start, at)?, to).ok_or(Errno::FAULT)
+            }
             Source::File { file, start } => {
                 let done = pread(file, &mut *to, start - self.head + at)?;
                 if done == to.len() { Ok(()) } else { Err(Errno::FAULT) }
@@ -140,7 +148,14 @@ impl Pages {
     /// Writes from byte `at` of the pages; registers are not written here.
     pub(crate) fn write(&self, at: u64, from: &[u8]) -> Result<()> {
         match &self.source {
-            Source::Memory { memory, start } => stable::write(&**memory, self.offset(*start, at)?, from),
+            Source::Memory { memory, start } => {
+                let start = self.offset(*start, at)?;
+                // What a device signals with comes after its data.
+                let (data, signal) = from.split_at(from.len().saturating_sub(size_of::<u64>()));
+                mem::copy_to(&**memory, start, data).ok_or(Errno::FAULT)?;
+                fence::dma_write();
+                mem::copy_to(&**memory, start + data.len(), signal).ok_or(Errno::FAULT)
+            }
             Source::File { file, start } => {
                 let done = pwrite(file, from, start - self.head + at)?;
                 if done == from.len() { Ok(()) } else { Err(Errno::FAULT) }
@@ -173,7 +188,21 @@ impl Pages {
     }
 }
 
+impl Drop for Pages {
+    fn drop(&mut self) {
+        if let Source::Memory { memory, .. } = &self.source {
+            let mut released = self.released.lock().unwrap_or_else(PoisonError::into_inner);
+            released.push(Arc::clone(memory));
+        }
+    }
+}
+
 impl Accounts {
+    /// Memory that nothing maps any more.
+    pub(crate) fn take_released(&self) -> Vec<Arc<dyn StableMemory>> {
+        std::mem::take(&mut *self.released.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Pins a part of pages; ENOMEM above the limit.
     pub(crate) fn pin(&mut self, pages: &Pages, start_byte: u64, len: u64) -> Result<()> {
         pages.pinnable(start_byte, len)?;

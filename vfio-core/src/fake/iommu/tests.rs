@@ -2,7 +2,6 @@
 
 use crate::fake::options::Iommu;
 use crate::fake::{Copier, Description, Machine, Plain, Region};
-use crate::sys::Files;
 use crate::sys::iommufd::{Calls, HwptAlloc, Id};
 use crate::sys::vfio::DeviceCalls;
 use crate::{Access, Backing, Iova, IovaRange, Memory, MemoryOptions, StableMemory};
@@ -90,6 +89,7 @@ fn ids_are_the_lowest_that_are_free() {
     assert_eq!(iommufd.ioas_alloc(), Ok(1));
     assert_eq!(iommufd.destroy(0), Err(Errno::NOENT));
     assert_eq!(iommufd.destroy(3), Err(Errno::NOENT));
+    assert_eq!(machine.mistakes().len(), 2);
 }
 
 #[test]

@@ -230,13 +230,12 @@ impl DeviceCalls for DeviceFile {
         }
         let (region, at, len, decodes) = self.0.step("pread", |state, slot| {
             let function = state.function(self.0.function)?;
-            function.low_power = None;
             let (region, at, len) = Opened::place(slot, &function.config, offset, to.len())?;
             let at_place = usize::try_from(at).map_err(|_error| Errno::INVAL)?;
             if region == CONFIG {
                 function.config.read(at_place, to.get_mut(..len).unwrap_or_default());
             }
-            Ok((region, at, len, function.decodes_memory()))
+            Ok((region, at, len, function.answers()))
         })?;
         match to.get_mut(..len) {
             _ if region == CONFIG => {}
@@ -254,7 +253,6 @@ impl DeviceCalls for DeviceFile {
         }
         let (region, at, len, decodes, effect) = self.0.step("pwrite", |state, slot| {
             let function = state.function(self.0.function)?;
-            function.low_power = None;
             let (region, at, len) = Opened::place(slot, &function.config, offset, from.len())?;
             let mut effect = Effect::Nothing;
             if region == CONFIG {
@@ -268,7 +266,7 @@ impl DeviceCalls for DeviceFile {
             } else if !slot.region(region).is_some_and(|region| region.write) {
                 return Err(Errno::INVAL);
             }
-            Ok((region, at, len, function.decodes_memory(), effect))
+            Ok((region, at, len, function.answers(), effect))
         })?;
         match from.get(..len) {
             _ if effect == Effect::Reset => self.0.reset_device(),

@@ -58,13 +58,11 @@ impl ContainerFile {
 
 impl Drop for ContainerFile {
     fn drop(&mut self) {
-        let mut state = self.shared.state();
-        let State {
-            containers, accounts, ..
-        } = &mut *state;
-        if let Some(mut container) = containers.remove(&self.number) {
-            container.end(accounts);
-        }
+        self.shared.settled(|state| {
+            if let Some(mut container) = state.containers.remove(&self.number) {
+                container.end(&mut state.accounts);
+            }
+        });
     }
 }
 

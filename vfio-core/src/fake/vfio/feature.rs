@@ -3,7 +3,7 @@
 use super::function::{DmaLog, Function, LowPower};
 use super::{irq, migration};
 use crate::fake::device::Abilities;
-use crate::fake::iommu::Source;
+use crate::fake::iommu::{PAGE, Source};
 use crate::fake::state::{DmaBuf, Shared, Slot, State};
 use crate::sys::Result;
 use rustix::fs::{MemfdFlags, fstat, ftruncate, memfd_create};
@@ -16,7 +16,6 @@ use vfio_bindings::bindings::vfio as uapi;
 const GET: u32 = uapi::VFIO_DEVICE_FEATURE_GET;
 const SET: u32 = uapi::VFIO_DEVICE_FEATURE_SET;
 const PROBE: u32 = uapi::VFIO_DEVICE_FEATURE_PROBE;
-const PAGE: u64 = 4096;
 
 /// Whether the feature is to be used (or only probed), for one that can be got and set as `supported` says.
 fn check(flags: u32, data: &[u8], supported: u32, len: usize) -> Result<bool> {

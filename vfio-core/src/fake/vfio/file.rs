@@ -98,9 +98,11 @@ impl Opened {
         }
         let slot = self.shared.slot(self.function).ok_or(Errno::NODEV)?;
         self.shared.settled(|state| {
-            if state.function(self.function)?.removed {
+            let function = state.function(self.function)?;
+            if function.removed {
                 return Err(Errno::NODEV);
             }
+            function.wake();
             act(state, slot)
         })
     }

@@ -3,7 +3,7 @@
 use super::config::Config;
 use super::irq::{self, Irqs};
 use super::migration::Migration;
-use crate::fake::iommu::Fault;
+use crate::fake::iommu::{Fault, PAGE};
 use crate::sys::iommufd::Id;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
@@ -80,8 +80,13 @@ impl Function {
     }
 
     /// Whether its registers answer.
-    pub(crate) fn decodes_memory(&self) -> bool {
-        !self.removed && self.config.memory() && self.low_power.is_none()
+    pub(crate) fn answers(&self) -> bool {
+        !self.removed && self.config.memory()
+    }
+
+    /// Whether they answer where they are mapped; a call would wake the device, an access to memory does not.
+    pub(crate) fn answers_mapped(&self) -> bool {
+        self.answers() && self.low_power.is_none()
     }
 
     /// The state in which a user gets the device, and in which the last one leaves it.
@@ -94,6 +99,7 @@ impl Function {
         self.after_reset();
     }
 
+    /// A reset leaves configuration space as it was, bus mastering included: the kernel saves it before and restores it after.
     pub(crate) fn after_reset(&mut self) {
         self.migration.reset();
         self.partial.clear();
@@ -103,9 +109,9 @@ impl Function {
     /// A write of the device to memory, for its log.
     pub(crate) fn log_write(&mut self, first: u64, last: u64) {
         let Some(log) = &mut self.dma_log else { return };
-        let pages = first / crate::fake::iommu::PAGE..=last / crate::fake::iommu::PAGE;
+        let pages = first / PAGE..=last / PAGE;
         let inside = |page: &u64| {
-            let address = page * crate::fake::iommu::PAGE;
+            let address = page * PAGE;
             log.ranges
                 .iter()
                 .any(|(start, len)| address >= *start && address - start < *len)
@@ -113,7 +119,7 @@ impl Function {
         log.dirty.extend(pages.filter(inside));
     }
 
-    /// The device does something on its own: it wakes, and says so.
+    /// The device is used, or does something on its own: it wakes, and says so. Without an eventfd for that it sleeps on afterwards.
     pub(crate) fn wake(&mut self) {
         if let Some(wakeup) = self.low_power.as_mut().and_then(|low_power| low_power.wakeup.take()) {
             irq::signal(Some(&wakeup));

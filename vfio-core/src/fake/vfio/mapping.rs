@@ -16,7 +16,7 @@ pub(super) struct Mapping {
 impl Mapping {
     fn access<T>(&self, none: T, act: impl FnOnce(&mut dyn crate::fake::Device, &Bus<'_>) -> T) -> T {
         let shared = &self.file.shared;
-        let decodes = shared.state().decodes_memory(self.file.function);
+        let decodes = shared.state().answers_mapped(self.file.function);
         let value = match shared.slot(self.file.function).filter(|_| decodes) {
             Some(slot) => {
                 let mut device = slot.device.lock().unwrap_or_else(PoisonError::into_inner);

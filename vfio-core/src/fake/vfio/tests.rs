@@ -2,7 +2,6 @@
 
 use super::irq::{ERR, INTX, MSI, MSIX, REQ};
 use crate::fake::{Copier, Description, Iommu, Machine, MigrationSupport, Plain, Region};
-use crate::sys::Files;
 use crate::sys::iommufd::Calls;
 use crate::sys::vfio::{ContainerCalls, DeviceCalls, GroupCalls, IrqData};
 use crate::{Access, EventFd, Memory, MemoryOptions, StableMemory, System};
@@ -174,6 +173,7 @@ fn configuration_space() {
     assert_eq!(registers.read_u64(0x20), 0x5634);
     device.reset().unwrap();
     assert_eq!(registers.read_u32(0x20), 0, "registers are reset, the mapping stays");
+    assert_eq!(read_u32(&device, CONFIG + 4) & 7, 6, "configuration space stays");
     drop(device);
     assert_eq!(
         machine.leaks().len(),
@@ -779,6 +779,13 @@ fn low_power_ends_with_a_wake_up() {
     assert_eq!(event.try_read().unwrap(), None);
     machine.poke(bdf("0000:01:00.0"));
     assert_eq!(event.try_read().unwrap(), Some(1));
+    set(uapi::VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP, &mut entry).unwrap();
+    assert_eq!(read_u32(&device, 0), 0, "a call wakes it");
+    assert_eq!(event.try_read().unwrap(), Some(1));
+    set(uapi::VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY, &mut []).unwrap();
+    assert_eq!(read_u32(&device, 0), 0, "a call wakes it for as long as it takes");
+    assert_eq!(registers.read_u32(0), u32::MAX);
+    set(uapi::VFIO_DEVICE_FEATURE_LOW_POWER_EXIT, &mut []).unwrap();
     let probe = |feature| device.feature(feature | uapi::VFIO_DEVICE_FEATURE_PROBE, &mut []);
     assert_eq!(probe(uapi::VFIO_DEVICE_FEATURE_LOW_POWER_EXIT), Ok(()));
     assert_eq!(probe(uapi::VFIO_DEVICE_FEATURE_MIGRATION), Err(Errno::NOTTY));
@@ -862,6 +869,19 @@ fn without_an_iommu_addresses_are_physical() {
     let group = machine.system().files().group(Path::new("/dev/vfio/noiommu-0"));
     assert_eq!(group.map(|_| ()), Err(Errno::BUSY));
     assert_eq!(container.check_extension(uapi::VFIO_NOIOMMU_IOMMU), Ok(1));
+}
+
+#[test]
+fn memory_is_held_as_long_as_it_is_mapped() {
+    let (_machine, iommufd, _device) = with(Plain::default());
+    let ioas = iommufd.ioas_alloc().unwrap();
+    let memory = memory(1);
+    iommufd.ioas_map(ioas, &memory, 0..4096, None, BOTH).unwrap();
+    let held = Arc::downgrade(&memory);
+    drop(memory);
+    assert!(held.upgrade().is_some());
+    iommufd.ioas_unmap(ioas, 0, u64::MAX).unwrap();
+    assert!(held.upgrade().is_none());
 }
 
 #[test]

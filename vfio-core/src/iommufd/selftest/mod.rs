@@ -37,7 +37,7 @@ pub const HW_INFO: HwInfoKind = HwInfoKind(0xfeed_beef);
 pub const HW_INFO_REGISTER: u32 = 0xdead_beef;
 /// Kind of data for a nested table: see [`nested_data`].
 pub const HWPT_DATA: u32 = 0xdead;
-/// What each entry of a nested table's cache holds by default, and what every entry is set to by an invalidation is 0.
+/// What each entry of a nested table's cache can hold at first; an invalidation sets it to 0.
 pub const IOTLB_DEFAULT: u32 = 0x0bad_beef;
 /// Entries of that cache.
 pub const IOTLB_ENTRIES: u32 = 4;

@@ -2,38 +2,18 @@
 
 use super::super::mmio::{Map, Mapped};
 use super::super::{Result, ioctl};
+use super::command::{Command, HwInfoCommand, NoiommuGetPa};
 use super::{Calls, HwInfo, HwptAlloc, Id, Queue};
 use crate::{Access, StableMemory};
 use iommufd_bindings as abi;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::ioctl::{Opcode, opcode};
 use rustix::mm::{MapFlags, ProtFlags, mmap};
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::Arc;
-
-pub(super) const IOMMUFD_TYPE: u8 = b';';
-
-/// `struct iommu_ioas_noiommu_get_pa`, Linux 7.3.
-#[repr(C)]
-#[derive(Debug, Default)]
-struct NoiommuGetPa {
-    size: u32,
-    flags: u32,
-    ioas_id: u32,
-    reserved: u32,
-    iova: u64,
-    length: u64,
-    out_phys: u64,
-}
-const _: () = assert!(size_of::<NoiommuGetPa>() == 40, "as the kernel lays it out");
-const _: () = assert!(
-    size_of::<abi::iommu_iova_range>() == size_of::<(u64, u64)>(),
-    "two u64, first and last"
-);
 
 /// Opens `/dev/iommu`.
 pub(crate) fn open(path: &Path) -> Result<Arc<dyn Calls>> {
@@ -50,94 +30,6 @@ pub(crate) struct Descriptor {
 /// A queue's own descriptor.
 #[derive(Debug)]
 struct Events(OwnedFd);
-
-/// A structure of the uapi. All of them begin with their size.
-///
-/// # Safety
-///
-/// The type is a `#[repr(C)]` structure of integers, laid out as the kernel's for the command with this number.
-unsafe trait Command {
-    const NUMBER: u8;
-}
-
-macro_rules! commands {
-    ($($name:ty = $number:expr;)*) => {$(
-        // SAFETY: structure and number belong together in include/uapi/linux/iommufd.h.
-        unsafe impl Command for $name {
-            const NUMBER: u8 = $number;
-        }
-    )*};
-}
-
-commands! {
-    abi::iommu_destroy = 0x80;
-    abi::iommu_ioas_alloc = 0x81;
-    abi::iommu_ioas_allow_iovas = 0x82;
-    abi::iommu_ioas_copy = 0x83;
-    abi::iommu_ioas_iova_ranges = 0x84;
-    abi::iommu_ioas_map = 0x85;
-    abi::iommu_ioas_unmap = 0x86;
-    abi::iommu_option = 0x87;
-    abi::iommu_vfio_ioas = 0x88;
-    abi::iommu_hwpt_alloc = 0x89;
-    abi::iommu_hw_info = 0x8a;
-    abi::iommu_hwpt_set_dirty_tracking = 0x8b;
-    abi::iommu_hwpt_get_dirty_bitmap = 0x8c;
-    abi::iommu_hwpt_invalidate = 0x8d;
-    abi::iommu_fault_alloc = 0x8e;
-    abi::iommu_ioas_map_file = 0x8f;
-    abi::iommu_viommu_alloc = 0x90;
-    abi::iommu_vdevice_alloc = 0x91;
-    abi::iommu_ioas_change_process = 0x92;
-    abi::iommu_veventq_alloc = 0x93;
-    abi::iommu_hw_queue_alloc = 0x94;
-    NoiommuGetPa = 0x95;
-}
-
-/// The `size` field of a structure.
-const fn size<T>() -> u32 {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "no structure of the uapi is longer than a hundred bytes"
-    )]
-    let size = size_of::<T>() as u32;
-    size
-}
-
-impl Descriptor {
-    /// # Safety
-    ///
-    /// Addresses in `command` are of memory that the kernel may read and write as the command says, for as long as it does.
-    unsafe fn call<T: Command>(&self, command: &mut T) -> Result<()> {
-        let opcode: Opcode = opcode::none(IOMMUFD_TYPE, T::NUMBER);
-        // SAFETY: `Command` ties number and structure together; the rest is promised by the caller.
-        unsafe { ioctl::call(self.file.as_fd(), opcode, command) }?;
-        Ok(())
-    }
-
-    /// A command with no address in it.
-    fn plain<T: Command + NoAddress>(&self, command: &mut T) -> Result<()> {
-        // SAFETY: the kernel reads and writes the structure only.
-        unsafe { self.call(command) }
-    }
-}
-
-/// A command that points to no memory.
-trait NoAddress {}
-impl NoAddress for abi::iommu_destroy {}
-impl NoAddress for abi::iommu_ioas_alloc {}
-impl NoAddress for abi::iommu_ioas_copy {}
-impl NoAddress for abi::iommu_ioas_map_file {}
-impl NoAddress for abi::iommu_ioas_unmap {}
-impl NoAddress for abi::iommu_option {}
-impl NoAddress for abi::iommu_vfio_ioas {}
-impl NoAddress for abi::iommu_hwpt_set_dirty_tracking {}
-impl NoAddress for abi::iommu_fault_alloc {}
-impl NoAddress for abi::iommu_vdevice_alloc {}
-impl NoAddress for abi::iommu_ioas_change_process {}
-impl NoAddress for abi::iommu_veventq_alloc {}
-impl NoAddress for abi::iommu_hw_queue_alloc {}
-impl NoAddress for NoiommuGetPa {}
 
 /// `enum iommufd_ioas_map_flags`.
 fn map_flags(iova: Option<u64>, access: Access) -> u32 {
@@ -164,17 +56,11 @@ fn address(bytes: &[u8]) -> u64 {
 
 impl Calls for Descriptor {
     fn destroy(&self, id: Id) -> Result<()> {
-        self.plain(&mut abi::iommu_destroy {
-            size: size::<abi::iommu_destroy>(),
-            id,
-        })
+        self.plain(&mut abi::iommu_destroy { id, ..Command::new() })
     }
 
     fn ioas_alloc(&self) -> Result<Id> {
-        let mut command = abi::iommu_ioas_alloc {
-            size: size::<abi::iommu_ioas_alloc>(),
-            ..Default::default()
-        };
+        let mut command = abi::iommu_ioas_alloc::new();
         self.plain(&mut command)?;
         Ok(command.out_ioas_id)
     }
@@ -182,11 +68,10 @@ impl Calls for Descriptor {
     fn ioas_iova_ranges(&self, ioas: Id, ranges: &mut [(u64, u64)]) -> Result<(u32, u64)> {
         let mut found = vec![abi::iommu_iova_range::default(); ranges.len()];
         let mut command = abi::iommu_ioas_iova_ranges {
-            size: size::<abi::iommu_ioas_iova_ranges>(),
             ioas_id: ioas,
             num_iovas: count(found.len())?,
             allowed_iovas: found.as_mut_ptr().expose_provenance() as u64,
-            ..Default::default()
+            ..Command::new()
         };
         // SAFETY: the address is of `num_iovas` ranges, which live until after the call.
         match unsafe { self.call(&mut command) } {
@@ -205,11 +90,10 @@ impl Calls for Descriptor {
             .map(|&(start, last)| abi::iommu_iova_range { start, last })
             .collect();
         let mut command = abi::iommu_ioas_allow_iovas {
-            size: size::<abi::iommu_ioas_allow_iovas>(),
             ioas_id: ioas,
             num_iovas: count(ranges.len())?,
             allowed_iovas: ranges.as_ptr().expose_provenance() as u64,
-            ..Default::default()
+            ..Command::new()
         };
         // SAFETY: the address is of `num_iovas` ranges, which are only read and live until after the call.
         unsafe { self.call(&mut command) }
@@ -227,13 +111,12 @@ impl Calls for Descriptor {
             return Err(Errno::INVAL);
         }
         let mut command = abi::iommu_ioas_map {
-            size: size::<abi::iommu_ioas_map>(),
             flags: map_flags(iova, access),
             ioas_id: ioas,
             user_va: (memory.address().expose_provenance() + part.start) as u64,
             length: (part.end - part.start) as u64,
             iova: iova.unwrap_or_default(),
-            ..Default::default()
+            ..Command::new()
         };
         // SAFETY: the part lies inside `memory`, which stays mapped and unreferenced (`StableMemory`), and which the caller holds
         // until it is unmapped.
@@ -251,13 +134,13 @@ impl Calls for Descriptor {
         access: Access,
     ) -> Result<u64> {
         let mut command = abi::iommu_ioas_map_file {
-            size: size::<abi::iommu_ioas_map_file>(),
             flags: map_flags(iova, access),
             ioas_id: ioas,
             fd: file.as_raw_fd(),
             start,
             length: len,
             iova: iova.unwrap_or_default(),
+            ..Command::new()
         };
         self.plain(&mut command)?;
         Ok(command.iova)
@@ -265,13 +148,13 @@ impl Calls for Descriptor {
 
     fn ioas_copy(&self, to: Id, from: (Id, u64), len: u64, iova: Option<u64>, access: Access) -> Result<u64> {
         let mut command = abi::iommu_ioas_copy {
-            size: size::<abi::iommu_ioas_copy>(),
             flags: map_flags(iova, access),
             dst_ioas_id: to,
             src_ioas_id: from.0,
             length: len,
             dst_iova: iova.unwrap_or_default(),
             src_iova: from.1,
+            ..Command::new()
         };
         self.plain(&mut command)?;
         Ok(command.dst_iova)
@@ -279,29 +162,25 @@ impl Calls for Descriptor {
 
     fn ioas_unmap(&self, ioas: Id, iova: u64, len: u64) -> Result<u64> {
         let mut command = abi::iommu_ioas_unmap {
-            size: size::<abi::iommu_ioas_unmap>(),
             ioas_id: ioas,
             iova,
             length: len,
+            ..Command::new()
         };
         self.plain(&mut command)?;
         Ok(command.length)
     }
 
     fn ioas_change_process(&self) -> Result<()> {
-        self.plain(&mut abi::iommu_ioas_change_process {
-            size: size::<abi::iommu_ioas_change_process>(),
-            ..Default::default()
-        })
+        self.plain(&mut abi::iommu_ioas_change_process::new())
     }
 
     fn ioas_noiommu_get_pa(&self, ioas: Id, iova: u64) -> Result<(u64, u64)> {
         let mut command = NoiommuGetPa {
-            size: size::<NoiommuGetPa>(),
             ioas_id: ioas,
             iova,
             length: u64::MAX,
-            ..Default::default()
+            ..Command::new()
         };
         self.plain(&mut command)?;
         Ok((command.out_phys, command.length))
@@ -309,11 +188,10 @@ impl Calls for Descriptor {
 
     fn option_get(&self, option: u32, object: Id) -> Result<u64> {
         let mut command = abi::iommu_option {
-            size: size::<abi::iommu_option>(),
             option_id: option,
             op: 1,
             object_id: object,
-            ..Default::default()
+            ..Command::new()
         };
         self.plain(&mut command)?;
         Ok(command.val64)
@@ -321,40 +199,32 @@ impl Calls for Descriptor {
 
     fn option_set(&self, option: u32, object: Id, value: u64) -> Result<()> {
         self.plain(&mut abi::iommu_option {
-            size: size::<abi::iommu_option>(),
             option_id: option,
             op: 0,
             object_id: object,
             val64: value,
-            ..Default::default()
+            ..Command::new()
         })
     }
 
     fn vfio_ioas_get(&self) -> Result<Id> {
-        let mut command = abi::iommu_vfio_ioas {
-            size: size::<abi::iommu_vfio_ioas>(),
-            ..Default::default()
-        };
+        let mut command = abi::iommu_vfio_ioas::new();
         self.plain(&mut command)?;
         Ok(command.ioas_id)
     }
 
     fn vfio_ioas_set(&self, ioas: Id) -> Result<()> {
-        let size = size::<abi::iommu_vfio_ioas>();
         self.plain(&mut abi::iommu_vfio_ioas {
-            size,
             ioas_id: ioas,
             op: 1,
-            ..Default::default()
+            ..Command::new()
         })
     }
 
     fn vfio_ioas_clear(&self) -> Result<()> {
-        let size = size::<abi::iommu_vfio_ioas>();
         self.plain(&mut abi::iommu_vfio_ioas {
-            size,
             op: 2,
-            ..Default::default()
+            ..Command::new()
         })
     }
 
@@ -363,7 +233,6 @@ impl Calls for Descriptor {
             .fault
             .map_or(0, |_| abi::iommufd_hwpt_alloc_flags_IOMMU_HWPT_FAULT_ID_VALID);
         let mut command = abi::iommu_hwpt_alloc {
-            size: size::<abi::iommu_hwpt_alloc>(),
             flags: request.flags | fault,
             dev_id: request.device,
             pt_id: request.parent,
@@ -375,7 +244,7 @@ impl Calls for Descriptor {
                 address(request.data)
             },
             fault_id: request.fault.unwrap_or_default(),
-            ..Default::default()
+            ..Command::new()
         };
         // SAFETY: the address is of `data_len` bytes, which are only read and live until after the call.
         unsafe { self.call(&mut command) }?;
@@ -383,8 +252,7 @@ impl Calls for Descriptor {
     }
 
     fn get_hw_info(&self, device: Id, kind: Option<u32>, data: &mut [u8]) -> Result<HwInfo> {
-        let mut command = abi::iommu_hw_info {
-            size: size::<abi::iommu_hw_info>(),
+        let mut command = HwInfoCommand {
             flags: kind.map_or(0, |_| 1), // IOMMU_HW_INFO_FLAG_INPUT_TYPE
             dev_id: device,
             data_len: count(data.len())?,
@@ -393,18 +261,13 @@ impl Calls for Descriptor {
             } else {
                 data.as_mut_ptr().expose_provenance() as u64
             },
-            __bindgen_anon_1: abi::iommu_hw_info__bindgen_ty_1 {
-                in_data_type: kind.unwrap_or_default(),
-            },
-            out_max_pasid_log2: 0,
-            __reserved: [0; 3],
-            out_capabilities: 0,
+            data_type: kind.unwrap_or_default(),
+            ..Command::new()
         };
         // SAFETY: the address is of `data_len` bytes, which are ours to write and live until after the call.
         unsafe { self.call(&mut command) }?;
         Ok(HwInfo {
-            // SAFETY: both fields of the union are the same `u32`.
-            kind: unsafe { command.__bindgen_anon_1.out_data_type },
+            kind: command.data_type,
             len: command.data_len,
             capabilities: command.out_capabilities,
             max_pasid_log2: command.out_max_pasid_log2,
@@ -413,10 +276,9 @@ impl Calls for Descriptor {
 
     fn hwpt_set_dirty_tracking(&self, hwpt: Id, on: bool) -> Result<()> {
         self.plain(&mut abi::iommu_hwpt_set_dirty_tracking {
-            size: size::<abi::iommu_hwpt_set_dirty_tracking>(),
             flags: on.into(),
             hwpt_id: hwpt,
-            ..Default::default()
+            ..Command::new()
         })
     }
 
@@ -434,14 +296,13 @@ impl Calls for Descriptor {
             return Err(Errno::INVAL);
         }
         let mut command = abi::iommu_hwpt_get_dirty_bitmap {
-            size: size::<abi::iommu_hwpt_get_dirty_bitmap>(),
             hwpt_id: hwpt,
             flags: (!clear).into(),
             iova,
             length: len,
             page_size,
             data: bitmap.as_mut_ptr().expose_provenance() as u64,
-            ..Default::default()
+            ..Command::new()
         };
         // SAFETY: the bitmap has a bit for each page, as just checked, and lives until after the call.
         unsafe { self.call(&mut command) }
@@ -457,13 +318,12 @@ impl Calls for Descriptor {
             return (0, empty);
         };
         let mut command = abi::iommu_hwpt_invalidate {
-            size: size::<abi::iommu_hwpt_invalidate>(),
             hwpt_id: hwpt,
             data_uptr: address(entries),
             data_type: kind,
             entry_len,
             entry_num,
-            ..Default::default()
+            ..Command::new()
         };
         // SAFETY: the address is of at least `entry_num` entries of `entry_len` bytes, which are only read and live until after
         // the call.
@@ -476,10 +336,7 @@ impl Calls for Descriptor {
     }
 
     fn fault_queue_alloc(&self) -> Result<(Id, Arc<dyn Queue>)> {
-        let mut command = abi::iommu_fault_alloc {
-            size: size::<abi::iommu_fault_alloc>(),
-            ..Default::default()
-        };
+        let mut command = abi::iommu_fault_alloc::new();
         self.plain(&mut command)?;
         let number = i32::try_from(command.out_fault_fd).or(Err(Errno::BADF))?;
         // SAFETY: the kernel has just opened it for this call.
@@ -489,7 +346,6 @@ impl Calls for Descriptor {
 
     fn viommu_alloc(&self, device: Id, hwpt: Id, kind: u32, data: &mut [u8]) -> Result<Id> {
         let mut command = abi::iommu_viommu_alloc {
-            size: size::<abi::iommu_viommu_alloc>(),
             type_: kind,
             dev_id: device,
             hwpt_id: hwpt,
@@ -499,7 +355,7 @@ impl Calls for Descriptor {
             } else {
                 data.as_mut_ptr().expose_provenance() as u64
             },
-            ..Default::default()
+            ..Command::new()
         };
         // SAFETY: the address is of `data_len` bytes, which are ours to read and write and live until after the call.
         unsafe { self.call(&mut command) }?;
@@ -508,11 +364,10 @@ impl Calls for Descriptor {
 
     fn vdevice_alloc(&self, viommu: Id, device: Id, virtual_id: u64) -> Result<Id> {
         let mut command = abi::iommu_vdevice_alloc {
-            size: size::<abi::iommu_vdevice_alloc>(),
             viommu_id: viommu,
             dev_id: device,
             virt_id: virtual_id,
-            ..Default::default()
+            ..Command::new()
         };
         self.plain(&mut command)?;
         Ok(command.out_vdevice_id)
@@ -520,11 +375,10 @@ impl Calls for Descriptor {
 
     fn veventq_alloc(&self, viommu: Id, kind: u32, depth: u32) -> Result<(Id, Arc<dyn Queue>)> {
         let mut command = abi::iommu_veventq_alloc {
-            size: size::<abi::iommu_veventq_alloc>(),
             viommu_id: viommu,
             type_: kind,
             veventq_depth: depth,
-            ..Default::default()
+            ..Command::new()
         };
         self.plain(&mut command)?;
         let number = i32::try_from(command.out_veventq_fd).or(Err(Errno::BADF))?;
@@ -535,13 +389,12 @@ impl Calls for Descriptor {
 
     fn hw_queue_alloc(&self, viommu: Id, kind: u32, index: u32, iova: u64, len: u64) -> Result<Id> {
         let mut command = abi::iommu_hw_queue_alloc {
-            size: size::<abi::iommu_hw_queue_alloc>(),
             viommu_id: viommu,
             type_: kind,
             index,
             nesting_parent_iova: iova,
             length: len,
-            ..Default::default()
+            ..Command::new()
         };
         self.plain(&mut command)?;
         Ok(command.out_hw_queue_id)

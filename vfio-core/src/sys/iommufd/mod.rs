@@ -1,5 +1,6 @@
 //! `include/uapi/linux/iommufd.h`: what is asked of an iommufd.
 
+mod command;
 mod host;
 #[cfg(feature = "selftest")]
 mod test;

@@ -3,7 +3,8 @@
 //! The layout of the command is stated here by offsets: 16 bytes of head, 48 of a union, and a last word that the kernel counts in.
 
 use super::super::{Result, ioctl};
-use super::host::{Descriptor, IOMMUFD_TYPE};
+use super::command::IOMMUFD_TYPE;
+use super::host::Descriptor;
 use super::{Calls, Id};
 use crate::StableMemory;
 use rustix::io::Errno;

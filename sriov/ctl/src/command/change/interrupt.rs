@@ -1,7 +1,7 @@
 //! An interrupt from the keyboard ends a change like any other failure: the step fails, and what was done is undone.
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use sriov::{Access, Failure};
+use sriov::{Access, Failure, PolicyRoutes};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -64,6 +64,16 @@ impl<A: Access> Access for Interruptible<A> {
         self.inner.write(path, value, limit)
     }
 
+    fn is_claimed(&mut self, path: &Path, limit: Duration) -> Result<bool, Failure> {
+        self.check()?;
+        self.inner.is_claimed(path, limit)
+    }
+
+    fn policy_routes(&mut self, limit: Duration) -> Result<Vec<PolicyRoutes>, Failure> {
+        self.check()?;
+        self.inner.policy_routes(limit)
+    }
+
     fn link(&mut self, path: &Path) -> Result<Option<String>, Failure> {
         self.check()?;
         self.inner.link(path)
@@ -98,6 +108,12 @@ mod tests {
         }
         fn write(&mut self, _: &Path, _: &str, _: Duration) -> Result<(), Failure> {
             Ok(())
+        }
+        fn is_claimed(&mut self, _: &Path, _: Duration) -> Result<bool, Failure> {
+            Ok(false)
+        }
+        fn policy_routes(&mut self, _: Duration) -> Result<Vec<PolicyRoutes>, Failure> {
+            Ok(Vec::new())
         }
         fn link(&mut self, _: &Path) -> Result<Option<String>, Failure> {
             Ok(None)

@@ -116,7 +116,9 @@ impl Session {
         let force = self.force.as_slice();
         // Looks at the machine anew: who came since the plan was made must not lose a function to the undoing.
         let is_agreed = |used: &Use| force.contains(&force_for(used));
-        let mut guard = |loss: Loss| Machine::check_loss(&settings.sysfs, loss, is_agreed);
+        // The executor has the other access; this one's process is started only when there is a disk to ask for.
+        let mut own = WorkerAccess::new(settings.sysfs.clone(), crate::command::worker::command(&settings.sysfs));
+        let mut guard = |loss: Loss| Machine::check_loss(&settings.sysfs, &mut own, loss, is_agreed);
         let mut progress = |progress: Progress<'_>| {
             timeline.record(&progress);
             show(&progress, settings.verbose, output);

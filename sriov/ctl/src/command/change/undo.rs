@@ -20,23 +20,59 @@ pub(in crate::command) fn run(task: &UndoTask, settings: &Settings, output: &mut
 }
 
 fn dry_run(id: Option<u64>, settings: &Settings, output: &mut Output) -> Outcome {
-    let operation = Journal::at(settings.journal()).operation(id)?;
+    let journal = Journal::at(settings.journal());
+    let operation = journal
+        .operation(id)
+        .map_err(|error| name_last(error.into(), &journal))?;
     if output.is_json() {
         document(&operation, None, None, output)?;
         return Ok(Exit::Ok);
     }
+    if operation.status == Status::Undone {
+        note_undone(&operation, output);
+        return Ok(Exit::Ok);
+    }
     output.note(format_args!(
-        "operation {} would be undone, last change first: {}",
+        "operation {} would be undone in this order: {}",
         operation.id, operation.command
     ));
-    log::changes(&operation).write(output.data(), true)?;
+    log::undoing(&operation).write(output.data(), true)?;
     Ok(Exit::Ok)
+}
+
+fn note_undone(operation: &Operation, output: &mut Output) {
+    let (id, ending) = (operation.id, log::ending(operation));
+    output.note(format_args!(
+        "nothing to do: operation {id} is {ending}: {}",
+        operation.command
+    ));
+}
+
+/// Adds to "no operation to undo" what became of the last one.
+fn name_last(mut failure: Failure, journal: &Journal) -> Failure {
+    if failure.kind == "no_such_operation"
+        && let Ok(operations) = journal.operations()
+        && let Some(last) = operations.iter().max_by_key(|operation| operation.id)
+    {
+        let Operation { id, command, .. } = last;
+        failure = failure.hint(format!("the last operation, {id}, is {}: {command}", log::ending(last)));
+    }
+    failure
 }
 
 fn undo(id: Option<u64>, consent: &Consent, settings: &Settings, output: &mut Output) -> Outcome {
     session::require_root()?;
     let mut session = Session::resume(settings, consent, output)?;
-    let undone = session.undo(id, settings, output)?;
+    if let Some(id) = id
+        && let Ok(operation) = session.journal().operation(Some(id))
+        && operation.status == Status::Undone
+        && !output.is_json()
+    {
+        note_undone(&operation, output);
+        return Ok(Exit::Ok);
+    }
+    let undone = session.undo(id, settings, output);
+    let undone = undone.map_err(|failure| name_last(failure, session.journal()))?;
     let operation = session.journal().operation(Some(undone.operation))?;
     if output.is_json() {
         document(&operation, Some(undone.restored), Some(false), output)?;

@@ -12,6 +12,31 @@ use std::io::{self, Write};
 /// Lines of decoded registers are broken here.
 const WIDTH: usize = 112;
 
+/// What the kernel shows of a configuration space to readers without privilege, in bytes.
+const WITHOUT_PRIVILEGE: usize = 64;
+
+/// How the registers that hold the ids of a VF are printed.
+const IDS_OF_VF: &str = "vendor=0xffff device=0xffff ";
+
+/// Whose ids the first registers hold.
+#[derive(Clone, Copy)]
+enum Ids {
+    Own,
+    /// Those of a VF hold nothing; the kernel takes its ids from the PF.
+    OfPf,
+}
+
+impl Shown {
+    fn config_ids(&self) -> Ids {
+        let is_blank = |config: &ConfigSpace| config.bytes().starts_with(&[0xff; 4]);
+        if self.function.vf_of.is_some() && self.config.as_ref().is_ok_and(is_blank) {
+            Ids::OfPf
+        } else {
+            Ids::Own
+        }
+    }
+}
+
 /// Writes a function, below an empty line when it is not the first.
 pub(super) fn write(shown: &Shown, is_next: bool, output: &mut Output) -> io::Result<()> {
     let heading = style::HEADING;
@@ -33,7 +58,22 @@ pub(super) fn write(shown: &Shown, is_next: bool, output: &mut Output) -> io::Re
     isolation(out, function)?;
     users(out, function)?;
     match &shown.config {
-        Ok(config) => write_config(out, config),
+        Ok(config) => {
+            let len = config.bytes().len();
+            let remark = match shown.config_ids() {
+                Ids::OfPf => {
+                    "; a VF reads ffff as vendor and device, which are its PF's (PCIe 6.0 §9.3.4.1.1, §9.3.4.1.2)"
+                }
+                Ids::Own => "",
+            };
+            let hint = if len == WITHOUT_PRIVILEGE {
+                "; capabilities need root to be read"
+            } else {
+                ""
+            };
+            line(out, "config", format_args!("{len} bytes{hint}{remark}"))?;
+            write_registers(out, config, shown.config_ids())
+        }
         Err(unknown) => line(out, "config", format_args!("not known: {unknown}")),
     }
 }
@@ -41,10 +81,21 @@ pub(super) fn write(shown: &Shown, is_next: bool, output: &mut Output) -> io::Re
 /// The header and all capabilities.
 pub(super) fn write_config(out: &mut impl Write, config: &ConfigSpace) -> io::Result<()> {
     line(out, "config", format_args!("{} bytes", config.bytes().len()))?;
-    config
-        .lines(WIDTH)
-        .iter()
-        .try_for_each(|text| writeln!(out, "    {}", printable(text)))
+    write_registers(out, config, Ids::Own)
+}
+
+fn write_registers(out: &mut impl Write, config: &ConfigSpace, ids: Ids) -> io::Result<()> {
+    let own = |text: &str| match ids {
+        Ids::Own => text.to_owned(),
+        Ids::OfPf => text.replacen(IDS_OF_VF, "", 1),
+    };
+    let mut lines = config.lines(WIDTH).into_iter();
+    // The ids are the first registers.
+    let first = lines.next().map(|text| own(&text));
+    first
+        .into_iter()
+        .chain(lines)
+        .try_for_each(|text| writeln!(out, "    {}", printable(&text)))
 }
 
 fn identity(out: &mut impl Write, function: &FunctionView) -> io::Result<()> {

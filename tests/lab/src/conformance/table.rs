@@ -1,0 +1,162 @@
+//! Results of the kernel's suites and of ours side by side, file by file.
+
+use super::ours_beside;
+use crate::report::Verdict;
+use std::collections::BTreeMap;
+
+/// Results by file, in the order in which the files came.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    rows: Vec<Row>,
+}
+
+#[derive(Debug, Default)]
+struct Row {
+    file: String,
+    ours: BTreeMap<String, Verdict>,
+    theirs: Option<BTreeMap<String, Verdict>>,
+}
+
+impl Table {
+    pub(super) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    pub(super) fn ours(&mut self, file: &str, results: &[(String, Verdict)]) {
+        self.row(file).ours.extend(results.iter().cloned());
+    }
+
+    /// Cases of the kernel's, which get the names of ours.
+    pub(super) fn theirs(&mut self, file: &str, results: &[(String, Verdict)]) {
+        let named = results
+            .iter()
+            .map(|(name, verdict)| (ours_beside(file, name), verdict.clone()));
+        self.row(file).theirs.get_or_insert_default().extend(named);
+    }
+
+    fn row(&mut self, file: &str) -> &mut Row {
+        let position = self.rows.iter().position(|row| row.file == file);
+        let position = position.unwrap_or_else(|| {
+            self.rows.push(Row {
+                file: file.to_owned(),
+                ..Row::default()
+            });
+            self.rows.len() - 1
+        });
+        #[expect(clippy::indexing_slicing, reason = "the position was just found or made")]
+        &mut self.rows[position]
+    }
+
+    pub(super) fn text(&self, title: &str) -> String {
+        let mut text = format!("{title:<42}{:>24}{:>24}\n", "ours", "the kernel's own");
+        let mut line = |name: &str, ours: [usize; 3], theirs: Option<[usize; 3]>| {
+            let theirs = theirs.map_or_else(|| format!("{:>24}", "not run"), columns);
+            text.push_str(&format!("{name:<42}{}{theirs}\n", columns(ours)));
+        };
+        let (mut ours, mut theirs) = ([0; 3], [0; 3]);
+        let counts: Vec<_> = self
+            .rows
+            .iter()
+            .map(|row| (&row.file, count(&row.ours), row.theirs.as_ref().map(count)))
+            .collect();
+        for (file, our, their) in &counts {
+            line(file, *our, *their);
+            add(&mut ours, *our);
+            add(&mut theirs, their.unwrap_or_default());
+        }
+        let has_theirs = counts.iter().any(|(_, _, their)| their.is_some());
+        line("sum: passed, failed, skipped", ours, has_theirs.then_some(theirs));
+        text
+    }
+
+    /// Whether every case that the kernel's own suites pass is passed by ours; `None` when theirs were not run.
+    pub(super) fn comparison(&self) -> Option<Verdict> {
+        let mut compared = 0;
+        let mut behind = Vec::new();
+        for row in &self.rows {
+            for (name, verdict) in row.theirs.iter().flatten() {
+                if *verdict != Verdict::Passed {
+                    continue;
+                }
+                compared += 1;
+                match row.ours.get(name) {
+                    Some(Verdict::Passed) => {}
+                    // Its reason is in its own entry.
+                    Some(Verdict::Skipped(_)) => {}
+                    Some(Verdict::Failed(_)) => behind.push(format!("{name} fails")),
+                    None => behind.push(format!("{name} is not among ours")),
+                }
+            }
+        }
+        match (compared, behind.is_empty()) {
+            (0, _) => None,
+            (_, true) => Some(Verdict::Passed),
+            (_, false) => Some(Verdict::Failed(behind.join("\n"))),
+        }
+    }
+}
+
+fn count(results: &BTreeMap<String, Verdict>) -> [usize; 3] {
+    let mut counts = [0; 3];
+    for verdict in results.values() {
+        let [passed, failed, skipped] = &mut counts;
+        *match verdict {
+            Verdict::Passed => passed,
+            Verdict::Failed(_) => failed,
+            Verdict::Skipped(_) => skipped,
+        } += 1;
+    }
+    counts
+}
+
+fn add(sum: &mut [usize; 3], more: [usize; 3]) {
+    for (sum, more) in sum.iter_mut().zip(more) {
+        *sum += more;
+    }
+}
+
+fn columns([passed, failed, skipped]: [usize; 3]) -> String {
+    format!("{passed:>8}{failed:>8}{skipped:>8}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(results: &[(&str, Verdict)]) -> Vec<(String, Verdict)> {
+        results
+            .iter()
+            .map(|(name, verdict)| ((*name).to_owned(), verdict.clone()))
+            .collect()
+    }
+
+    #[test]
+    fn a_case_that_only_theirs_pass_fails_the_comparison() {
+        let failed = Verdict::Failed("no".into());
+        let mut table = Table::default();
+        table.ours(
+            "iommufd",
+            &named(&[
+                ("conf_iommufd_ioas.no_domain.area", Verdict::Passed),
+                ("conf_iommufd_change_process.basic", failed.clone()),
+            ]),
+        );
+        assert_eq!(table.comparison(), None);
+        table.theirs(
+            "iommufd",
+            &named(&[
+                ("iommufd_ioas.no_domain.area", Verdict::Passed),
+                ("change_process.basic", failed.clone()),
+            ]),
+        );
+        assert_eq!(table.comparison(), Some(Verdict::Passed));
+        table.theirs("iommufd", &named(&[("change_process.basic", Verdict::Passed)]));
+        assert!(matches!(table.comparison(), Some(Verdict::Failed(why)) if why.contains("change_process.basic fails")));
+        table.ours(
+            "vfio_pci_device_test",
+            &named(&[("conf_vfio_pci_device_test.reset", Verdict::Passed)]),
+        );
+        let text = table.text("conformance");
+        assert!(text.contains("not run") && text.lines().count() == 4, "{text}");
+    }
+}
