@@ -92,6 +92,11 @@ impl Shared<'_> {
         self.lock().live.get(&start.0).is_some_and(|(_, live)| *live == id)
     }
 
+    /// Whether a range has a part of a mapping, but not all of it.
+    pub(crate) fn is_cut_by(&self, range: IovaRange) -> bool {
+        self.lock().inside(range).is_none()
+    }
+
     /// Takes a guard's entry out, for good.
     pub(crate) fn claim(&self, start: Iova, id: GuardId) -> Claim {
         let mut entries = self.lock();

@@ -103,6 +103,8 @@ pub enum HwptData<'a> {
 #[derive(Debug, Clone)]
 pub struct Hwpt {
     object: Arc<Object>,
+    /// Whose mappings it holds; `None` for a guest's own.
+    ioas: Option<Ioas>,
 }
 
 impl Hwpt {
@@ -126,10 +128,10 @@ impl Hwpt {
         fault: Option<&FaultQueue>,
     ) -> Result<Self, Error> {
         let command = command::HWPT_ALLOC;
-        let parent = match parent {
-            HwptParent::Ioas(ioas) => ioas.object(),
-            HwptParent::Hwpt(hwpt) => &hwpt.object,
-            HwptParent::Viommu(viommu) => viommu.object(),
+        let (parent, ioas) = match parent {
+            HwptParent::Ioas(ioas) => (ioas.object(), Some(ioas.clone())),
+            HwptParent::Hwpt(hwpt) => (&hwpt.object, None),
+            HwptParent::Viommu(viommu) => (viommu.object(), None),
         };
         let iommufd = parent.iommufd();
         iommufd.check_own(device.iommufd(), command)?;
@@ -155,7 +157,7 @@ impl Hwpt {
             .map(|object| Arc::<Object>::clone(object) as Parent);
         let kind = if fault.is_some() { FAULTING_HWPT } else { "HWPT" };
         let object = Object::new(iommufd, id, kind, parents.collect());
-        Ok(Self { object })
+        Ok(Self { object, ioas })
     }
 
     /// Its number.
@@ -178,15 +180,25 @@ impl Hwpt {
     /// Adds to `bitmap` the pages of its range that devices have written since tracking began or since they were last cleared. Without `clear`
     /// the kernel keeps them as dirty, which saves work just before an unmap.
     ///
+    /// What counts as one page may be as large as the table's entries are, 1 GiB or more, but never larger than a mapping. To clear, the range
+    /// must hold every mapping that it touches whole: where it begins inside an entry, the kernel would clear it without telling. Without `clear`
+    /// such an entry is not told either.
+    ///
     /// # Errors
     ///
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) to clear a range that cuts a mapping;
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) if the table cannot track.
     #[doc(alias = "IOMMU_HWPT_GET_DIRTY_BITMAP")]
     pub fn dirty_bitmap(&self, bitmap: &mut DirtyBitmap, clear: bool) -> Result<(), Error> {
+        let command = command::HWPT_GET_DIRTY_BITMAP;
+        let shared = self.ioas.as_ref().map(|ioas| ioas.registry().share());
+        if clear && shared.is_some_and(|shared| shared.is_cut_by(bitmap.range())) {
+            return Err(command.invalid("clearing a part of a mapping"));
+        }
         let (start, len, page_size) = (bitmap.range().start().0, bitmap.len_bytes(), bitmap.page_size());
         let calls = self.object.iommufd().calls();
         let read = calls.hwpt_get_dirty_bitmap(self.id().0, clear, start, len, page_size, bitmap.words_mut());
-        read.map_err(|errno| command::HWPT_GET_DIRTY_BITMAP.error(errno))
+        read.map_err(|errno| command.error(errno))
     }
 
     /// Invalidates what the IOMMU has cached of a nested table, entry by entry; returns how many there were.

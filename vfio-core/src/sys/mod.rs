@@ -9,6 +9,7 @@
     reason = "the one place of the workspace for it: every block states its proof"
 )]
 
+mod bitmap;
 mod copy;
 pub(crate) mod fence;
 pub(crate) mod ioctl;

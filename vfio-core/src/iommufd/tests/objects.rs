@@ -253,6 +253,37 @@ fn bits_beyond_a_bitmap_are_no_pages() {
     assert_eq!(bitmap.ranges().collect::<Vec<_>>(), [range]);
 }
 
+#[test]
+fn clearing_a_part_of_a_mapping_would_lose_writes() {
+    let machine = Machine::new();
+    let iommufd = iommufd(&machine);
+    let (device, ioas) = (Device::new(&iommufd), iommufd.alloc_ioas().unwrap());
+    let table = Hwpt::alloc(
+        &device,
+        HwptParent::Ioas(&ioas),
+        HwptFlags::DIRTY_TRACKING,
+        HwptData::None,
+        None,
+    )
+    .unwrap();
+    let _mapping = ioas
+        .map(memory(2), 0..8192, Placement::Fixed(Iova(0x4000)), RW)
+        .unwrap();
+    let read = |start, pages: u64, clear| {
+        let range = IovaRange::new(Iova(start), pages * 4096).unwrap();
+        table.dirty_bitmap(&mut DirtyBitmap::new(range, 4096).unwrap(), clear)
+    };
+    for (start, pages) in [(0x4000, 1), (0x5000, 1), (0x5000, 2), (0x3000, 2)] {
+        assert!(matches!(
+            read(start, pages, true).unwrap_err().kind,
+            ErrorKind::Invalid(_)
+        ));
+        read(start, pages, false).unwrap();
+    }
+    read(0x4000, 2, true).unwrap();
+    read(0x3000, 4, true).unwrap();
+}
+
 /// A record of a group's only or last request.
 fn record(cookie: u32, last: bool) -> Vec<u8> {
     let words = [u32::from(last) << 1, 7, 0, 0, 1, 0, 0x1000, 0, 0, cookie];

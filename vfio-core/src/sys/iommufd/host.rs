@@ -1,5 +1,6 @@
 //! The running kernel behind [`Calls`]: one `ioctl` for each method.
 
+use super::super::bitmap::{self, Bounce};
 use super::super::mmio::{Map, Mapped};
 use super::super::{Result, ioctl};
 use super::command::{Command, HwInfoCommand, NoiommuGetPa};
@@ -291,21 +292,20 @@ impl Calls for Descriptor {
         page_size: u64,
         bitmap: &mut [u64],
     ) -> Result<()> {
-        let bits = len.checked_div(page_size).ok_or(Errno::INVAL)?;
-        if bits.div_ceil(64) > bitmap.len() as u64 {
-            return Err(Errno::INVAL);
-        }
+        let mut found = Bounce::new(bitmap::bits(len, page_size, bitmap)?)?;
         let mut command = abi::iommu_hwpt_get_dirty_bitmap {
             hwpt_id: hwpt,
             flags: (!clear).into(),
             iova,
             length: len,
             page_size,
-            data: bitmap.as_mut_ptr().expose_provenance() as u64,
+            data: found.address(),
             ..Command::new()
         };
-        // SAFETY: the bitmap has a bit for each page, as just checked, and lives until after the call.
-        unsafe { self.call(&mut command) }
+        // SAFETY: the kernel writes to the pages of the bitmap and to one more, which `found` has and which live until after the call.
+        unsafe { self.call(&mut command) }?;
+        found.add_to(bitmap);
+        Ok(())
     }
 
     fn hwpt_invalidate(&self, hwpt: Id, kind: u32, entry_len: u32, entries: &[u8]) -> (u32, Result<()>) {

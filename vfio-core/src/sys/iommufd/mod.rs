@@ -66,7 +66,8 @@ pub(crate) trait Calls: Debug + Send + Sync {
     /// `kind` is the type of data asked for (`IOMMU_HW_INFO_FLAG_INPUT_TYPE`), or `None` for what there is.
     fn get_hw_info(&self, device: Id, kind: Option<u32>, data: &mut [u8]) -> Result<HwInfo>;
     fn hwpt_set_dirty_tracking(&self, hwpt: Id, on: bool) -> Result<()>;
-    /// One bit for each `page_size` bytes from `iova`, least significant first; bits are only ever set.
+    /// One bit for each `page_size` bytes from `iova`, least significant first; bits are only ever set. EINVAL for a page size that is no power of
+    /// two or a bitmap that is too short.
     fn hwpt_get_dirty_bitmap(
         &self,
         hwpt: Id,

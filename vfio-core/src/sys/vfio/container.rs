@@ -1,7 +1,7 @@
 //! A container file of the running kernel, or an iommufd in its compatible mode.
 
 use super::{ContainerCalls, Result, ask, request, word};
-use crate::sys::ioctl;
+use crate::sys::{bitmap, ioctl};
 use crate::{Access, StableMemory};
 use rustix::io::Errno;
 use rustix::ioctl::Opcode;
@@ -134,7 +134,7 @@ impl ContainerCalls for Container {
             Some((page_size, bits)) => (
                 VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP,
                 size_of::<Unmap>(),
-                describe(page_size, bits),
+                describe(len, page_size, bits)?,
             ),
         };
         self.unmap(&mut Unmap {
@@ -169,7 +169,7 @@ impl ContainerCalls for Container {
             VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP,
             iova,
             len,
-            describe(page_size, bitmap),
+            describe(len, page_size, bitmap)?,
         )
     }
 
@@ -182,10 +182,12 @@ impl ContainerCalls for Container {
     }
 }
 
-fn describe(page_size: u64, bits: &mut [u64]) -> vfio_bitmap {
-    vfio_bitmap {
+/// Type1 copies its own bitmap out, no more than it is told that there is room for.
+fn describe(len: u64, page_size: u64, bits: &mut [u64]) -> Result<vfio_bitmap> {
+    bitmap::bits(len, page_size, bits)?;
+    Ok(vfio_bitmap {
         pgsize: page_size,
         size: size_of_val(bits) as u64,
         data: bits.as_mut_ptr(),
-    }
+    })
 }

@@ -2,6 +2,7 @@
 
 use super::{DependentDevice, DeviceCalls, GroupCalls, IrqData, Result, ask, place, request, word, words};
 use crate::Access;
+use crate::sys::bitmap::{self, Bounce};
 use crate::sys::ioctl;
 use crate::sys::iommufd::Id;
 use crate::sys::mmio::Map;
@@ -312,20 +313,18 @@ impl DeviceCalls for Device {
     }
 
     fn dma_logging_report(&self, iova: u64, len: u64, page_size: u64, bitmap: &mut [u64]) -> Result<()> {
-        // The kernel takes the length of the bitmap from that of the range.
-        let pages = len.checked_next_multiple_of(page_size.max(1)).ok_or(Errno::INVAL)? / page_size.max(1);
-        if page_size == 0 || pages.div_ceil(u64::from(u64::BITS)) > bitmap.len() as u64 {
-            return Err(Errno::INVAL);
-        }
+        let mut found = Bounce::new(bitmap::bits(len, page_size, bitmap)?)?;
         let report = vfio_device_feature_dma_logging_report {
             iova,
             length: len,
             page_size,
-            bitmap: bitmap.as_mut_ptr().expose_provenance() as u64,
+            bitmap: found.address(),
         };
         let flags = VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT;
-        // SAFETY: this is the feature's structure, and the bitmap it points to has a bit for each page of the range.
+        // SAFETY: this is the feature's structure. The kernel writes to the pages of the bitmap it points to and to one more, which `found` has
+        // and which live until after the call.
         unsafe { self.typed_feature(flags, report) }?;
+        found.add_to(bitmap);
         Ok(())
     }
 
