@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use vfio_core::iommufd::{Hwpt, HwptData, HwptFlags, HwptParent, IommuDevice};
 use vfio_core::{BoundDevice, Container, DirtyBitmap, DmaLogging};
 
-/// The most memory that is asked about at a time: its bitmap in pages of 4 KiB takes 32 KiB.
+/// The most memory that devices are asked about at a time: its bitmap in pages of 4 KiB takes 32 KiB.
 const STEP: u64 = 1 << 30;
 
 /// Collects what devices write in one space. Stops all logs when dropped.
@@ -135,11 +135,14 @@ impl DirtyTracker {
     /// What was written since this was last asked, in order, as long ranges as can be. All logs are joined. Ranges that the iterator
     /// was not asked for stay dirty.
     ///
+    /// What the IOMMU reports can be as coarse as its page table: a mapping on huge pages is dirty by the huge page. Nothing is to be mapped or unmapped
+    /// in the space until the iterator has ended.
+    ///
     /// After an error nothing is known: all memory counts as dirty, and tracking is to be started anew.
     pub fn dirty(&mut self) -> Dirty<'_> {
         let mapped = self.space.mapped();
-        // Type1 answers for whole mappings only.
-        let whole = self.logs.iter().any(|log| matches!(log, Log::Container(_)));
+        // Page tables and containers forget what they were asked about by whole mappings only.
+        let whole = !self.logs.iter().all(|log| matches!(log, Log::Device(_)));
         let pieces = mapped
             .into_iter()
             .flat_map(|range| pieces(range, if whole { u64::MAX } else { STEP }))

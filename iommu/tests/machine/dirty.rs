@@ -58,6 +58,31 @@ fn the_iommu_knows_exactly_what_was_written() {
 }
 
 #[test]
+fn a_mapping_of_more_than_a_gibibyte_is_asked_about_as_a_whole() {
+    const LEN: usize = (1 << 30) + 8192;
+    let machine = two().build();
+    let iommufd = Iommufd::open(&machine.system()).unwrap();
+    let device = open(&machine, &iommufd, 0).unwrap();
+    let space = AddressSpace::iommufd(&iommufd).unwrap();
+    let mut tracker = DirtyTracker::new(&space, 4096).unwrap();
+    let table = tracker.table_for(&device.iommufd_device().unwrap()).unwrap();
+    let _attached = space.attach_table(&device, &table).unwrap();
+    tracker.track_table(&table).unwrap();
+    let pages = memory(LEN / 4096);
+    let mapping = space.map(&pages, 0..LEN, BOTH).unwrap();
+    let engine = Engine(device);
+    for around in [0, (1 << 30) - 1] {
+        assert_eq!(engine.fill(Iova(mapping.iova().0 + around), 2, 1), Status::Done);
+    }
+    let start = mapping.iova().0;
+    assert_eq!(
+        take(&mut tracker),
+        [range(start, 4096), range(start + (1 << 30) - 4096, 8192)]
+    );
+    assert_eq!(take(&mut tracker), []);
+}
+
+#[test]
 fn type1_knows_what_may_have_been_written() {
     let bench = Bench::type1(two());
     let pages = memory(4);
