@@ -28,6 +28,7 @@ use prefetch::Ahead;
 use region::Region;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use vfio_core::iommufd::{Hwpt, HwptData, HwptFlags, HwptParent, IommuDevice};
 use vfio_core::{Access, Attachment, BoundDevice, Errno, Memory, Pasid};
@@ -74,7 +75,10 @@ impl Default for DemandOptions {
 ///     let range = space.add(&memory, 0..memory.len(), MapOptions::new(Access::READ | Access::WRITE))?;
 ///     println!("the device may use {range}");
 ///     loop {
-///         space.serve()?; // after waiting for the fault queue's descriptor
+///         if let Some(queue) = space.ready() {
+///             vfio_core::wait_any(&[queue], None)?;
+///         }
+///         while space.serve()? > 0 {}
 ///     }
 /// }
 /// ```
@@ -168,6 +172,13 @@ impl DemandSpace {
     #[must_use]
     pub fn space(&self) -> &AddressSpace {
         &self.space
+    }
+
+    /// What becomes readable when page requests come; `None` for a source that tells in another way. Requests that were read ahead do not count: before waiting,
+    /// [`serve`](Self::serve) until it returns 0.
+    #[must_use]
+    pub fn ready(&self) -> Option<BorrowedFd<'_>> {
+        self.source.ready()
     }
 
     /// What it has done.

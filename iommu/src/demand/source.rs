@@ -2,6 +2,7 @@
 
 use crate::Result;
 use std::fmt::Debug;
+use std::os::fd::{AsFd, BorrowedFd};
 use vfio_core::ErrorKind;
 use vfio_core::iommufd::{FaultQueue, PageRequestGroup, Response};
 
@@ -20,6 +21,11 @@ pub trait FaultSource: Debug + Send {
     ///
     /// When the answer could not be given. That nobody waits for it any more is no error.
     fn respond(&mut self, cookie: u32, response: Response) -> Result<Answered>;
+
+    /// What becomes readable when a group comes; `None` for a source that tells in another way.
+    fn ready(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 }
 
 /// What became of an answer.
@@ -42,5 +48,9 @@ impl FaultSource for FaultQueue {
             Err(error) if matches!(error.kind, ErrorKind::NotFound(_)) => Ok(Answered::Late),
             Err(error) => Err(error.into()),
         }
+    }
+
+    fn ready(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.as_fd())
     }
 }
