@@ -1,7 +1,8 @@
 //! Copy or map: two ways to let a device at memory that is not mapped.
 //!
-//! Mapping costs system calls and an invalidation of the IOMMU's cache whatever the length; copying costs by the byte. Below some length a copy into memory that is
-//! mapped for ever is cheaper, and shows the device those bytes only, not the rest of their page. A [`BouncePool`] decides by a [`Crossover`].
+//! Mapping costs system calls and an invalidation of the IOMMU's cache whatever the length; copying costs by the byte. Below some
+//! length a copy into memory that is mapped for ever is cheaper, and shows the device those bytes only, not the rest of their page. A
+//! [`BouncePool`] decides by a [`Crossover`].
 
 use crate::buffer::{BufferOptions, DmaBuffer, FromDevice, ToDevice};
 use crate::pool::DmaPool;
@@ -32,8 +33,9 @@ impl Crossover {
         self.0
     }
 
-    /// Measures on this machine, in this space: copies and maps of lengths from 4 KiB to 1 MiB, and takes the longest at which copying was not slower. Takes a few
-    /// milliseconds. A device must be attached for the answer to mean anything, because its IOMMU's cache is what unmapping has to wait for.
+    /// Measures on this machine, in this space: copies and maps of lengths from 4 KiB to 1 MiB, and takes the longest at which copying
+    /// was not slower. Takes a few milliseconds. A device must be attached for the answer to mean anything, because its IOMMU's cache
+    /// is what unmapping has to wait for.
     ///
     /// # Errors
     ///

@@ -135,8 +135,8 @@ impl DirtyTracker {
     /// What was written since this was last asked, in order, as long ranges as can be. All logs are joined. Ranges that the iterator
     /// was not asked for stay dirty.
     ///
-    /// What the IOMMU reports can be as coarse as its page table: a mapping on huge pages is dirty by the huge page. Nothing is to be mapped or unmapped
-    /// in the space until the iterator has ended.
+    /// What the IOMMU reports can be as coarse as its page table: a mapping on huge pages is dirty by the huge page. Nothing is to be
+    /// mapped or unmapped in the space until the iterator has ended.
     ///
     /// After an error nothing is known: all memory counts as dirty, and tracking is to be started anew.
     pub fn dirty(&mut self) -> Dirty<'_> {

@@ -30,8 +30,8 @@ impl Posted {
 }
 
 impl DemandSpace {
-    /// Chooses where a device that cannot wait writes: to `target` itself if it is mapped, which is pinned for as long, else to a buffer of `backups`,
-    /// whose pool must be in [`space`](Self::space). The device is never told an IOVA that could fault.
+    /// Chooses where a device that cannot wait writes: to `target` itself if it is mapped, which is pinned for as long, else to a
+    /// buffer of `backups`, whose pool must be in [`space`](Self::space). The device is never told an IOVA that could fault.
     ///
     /// # Errors
     ///
@@ -51,7 +51,8 @@ impl DemandSpace {
         Ok(Posted { target, backup })
     }
 
-    /// Ends what [`post`](Self::post) began: the device has written `len` bytes. They are copied to the target if they went elsewhere, for which the target need not be mapped.
+    /// Ends what [`post`](Self::post) began: the device has written `len` bytes. They are copied to the target if they went elsewhere,
+    /// for which the target need not be mapped.
     ///
     /// # Errors
     ///

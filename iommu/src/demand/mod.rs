@@ -1,11 +1,11 @@
 //! Demand-paged DMA: memory is mapped when a device asks for it (ATS and PRI).
 //!
-//! A [`DemandSpace`] pins nothing up front. A device that meets an unmapped page sends a page request; [`DemandSpace::serve`] reads requests,
-//! makes the pages present, maps them and answers. Mapped memory stays within a budget: when it is used up, units that were not used lately are
-//! unmapped, upon which the kernel takes them out of the device's translation cache too. Their content stays.
+//! A [`DemandSpace`] pins nothing up front. A device that meets an unmapped page sends a page request; [`DemandSpace::serve`] reads
+//! requests, makes the pages present, maps them and answers. Mapped memory stays within a budget: when it is used up, units that were
+//! not used lately are unmapped, upon which the kernel takes them out of the device's translation cache too. Their content stays.
 //!
-//! The kernel delivers page requests only of devices with PRI that are no VF, to a page table made for it. Requests that come by another way,
-//! such as a device's own report, are served through a [`FaultSource`].
+//! The kernel delivers page requests only of devices with PRI that are no VF, to a page table made for it. Requests that come by
+//! another way, such as a device's own report, are served through a [`FaultSource`].
 
 mod backup;
 mod eviction;
@@ -174,8 +174,8 @@ impl DemandSpace {
         &self.space
     }
 
-    /// What becomes readable when page requests come; `None` for a source that tells in another way. Requests that were read ahead do not count: before waiting,
-    /// [`serve`](Self::serve) until it returns 0.
+    /// What becomes readable when page requests come; `None` for a source that tells in another way. Requests that were read ahead do
+    /// not count: before waiting, [`serve`](Self::serve) until it returns 0.
     #[must_use]
     pub fn ready(&self) -> Option<BorrowedFd<'_>> {
         self.source.ready()
@@ -187,8 +187,8 @@ impl DemandSpace {
         self.statistics
     }
 
-    /// Lets devices use a part of memory, and returns where. Nothing is made present or mapped. Attach first: what a device cannot reach is known from then on,
-    /// and requests for it could not be served.
+    /// Lets devices use a part of memory, and returns where. Nothing is made present or mapped. Attach first: what a device cannot
+    /// reach is known from then on, and requests for it could not be served.
     ///
     /// # Errors
     ///
@@ -204,8 +204,8 @@ impl DemandSpace {
     ///
     /// # Errors
     ///
-    /// [`Error::NotAllocated`] for a range that [`add`](Self::add) did not return, [`Error::InUse`] while part of it is pinned. If the kernel does not
-    /// unmap, the memory and the IOVAs are leaked.
+    /// [`Error::NotAllocated`] for a range that [`add`](Self::add) did not return, [`Error::InUse`] while part of it is pinned. If the
+    /// kernel does not unmap, the memory and the IOVAs are leaked.
     pub fn remove(&mut self, range: IovaRange) -> Result<()> {
         let found = self
             .regions

@@ -10,10 +10,12 @@ use vfio_core::{Access, Errno, ErrorKind};
 const GROUPS: usize = 256;
 
 impl DemandSpace {
-    /// Serves the groups of page requests that wait, up to 256 of them, and returns how many that were. Never waits for one: wait for [`ready`](Self::ready) for that.
+    /// Serves the groups of page requests that wait, up to 256 of them, and returns how many that were. Never waits for one: wait for
+    /// [`ready`](Self::ready) for that.
     ///
     /// A group is answered as invalid when it asks for what was not added or for access that was not given, carries another PASID,
-    /// needs more than the budget, or when memory cannot be had; [`Statistics`](super::Statistics) tell which. None of that is an error here.
+    /// needs more than the budget, or when memory cannot be had; [`Statistics`](super::Statistics) tell which. None of that is an error
+    /// here.
     ///
     /// # Errors
     ///

@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use vfio_core::ErrorKind;
 use vfio_core::iommufd::{FaultQueue, PageRequestGroup, Response};
 
-/// What reports page requests and takes answers: an iommufd's [`FaultQueue`], or a device's own way of saying that it met a page that is not there.
+/// What reports page requests and takes answers: an iommufd's [`FaultQueue`], or a device's own way of saying that it met a page that
+/// is not there.
 pub trait FaultSource: Debug + Send {
     /// The next group, if one waits. Never blocks.
     ///

@@ -1,8 +1,8 @@
 //! Address spaces: which memory devices find where, over iommufd and type1 alike.
 //!
-//! An [`AddressSpace`] chooses IOVAs, keeps what is mapped alive, and knows where it is ([`AddressSpace::lookup`]). What it maps is held by a [`DmaMapping`] and unmapped
-//! when that is dropped. An IOVA is handed out again only after the kernel has unmapped it: if it refuses, the IOVA and the memory are both
-//! leaked, and `tracing` gets an error.
+//! An [`AddressSpace`] chooses IOVAs, keeps what is mapped alive, and knows where it is ([`AddressSpace::lookup`]). What it maps is
+//! held by a [`DmaMapping`] and unmapped when that is dropped. An IOVA is handed out again only after the kernel has unmapped it: if it
+//! refuses, the IOVA and the memory are both leaked, and `tracing` gets an error.
 
 mod attach;
 mod backend;
@@ -58,7 +58,8 @@ struct Shared {
     /// By first IOVA.
     mappings: Mutex<BTreeMap<Iova, Entry>>,
     next_id: AtomicU64,
-    /// Shared by those who make or undo one mapping, held alone by those who undo all in a range: what is noted and what is mapped change together.
+    /// Shared by those who make or undo one mapping, held alone by those who undo all in a range: what is noted and what is mapped
+    /// change together.
     gate: RwLock<()>,
 }
 
@@ -134,8 +135,8 @@ impl AddressSpace {
     ///
     /// # Errors
     ///
-    /// [`Error::NoSpace`], or for a fixed IOVA [`Error::InUse`] and [`Error::NotAllowed`]; [`Error::Invalid`] for a part outside the memory;
-    /// the kernel's, among them [`MemlockExceeded`](vfio_core::ErrorKind::MemlockExceeded). The IOVA is free again then.
+    /// [`Error::NoSpace`], or for a fixed IOVA [`Error::InUse`] and [`Error::NotAllowed`]; [`Error::Invalid`] for a part outside the
+    /// memory; the kernel's, among them [`MemlockExceeded`](vfio_core::ErrorKind::MemlockExceeded). The IOVA is free again then.
     pub fn map(&self, memory: &Arc<Memory>, part: Range<usize>, options: MapOptions) -> Result<DmaMapping> {
         let memory: Arc<dyn StableMemory> = Arc::<Memory>::clone(memory);
         self.map_unowned(memory, part, options)
@@ -162,8 +163,8 @@ impl AddressSpace {
         self.place(&source, len, Some(address), Some(held), options)
     }
 
-    /// Maps a part of memory that is not the process's own in Rust's sense: a guest's, another library's. Whoever implements [`StableMemory`] promises
-    /// that it stays where it is; that is where the `unsafe` is.
+    /// Maps a part of memory that is not the process's own in Rust's sense: a guest's, another library's. Whoever implements
+    /// [`StableMemory`] promises that it stays where it is; that is where the `unsafe` is.
     ///
     /// # Errors
     ///
@@ -192,8 +193,8 @@ impl AddressSpace {
         self.place(&Source::File(file, 0..len), len, None, None, options)
     }
 
-    /// IOVA of `len` bytes of this process from `address`, if all of them are mapped here, and contiguously. Takes no lock. Of memory that is mapped
-    /// several times, the first mapping is found.
+    /// IOVA of `len` bytes of this process from `address`, if all of them are mapped here, and contiguously. Takes no lock. Of memory
+    /// that is mapped several times, the first mapping is found.
     #[must_use]
     #[inline]
     pub fn lookup(&self, address: usize, len: usize) -> Option<Iova> {

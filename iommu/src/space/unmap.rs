@@ -7,12 +7,13 @@ use std::collections::BTreeMap;
 use std::sync::PoisonError;
 
 impl AddressSpace {
-    /// Unmaps every mapping inside `range` with one call, and returns how many bytes that were. Guards of these mappings have nothing left to do.
+    /// Unmaps every mapping inside `range` with one call, and returns how many bytes that were. Guards of these mappings have nothing
+    /// left to do.
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] if a mapping lies across an end of the range; nothing is unmapped then. If the kernel fails, each mapping's own guard unmaps
-    /// what is left.
+    /// [`Error::Invalid`] if a mapping lies across an end of the range; nothing is unmapped then. If the kernel fails, each mapping's
+    /// own guard unmaps what is left.
     pub fn unmap_range(&self, range: IovaRange) -> Result<u64> {
         let _alone = self.shared.gate.write().unwrap_or_else(PoisonError::into_inner);
         let mut mappings = locked(&self.shared.mappings);
