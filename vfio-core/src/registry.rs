@@ -30,7 +30,7 @@ pub(crate) type GuardId = u64;
 pub(crate) struct Entries {
     /// By first address; they do not overlap.
     live: BTreeMap<u64, (u64, GuardId)>,
-    /// Guards of which a failed ranged unmap left unclear whether their mappings exist.
+    /// Guards of which it is unclear whether their mappings exist: a ranged unmap failed, or somebody else unmapped there.
     unclear: BTreeSet<GuardId>,
     next: GuardId,
 }
@@ -75,12 +75,13 @@ impl Registry {
 }
 
 impl Shared<'_> {
-    /// Enters what the kernel has just mapped. Whatever was entered for the same place is gone, or the kernel had refused: somebody else
-    /// with the descriptor unmapped it.
+    /// Enters what the kernel has just mapped. If something was entered for the same place, somebody else with the descriptor unmapped it, or a part
+    /// of it.
     pub(crate) fn enter(&self, range: IovaRange) -> GuardId {
         let mut entries = self.lock();
-        for (start, _) in entries.overlapping(range) {
+        for (start, id) in entries.overlapping(range) {
             entries.live.remove(&start);
+            entries.unclear.insert(id);
         }
         let id = entries.next;
         entries.next += 1;

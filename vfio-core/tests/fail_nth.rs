@@ -207,7 +207,7 @@ fn page_requests() {
         let group = queue.read()?.unwrap();
         let at = Placement::Fixed(Iova(0x20_0000));
         let mapping = ioas.map(memory(Backing::Anonymous), 0..SIZE, at, READ_WRITE)?;
-        queue.respond(group.cookie, Response::Success)?;
+        group.respond(Response::Success)?;
         assert_eq!(region.read_u32(0x2c)?, 1, "the copy");
         drop(mapping);
         attachment.detach()?;

@@ -355,7 +355,7 @@ impl Ioas {
     }
 
     /// Finds out which mappings a ranged unmap that failed has left: a copy of a mapping to its own place fails with EEXIST
-    /// where it is and with ENOENT where it is not, and changes nothing.
+    /// where it is and with ENOENT where it is not, and changes nothing. Where others have the descriptor, ENOENT may also mean that they left a part.
     fn sort_out(&self, entries: &mut Entries, inside: &[IovaRange]) {
         for entry in inside {
             let (id, start) = (self.id().0, entry.start().0);
@@ -364,7 +364,7 @@ impl Ioas {
                 .ioas_copy(id, (id, start), self.length(*entry), Some(start), Access::READ)
             {
                 Err(Errno::EXIST) => {}
-                Err(Errno::NOENT) => entries.remove(*entry),
+                Err(Errno::NOENT) if !self.object().iommufd().is_shared() => entries.remove(*entry),
                 _ => entries.make_unclear(*entry),
             }
         }

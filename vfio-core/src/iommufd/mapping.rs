@@ -75,7 +75,7 @@ impl Mapping {
     /// # Errors
     ///
     /// [`ErrorKind::Busy`] while a [`HwQueue`](super::HwQueue) uses it, [`ErrorKind::ShortUnmap`], [`ErrorKind::NotMapped`] if somebody else
-    /// unmapped it through another descriptor. Except in the last case, the memory is leaked.
+    /// unmapped it, or a part of it, through another descriptor. The memory is leaked in all of these cases.
     #[doc(alias = "IOMMU_IOAS_UNMAP")]
     pub fn unmap(mut self) -> Result<(), Error> {
         self.release()
@@ -90,10 +90,9 @@ impl Mapping {
             return Ok(());
         }
         self.unmap_own().map_err(|kind| {
-            // With NotMapped the kernel knows no such mapping, so no device reaches the memory.
-            if !matches!(kind, ErrorKind::NotMapped(_)) {
-                std::mem::forget(self.memory.take());
-            }
+            // Also with NotMapped: a container of version 1 on the same iommufd may have cut the mapping, and ENOENT is what is answered where
+            // somebody else's then lies across its end, with a part of it still there.
+            std::mem::forget(self.memory.take());
             IOAS_UNMAP.fail(kind)
         })
     }
@@ -103,7 +102,11 @@ impl Mapping {
         match shared.claim(self.range.start(), self.guard) {
             Claim::Live => {}
             Claim::Gone => return Ok(()),
-            Claim::Unclear => return Err(ErrorKind::Invalid("a ranged unmap failed half-way here")),
+            Claim::Unclear => {
+                return Err(ErrorKind::Invalid(
+                    "whether it is mapped cannot be told: a ranged unmap failed, or somebody else mapped here",
+                ));
+            }
         }
         let want = self.ioas.length(self.range);
         match self

@@ -35,12 +35,13 @@ pub use viommu::{HwQueue, HwQueueKind, ObjectMap, Vdevice, Viommu, ViommuKind};
 
 use crate::sys::iommufd::{Calls, Descriptor};
 use crate::{Error, ErrorKind, System};
-use object::Parent;
+use object::{Orphans, Parent};
 use rustix::io::Errno;
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// `enum iommufd_option`.
 const OPTION_RLIMIT_MODE: u32 = 0;
@@ -68,6 +69,9 @@ pub struct Iommufd {
 struct Shared {
     calls: Arc<dyn Calls>,
     system: System,
+    orphans: Orphans,
+    /// Whether others may have a descriptor of it.
+    is_shared: AtomicBool,
 }
 
 /// How pinned memory counts against RLIMIT_MEMLOCK.
@@ -98,22 +102,31 @@ impl Iommufd {
     /// Takes over an open `/dev/iommu`, for example one that a parent process opened.
     #[must_use]
     pub fn from_fd(file: OwnedFd) -> Self {
-        Self::from_calls(Arc::new(Descriptor { file }), System::host())
+        let iommufd = Self::from_calls(Arc::new(Descriptor { file }), System::host());
+        iommufd.shared.is_shared.store(true, Ordering::Relaxed);
+        iommufd
     }
 
     pub(crate) fn from_calls(calls: Arc<dyn Calls>, system: System) -> Self {
         Self {
-            shared: Arc::new(Shared { calls, system }),
+            shared: Arc::new(Shared {
+                calls,
+                system,
+                orphans: Orphans::default(),
+                is_shared: AtomicBool::new(false),
+            }),
         }
     }
 
-    /// Another descriptor of the same iommufd, to hand to another process. What is made or unmapped through it is unknown here.
+    /// Another descriptor of the same iommufd, to hand to another process. What is made or unmapped through it is unknown here: memory whose mapping
+    /// somebody else unmaps, or replaces, is leaked.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Unsupported`] on a fake machine; EMFILE without a free descriptor.
     pub fn try_clone_fd(&self) -> Result<OwnedFd, Error> {
         let fail = |kind| Error::new("fcntl F_DUPFD_CLOEXEC", kind);
+        self.shared.is_shared.store(true, Ordering::Relaxed);
         let duplicate = self.calls().descriptor().map_err(|errno| fail(ErrorKind::Os(errno)))?;
         duplicate.ok_or_else(|| {
             fail(ErrorKind::Unsupported {
@@ -224,7 +237,8 @@ impl Iommufd {
         }
     }
 
-    /// Sets that address space. It must be cleared again before the [`Ioas`] goes, or the kernel keeps it.
+    /// Sets that address space; it ends with the [`Ioas`]. A container on the same iommufd then unmaps what it likes there, of version 1 also parts
+    /// of mappings: memory whose mapping it takes away is leaked.
     ///
     /// # Errors
     ///
@@ -232,6 +246,7 @@ impl Iommufd {
     #[doc(alias = "IOMMU_VFIO_IOAS_SET")]
     pub fn set_vfio_ioas(&self, ioas: &Ioas) -> Result<(), Error> {
         self.check_own(ioas.object().iommufd(), command::VFIO_IOAS)?;
+        self.shared.is_shared.store(true, Ordering::Relaxed);
         let set = self.calls().vfio_ioas_set(ioas.id().0);
         set.map_err(|errno| command::VFIO_IOAS.error(errno))
     }
@@ -255,6 +270,15 @@ impl Iommufd {
 
     pub(crate) fn calls(&self) -> &dyn Calls {
         &*self.shared.calls
+    }
+
+    /// Whether others may have unmapped, or mapped, in its address spaces.
+    fn is_shared(&self) -> bool {
+        self.shared.is_shared.load(Ordering::Relaxed)
+    }
+
+    fn orphans(&self) -> &Orphans {
+        &self.shared.orphans
     }
 
     pub(crate) fn system(&self) -> &System {

@@ -2,10 +2,11 @@
 
 use super::Iommufd;
 use crate::ErrorKind;
+use crate::sys::iommufd::Calls;
 use rustix::io::Errno;
 use std::any::Any;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The number of an object in its iommufd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -14,8 +15,8 @@ pub struct ObjectId(pub u32);
 /// An object that this process made: an I/O address space, a hardware page table, a queue, a virtual IOMMU or device.
 ///
 /// It holds its iommufd and its parents alive. Dropping it destroys it in the kernel before they are let go. If the kernel refuses
-/// (EBUSY: something that this process does not know still uses it), the object is leaked until the iommufd is closed, and a
-/// `tracing` error says so.
+/// (EBUSY: something that this process does not know still uses it), it is tried again whenever another object of the iommufd is dropped, and what is
+/// left goes when the iommufd is closed; `tracing` tells.
 #[doc(alias = "IOMMU_DESTROY")]
 pub struct Object {
     iommufd: Iommufd,
@@ -89,12 +90,71 @@ impl Object {
 
 impl Drop for Object {
     fn drop(&mut self) {
-        match self.iommufd.calls().destroy(self.id.0) {
-            Ok(()) => tracing::debug!(id = self.id.0, kind = self.kind, "destroyed"),
+        self.iommufd.orphans().destroy(
+            self.iommufd.calls(),
+            Orphan {
+                id: self.id,
+                kind: self.kind,
+            },
+        );
+    }
+}
+
+/// Objects that were dropped and that the kernel would not destroy, because something used them at that moment (`IOMMU_IOAS_CHANGE_PROCESS` uses all
+/// address spaces while it runs). Tried again whenever another object goes.
+///
+/// They do not hold their parents, whose handles hold the iommufd open: a parent that is dropped meanwhile is refused too, and comes after
+/// its child here.
+#[derive(Debug, Default)]
+pub(super) struct Orphans {
+    waiting: Mutex<Vec<Orphan>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Orphan {
+    id: ObjectId,
+    kind: &'static str,
+}
+
+impl Orphans {
+    /// As many as are kept; so many calls an object that goes may cost.
+    const MOST: usize = 64;
+
+    fn destroy(&self, calls: &dyn Calls, object: Orphan) {
+        let is_busy = object.is_busy(calls);
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = waiting.len();
+        waiting.retain(|orphan| orphan.is_busy(calls));
+        // What has gone may have been what was in the way.
+        if !is_busy || waiting.len() < before && !object.is_busy(calls) {
+            return;
+        }
+        let Orphan { id, kind } = object;
+        if waiting.len() < Self::MOST {
+            tracing::warn!(
+                id = id.0,
+                kind,
+                "IOMMU_DESTROY: in use; tried again when another object goes"
+            );
+            waiting.push(object);
+        } else {
+            tracing::error!(id = id.0, kind, "IOMMU_DESTROY: in use; the object is leaked");
+        }
+    }
+}
+
+impl Orphan {
+    /// Tries to destroy it. After any other failure its number may be another object's by now, and is not used again.
+    fn is_busy(self, calls: &dyn Calls) -> bool {
+        let Self { id, kind } = self;
+        match calls.destroy(id.0) {
+            Ok(()) => tracing::debug!(id = id.0, kind, "destroyed"),
+            Err(Errno::BUSY) => return true,
             Err(errno) => {
-                tracing::error!(id = self.id.0, kind = self.kind, %errno, "IOMMU_DESTROY failed; the object is leaked");
+                tracing::error!(id = id.0, kind, %errno, "IOMMU_DESTROY failed; the object is leaked");
             }
         }
+        false
     }
 }
 

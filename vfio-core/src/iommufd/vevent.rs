@@ -50,7 +50,7 @@ pub enum Vevent {
 #[derive(Debug)]
 pub struct VeventQueue {
     /// Closed before the object is destroyed: an open descriptor keeps the kernel from it.
-    queue: Arc<dyn Queue>,
+    queue: Box<dyn Queue>,
     kind: VeventKind,
     object: Arc<Object>,
 }

@@ -226,7 +226,7 @@ impl Calls for Handle {
         (handled, result)
     }
 
-    fn fault_queue_alloc(&self) -> Result<(Id, Arc<dyn Queue>)> {
+    fn fault_queue_alloc(&self) -> Result<(Id, Box<dyn Queue>)> {
         let (id, event) = self
             .0
             .step("IOMMU_FAULT_QUEUE_ALLOC", |context, _| context.fault_queue_alloc())?;
@@ -245,7 +245,7 @@ impl Calls for Handle {
         })
     }
 
-    fn veventq_alloc(&self, viommu: Id, kind: u32, depth: u32) -> Result<(Id, Arc<dyn Queue>)> {
+    fn veventq_alloc(&self, viommu: Id, kind: u32, depth: u32) -> Result<(Id, Box<dyn Queue>)> {
         let (id, event) = self.0.step("IOMMU_VEVENTQ_ALLOC", |context, _| {
             context.veventq_alloc(viommu, kind, depth)
         })?;
@@ -269,8 +269,8 @@ impl Calls for Handle {
 }
 
 impl Handle {
-    fn queue(&self, id: Id, event: Arc<OwnedFd>) -> Arc<dyn Queue> {
-        Arc::new(QueueFile {
+    fn queue(&self, id: Id, event: Arc<OwnedFd>) -> Box<dyn Queue> {
+        Box::new(QueueFile {
             context: Arc::clone(&self.0),
             id,
             event,

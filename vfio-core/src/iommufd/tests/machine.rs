@@ -4,10 +4,10 @@ use crate::sys::Result;
 use crate::sys::iommufd::{Calls, HwInfo, HwptAlloc, Id, Queue};
 use crate::{Access, StableMemory};
 use rustix::io::Errno;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 #[derive(Debug, Default)]
@@ -92,9 +92,9 @@ impl Machine {
         Ok(id)
     }
 
-    fn queue(self: &Arc<Self>, id: Id) -> Arc<dyn Queue> {
+    fn queue(self: &Arc<Self>, id: Id) -> Box<dyn Queue> {
         self.state().open_queues.push(id);
-        Arc::new(Events {
+        Box::new(Events {
             machine: Arc::clone(self),
             id,
         })
@@ -298,7 +298,7 @@ impl Calls for Open {
         }
     }
 
-    fn fault_queue_alloc(&self) -> Result<(Id, Arc<dyn Queue>)> {
+    fn fault_queue_alloc(&self) -> Result<(Id, Box<dyn Queue>)> {
         let id = self.0.make("fault_queue_alloc", &[])?;
         Ok((id, self.0.queue(id)))
     }
@@ -311,7 +311,7 @@ impl Calls for Open {
         self.0.make("vdevice_alloc", &[viommu, device])
     }
 
-    fn veventq_alloc(&self, viommu: Id, _: u32, _: u32) -> Result<(Id, Arc<dyn Queue>)> {
+    fn veventq_alloc(&self, viommu: Id, _: u32, _: u32) -> Result<(Id, Box<dyn Queue>)> {
         let id = self.0.make("veventq_alloc", &[viommu])?;
         Ok((id, self.0.queue(id)))
     }
@@ -356,40 +356,5 @@ impl Drop for Events {
     fn drop(&mut self) {
         let id = self.id;
         self.machine.state().open_queues.retain(|open| *open != id);
-    }
-}
-
-/// A queue that answers what it is told to, for the reader of page requests. Counts what each read had room for.
-#[derive(Debug)]
-pub(super) struct Script {
-    pub(super) answers: Mutex<VecDeque<(usize, Vec<u8>)>>,
-    pub(super) file: std::fs::File,
-}
-
-impl Queue for Script {
-    /// The first answer, if there is the room that it needs.
-    fn read(&self, to: &mut [u8]) -> Result<usize> {
-        let mut answers = self.answers.lock().unwrap();
-        let Some((room, bytes)) = answers.pop_front() else {
-            return Ok(0);
-        };
-        if to.len() < room {
-            answers.push_front((room, bytes));
-            return Err(Errno::INVAL);
-        }
-        to[..bytes.len()].copy_from_slice(&bytes);
-        Ok(bytes.len())
-    }
-
-    fn write(&self, from: &[u8]) -> Result<usize> {
-        if from[..4] == [0; 4] {
-            Err(Errno::INVAL)
-        } else {
-            Ok(from.len())
-        }
-    }
-
-    fn ready(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
     }
 }

@@ -1,16 +1,15 @@
 //! Objects: order of destruction, leaks, answers of odd sizes.
 
 use super::super::{
-    FaultQueue, HwInfoData, HwInfoKind, HwQueue, HwQueueKind, Hwpt, HwptData, HwptFlags, HwptParent, Invalidation,
-    PageTable, Placement, Response, Vdevice, VeventKind, VeventQueue, Viommu, ViommuKind, VtdS1Invalidation,
+    HwInfoData, HwInfoKind, HwQueue, HwQueueKind, Hwpt, HwptData, HwptFlags, HwptParent, Invalidation, PageTable,
+    Placement, Vdevice, VeventKind, VeventQueue, Viommu, ViommuKind, VtdS1Invalidation,
 };
-use super::machine::{Machine, Script};
-use super::{Device, Object, RW, iommufd, memory};
+use super::machine::Machine;
+use super::{Device, RW, iommufd, memory};
 use crate::{DirtyBitmap, ErrorKind, Iova, IovaRange};
 use proptest::prelude::*;
 use rustix::io::Errno;
 use std::any::Any;
-use std::sync::Mutex;
 
 /// One of everything, with only the test's own order of dropping.
 fn everything(machine: &std::sync::Arc<Machine>) -> Vec<Box<dyn Any>> {
@@ -76,17 +75,81 @@ proptest! {
     }
 }
 
+fn ids(machine: &Machine) -> Vec<u32> {
+    machine.state().objects.keys().copied().collect()
+}
+
 #[test]
-fn a_refused_destruction_leaks_the_object_alone() {
+fn an_object_in_use_is_destroyed_when_the_next_one_goes() {
+    let machine = Machine::new();
+    let iommufd = iommufd(&machine);
+    let [first, second, third] = [(); 3].map(|()| iommufd.alloc_ioas().unwrap());
+    let busy = first.id().0;
+    machine.fail("destroy", Errno::BUSY);
+    drop(first);
+    // Still in use.
+    machine.fail("destroy", Errno::BUSY);
+    machine.fail("destroy", Errno::BUSY);
+    let parked = second.id().0;
+    drop(second);
+    assert_eq!(ids(&machine), [busy, parked, third.id().0]);
+    drop(third);
+    assert_eq!(ids(&machine), []);
+}
+
+#[test]
+fn a_child_in_use_takes_its_parent_with_it_when_it_goes() {
+    let machine = Machine::new();
+    let iommufd = iommufd(&machine);
+    let device = Device::new(&iommufd);
+    let ioas = iommufd.alloc_ioas().unwrap();
+    let table = Hwpt::alloc(
+        &device,
+        HwptParent::Ioas(&ioas),
+        HwptFlags::empty(),
+        HwptData::None,
+        None,
+    )
+    .unwrap();
+    machine.fail("destroy", Errno::BUSY);
+    drop((table, ioas));
+    assert_eq!(
+        ids(&machine),
+        [device.0.id().0],
+        "the parent's end is the child's next chance"
+    );
+}
+
+#[test]
+fn a_number_is_not_destroyed_twice() {
     let machine = Machine::new();
     let iommufd = iommufd(&machine);
     let (first, second) = (iommufd.alloc_ioas().unwrap(), iommufd.alloc_ioas().unwrap());
-    let (leaked, gone) = (first.id(), second.id());
-    machine.fail("destroy", Errno::BUSY);
+    let leaked = first.id().0;
+    machine.fail("destroy", Errno::NOENT);
     drop(first);
     drop(second);
-    assert_eq!(machine.state().objects.keys().copied().collect::<Vec<_>>(), [leaked.0]);
-    assert_eq!(machine.state().destroyed, [gone.0]);
+    assert_eq!(ids(&machine), [leaked], "who knows whose it is now");
+}
+
+#[test]
+fn objects_in_use_are_tried_a_bounded_number_of_times() {
+    let machine = Machine::new();
+    let iommufd = iommufd(&machine);
+    let all: Vec<_> = (0..200).map(|_| iommufd.alloc_ioas().unwrap()).collect();
+    let calls = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counted = std::sync::Arc::clone(&calls);
+    machine.observe(move |_| {
+        counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    });
+    for _ in 0..100_000 {
+        machine.fail("destroy", Errno::BUSY);
+    }
+    drop(all);
+    assert!(calls.load(std::sync::atomic::Ordering::Relaxed) <= 200 * 65);
+    // Closing the file is what frees them.
+    drop(iommufd);
+    assert_eq!(std::sync::Arc::strong_count(&machine), 1);
 }
 
 #[test]
@@ -282,71 +345,4 @@ fn clearing_a_part_of_a_mapping_would_lose_writes() {
     }
     read(0x4000, 2, true).unwrap();
     read(0x3000, 4, true).unwrap();
-}
-
-/// A record of a group's only or last request.
-fn record(cookie: u32, last: bool) -> Vec<u8> {
-    let words = [u32::from(last) << 1, 7, 0, 0, 1, 0, 0x1000, 0, 0, cookie];
-    words.iter().flat_map(|word| word.to_ne_bytes()).collect()
-}
-
-fn fault_queue(machine: &std::sync::Arc<Machine>, answers: Vec<(usize, Vec<u8>)>) -> FaultQueue {
-    let iommufd = iommufd(machine);
-    let id = iommufd.calls().ioas_alloc().unwrap();
-    let file = std::fs::File::open("/dev/null").unwrap();
-    let script = Script {
-        answers: Mutex::new(answers.into()),
-        file,
-    };
-    FaultQueue::new(
-        std::sync::Arc::new(script),
-        Object::new(&iommufd, id, "FAULT", Vec::new()),
-    )
-}
-
-#[test]
-fn a_group_that_needs_more_room_gets_it() {
-    let machine = Machine::new();
-    let large: Vec<u8> = (0..1000).flat_map(|index| record(1, index == 999)).collect();
-    let queue = fault_queue(&machine, vec![(large.len(), large), (40, record(2, true))]);
-    assert_eq!(queue.read().unwrap().unwrap().requests.len(), 1000);
-    assert_eq!(queue.read().unwrap().unwrap().cookie, 2);
-    assert_eq!(queue.read().unwrap(), None);
-}
-
-#[test]
-fn a_group_that_no_room_is_enough_for_is_an_error() {
-    let machine = Machine::new();
-    let queue = fault_queue(&machine, vec![(usize::MAX, Vec::new())]);
-    assert_eq!(queue.read().unwrap_err().errno(), Some(Errno::INVAL));
-}
-
-#[test]
-fn a_group_in_two_reads_is_one_group() {
-    let machine = Machine::new();
-    let short = record(3, true)[..20].to_vec();
-    let queue = fault_queue(
-        &machine,
-        vec![(40, record(1, false)), (40, record(1, true)), (40, short)],
-    );
-    assert_eq!(queue.read().unwrap(), None);
-    assert_eq!(queue.read().unwrap().unwrap().requests.len(), 2);
-    assert!(matches!(queue.read().unwrap_err().kind, ErrorKind::Malformed(_)));
-    assert_eq!(queue.read().unwrap(), None);
-}
-
-#[test]
-fn a_response_that_nobody_waits_for_is_told_apart() {
-    let machine = Machine::new();
-    let queue = fault_queue(&machine, Vec::new());
-    assert_eq!(
-        queue
-            .respond_all(&[(1, Response::Success), (2, Response::Invalid)])
-            .unwrap(),
-        2
-    );
-    assert!(matches!(
-        queue.respond(0, Response::Success).unwrap_err().kind,
-        ErrorKind::NotFound(_)
-    ));
 }

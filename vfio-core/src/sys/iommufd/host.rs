@@ -55,6 +55,24 @@ fn address(bytes: &[u8]) -> u64 {
     bytes.as_ptr().expose_provenance() as u64
 }
 
+impl Descriptor {
+    /// Takes over a new object's descriptor.
+    ///
+    /// # Safety
+    ///
+    /// The kernel has just opened `number` for the caller, and nobody else owns it.
+    unsafe fn queue(&self, id: Id, number: u32) -> Result<(Id, Box<dyn Queue>)> {
+        let Ok(number) = i32::try_from(number) else {
+            // No descriptor has such a number, so none is in the way of this.
+            self.destroy(id)?;
+            return Err(Errno::BADF);
+        };
+        // SAFETY: promised by the caller.
+        let file = unsafe { ioctl::owned(number) };
+        Ok((id, Box::new(Events(file))))
+    }
+}
+
 impl Calls for Descriptor {
     fn destroy(&self, id: Id) -> Result<()> {
         self.plain(&mut abi::iommu_destroy { id, ..Command::new() })
@@ -335,13 +353,11 @@ impl Calls for Descriptor {
         }
     }
 
-    fn fault_queue_alloc(&self) -> Result<(Id, Arc<dyn Queue>)> {
+    fn fault_queue_alloc(&self) -> Result<(Id, Box<dyn Queue>)> {
         let mut command = abi::iommu_fault_alloc::new();
         self.plain(&mut command)?;
-        let number = i32::try_from(command.out_fault_fd).or(Err(Errno::BADF))?;
-        // SAFETY: the kernel has just opened it for this call.
-        let file = unsafe { ioctl::owned(number) };
-        Ok((command.out_fault_id, Arc::new(Events(file))))
+        // SAFETY: the kernel has just made the object and opened its descriptor for this call.
+        unsafe { self.queue(command.out_fault_id, command.out_fault_fd) }
     }
 
     fn viommu_alloc(&self, device: Id, hwpt: Id, kind: u32, data: &mut [u8]) -> Result<Id> {
@@ -373,7 +389,7 @@ impl Calls for Descriptor {
         Ok(command.out_vdevice_id)
     }
 
-    fn veventq_alloc(&self, viommu: Id, kind: u32, depth: u32) -> Result<(Id, Arc<dyn Queue>)> {
+    fn veventq_alloc(&self, viommu: Id, kind: u32, depth: u32) -> Result<(Id, Box<dyn Queue>)> {
         let mut command = abi::iommu_veventq_alloc {
             viommu_id: viommu,
             type_: kind,
@@ -381,10 +397,8 @@ impl Calls for Descriptor {
             ..Command::new()
         };
         self.plain(&mut command)?;
-        let number = i32::try_from(command.out_veventq_fd).or(Err(Errno::BADF))?;
-        // SAFETY: the kernel has just opened it for this call.
-        let file = unsafe { ioctl::owned(number) };
-        Ok((command.out_veventq_id, Arc::new(Events(file))))
+        // SAFETY: the kernel has just made the object and opened its descriptor for this call.
+        unsafe { self.queue(command.out_veventq_id, command.out_veventq_fd) }
     }
 
     fn hw_queue_alloc(&self, viommu: Id, kind: u32, index: u32, iova: u64, len: u64) -> Result<Id> {

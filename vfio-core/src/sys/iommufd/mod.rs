@@ -80,11 +80,11 @@ pub(crate) trait Calls: Debug + Send + Sync {
     /// `entries` holds whole entries of `entry_len` bytes. Returns how many were handled, also beside a failure.
     fn hwpt_invalidate(&self, hwpt: Id, kind: u32, entry_len: u32, entries: &[u8]) -> (u32, Result<()>);
 
-    fn fault_queue_alloc(&self) -> Result<(Id, Arc<dyn Queue>)>;
+    fn fault_queue_alloc(&self) -> Result<(Id, Box<dyn Queue>)>;
     /// `data` is read and written.
     fn viommu_alloc(&self, device: Id, hwpt: Id, kind: u32, data: &mut [u8]) -> Result<Id>;
     fn vdevice_alloc(&self, viommu: Id, device: Id, virtual_id: u64) -> Result<Id>;
-    fn veventq_alloc(&self, viommu: Id, kind: u32, depth: u32) -> Result<(Id, Arc<dyn Queue>)>;
+    fn veventq_alloc(&self, viommu: Id, kind: u32, depth: u32) -> Result<(Id, Box<dyn Queue>)>;
     fn hw_queue_alloc(&self, viommu: Id, kind: u32, index: u32, iova: u64, len: u64) -> Result<Id>;
 
     /// Maps what an object shows to user space, at the offset that the kernel gave for it.
