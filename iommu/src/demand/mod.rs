@@ -18,7 +18,7 @@ mod statistics;
 pub use backup::Posted;
 pub use eviction::Eviction;
 pub use prefetch::Prefetch;
-pub use source::{Answered, FaultSource};
+pub use source::FaultSource;
 pub use statistics::Statistics;
 
 use crate::space::{AddressSpace, DmaMapping, MapOptions};
