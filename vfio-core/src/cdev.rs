@@ -4,6 +4,7 @@
 
 use crate::iommufd::{Iommufd, ObjectId};
 use crate::sys::vfio::{Device, DeviceCalls};
+use crate::unguarded;
 use crate::viability::explain_denied;
 use crate::{BoundDevice, Error, ErrorKind, System, VfToken};
 use pci::{Bdf, Sysfs};
@@ -11,11 +12,12 @@ use rustix::io::Errno;
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// An open `/dev/vfio/devices/vfioN`, of no use before it is bound.
 pub struct CdevFile {
-    calls: Arc<dyn DeviceCalls>,
+    /// Taken by the device that it was bound as.
+    calls: Mutex<Option<Arc<dyn DeviceCalls>>>,
     bdf: Option<Bdf>,
     system: System,
     /// Whether the caller answers for a device that no IOMMU guards.
@@ -23,11 +25,6 @@ pub struct CdevFile {
 }
 
 const BIND: &str = "VFIO_DEVICE_BIND_IOMMUFD";
-
-/// What the kernel's name of a device begins with that no IOMMU guards.
-const NO_IOMMU: &str = "noiommu-";
-
-const UNGUARDED: ErrorKind = ErrorKind::Invalid("no IOMMU guards the device: it would reach all memory");
 
 impl CdevFile {
     /// Opens the file of a function that is bound to a VFIO driver.
@@ -51,11 +48,11 @@ impl CdevFile {
     }
 
     /// Takes over a file that another process opened. `bdf` says which function it is, for errors. A device that no IOMMU guards is refused
-    /// when it is bound, as far as `/sys` is there to tell.
+    /// when it is bound, and so is any where `/sys` is not there to tell.
     #[must_use]
     pub fn from_fd(file: OwnedFd, bdf: Option<Bdf>) -> Self {
         Self {
-            calls: Arc::new(Device::new(file)),
+            calls: Mutex::new(Some(Arc::new(Device::new(file)))),
             bdf,
             system: System::host(),
             unguarded: false,
@@ -99,8 +96,8 @@ impl CdevFile {
 
     fn open_path(system: &System, path: &Path, bdf: Option<Bdf>) -> Result<Self, Error> {
         let name = path.file_name().unwrap_or_default();
-        if name.as_encoded_bytes().starts_with(NO_IOMMU.as_bytes()) {
-            return Err(Error::new(format!("open {}", path.display()), UNGUARDED).on(bdf));
+        if name.as_encoded_bytes().starts_with(unguarded::PREFIX.as_bytes()) {
+            return Err(Error::new(format!("open {}", path.display()), unguarded::UNGUARDED).on(bdf));
         }
         Self::open_any(system, path, bdf)
     }
@@ -110,26 +107,19 @@ impl CdevFile {
         let calls = calls
             .map_err(|errno| Error::new(format!("open {}", path.display()), ErrorKind::from_errno(errno)).on(bdf))?;
         Ok(Self {
-            calls,
+            calls: Mutex::new(Some(calls)),
             bdf,
             system: system.clone(),
             unguarded: false,
         })
     }
 
-    /// Whether the kernel's name of the device says that no IOMMU guards it, whatever path it was opened by.
-    fn has_no_iommu(&self) -> bool {
-        let name = || {
-            let file = self.calls.descriptor().ok()??;
-            let number = rustix::fs::fstat(&file).ok()?.st_rdev;
-            let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
-            let link = self.system.sysfs()?.link_name(format!("sys/dev/char/{major}:{minor}"));
-            link.ok()
-        };
-        name().is_some_and(|name| name.starts_with(NO_IOMMU))
+    fn open_file(&self) -> MutexGuard<'_, Option<Arc<dyn DeviceCalls>>> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Binds the device to an iommufd, which it stays until it is closed. `token` is for VFs whose PF is on vfio-pci, and for that PF; give none
+    /// Binds the device to an iommufd, which it stays until it is closed. The file is the device's from then on; after an error it can be
+    /// tried again. `token` is for VFs whose PF is on vfio-pci, and for that PF; give none
     /// to any other function.
     ///
     /// # Errors
@@ -139,17 +129,23 @@ impl CdevFile {
     /// isolated; [`ErrorKind::Invalid`] for a device that no IOMMU guards.
     #[doc(alias = "VFIO_DEVICE_BIND_IOMMUFD")]
     #[doc(alias = "VFIO_DEVICE_BIND_FLAG_TOKEN")]
-    pub fn bind(self, iommufd: &Iommufd, token: Option<VfToken>) -> Result<BoundDevice, Error> {
-        if !self.unguarded && self.has_no_iommu() {
-            return Err(Error::new(BIND, UNGUARDED).on(self.bdf));
+    pub fn bind(&self, iommufd: &Iommufd, token: Option<VfToken>) -> Result<BoundDevice, Error> {
+        let mut open = self.open_file();
+        let calls = open.as_ref().ok_or_else(|| {
+            let kind = ErrorKind::Invalid("the file belongs to the device that it was bound as");
+            Error::new(BIND, kind).on(self.bdf)
+        })?;
+        if !self.unguarded {
+            let guarded = unguarded::refuse(&self.system, calls.descriptor());
+            guarded.map_err(|kind| Error::new(BIND, kind).on(self.bdf))?;
         }
-        let bound = self
-            .calls
-            .bind_iommufd(iommufd.calls().number(), token.map(|token| token.0));
+        let bound = calls.bind_iommufd(iommufd.calls().number(), token.map(|token| token.0));
         let id = bound.map_err(|errno| {
             let kind = match errno {
                 Errno::ACCESS => ErrorKind::Token,
                 Errno::INVAL if token.is_some() => ErrorKind::Token,
+                // The iommufd of a machine in memory, or the device.
+                Errno::BADF => ErrorKind::Invalid("device and iommufd are not of one system"),
                 // What the kernel says of a file that is open twice.
                 Errno::INVAL => ErrorKind::Busy(errno),
                 Errno::PERM => explain_denied(&self.system, self.bdf, None),
@@ -157,7 +153,10 @@ impl CdevFile {
             };
             Error::new(BIND, kind).on(self.bdf)
         })?;
-        BoundDevice::on_iommufd(self.calls, self.bdf, iommufd, ObjectId(id))
+        let device = BoundDevice::on_iommufd(Arc::clone(calls), self.bdf, iommufd, ObjectId(id));
+        // Bound for good: it is open as long as the device.
+        *open = None;
+        device
     }
 }
 
@@ -179,6 +178,6 @@ fn path_of(sysfs: &Sysfs, bdf: Bdf) -> Result<PathBuf, Error> {
 
 impl fmt::Debug for CdevFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.calls.fmt(f)
+        self.open_file().fmt(f)
     }
 }

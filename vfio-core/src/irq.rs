@@ -133,7 +133,8 @@ impl Interrupts {
     }
 
     /// Delivers the vectors from `start` on to these events; `None` drops a vector. Vectors outside of the range stay as they are. The
-    /// kernel holds the events from here on.
+    /// kernel holds the events from here on. The first range to be enabled of MSI or MSI-X makes the kernel allocate all vectors up to its
+    /// end; what can be added later, without [`disable`](Self::disable), is up to [`IrqFlags::NORESIZE`].
     ///
     /// # Errors
     ///
@@ -145,7 +146,8 @@ impl Interrupts {
         self.set(start, VFIO_IRQ_SET_ACTION_TRIGGER, IrqData::Event(&files))
     }
 
-    /// Signals a vector from software, as if the device had. Of a vector that was dropped nothing comes.
+    /// Signals a vector from software, as if the device had. That it succeeds proves nothing: of a vector that was never enabled, or was
+    /// dropped, nothing comes.
     ///
     /// # Errors
     ///

@@ -41,6 +41,7 @@ mod registry;
 mod sys;
 mod system;
 mod token;
+mod unguarded;
 mod viability;
 
 /// Order between memory and a device.
@@ -64,7 +65,7 @@ pub use ioeventfd::{IoEventFd, Width};
 pub use iova::{Iova, IovaRange};
 pub use irq::{Interrupts, IrqFlags, IrqIndex, IrqInfo};
 #[cfg(feature = "kvm")]
-pub use kvm::KvmVfio;
+pub use kvm::{KvmFile, KvmVfio};
 pub use legacy::{AttachedGroup, Container, ContainerPath, Group, GroupStatus, IommuType, LegacyMapping};
 pub use memory::{Access, Backing, Memory, MemoryOptions, PageSize, StableMemory};
 pub use migration::Migration;

@@ -3,8 +3,8 @@
 //! Key types: [`Region`], and [`RegionMap`], which is an [`Mmio`] that holds its device open.
 
 use crate::info::{RegionFlags, RegionIndex, RegionInfo};
+use crate::sys::bar::BarMemory;
 use crate::{Access, BoundDevice, Error, ErrorKind, Mmio, StableMemory};
-use std::fmt;
 use std::ops::{Deref, Range};
 use std::sync::Arc;
 
@@ -251,12 +251,12 @@ impl RegionMap {
     }
 
     /// The map as memory that a type1 container can map for another device, so that one reaches the other's registers (peer to peer).
-    /// An iommufd refuses it: there a dma-buf is mapped instead ([`BoundDevice::dma_buf`]). `None` for registers that have no address in this
-    /// process, as those of a fake machine.
+    /// An iommufd refuses it: there a dma-buf is mapped instead ([`BoundDevice::dma_buf`]). `None` of a map that goes one way only, and for
+    /// registers that have no address in this process, as those of a fake machine.
     #[must_use]
     pub fn to_memory(self: &Arc<Self>) -> Option<Arc<dyn StableMemory>> {
-        self.mmio.address()?;
-        Some(Arc::new(RegionMemory(Arc::clone(self))))
+        let memory = BarMemory::new(Arc::clone(self))?;
+        Some(Arc::new(memory))
     }
 }
 
@@ -265,29 +265,6 @@ impl Deref for RegionMap {
 
     fn deref(&self) -> &Mmio {
         &self.mmio
-    }
-}
-
-/// A mapped region as the target of another device's DMA. It has an address.
-struct RegionMemory(Arc<RegionMap>);
-
-// SAFETY: the map is made once, never moved or resized, and unmapped when the last `Arc` of it goes. Its bytes are accessed by volatile
-// loads and stores only; no reference to them exists.
-#[expect(unsafe_code, reason = "a BAR as the target of DMA")]
-unsafe impl StableMemory for RegionMemory {
-    fn address(&self) -> *mut u8 {
-        self.0.mmio.address().unwrap_or_default()
-    }
-
-    fn len(&self) -> usize {
-        // The kernel maps whole pages, also of a BAR that is smaller.
-        self.0.len().next_multiple_of(rustix::param::page_size())
-    }
-}
-
-impl fmt::Debug for RegionMemory {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
     }
 }
 

@@ -101,6 +101,23 @@ fn mappings_end_with_the_last_group() {
 }
 
 #[test]
+fn what_is_refused_with_its_bits_is_unmapped_without() {
+    for (path, kind) in WAYS {
+        let machine = machine();
+        let group = attached(&machine, path, kind);
+        let container = group.container();
+        let memory = memory();
+        let held = Arc::downgrade(&memory);
+        let mapping = container.map(memory, 0..SIZE, Iova(1 << 20), READ_WRITE).unwrap();
+        let mut dirty = DirtyBitmap::new(mapping.range(), 4096).unwrap();
+        // Nothing is logged.
+        assert!(mapping.unmap_dirty(&mut dirty).is_err(), "{path:?} {kind:?}");
+        assert_eq!(container.unmap_all().unwrap_or(0), 0, "{path:?} {kind:?}: it is gone");
+        assert!(held.upgrade().is_none(), "{path:?} {kind:?}: and its memory not leaked");
+    }
+}
+
+#[test]
 fn refusals_say_what_is_wrong() {
     for (path, kind) in WAYS {
         let machine = machine();
@@ -246,4 +263,25 @@ fn pages_that_a_device_may_have_written_are_dirty() {
     mapping.unmap_dirty(&mut dirty).unwrap();
     assert_eq!(dirty.count(), SIZE as u64 / page_size);
     container.dirty_stop().unwrap();
+}
+
+#[test]
+fn a_group_that_is_in_a_container_is_adopted_and_no_other() {
+    for (path, kind) in WAYS {
+        let machine = machine();
+        let group = Group::open(&machine.system(), GROUP).unwrap();
+        let container = Container::open(&machine.system(), path).unwrap();
+        let refused = container.adopt(&group).unwrap_err();
+        assert!(
+            matches!(refused.kind, ErrorKind::Invalid(_)),
+            "{path:?} {kind:?}: {refused}"
+        );
+        // As a process leaves it that hands both over.
+        std::mem::forget(container.add(&group).unwrap());
+        container.set_iommu(kind).unwrap();
+        let adopted = container.adopt(&group).unwrap();
+        let device = adopted.device(bdf(), None).unwrap();
+        drop((device, adopted));
+        assert!(!group.status().unwrap().contains(vfio_core::GroupStatus::CONTAINER_SET));
+    }
 }

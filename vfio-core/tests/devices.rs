@@ -401,3 +401,44 @@ fn every_way_tells_why_it_is_none() {
     let modern = Machine::builder().type1(false).build();
     assert_eq!(reasons(&modern), [true, false, false, true, true, false]);
 }
+
+#[test]
+fn a_file_that_nothing_is_known_of_is_refused() {
+    let machine = one(Plain::new(description()));
+    let iommufd = Iommufd::open(&machine.system()).unwrap();
+    let file = || tempfile::tempfile().unwrap().into();
+    let refused = CdevFile::from_fd(file(), None).bind(&iommufd, None).unwrap_err();
+    assert!(refused.to_string().contains("guards"), "{refused}");
+    let container = vfio_core::Container::open(&machine.system(), vfio_core::ContainerPath::Vfio).unwrap();
+    let refused = container.add(&vfio_core::Group::from_fd(file(), None)).unwrap_err();
+    assert!(refused.to_string().contains("guards"), "{refused}");
+}
+
+#[test]
+fn a_file_that_was_not_bound_can_be_tried_again_until_it_is() {
+    let machine = one(Plain::new(description()));
+    let iommufd = Iommufd::open(&machine.system()).unwrap();
+    let cdev = CdevFile::open(&machine.system(), "/dev/vfio/devices/vfio0").unwrap();
+    let token = "a5a5a5a5-0000-4000-8000-000000000001".parse::<VfToken>().unwrap();
+    assert!(cdev.bind(&iommufd, Some(token)).is_err(), "a token where none is due");
+    let device = cdev.bind(&iommufd, None).unwrap();
+    let again = cdev.bind(&iommufd, None).unwrap_err();
+    assert!(matches!(again.kind, ErrorKind::Invalid(_)), "{again}");
+    drop((device, iommufd));
+    assert_eq!(
+        machine.leaks(),
+        Vec::<String>::new(),
+        "closed with the device, not with the file's first owner"
+    );
+    drop(cdev);
+}
+
+#[test]
+fn files_of_two_systems_do_not_mix() {
+    let machine = one(Plain::new(description()));
+    let iommufd = Iommufd::open(&machine.system()).unwrap();
+    // A character device that has a name, and knows no request of VFIO.
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let refused = CdevFile::from_fd(null.into(), None).bind(&iommufd, None).unwrap_err();
+    assert!(matches!(refused.kind, ErrorKind::Invalid(_)), "{refused}");
+}

@@ -139,9 +139,10 @@ impl Shared {
 
 impl State {
     /// A number for a new file. They begin high, so that none is taken for a real descriptor.
+    /// Below -1: no descriptor of the running kernel, so that files of both kinds are never taken for one another.
     pub(crate) fn new_number(&mut self) -> i32 {
         self.last_number += 1;
-        (1 << 20) + self.last_number
+        -1 - self.last_number
     }
 
     pub(crate) fn new_key(&mut self) -> u64 {

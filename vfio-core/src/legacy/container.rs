@@ -1,6 +1,6 @@
 //! Containers: one address space and the groups that use it.
 
-use super::group::{AttachedGroup, Group};
+use super::group::{AttachedGroup, Group, GroupStatus};
 use crate::info::ContainerInfo;
 use crate::registry::Registry;
 use crate::sys::vfio::{self, ContainerCalls};
@@ -55,8 +55,8 @@ struct Inner {
     path: ContainerPath,
     system: System,
     registry: Registry,
-    /// How many groups are in it. Held while one comes or goes.
-    groups: Mutex<usize>,
+    /// Held while a group comes or goes.
+    groups: Mutex<()>,
 }
 
 /// `VFIO_API_VERSION`.
@@ -82,7 +82,8 @@ impl Container {
         Ok(container)
     }
 
-    /// Takes over a container that another process opened, with the groups that are in it and what is mapped: neither is known here.
+    /// Takes over a container that another process opened, with the groups that are in it ([`adopt`](Self::adopt)) and what is mapped: neither
+    /// is known here.
     #[must_use]
     pub fn from_fd(file: OwnedFd, path: ContainerPath) -> Self {
         Self::new(Arc::new(vfio::Container::new(file)), path, &System::host())
@@ -112,7 +113,7 @@ impl Container {
                 path,
                 system: system.clone(),
                 registry: Registry::default(),
-                groups: Mutex::new(0),
+                groups: Mutex::default(),
             }),
         }
     }
@@ -172,7 +173,8 @@ impl Container {
     #[doc(alias = "VFIO_GROUP_SET_CONTAINER")]
     pub fn add(&self, group: &Group) -> Result<AttachedGroup, Error> {
         const STEP: &str = "VFIO_GROUP_SET_CONTAINER";
-        let mut groups = self.groups();
+        group.refuse_unguarded().map_err(|kind| Error::new(STEP, kind))?;
+        let _coming = self.groups();
         group.calls().set_container(&*self.inner.calls).map_err(|errno| {
             let kind = match errno {
                 Errno::PERM => match (group.id(), group.viable()) {
@@ -187,18 +189,33 @@ impl Container {
             };
             Error::new(STEP, kind)
         })?;
-        *groups += 1;
+        Ok(AttachedGroup::new(group, self))
+    }
+
+    /// Takes charge of a group that is in the container already, where another process opened both and handed them over. It leaves as one that
+    /// was [added](Self::add).
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] for a group that is in no container, and for one that no IOMMU guards. Which container it is in the kernel does
+    /// not tell: the caller knows it.
+    pub fn adopt(&self, group: &Group) -> Result<AttachedGroup, Error> {
+        let failed = |kind| Error::new("VFIO_GROUP_GET_STATUS", kind);
+        group.refuse_unguarded().map_err(failed)?;
+        if !group.status()?.contains(GroupStatus::CONTAINER_SET) {
+            return Err(failed(ErrorKind::Invalid("the group is in no container")));
+        }
         Ok(AttachedGroup::new(group, self))
     }
 
     /// Takes a group out; whatever it still had mapped is gone if it was the last.
     pub(super) fn remove(&self, group: &Group) -> Result<(), Errno> {
-        let mut groups = self.groups();
+        let _going = self.groups();
         // Nobody maps between the last group's end and the end of what was mapped.
         self.inner.registry.alone(|entries| {
             group.calls().unset_container()?;
-            *groups = groups.saturating_sub(1);
-            if *groups == 0 && self.inner.path == ContainerPath::Vfio {
+            // Groups may be in it that are not known here. With the last one it loses its IOMMU, and EINVAL is what is said without.
+            if self.inner.path == ContainerPath::Vfio && self.calls().info() == Err(Errno::INVAL) {
                 let all = entries.inside(IovaRange::ALL).unwrap_or_default();
                 all.into_iter().for_each(|entry| entries.remove(entry));
             }
@@ -294,7 +311,7 @@ impl Container {
         &self.inner.system
     }
 
-    fn groups(&self) -> MutexGuard<'_, usize> {
+    fn groups(&self) -> MutexGuard<'_, ()> {
         self.inner.groups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -305,5 +322,35 @@ const NO_IOMMU: u32 = 8;
 impl fmt::Debug for Container {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.inner.calls.fmt(f)
+    }
+}
+
+#[cfg(all(test, feature = "fake"))]
+mod tests {
+    use super::*;
+    use crate::fake::{Copier, Machine};
+    use crate::{Access, Iova, Memory, MemoryOptions};
+    use pci::GroupId;
+
+    #[test]
+    fn what_another_process_put_there_keeps_mappings_alive() {
+        let builder = Machine::builder().device("0000:01:00.0".parse().unwrap(), GroupId(7), Copier::new());
+        let machine = builder
+            .device("0000:02:00.0".parse().unwrap(), GroupId(8), Copier::new())
+            .build();
+        let system = machine.system();
+        let group = |id| Group::open(&system, GroupId(id)).unwrap();
+        let theirs = Container::with_group(&system, ContainerPath::Vfio, IommuType::Type1v2, &group(8)).unwrap();
+        let calls = Arc::clone(&theirs.container().inner.calls);
+        let ours = Container::new(calls, ContainerPath::Vfio, &system);
+        let own = ours.add(&group(7)).unwrap();
+        let memory = Arc::new(Memory::new(1 << 16, MemoryOptions::default()).unwrap());
+        let mapping = ours
+            .map(memory, 0..1 << 16, Iova(1 << 20), Access::READ | Access::WRITE)
+            .unwrap();
+        drop(own);
+        let range = mapping.range();
+        mapping.unmap().unwrap();
+        assert_eq!(theirs.container().unmap(range).unwrap(), 0, "its guard has unmapped it");
     }
 }

@@ -2,6 +2,7 @@
 
 use super::Container;
 use crate::sys::vfio::{self, GroupCalls};
+use crate::unguarded;
 use crate::viability::{culprits, explain_denied};
 use crate::{BoundDevice, Error, ErrorKind, System, VfToken};
 use pci::{Bdf, GroupId};
@@ -21,6 +22,19 @@ struct GroupInner {
     calls: Arc<dyn GroupCalls>,
     id: Option<GroupId>,
     system: System,
+    guard: Guard,
+}
+
+/// Whether an IOMMU guards the devices of a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Guard {
+    /// The path says so.
+    Iommu,
+    /// The file was handed in.
+    Unknown,
+    /// The caller answers for them.
+    #[cfg(feature = "noiommu")]
+    Caller,
 }
 
 bitflags::bitflags! {
@@ -46,37 +60,70 @@ impl Group {
     /// [`ErrorKind::NotFound`] when no function of the group is on a VFIO driver; [`ErrorKind::Busy`] while somebody has it open, or one of
     /// its devices by its character device; [`ErrorKind::Denied`].
     pub fn open(system: &System, id: GroupId) -> Result<Self, Error> {
-        Self::open_path(system, &format!("/dev/vfio/{id}"), Some(id))
+        Self::open_path(system, &format!("/dev/vfio/{id}"), Some(id), Guard::Iommu)
     }
 
-    /// Opens `/dev/vfio/noiommu-N`: a group that no IOMMU guards. What its devices can do is decided by
-    /// [`Container::set_no_iommu`].
+    /// Opens `/dev/vfio/noiommu-N`: a group that no IOMMU guards. Its devices go into a [`Container`] with
+    /// [`set_no_iommu`](Container::set_no_iommu), or into an iommufd in place of one, where nothing more is asked.
+    ///
+    /// # Safety
+    ///
+    /// The devices reach all memory of the machine, this process's included: they are never told to access any but memory that was made for
+    /// them and is locked at the time.
     ///
     /// # Errors
     ///
     /// As [`open`](Self::open); [`ErrorKind::Denied`] without `CAP_SYS_RAWIO`.
     #[cfg(feature = "noiommu")]
-    pub fn open_no_iommu(system: &System, id: GroupId) -> Result<Self, Error> {
-        Self::open_path(system, &format!("/dev/vfio/noiommu-{id}"), Some(id))
+    #[expect(unsafe_code, reason = "nothing but the caller guards memory")]
+    pub unsafe fn open_no_iommu(system: &System, id: GroupId) -> Result<Self, Error> {
+        Self::open_path(system, &format!("/dev/vfio/noiommu-{id}"), Some(id), Guard::Caller)
     }
 
-    /// Takes over a group that another process opened. `id` says which it is, for errors.
+    /// Takes over a group that another process opened. `id` says which it is, for errors. A group that no IOMMU guards is refused when it is
+    /// to go into a container, and so is any where `/sys` is not there to tell.
     #[must_use]
     pub fn from_fd(file: OwnedFd, id: Option<GroupId>) -> Self {
         let calls = Arc::new(vfio::Group::new(file));
-        Self::new(calls, id, &System::host())
+        Self::new(calls, id, &System::host(), Guard::Unknown)
     }
 
-    fn open_path(system: &System, path: &str, id: Option<GroupId>) -> Result<Self, Error> {
+    /// Takes over a group that no IOMMU guards.
+    ///
+    /// # Safety
+    ///
+    /// As [`open_no_iommu`](Self::open_no_iommu).
+    #[cfg(feature = "noiommu")]
+    #[must_use]
+    #[expect(unsafe_code, reason = "nothing but the caller guards memory")]
+    pub unsafe fn from_fd_no_iommu(file: OwnedFd, id: Option<GroupId>) -> Self {
+        let calls = Arc::new(vfio::Group::new(file));
+        Self::new(calls, id, &System::host(), Guard::Caller)
+    }
+
+    fn open_path(system: &System, path: &str, id: Option<GroupId>, guard: Guard) -> Result<Self, Error> {
         let calls = system.files().group(Path::new(path));
         let calls = calls.map_err(|errno| Error::new(format!("open {path}"), ErrorKind::from_errno(errno)))?;
-        Ok(Self::new(calls, id, system))
+        Ok(Self::new(calls, id, system, guard))
     }
 
-    fn new(calls: Arc<dyn GroupCalls>, id: Option<GroupId>, system: &System) -> Self {
+    fn new(calls: Arc<dyn GroupCalls>, id: Option<GroupId>, system: &System, guard: Guard) -> Self {
         let system = system.clone();
         Self {
-            inner: Arc::new(GroupInner { calls, id, system }),
+            inner: Arc::new(GroupInner {
+                calls,
+                id,
+                system,
+                guard,
+            }),
+        }
+    }
+
+    /// Refuses a group that no IOMMU guards, unless the caller answers for it.
+    pub(super) fn refuse_unguarded(&self) -> Result<(), ErrorKind> {
+        match self.inner.guard {
+            Guard::Unknown => unguarded::refuse(&self.inner.system, self.calls().descriptor()),
+            _ => Ok(()),
         }
     }
 

@@ -174,8 +174,8 @@ impl LegacyMapping {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::ShortUnmap`]; [`ErrorKind::NotMapped`] if somebody else unmapped it through another descriptor. Except in the last case,
-    /// the memory is leaked.
+    /// [`ErrorKind::ShortUnmap`]; [`ErrorKind::NotMapped`] if somebody else unmapped it through another descriptor. The memory is leaked then:
+    /// what the kernel says is no proof that no device reaches it.
     #[doc(alias = "VFIO_IOMMU_UNMAP_DMA")]
     pub fn unmap(mut self) -> Result<(), Error> {
         self.release(None)
@@ -186,7 +186,8 @@ impl LegacyMapping {
     ///
     /// # Errors
     ///
-    /// As [`unmap`](Self::unmap); [`ErrorKind::Invalid`] for a bitmap of another range.
+    /// As [`unmap`](Self::unmap); [`ErrorKind::Invalid`] for a bitmap of another range; [`ErrorKind::NotMapped`] also while nothing is logged or
+    /// for another page size, in which case it is unmapped without the bits.
     #[doc(alias = "VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP")]
     pub fn unmap_dirty(mut self, dirty: &mut DirtyBitmap) -> Result<(), Error> {
         if dirty.range() != self.range {
@@ -199,40 +200,42 @@ impl LegacyMapping {
         if std::mem::replace(&mut self.released, true) {
             return Ok(());
         }
-        let Err(kind) = self.unmap_own(dirty) else {
-            return Ok(());
+        let (unmapped, kind) = match self.unmap_own(dirty) {
+            Ok(()) => return Ok(()),
+            Err(failed) => failed,
         };
-        // The kernel knows no such mapping, so no device reaches the memory.
-        if !matches!(kind, ErrorKind::NotMapped(_)) {
+        if !unmapped {
+            // Also when the kernel says that nothing was there, which it says of a range inside a mapping too.
             tracing::error!(range = %self.range, error = %kind, "not unmapped; the memory is leaked");
             std::mem::forget(self.memory.take());
         }
         Err(Error::new(UNMAP, kind))
     }
 
-    fn unmap_own(&self, dirty: Option<&mut DirtyBitmap>) -> Result<(), ErrorKind> {
+    /// An error says whether it is unmapped all the same.
+    fn unmap_own(&self, dirty: Option<&mut DirtyBitmap>) -> Result<(), (bool, ErrorKind)> {
         let shared = self.container.registry().share();
         match shared.claim(self.range.start(), self.guard) {
             Claim::Live => {}
             Claim::Gone => return Ok(()),
-            Claim::Unclear => return Err(ErrorKind::Invalid("a ranged unmap failed half-way here")),
+            Claim::Unclear => return Err((false, ErrorKind::Invalid("a ranged unmap failed half-way here"))),
         }
-        let (iova, want) = (self.range.start().0, length(self.range));
-        let unmapped = match dirty {
-            None => self.container.calls().unmap_dma(iova, want, None),
-            Some(dirty) => {
-                let page_size = dirty.page_size();
-                // The kernel wants zeros, and may overwrite what is set.
-                let mut bits = vec![0; dirty.words_mut().len()];
-                let calls = self.container.calls();
-                let unmapped = calls.unmap_dma(iova, want, Some((page_size, &mut bits)));
-                for (to, from) in dirty.words_mut().iter_mut().zip(bits) {
-                    *to |= from;
-                }
-                unmapped
-            }
+        let Some(dirty) = dirty else {
+            return self.unmap_call(None).map_err(|kind| (false, kind));
         };
-        match unmapped {
+        // The kernel wants zeros, and may overwrite what is set.
+        let mut bits = vec![0; dirty.words_mut().len()];
+        let unmapped = self.unmap_call(Some((dirty.page_size(), &mut bits)));
+        for (to, from) in dirty.words_mut().iter_mut().zip(bits) {
+            *to |= from;
+        }
+        // It refuses the bits, not the unmapping: nothing is logged, or not in pages of this size.
+        unmapped.map_err(|kind| (self.unmap_call(None).is_ok(), kind))
+    }
+
+    fn unmap_call(&self, bitmap: Option<(u64, &mut [u64])>) -> Result<(), ErrorKind> {
+        let want = length(self.range);
+        match self.container.calls().unmap_dma(self.range.start().0, want, bitmap) {
             Ok(got) if got == want => Ok(()),
             // Type1's way to say that there is nothing.
             Ok(0) => Err(ErrorKind::NotMapped(self.range)),

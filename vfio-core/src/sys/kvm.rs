@@ -1,6 +1,7 @@
 //! `include/uapi/linux/kvm.h`: the one request that concerns VFIO.
 
 use super::{Result, ioctl};
+use rustix::io::Errno;
 use rustix::ioctl::{Opcode, opcode};
 use std::os::fd::BorrowedFd;
 
@@ -29,7 +30,8 @@ pub(crate) enum Change {
 
 /// Adds a file of VFIO to a KVM VFIO device, or takes it away.
 pub(crate) fn set_vfio_file(kvm: BorrowedFd<'_>, change: Change, file: i32) -> Result<()> {
-    let number = file;
+    // Negative: of a machine in memory.
+    let number = if file < 0 { return Err(Errno::BADF) } else { file };
     let mut attr = DeviceAttr {
         flags: 0,
         group: FILE,

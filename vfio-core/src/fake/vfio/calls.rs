@@ -19,7 +19,7 @@ impl DeviceCalls for DeviceFile {
     fn bind_iommufd(&self, iommufd: i32, token: Option<[u8; 16]>) -> Result<Id> {
         let file = &self.0;
         file.shared.gate.enter("VFIO_DEVICE_BIND_IOMMUFD")?;
-        if iommufd < 0 || file.group.is_some() {
+        if iommufd == -1 || file.group.is_some() {
             return Err(Errno::INVAL);
         }
         let mut access = file.access.lock().unwrap_or_else(PoisonError::into_inner);

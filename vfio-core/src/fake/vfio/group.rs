@@ -7,6 +7,7 @@ use crate::fake::state::Shared;
 use crate::sys::Result;
 use crate::sys::vfio::{ContainerCalls, DeviceCalls, GroupCalls};
 use rustix::io::Errno;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use vfio_bindings::bindings::vfio as uapi;
 
@@ -209,6 +210,11 @@ impl GroupCalls for Handle {
 
     fn number(&self) -> i32 {
         self.0.number
+    }
+
+    fn descriptor(&self) -> Result<Option<OwnedFd>> {
+        self.0.shared.gate.enter("dup")?;
+        Ok(None)
     }
 }
 

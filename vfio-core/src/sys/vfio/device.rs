@@ -1,6 +1,6 @@
 //! A device file of the running kernel.
 
-use super::{DependentDevice, DeviceCalls, GroupCalls, IrqData, Result, ask, place, request, word, words};
+use super::{DependentDevice, DeviceCalls, GroupCalls, IrqData, Result, ask, place, real, request, word, words};
 use crate::Access;
 use crate::sys::bitmap::{self, Bounce};
 use crate::sys::ioctl;
@@ -26,8 +26,8 @@ pub(crate) struct Device {
     file: OwnedFd,
 }
 
-/// `VFIO_DEVICE_FEATURE_ZPCI_ERROR` of Linux 7.3.
-const FEATURE_ZPCI_ERROR: u32 = 13;
+/// `VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2` of Linux 7.2.
+const FEATURE_MIG_PRECOPY_INFO_V2: u32 = 12;
 
 /// `struct vfio_device_feature` with the structure of one feature behind it.
 #[repr(C)]
@@ -60,15 +60,7 @@ impl Device {
 
     /// `VFIO_DEVICE_FEATURE` for bytes. Returns what the call returned.
     fn plain_feature(&self, flags: u32, data: &mut [u8]) -> Result<i32> {
-        let probe = flags & VFIO_DEVICE_FEATURE_PROBE != 0;
-        let refused = match flags & VFIO_DEVICE_FEATURE_MASK {
-            VFIO_DEVICE_FEATURE_DMA_LOGGING_START | VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT | FEATURE_ZPCI_ERROR => {
-                !probe
-            }
-            VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE => !probe && flags & VFIO_DEVICE_FEATURE_SET != 0,
-            _ => false,
-        };
-        if refused {
+        if flags & VFIO_DEVICE_FEATURE_PROBE == 0 && !is_plain(flags) {
             return Err(Errno::INVAL);
         }
         let len = size_of::<Feature<()>>() + data.len();
@@ -81,8 +73,8 @@ impl Device {
                 *to = *from;
             }
         }
-        // SAFETY: VFIO_DEVICE_FEATURE reads and writes no more than `argsz` says, which is at most the buffer's length; features whose
-        // data hold addresses or descriptors that it opens were refused above.
+        // SAFETY: VFIO_DEVICE_FEATURE reads and writes no more than `argsz` says, which is at most the buffer's length. What is not
+        // known to hold no addresses, and no descriptors that the call opens, was refused above; a probe reads no data.
         let value = unsafe { ioctl::call(self.file.as_fd(), request(17), buffer.as_mut_slice()) }?;
         let answer = buffer.as_bytes().get(size_of_val(&header)..).unwrap_or_default();
         for (to, from) in data.iter_mut().zip(answer) {
@@ -97,7 +89,7 @@ impl DeviceCalls for Device {
         let mut bind = vfio_device_bind_iommufd {
             // Kernels before the token know the structure without it.
             argsz: word(std::mem::offset_of!(vfio_device_bind_iommufd, token_uuid_ptr))?,
-            iommufd,
+            iommufd: real(iommufd)?,
             ..Default::default()
         };
         if let Some(token) = &token {
@@ -233,7 +225,8 @@ impl DeviceCalls for Device {
     }
 
     fn hot_reset(&self, groups: &[&dyn GroupCalls]) -> Result<()> {
-        let numbers = groups.iter().flat_map(|group| group.number().to_ne_bytes());
+        let numbers: Vec<_> = groups.iter().map(|group| real(group.number())).collect::<Result<_>>()?;
+        let numbers = numbers.into_iter().flat_map(i32::to_ne_bytes);
         let len = size_of::<vfio_pci_hot_reset>() + groups.len() * size_of::<i32>();
         let mut buffer = words(len);
         let header = [word(len)?, 0, word(groups.len())?];
@@ -349,9 +342,52 @@ impl DeviceCalls for Device {
     }
 }
 
+/// Whether a feature's data are known to hold no addresses, and no descriptors that the call opens. A number that has no name yet
+/// may be of any.
+fn is_plain(flags: u32) -> bool {
+    match flags & VFIO_DEVICE_FEATURE_MASK {
+        VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE => flags & VFIO_DEVICE_FEATURE_SET == 0,
+        VFIO_DEVICE_FEATURE_DMA_LOGGING_START | VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT => false,
+        number => number <= FEATURE_MIG_PRECOPY_INFO_V2,
+    }
+}
+
 /// How long a whole answer of `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO` is by its own `count`.
 fn hot_reset_len(answer: &[u8]) -> usize {
     let count = answer.get(8..).and_then(|rest| rest.first_chunk());
     let count = count.map_or(0, |count| u32::from_ne_bytes(*count)) as usize;
     size_of::<vfio_pci_hot_reset_info>().saturating_add(count.saturating_mul(8))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_never_stand_for_addresses() {
+        // A file that knows no such request: what gets as far as the kernel is ENOTTY.
+        let device = Device::new(tempfile::tempfile().unwrap().into());
+        let ask = |flags: u32| device.feature(flags, &mut [0; 24]).unwrap_err();
+        for number in [
+            VFIO_DEVICE_FEATURE_DMA_LOGGING_START,
+            VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT,
+            13,
+            14,
+            0xffff,
+        ] {
+            for way in [VFIO_DEVICE_FEATURE_GET, VFIO_DEVICE_FEATURE_SET] {
+                assert_eq!(ask(number | way), Errno::INVAL, "{number}");
+            }
+            assert_eq!(ask(number | VFIO_DEVICE_FEATURE_PROBE), Errno::NOTTY, "{number}");
+        }
+        assert_eq!(
+            ask(VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE | VFIO_DEVICE_FEATURE_SET),
+            Errno::INVAL
+        );
+        assert_eq!(
+            ask(VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE | VFIO_DEVICE_FEATURE_GET),
+            Errno::NOTTY
+        );
+        assert_eq!(ask(VFIO_DEVICE_FEATURE_SET), Errno::NOTTY, "the token of a PF is plain");
+    }
 }

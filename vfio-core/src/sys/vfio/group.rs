@@ -1,6 +1,6 @@
 //! A group file of the running kernel.
 
-use super::{ContainerCalls, Device, DeviceCalls, GroupCalls, Result, request};
+use super::{ContainerCalls, Device, DeviceCalls, GroupCalls, Result, real, request};
 use crate::sys::ioctl;
 use rustix::io::Errno;
 use std::ffi::CString;
@@ -32,7 +32,7 @@ impl GroupCalls for Group {
     }
 
     fn set_container(&self, container: &dyn ContainerCalls) -> Result<()> {
-        let mut number = container.number();
+        let mut number = real(container.number())?;
         // SAFETY: VFIO_GROUP_SET_CONTAINER reads one number.
         unsafe { ioctl::call(self.file.as_fd(), request(4), &mut number) }?;
         Ok(())
@@ -56,5 +56,9 @@ impl GroupCalls for Group {
 
     fn number(&self) -> i32 {
         self.file.as_raw_fd()
+    }
+
+    fn descriptor(&self) -> Result<Option<OwnedFd>> {
+        rustix::io::fcntl_dupfd_cloexec(&self.file, 0).map(Some)
     }
 }

@@ -83,6 +83,8 @@ pub(crate) trait GroupCalls: Debug + Send + Sync {
     /// `name` as the kernel has it: `0000:01:10.0`, or with ` vf_token=UUID` behind.
     fn device(&self, name: &str) -> Result<Arc<dyn DeviceCalls>>;
     fn number(&self) -> i32;
+    /// A duplicate of the descriptor; `None` where there is no real one.
+    fn descriptor(&self) -> Result<Option<OwnedFd>>;
 }
 
 /// A container file: `/dev/vfio/vfio`, or `/dev/iommu` in the compatible mode.
@@ -126,6 +128,11 @@ pub(crate) struct DependentDevice {
     pub(crate) segment: u16,
     pub(crate) bus: u8,
     pub(crate) devfn: u8,
+}
+
+/// The number of a descriptor of the running kernel; EBADF for that of a machine in memory, which is negative.
+fn real(number: i32) -> Result<i32> {
+    if number < 0 { Err(Errno::BADF) } else { Ok(number) }
 }
 
 /// Opens a file of VFIO.

@@ -69,6 +69,9 @@ pub(super) fn map(
     let placed = NonNull::new(placed.cast::<u8>()).ok_or(Errno::NOMEM)?;
     // SAFETY: the mapping was just made, and nobody else unmaps it.
     let mapped = unsafe { Mapped::new(placed, len) };
+    // A child of fork would hold the device file open by it.
+    // SAFETY: the range is the mapping just made, and the advice concerns children only.
+    unsafe { madvise(placed.as_ptr().cast(), len, Advice::LinuxDontFork) }?;
     // SAFETY: the range is the mapping just made, and the advice leaves its content alone.
     let advised = unsafe { madvise(placed.as_ptr().cast(), len, Advice::LinuxHugepage) };
     match advised {
@@ -111,6 +114,16 @@ mod tests {
             drop(mapped(1 << 30, 4096, 8192));
         }
         assert!(lines() < before + 16, "each map left something behind");
+    }
+
+    #[test]
+    fn a_child_does_not_inherit_it() {
+        let map = mapped(4096, 0, 4096);
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let start = format!("{:x}-", map.address().addr());
+        let mut lines = smaps.lines().skip_while(|line| !line.starts_with(&start));
+        let flags = lines.find_map(|line| line.strip_prefix("VmFlags:")).unwrap();
+        assert!(flags.split_whitespace().any(|flag| flag == "dc"), "{flags}");
     }
 
     #[test]
