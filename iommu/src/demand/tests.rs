@@ -332,6 +332,34 @@ fn a_device_that_cannot_wait_writes_to_a_backup() {
 }
 
 #[test]
+fn a_transfer_whose_target_was_removed_goes_nowhere() {
+    let mut bench = Bench::new(10, 3, |_| ());
+    let options = BufferOptions {
+        pages: PageSize::Base,
+        ..BufferOptions::default()
+    };
+    let mut backups = DmaPool::<FromDevice>::new(bench.space.space(), 1 << 16, options).unwrap();
+    let other = Arc::new(Memory::new(bench.memory.len(), MemoryOptions::default()).unwrap());
+    other.fill(0, other.len(), 7).unwrap();
+    let posted = bench.space.post(bench.page(0), &mut backups).unwrap();
+    let elsewhere = bench.space.post(bench.page(0), &mut backups).unwrap();
+    bench.space.remove(bench.range).unwrap();
+    let again = MapOptions::new(Access::READ).at(bench.range.start());
+    assert_eq!(bench.space.add(&other, 0..other.len(), again).unwrap(), bench.range);
+    assert!(matches!(bench.space.complete(posted, 4096), Err(Error::NotAllowed(_))));
+    // Nor into what another space has there.
+    let mut twin = Bench::new(10, 3, |_| ());
+    twin.memory.fill(0, 4096, 7).unwrap();
+    assert_eq!(twin.range, bench.range);
+    assert!(matches!(twin.space.complete(elsewhere, 4096), Err(Error::NotAllowed(_))));
+    for memory in [&other, &twin.memory] {
+        let mut bytes = [0; 4096];
+        memory.read(0, &mut bytes).unwrap();
+        assert_eq!(bytes, [7; 4096]);
+    }
+}
+
+#[test]
 fn a_space_that_was_unmapped_as_a_whole_is_mapped_again() {
     let mut bench = Bench::new(4, 4, |_| ());
     bench.ask(0);
