@@ -20,6 +20,7 @@ pub use peer::PeerMapping;
 pub(crate) use reservation::Reservation;
 
 use crate::allocator::IovaAllocator;
+use crate::dirty::Logs;
 use crate::lookup::Translator;
 use crate::sync::{Mutex, locked};
 use crate::{Error, Iova, IovaRange, Result};
@@ -28,7 +29,7 @@ use std::fmt;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, Weak};
 use vfio_core::iommufd::{Ioas, Iommufd};
 use vfio_core::{Access, Container, Memory, PageSize, StableMemory};
 
@@ -61,6 +62,8 @@ struct Shared {
     /// Shared by those who make or undo one mapping, held alone by those who undo all in a range: what is noted and what is mapped
     /// change together.
     gate: RwLock<()>,
+    /// What asks for dirty bits before they go with their mapping.
+    logs: Mutex<Vec<Weak<Logs>>>,
 }
 
 /// Which of the kernel's interfaces it is on.
@@ -78,6 +81,8 @@ struct Entry {
     /// Which guard it belongs to.
     id: u64,
     range: IovaRange,
+    /// Where the process has the bytes.
+    address: Option<usize>,
     mapped: Box<dyn Mapped>,
     /// Whether the IOVAs are a reservation's, which keeps them.
     is_reserved: bool,
@@ -125,6 +130,7 @@ impl AddressSpace {
             mappings: Mutex::new(BTreeMap::new()),
             next_id: AtomicU64::new(0),
             gate: RwLock::new(()),
+            logs: Mutex::new(Vec::new()),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -337,6 +343,7 @@ impl AddressSpace {
         let entry = Entry {
             id: self.shared.next_id.fetch_add(1, Ordering::Relaxed),
             range,
+            address,
             mapped,
             is_reserved,
             noted: address.filter(insert),
