@@ -95,6 +95,8 @@ pub struct BouncePool {
     to_device: DmaPool<ToDevice>,
     from_device: DmaPool<FromDevice>,
     crossover: Crossover,
+    /// Address bits of the device.
+    width: u32,
 }
 
 /// Bytes that a device may read.
@@ -121,7 +123,8 @@ enum Way<D: crate::buffer::Direction> {
 }
 
 impl BouncePool {
-    /// Makes pools with chunks of `chunk_len` bytes. They grow as needed and stay mapped.
+    /// Makes pools with chunks of `chunk_len` bytes. They grow as needed and stay mapped. What is mapped is within reach of the
+    /// device's [`width`](BufferOptions::width) too; the other options are for the pools.
     ///
     /// # Errors
     ///
@@ -131,6 +134,7 @@ impl BouncePool {
             to_device: DmaPool::new(space, chunk_len, options)?,
             from_device: DmaPool::new(space, chunk_len, options)?,
             crossover,
+            width: options.width,
         })
     }
 
@@ -146,7 +150,12 @@ impl BouncePool {
             copy(memory, part.start, len, |at, bytes| buffer.write(at, bytes));
             Way::Copied(buffer)
         } else {
-            map(self.to_device.space(), memory, &part, Access::READ)?
+            map(
+                self.to_device.space(),
+                memory,
+                &part,
+                MapOptions::new(Access::READ).within(self.width),
+            )?
         };
         Ok(Outgoing { way })
     }
@@ -164,7 +173,12 @@ impl BouncePool {
             buffer.clear();
             Way::Copied(buffer)
         } else {
-            map(self.from_device.space(), memory, &part, Access::WRITE)?
+            map(
+                self.from_device.space(),
+                memory,
+                &part,
+                MapOptions::new(Access::WRITE).within(self.width),
+            )?
         };
         let memory = Arc::clone(memory);
         Ok(Incoming { way, memory, part })
@@ -254,12 +268,12 @@ fn map<D: crate::buffer::Direction>(
     space: &AddressSpace,
     memory: &Arc<Memory>,
     part: &Range<usize>,
-    access: Access,
+    options: MapOptions,
 ) -> Result<Way<D>> {
     let page = usize::try_from(space.granule()).map_err(|_too_large| Error::Invalid("pages larger than the memory"))?;
     let start = part.start / page * page;
     let end = part.end.next_multiple_of(page).min(memory.len());
-    let mapping = space.map(memory, start..end, MapOptions::new(access))?;
+    let mapping = space.map(memory, start..end, options)?;
     Ok(Way::Mapped(mapping, (part.start - start) as u64))
 }
 

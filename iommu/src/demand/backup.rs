@@ -58,7 +58,9 @@ impl DemandSpace {
 
     fn region_of(&self, target: IovaRange) -> Option<&Region> {
         let before = self.regions.range(..=target.start()).next_back();
-        before.map(|(_, region)| region).filter(|region| region.range().contains(&target))
+        before
+            .map(|(_, region)| region)
+            .filter(|region| region.range().contains(&target))
     }
 
     /// Ends what [`post`](Self::post) began: the device has written `len` bytes. They are copied to the target if they went elsewhere,

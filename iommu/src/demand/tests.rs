@@ -351,7 +351,10 @@ fn a_transfer_whose_target_was_removed_goes_nowhere() {
     let mut twin = Bench::new(10, 3, |_| ());
     twin.memory.fill(0, 4096, 7).unwrap();
     assert_eq!(twin.range, bench.range);
-    assert!(matches!(twin.space.complete(elsewhere, 4096), Err(Error::NotAllowed(_))));
+    assert!(matches!(
+        twin.space.complete(elsewhere, 4096),
+        Err(Error::NotAllowed(_))
+    ));
     for memory in [&other, &twin.memory] {
         let mut bytes = [0; 4096];
         memory.read(0, &mut bytes).unwrap();

@@ -264,6 +264,9 @@ mod tests {
     fn the_smallest_gaps_are_closed() {
         let at = |page: u64| IovaRange::new(Iova(page * 4096), 4096).unwrap();
         let covered = cover(&[at(0), at(9), at(11), at(100)], 4096, 3);
-        assert_eq!(covered, [at(0), IovaRange::new(Iova(9 * 4096), 3 * 4096).unwrap(), at(100)]);
+        assert_eq!(
+            covered,
+            [at(0), IovaRange::new(Iova(9 * 4096), 3 * 4096).unwrap(), at(100)]
+        );
     }
 }

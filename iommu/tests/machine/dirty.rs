@@ -26,7 +26,11 @@ fn take_all(tracker: &mut DirtyTracker) -> Vec<Written> {
 
 #[test]
 fn what_was_written_before_it_was_unmapped_is_told() {
-    for (whole, bench) in [false, true].into_iter().zip(Bench::both()).chain([(true, Bench::iommufd(two()))]) {
+    for (whole, bench) in [false, true]
+        .into_iter()
+        .zip(Bench::both())
+        .chain([(true, Bench::iommufd(two()))])
+    {
         let pages = memory(8);
         let first = pages.address().addr();
         let page = |page: usize| Written::Unmapped(first + page * 4096..first + (page + 1) * 4096);
@@ -89,9 +93,12 @@ fn what_is_mapped_after_a_device_began_to_log_is_dirty() {
     let _logged = bench.space.map(&pages, 0..4096, BOTH.at(Iova(0x10_0000))).unwrap();
     let mut tracker = DirtyTracker::new(&bench.space, 4096).unwrap();
     assert!(matches!(
-        DirtyTracker::new(&AddressSpace::iommufd(&Iommufd::open(&bench.machine.system()).unwrap()).unwrap(), 4096)
-            .unwrap()
-            .track_device(&bench.engine.0),
+        DirtyTracker::new(
+            &AddressSpace::iommufd(&Iommufd::open(&bench.machine.system()).unwrap()).unwrap(),
+            4096
+        )
+        .unwrap()
+        .track_device(&bench.engine.0),
         Err(Error::Invalid(_))
     ));
     tracker.track_device(&bench.engine.0).unwrap();
@@ -108,7 +115,12 @@ fn a_device_logs_any_number_of_mappings() {
         let pages = memory(300);
         let at = |page: u64| Iova(0x10_0000 + page * 0x3000);
         let mappings: Vec<_> = (0..300)
-            .map(|page| bench.space.map(&pages, page * 4096..(page + 1) * 4096, BOTH.at(at(page as u64))).unwrap())
+            .map(|page| {
+                bench
+                    .space
+                    .map(&pages, page * 4096..(page + 1) * 4096, BOTH.at(at(page as u64)))
+                    .unwrap()
+            })
             .collect();
         let mut tracker = DirtyTracker::new(&bench.space, 4096).unwrap();
         tracker.track_device(&bench.engine.0).unwrap();
