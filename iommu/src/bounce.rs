@@ -1,7 +1,8 @@
 //! Copy or map: two ways to let a device at memory that is not mapped.
 //!
-//! Mapping costs system calls and an invalidation of the IOMMU's cache whatever the length; copying costs by the byte. Below some length a copy into memory that is
-//! mapped for ever is cheaper, and shows the device those bytes only, not the rest of their page. A [`BouncePool`] decides by a [`Crossover`].
+//! Mapping costs system calls and an invalidation of the IOMMU's cache whatever the length; copying costs by the byte. Below some
+//! length a copy into memory that is mapped for ever is cheaper, and shows the device those bytes only, not the rest of their page. A
+//! [`BouncePool`] decides by a [`Crossover`].
 
 use crate::buffer::{BufferOptions, DmaBuffer, FromDevice, ToDevice};
 use crate::pool::DmaPool;
@@ -32,8 +33,9 @@ impl Crossover {
         self.0
     }
 
-    /// Measures on this machine, in this space: copies and maps of lengths from 4 KiB to 1 MiB, and takes the longest at which copying was not slower. Takes a few
-    /// milliseconds. A device must be attached for the answer to mean anything, because its IOMMU's cache is what unmapping has to wait for.
+    /// Measures on this machine, in this space: copies and maps of lengths from 4 KiB to 1 MiB, and takes the longest at which copying
+    /// was not slower. Takes a few milliseconds. A device must be attached for the answer to mean anything, because its IOMMU's cache
+    /// is what unmapping has to wait for.
     ///
     /// # Errors
     ///
@@ -93,6 +95,8 @@ pub struct BouncePool {
     to_device: DmaPool<ToDevice>,
     from_device: DmaPool<FromDevice>,
     crossover: Crossover,
+    /// Address bits of the device.
+    width: u32,
 }
 
 /// Bytes that a device may read.
@@ -119,7 +123,8 @@ enum Way<D: crate::buffer::Direction> {
 }
 
 impl BouncePool {
-    /// Makes pools with chunks of `chunk_len` bytes. They grow as needed and stay mapped.
+    /// Makes pools with chunks of `chunk_len` bytes. They grow as needed and stay mapped. What is mapped is within reach of the
+    /// device's [`width`](BufferOptions::width) too; the other options are for the pools.
     ///
     /// # Errors
     ///
@@ -129,6 +134,7 @@ impl BouncePool {
             to_device: DmaPool::new(space, chunk_len, options)?,
             from_device: DmaPool::new(space, chunk_len, options)?,
             crossover,
+            width: options.width,
         })
     }
 
@@ -144,7 +150,12 @@ impl BouncePool {
             copy(memory, part.start, len, |at, bytes| buffer.write(at, bytes));
             Way::Copied(buffer)
         } else {
-            map(self.to_device.space(), memory, &part, Access::READ)?
+            map(
+                self.to_device.space(),
+                memory,
+                &part,
+                MapOptions::new(Access::READ).within(self.width),
+            )?
         };
         Ok(Outgoing { way })
     }
@@ -162,7 +173,12 @@ impl BouncePool {
             buffer.clear();
             Way::Copied(buffer)
         } else {
-            map(self.from_device.space(), memory, &part, Access::WRITE)?
+            map(
+                self.from_device.space(),
+                memory,
+                &part,
+                MapOptions::new(Access::WRITE).within(self.width),
+            )?
         };
         let memory = Arc::clone(memory);
         Ok(Incoming { way, memory, part })
@@ -252,12 +268,12 @@ fn map<D: crate::buffer::Direction>(
     space: &AddressSpace,
     memory: &Arc<Memory>,
     part: &Range<usize>,
-    access: Access,
+    options: MapOptions,
 ) -> Result<Way<D>> {
     let page = usize::try_from(space.granule()).map_err(|_too_large| Error::Invalid("pages larger than the memory"))?;
     let start = part.start / page * page;
     let end = part.end.next_multiple_of(page).min(memory.len());
-    let mapping = space.map(memory, start..end, MapOptions::new(access))?;
+    let mapping = space.map(memory, start..end, options)?;
     Ok(Way::Mapped(mapping, (part.start - start) as u64))
 }
 

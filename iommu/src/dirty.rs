@@ -3,29 +3,34 @@
 //! Three can: the IOMMU (a page table with dirty tracking), type1 (which knows what may have been written), and a device itself. A
 //! [`DirtyTracker`] takes any of them together and gives one sequence of ranges.
 
+mod logs;
+
+pub(crate) use logs::Logs;
+
 use crate::space::AddressSpace;
 use crate::{Error, IovaRange, Result};
+use logs::{Log, STEP};
 use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+use vfio_core::BoundDevice;
 use vfio_core::iommufd::{Hwpt, HwptData, HwptFlags, HwptParent, IommuDevice};
-use vfio_core::{BoundDevice, Container, DirtyBitmap, DmaLogging};
-
-/// The most memory that is asked about at a time: its bitmap in pages of 4 KiB takes 32 KiB.
-const STEP: u64 = 1 << 30;
 
 /// Collects what devices write in one space. Stops all logs when dropped.
 ///
 /// ```no_run
-/// use iommu::{dirty::DirtyTracker, space::AddressSpace};
+/// use iommu::dirty::{DirtyTracker, Written};
+/// use iommu::space::AddressSpace;
 ///
-/// fn copy_until_quiet(space: &AddressSpace, copy: impl Fn(iommu::IovaRange)) -> Result<(), iommu::Error> {
+/// fn copy_until_quiet(space: &AddressSpace, copy: impl Fn(&Written)) -> Result<(), iommu::Error> {
 ///     let mut tracker = DirtyTracker::new(space, 4096)?;
 ///     tracker.track_container()?;
 ///     loop {
 ///         let mut bytes = 0;
-///         for range in tracker.dirty() {
-///             let range = range?;
-///             bytes += range.len_bytes();
-///             copy(range);
+///         for written in tracker.dirty() {
+///             let written = written?;
+///             bytes += written.len_bytes();
+///             copy(&written);
 ///         }
 ///         if bytes < 1 << 20 {
 ///             return Ok(());
@@ -36,15 +41,28 @@ const STEP: u64 = 1 << 30;
 #[derive(Debug)]
 pub struct DirtyTracker {
     space: AddressSpace,
-    page_size: u64,
-    logs: Vec<Log>,
+    logs: Arc<Logs>,
 }
 
-#[derive(Debug)]
-enum Log {
-    Table(Hwpt),
-    Container(Container),
-    Device(DmaLogging),
+/// What devices have written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Written {
+    /// What is mapped there.
+    Mapped(IovaRange),
+    /// Bytes of this process, by address, that were mapped when they were written and have been unmapped since. Their IOVAs may be
+    /// those of other memory now, and nothing holds the memory: what is there no more need not be copied.
+    Unmapped(Range<usize>),
+}
+
+impl Written {
+    /// Length in bytes.
+    #[must_use]
+    pub fn len_bytes(&self) -> u128 {
+        match self {
+            Self::Mapped(range) => range.len_bytes(),
+            Self::Unmapped(bytes) => bytes.len() as u128,
+        }
+    }
 }
 
 impl DirtyTracker {
@@ -57,10 +75,11 @@ impl DirtyTracker {
         if !page_size.is_power_of_two() || page_size < space.granule() || page_size > STEP {
             return Err(Error::Invalid("the page size is not one to track in"));
         }
+        let logs = Arc::new(Logs::new(page_size));
+        space.ask_before_unmapping(&logs);
         Ok(Self {
             space: space.clone(),
-            page_size,
-            logs: Vec::new(),
+            logs,
         })
     }
 
@@ -72,7 +91,7 @@ impl DirtyTracker {
     /// Those of the kernel.
     pub fn track_table(&mut self, table: &Hwpt) -> Result<()> {
         table.set_dirty_tracking(true)?;
-        self.logs.push(Log::Table(table.clone()));
+        self.logs.add(Log::Table(table.clone()));
         Ok(())
     }
 
@@ -109,73 +128,46 @@ impl DirtyTracker {
             "dirty logging: Linux 5.8 with vfio_iommu_type1 has it",
         ))?;
         // The kernel takes the smallest size only.
-        if logging.page_sizes == 0 || 1_u64 << logging.page_sizes.trailing_zeros() != self.page_size {
+        if logging.page_sizes == 0 || 1_u64 << logging.page_sizes.trailing_zeros() != self.logs.page_size() {
             return Err(Error::Unsupported(
                 "dirty logging in pages of this size; type1 logs in the IOMMU's smallest",
             ));
         }
         let container = container.clone();
         container.dirty_start()?;
-        self.logs.push(Log::Container(container));
+        self.logs.add(Log::Container(container));
         Ok(())
     }
 
-    /// Lets a device track what it writes to what is mapped now.
+    /// Lets a device track what it writes to what is mapped now; what is mapped later always counts as dirty. Where there are more ranges
+    /// than the 256 that the kernel takes, small gaps between them are logged with them.
     ///
     /// # Errors
     ///
-    /// [`Unsupported`](vfio_core::ErrorKind::Unsupported) for a device that does not.
+    /// [`Error::Invalid`] while nothing is mapped; [`Unsupported`](vfio_core::ErrorKind::Unsupported) for a device that does not.
     pub fn track_device(&mut self, device: &BoundDevice) -> Result<()> {
         let ranges = self.space.mapped();
-        self.logs
-            .push(Log::Device(device.dma_logging(self.page_size, &ranges)?));
+        self.logs.add(Log::device(device, self.logs.page_size(), &ranges)?);
         Ok(())
     }
 
-    /// What was written since this was last asked, in order, as long ranges as can be. All logs are joined. Ranges that the iterator
-    /// was not asked for stay dirty.
+    /// What was written since this was last asked, as long ranges as can be: first what is mapped, in order, then what was unmapped
+    /// since. All logs are joined. Ranges that the iterator was not asked for stay dirty.
+    ///
+    /// What the IOMMU reports can be as coarse as its page table: a mapping on huge pages is dirty by the huge page. Memory may be mapped
+    /// and unmapped meanwhile. Unmapping reads the logs first, so a device must be done with memory before it is unmapped, or what
+    /// it writes between the two is not known. Of mappings that the process has no bytes of (dma-bufs) nothing is kept.
     ///
     /// After an error nothing is known: all memory counts as dirty, and tracking is to be started anew.
     pub fn dirty(&mut self) -> Dirty<'_> {
-        let mapped = self.space.mapped();
-        // Type1 answers for whole mappings only.
-        let whole = self.logs.iter().any(|log| matches!(log, Log::Container(_)));
-        let pieces = mapped
-            .into_iter()
-            .flat_map(|range| pieces(range, if whole { u64::MAX } else { STEP }))
-            .collect();
+        let step = self.logs.step();
+        let mapped = self.space.mapped().into_iter();
+        let pieces = mapped.flat_map(|range| pieces(range, step)).collect();
         Dirty {
+            unmapped: self.logs.unmapped(),
             tracker: self,
             pieces,
             found: VecDeque::new(),
-        }
-    }
-
-    fn read(&self, range: IovaRange) -> Result<DirtyBitmap> {
-        let mut bitmap = DirtyBitmap::new(range, self.page_size)?;
-        for log in &self.logs {
-            match log {
-                Log::Table(table) => table.dirty_bitmap(&mut bitmap, true)?,
-                Log::Container(container) => container.dirty_bitmap(&mut bitmap)?,
-                Log::Device(logging) => logging.report(&mut bitmap)?,
-            }
-        }
-        Ok(bitmap)
-    }
-}
-
-impl Drop for DirtyTracker {
-    fn drop(&mut self) {
-        for log in &self.logs {
-            let stopped = match log {
-                Log::Table(table) => table.set_dirty_tracking(false),
-                Log::Container(container) => container.dirty_stop(),
-                // Stops by itself.
-                Log::Device(_) => Ok(()),
-            };
-            if let Err(error) = stopped {
-                tracing::error!(%error, "dirty pages are still tracked");
-            }
         }
     }
 }
@@ -188,26 +180,40 @@ pub struct Dirty<'a> {
     pieces: VecDeque<IovaRange>,
     /// Found, and not yet given out; the last one may go on in the next piece.
     found: VecDeque<IovaRange>,
+    /// How many unmapped ranges are given out at most, as others may come all the time.
+    unmapped: usize,
+}
+
+impl Dirty<'_> {
+    fn next_unmapped(&mut self) -> Option<Written> {
+        self.unmapped = self.unmapped.checked_sub(1)?;
+        self.tracker.logs.take_unmapped().map(Written::Unmapped)
+    }
 }
 
 impl Iterator for Dirty<'_> {
-    type Item = Result<IovaRange>;
+    type Item = Result<Written>;
 
     fn next(&mut self) -> Option<Self::Item> {
         while self.found.len() < 2 {
             let Some(piece) = self.pieces.pop_front() else {
-                return self.found.pop_front().map(Ok);
+                let mapped = self.found.pop_front().map(Written::Mapped);
+                return mapped.or_else(|| self.next_unmapped()).map(Ok);
             };
-            match self.tracker.read(piece) {
-                Ok(bitmap) => bitmap.ranges().for_each(|range| push(&mut self.found, range)),
+            let DirtyTracker { space, logs } = self.tracker;
+            match space.while_mapped(piece, |is_mapped| logs.read(piece, is_mapped)) {
+                // Unmapped meanwhile.
+                Ok(None) => {}
+                Ok(Some(bitmap)) => bitmap.ranges().for_each(|range| push(&mut self.found, range)),
                 Err(error) => {
                     self.pieces.clear();
                     self.found.clear();
+                    self.unmapped = 0;
                     return Some(Err(error));
                 }
             }
         }
-        self.found.pop_front().map(Ok)
+        self.found.pop_front().map(Written::Mapped).map(Ok)
     }
 }
 

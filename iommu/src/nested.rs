@@ -78,7 +78,8 @@ impl Nesting {
         &self.parent
     }
 
-    /// Whether mappings without write access break nesting on this IOMMU (erratum 772415 of VT-d): map everything for reading and writing then.
+    /// Whether mappings without write access break nesting on this IOMMU (erratum 772415 of VT-d): map everything for reading and
+    /// writing then.
     #[must_use]
     pub fn forbids_read_only(&self) -> bool {
         self.no_read_only
@@ -88,7 +89,8 @@ impl Nesting {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] for a table off its page or another width; [`Error::Unsupported`] for an IOMMU that is no VT-d, or has no tables this wide.
+    /// [`Error::Invalid`] for a table off its page or another width; [`Error::Unsupported`] for an IOMMU that is no VT-d, or has no
+    /// tables this wide.
     pub fn vtd_s1(
         &self,
         device: &dyn IommuDevice,
@@ -116,7 +118,8 @@ impl Nesting {
         self.table(device, HwptParent::Hwpt(&self.parent), data)
     }
 
-    /// A guest's table of AMD's IOMMU, as the guest's device table entry describes it. `viommu` stands for the guest's IOMMU: [`viommu`](Self::viommu).
+    /// A guest's table of AMD's IOMMU, as the guest's device table entry describes it. `viommu` stands for the guest's IOMMU:
+    /// [`viommu`](Self::viommu).
     ///
     /// # Errors
     ///

@@ -1,7 +1,7 @@
 //! Making pages present with several threads.
 //!
-//! Most of the time that mapping fresh memory takes goes into zeroing it, one page after the other, inside the kernel's call that maps. Pages that are
-//! present already are only pinned. [`populate`] lets several threads zero them first, a huge page or 2 MiB at a time.
+//! Most of the time that mapping fresh memory takes goes into zeroing it, one page after the other, inside the kernel's call that maps.
+//! Pages that are present already are only pinned. [`populate`] lets several threads zero them first, a huge page or 2 MiB at a time.
 
 use crate::{Error, Result};
 use std::num::NonZeroUsize;
@@ -32,7 +32,8 @@ const PIECE: usize = 2 << 20;
 ///
 /// # Errors
 ///
-/// The first one that a thread met: ENOMEM or EFAULT when there are no pages left. [`Error::Invalid`] for a part that lies outside the memory.
+/// The first one that a thread met: ENOMEM or EFAULT when there are no pages left. [`Error::Invalid`] for a part that lies outside the
+/// memory.
 pub fn populate(
     memory: &Memory,
     part: Range<usize>,

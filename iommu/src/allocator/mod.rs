@@ -1,17 +1,18 @@
 //! Which IOVAs are free.
 //!
-//! [`IovaAllocator`] hands out ranges of the allowed IOVAs. It finds one whenever there is one, and a range is aligned to its own size unless
-//! asked otherwise, so that the IOMMU can use large pages for it and a device's page walks stay short.
+//! [`IovaAllocator`] hands out ranges of the allowed IOVAs. It finds one whenever there is one, and a range is aligned to its own size
+//! unless asked otherwise, so that the IOMMU can use large pages for it and a device's page walks stay short.
 //!
 //! # Cost
 //!
 //! Freed ranges of sizes that recur wait in a stack per size: handing one out again is O(1). Everything else is O(log n) in the number of
-//! free ranges, with a factor of at most 64, the bits of an address: each free range is indexed under each alignment that an address in it is
-//! the first to have. Two things are rarer and cost more: an insertion in n grows the hash table of live ranges, and
+//! free ranges, with a factor of at most 64, the bits of an address: each free range is indexed under each alignment that an address in
+//! it is the first to have. Two things are rarer and cost more: an insertion in n grows the hash table of live ranges, and
 //! [`set_allowed`](IovaAllocator::set_allowed) sorts them.
 //!
-//! A live range takes 16 bytes in a hash table that is between 7/16 and 7/8 full, thus 20 to 40 bytes, and twice that while the table grows.
-//! A free range takes about 40 bytes, and as much again for each alignment that it is indexed under: once for a hole of one page.
+//! A live range takes 16 bytes in a hash table that is between 7/16 and 7/8 full, thus 20 to 40 bytes, and twice that while the table
+//! grows. A free range takes about 40 bytes, and as much again for each alignment that it is indexed under: once for a hole of one
+//! page.
 
 mod free;
 mod recent;
@@ -105,7 +106,8 @@ impl IovaAllocator {
     ///
     /// # Errors
     ///
-    /// [`Error::NoSpace`] if no free range fits; [`Error::Invalid`] for a length of 0, one that overflows, or an alignment that is no power of two.
+    /// [`Error::NoSpace`] if no free range fits; [`Error::Invalid`] for a length of 0, one that overflows, or an alignment that is no
+    /// power of two.
     pub fn allocate(&mut self, request: Request) -> Result<IovaRange> {
         let (count, order) = self.in_grains(&request)?;
         let first = self.last_grain(request.width).and_then(|last| {

@@ -206,6 +206,20 @@ fn senseless_requests_are_refused() {
 }
 
 #[test]
+fn a_size_that_recurs_needs_no_search() {
+    let mut allocator = IovaAllocator::new(&[range(1, 1 << 20)], PAGE).unwrap();
+    let first = allocator.allocate(Request::new(3 * PAGE)).unwrap();
+    allocator.release(first).unwrap();
+    let before = format!("{:?}", allocator.free);
+    for _ in 0..100 {
+        let again = allocator.allocate(Request::new(3 * PAGE)).unwrap();
+        assert_eq!(again, first);
+        allocator.release(again).unwrap();
+    }
+    assert_eq!(format!("{:?}", allocator.free), before, "the index is not touched");
+}
+
+#[test]
 fn more_recurring_sizes_than_are_remembered_lose_nothing() {
     let mut allocator = IovaAllocator::new(&[range(1, 1 << 20)], PAGE).unwrap();
     for _ in 0..3 {

@@ -1,7 +1,8 @@
 //! Memory for DMA: bytes that the process and a device share.
 //!
-//! A [`DmaBuffer`] has an IOVA for as long as it lives. It comes from a [`DmaPool`](crate::pool::DmaPool), or has a mapping of its own. Its type says which way
-//! bytes go, and only what makes sense that way can be called. Bytes are copied in and out; what a device signals with is an atomic.
+//! A [`DmaBuffer`] has an IOVA for as long as it lives. It comes from a [`DmaPool`](crate::pool::DmaPool), or has a mapping of its own.
+//! Its type says which way bytes go, and only what makes sense that way can be called. Bytes are copied in and out; what a device
+//! signals with is an atomic.
 
 mod chunk;
 mod direction;

@@ -1,6 +1,7 @@
 //! For devices that cannot wait: a transfer goes to a buffer that is always mapped if its target is not.
 
 use super::DemandSpace;
+use super::region::Region;
 use crate::buffer::{DmaBuffer, FromDevice};
 use crate::pool::DmaPool;
 use crate::{Error, Iova, IovaRange, Result};
@@ -11,6 +12,8 @@ use vfio_core::Access;
 #[must_use = "the target stays pinned, and bytes in the backup buffer are lost"]
 pub struct Posted {
     target: IovaRange,
+    /// Number of the region that has the target.
+    region: u64,
     /// `None`: the target itself, which is pinned.
     backup: Option<DmaBuffer<FromDevice>>,
 }
@@ -30,8 +33,8 @@ impl Posted {
 }
 
 impl DemandSpace {
-    /// Chooses where a device that cannot wait writes: to `target` itself if it is mapped, which is pinned for as long, else to a buffer of `backups`,
-    /// whose pool must be in [`space`](Self::space). The device is never told an IOVA that could fault.
+    /// Chooses where a device that cannot wait writes: to `target` itself if it is mapped, which is pinned for as long, else to a
+    /// buffer of `backups`, whose pool must be in [`space`](Self::space). The device is never told an IOVA that could fault.
     ///
     /// # Errors
     ///
@@ -41,37 +44,45 @@ impl DemandSpace {
             return Err(Error::Invalid("the backup buffers are in another space"));
         }
         self.units_of(target, Access::WRITE)?;
+        let region = self.region_of(target).ok_or(Error::NotAllowed(target))?.number();
         if self.is_resident(target) {
             self.pin(target)?;
-            return Ok(Posted { target, backup: None });
+            let backup = None;
+            return Ok(Posted { target, region, backup });
         }
         let len = usize::try_from(target.len_bytes()).map_err(|_too_long| Error::NotAllowed(target))?;
         let backup = Some(backups.take(len)?);
         self.statistics.backups += 1;
-        Ok(Posted { target, backup })
+        Ok(Posted { target, region, backup })
     }
 
-    /// Ends what [`post`](Self::post) began: the device has written `len` bytes. They are copied to the target if they went elsewhere, for which the target need not be mapped.
+    fn region_of(&self, target: IovaRange) -> Option<&Region> {
+        let before = self.regions.range(..=target.start()).next_back();
+        before
+            .map(|(_, region)| region)
+            .filter(|region| region.range().contains(&target))
+    }
+
+    /// Ends what [`post`](Self::post) began: the device has written `len` bytes. They are copied to the target if they went elsewhere,
+    /// for which the target need not be mapped.
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] if `len` is more than the target has; [`Error::NotAllowed`] if the target's memory was removed meanwhile.
+    /// [`Error::Invalid`] if `len` is more than the target has; [`Error::NotAllowed`] if the target's memory was removed meanwhile, even
+    /// if other memory has the same IOVAs now, or is another space's. Nothing is copied then, and what is in the backup buffer is gone.
     pub fn complete(&mut self, posted: Posted, len: usize) -> Result<()> {
-        let Posted { target, backup } = posted;
-        let Some(buffer) = backup else {
+        let Posted { target, region, backup } = posted;
+        let found = self.region_of(target).filter(|found| found.number() == region);
+        found.ok_or(Error::NotAllowed(target))?;
+        if backup.is_none() {
             self.unpin(target);
-            return Ok(());
-        };
-        if len > buffer.len() {
+        }
+        if len as u128 > target.len_bytes() {
             return Err(Error::Invalid("more bytes than the target has"));
         }
-        let region = self
-            .regions
-            .range(..=target.start())
-            .next_back()
-            .map(|(_, region)| region);
-        let region = region.filter(|region| region.range().contains(&target));
-        let region = region.ok_or(Error::NotAllowed(target))?;
+        let (Some(buffer), Some(region)) = (backup, self.region_of(target)) else {
+            return Ok(());
+        };
         let start = region.offset(target.start()).ok_or(Error::NotAllowed(target))?;
         let mut bytes = [0; 4096];
         let mut done = 0;

@@ -1,11 +1,11 @@
 //! Demand-paged DMA: memory is mapped when a device asks for it (ATS and PRI).
 //!
-//! A [`DemandSpace`] pins nothing up front. A device that meets an unmapped page sends a page request; [`DemandSpace::serve`] reads requests,
-//! makes the pages present, maps them and answers. Mapped memory stays within a budget: when it is used up, units that were not used lately are
-//! unmapped, upon which the kernel takes them out of the device's translation cache too. Their content stays.
+//! A [`DemandSpace`] pins nothing up front. A device that meets an unmapped page sends a page request; [`DemandSpace::serve`] reads
+//! requests, makes the pages present, maps them and answers. Mapped memory stays within a budget: when it is used up, units that were
+//! not used lately are unmapped, upon which the kernel takes them out of the device's translation cache too. Their content stays.
 //!
-//! The kernel delivers page requests only of devices with PRI that are no VF, to a page table made for it. Requests that come by another way,
-//! such as a device's own report, are served through a [`FaultSource`].
+//! The kernel delivers page requests only of devices with PRI that are no VF, to a page table made for it. Requests that come by
+//! another way, such as a device's own report, are served through a [`FaultSource`].
 
 mod backup;
 mod eviction;
@@ -18,7 +18,7 @@ mod statistics;
 pub use backup::Posted;
 pub use eviction::Eviction;
 pub use prefetch::Prefetch;
-pub use source::{Answered, FaultSource};
+pub use source::FaultSource;
 pub use statistics::Statistics;
 
 use crate::space::{AddressSpace, DmaMapping, MapOptions};
@@ -28,6 +28,7 @@ use prefetch::Ahead;
 use region::Region;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use vfio_core::iommufd::{Hwpt, HwptData, HwptFlags, HwptParent, IommuDevice};
 use vfio_core::{Access, Attachment, BoundDevice, Errno, Memory, Pasid};
@@ -74,7 +75,10 @@ impl Default for DemandOptions {
 ///     let range = space.add(&memory, 0..memory.len(), MapOptions::new(Access::READ | Access::WRITE))?;
 ///     println!("the device may use {range}");
 ///     loop {
-///         space.serve()?; // after waiting for the fault queue's descriptor
+///         if let Some(queue) = space.ready() {
+///             vfio_core::wait_any(&[queue], None)?;
+///         }
+///         while space.serve()? > 0 {}
 ///     }
 /// }
 /// ```
@@ -170,14 +174,21 @@ impl DemandSpace {
         &self.space
     }
 
+    /// What becomes readable when page requests come; `None` for a source that tells in another way. Requests that were read ahead do
+    /// not count: before waiting, [`serve`](Self::serve) until it returns 0.
+    #[must_use]
+    pub fn ready(&self) -> Option<BorrowedFd<'_>> {
+        self.source.ready()
+    }
+
     /// What it has done.
     #[must_use]
     pub fn statistics(&self) -> Statistics {
         self.statistics
     }
 
-    /// Lets devices use a part of memory, and returns where. Nothing is made present or mapped. Attach first: what a device cannot reach is known from then on,
-    /// and requests for it could not be served.
+    /// Lets devices use a part of memory, and returns where. Nothing is made present or mapped. Attach first: what a device cannot
+    /// reach is known from then on, and requests for it could not be served.
     ///
     /// # Errors
     ///
@@ -193,8 +204,8 @@ impl DemandSpace {
     ///
     /// # Errors
     ///
-    /// [`Error::NotAllocated`] for a range that [`add`](Self::add) did not return, [`Error::InUse`] while part of it is pinned. If the kernel does not
-    /// unmap, the memory and the IOVAs are leaked.
+    /// [`Error::NotAllocated`] for a range that [`add`](Self::add) did not return, [`Error::InUse`] while part of it is pinned. If the
+    /// kernel does not unmap, the memory and the IOVAs are leaked.
     pub fn remove(&mut self, range: IovaRange) -> Result<()> {
         let found = self
             .regions

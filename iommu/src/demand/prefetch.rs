@@ -10,7 +10,8 @@ pub enum Prefetch {
     None,
     /// Always this many.
     Next(u32),
-    /// One after a request that goes on where the last one ended, twice as many after each further one, up to this many; none after one that does not.
+    /// One after a request that goes on where the last one ended, twice as many after each further one, up to this many; none after one
+    /// that does not.
     Adaptive(u32),
 }
 

@@ -4,11 +4,14 @@ use crate::space::{AddressSpace, DmaMapping, MapOptions, Reservation, Source};
 use crate::{Error, Iova, IovaRange, Result};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use vfio_core::{Access, Memory, StableMemory};
 
 /// A part of memory and its IOVAs, of which units are mapped now and then.
 #[derive(Debug)]
 pub(super) struct Region {
+    /// No other region of any space ever has it, as its IOVAs may be another's later.
+    number: u64,
     reservation: Reservation,
     memory: Arc<Memory>,
     part: Range<usize>,
@@ -37,12 +40,18 @@ impl Region {
             Some(_) => options,
             None => options.aligned_to(unit.max((part.len() as u64).min(1 << 30).next_power_of_two())),
         };
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         Ok(Self {
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
             reservation: space.reserve(part.len() as u64, &wish)?,
             memory: Arc::clone(memory),
             part,
             access: options.access(),
         })
+    }
+
+    pub(super) fn number(&self) -> u64 {
+        self.number
     }
 
     pub(super) fn range(&self) -> IovaRange {

@@ -1,6 +1,6 @@
 //! From a group of page requests to its answer.
 
-use super::{Answered, DemandSpace, Unit, len};
+use super::{DemandSpace, Unit, len};
 use crate::{Error, Iova, IovaRange, Result};
 use std::collections::BTreeSet;
 use vfio_core::iommufd::{PageAccess, PageRequest, PageRequestGroup, Response};
@@ -10,10 +10,12 @@ use vfio_core::{Access, Errno, ErrorKind};
 const GROUPS: usize = 256;
 
 impl DemandSpace {
-    /// Serves the groups of page requests that wait, up to 256 of them, and returns how many that were. Never waits for one: wait on the fault queue's descriptor for that.
+    /// Serves the groups of page requests that wait, up to 256 of them, and returns how many that were. Never waits for one: wait for
+    /// [`ready`](Self::ready) for that.
     ///
     /// A group is answered as invalid when it asks for what was not added or for access that was not given, carries another PASID,
-    /// needs more than the budget, or when memory cannot be had; [`Statistics`](super::Statistics) tell which. None of that is an error here.
+    /// needs more than the budget, or when memory cannot be had; [`Statistics`](super::Statistics) tell which. None of that is an error
+    /// here.
     ///
     /// # Errors
     ///
@@ -23,16 +25,16 @@ impl DemandSpace {
             let Some(group) = self.source.next()? else {
                 return Ok(served);
             };
-            self.serve_group(&group)?;
+            self.serve_group(group)?;
         }
         Ok(GROUPS)
     }
 
-    fn serve_group(&mut self, group: &PageRequestGroup) -> Result<()> {
+    fn serve_group(&mut self, group: PageRequestGroup) -> Result<()> {
         self.round += 1;
         self.statistics.groups += 1;
         self.statistics.requests += group.requests.len() as u64;
-        let served = self.wanted(group).and_then(|starts| {
+        let served = self.wanted(&group).and_then(|starts| {
             self.statistics.mapped += self.bring_all(&starts)?;
             Ok(starts)
         });
@@ -45,13 +47,15 @@ impl DemandSpace {
                     _ => &mut self.statistics.failed,
                 };
                 *count += 1;
-                tracing::debug!(%error, cookie = group.cookie, "page requests are refused");
+                tracing::debug!(%error, index = group.index, "page requests are refused");
                 Response::Invalid
             }
         };
         // The device waits: what is mapped ahead comes after the answer.
-        if self.source.respond(group.cookie, response)? == Answered::Late {
-            self.statistics.late += 1;
+        match group.respond(response) {
+            // Its device was detached, and that has answered it.
+            Err(error) if matches!(error.kind, ErrorKind::NotFound(_)) => self.statistics.late += 1,
+            answered => answered?,
         }
         if let Ok(starts) = served {
             self.map_ahead(&starts);

@@ -2,10 +2,11 @@
 
 use crate::Result;
 use std::fmt::Debug;
-use vfio_core::ErrorKind;
-use vfio_core::iommufd::{FaultQueue, PageRequestGroup, Response};
+use std::os::fd::{AsFd, BorrowedFd};
+use vfio_core::iommufd::{FaultQueue, PageRequestGroup};
 
-/// What reports page requests and takes answers: an iommufd's [`FaultQueue`], or a device's own way of saying that it met a page that is not there.
+/// What reports page requests: an iommufd's [`FaultQueue`], or a device's own way of saying that it met a page that is not there, whose
+/// groups are made with [`PageRequestGroup::new`].
 pub trait FaultSource: Debug + Send {
     /// The next group, if one waits. Never blocks.
     ///
@@ -14,21 +15,10 @@ pub trait FaultSource: Debug + Send {
     /// When the source is broken; groups that it still has come with later calls.
     fn next(&mut self) -> Result<Option<PageRequestGroup>>;
 
-    /// Answers a group.
-    ///
-    /// # Errors
-    ///
-    /// When the answer could not be given. That nobody waits for it any more is no error.
-    fn respond(&mut self, cookie: u32, response: Response) -> Result<Answered>;
-}
-
-/// What became of an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answered {
-    /// The device has it.
-    Delivered,
-    /// Nobody waits for it: the device was detached, and its requests answered as invalid by that.
-    Late,
+    /// What becomes readable when a group comes; `None` for a source that tells in another way.
+    fn ready(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 }
 
 impl FaultSource for FaultQueue {
@@ -36,11 +26,7 @@ impl FaultSource for FaultQueue {
         Ok(self.read()?)
     }
 
-    fn respond(&mut self, cookie: u32, response: Response) -> Result<Answered> {
-        match Self::respond(self, cookie, response) {
-            Ok(()) => Ok(Answered::Delivered),
-            Err(error) if matches!(error.kind, ErrorKind::NotFound(_)) => Ok(Answered::Late),
-            Err(error) => Err(error.into()),
-        }
+    fn ready(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.as_fd())
     }
 }

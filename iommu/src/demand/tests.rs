@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use std::collections::VecDeque;
 use std::sync::Mutex;
 use vfio_core::iommufd::{ObjectId, PageAccess, PageRequest, PageRequestGroup, Response};
-use vfio_core::{MemoryOptions, PageSize};
+use vfio_core::{ErrorKind, MemoryOptions, PageSize};
 
 const PAGE: u64 = 4096;
 
@@ -16,24 +16,24 @@ struct Script(Arc<Mutex<Sent>>);
 
 #[derive(Debug, Default)]
 struct Sent {
-    waiting: VecDeque<PageRequestGroup>,
-    answers: Vec<(u32, Response)>,
+    waiting: VecDeque<Vec<PageRequest>>,
+    answers: Vec<Response>,
     detached: bool,
 }
 
 impl FaultSource for Script {
     fn next(&mut self) -> Result<Option<PageRequestGroup>> {
-        Ok(self.0.lock().unwrap().waiting.pop_front())
-    }
-
-    fn respond(&mut self, cookie: u32, response: Response) -> Result<Answered> {
-        let mut sent = self.0.lock().unwrap();
-        sent.answers.push((cookie, response));
-        Ok(if sent.detached {
-            Answered::Late
-        } else {
-            Answered::Delivered
-        })
+        let requests = self.0.lock().unwrap().waiting.pop_front();
+        let sent = Arc::clone(&self.0);
+        let group = |requests| {
+            PageRequestGroup::new(0, requests, move |response| {
+                let mut sent = sent.lock().unwrap();
+                sent.answers.push(response);
+                let late = vfio_core::Error::new("answer", ErrorKind::NotFound(Errno::NOENT));
+                if sent.detached { Err(late) } else { Ok(()) }
+            })
+        };
+        Ok(requests.map(group))
     }
 }
 
@@ -85,17 +85,12 @@ impl Bench {
     /// Sends a group and serves it.
     #[track_caller]
     fn send(&mut self, requests: Vec<PageRequest>) -> Response {
-        let cookie = u32::try_from(self.script.0.lock().unwrap().answers.len()).unwrap();
-        let group = PageRequestGroup {
-            cookie,
-            index: 0,
-            requests,
-        };
-        self.script.0.lock().unwrap().waiting.push_back(group);
+        let before = self.script.0.lock().unwrap().answers.len();
+        self.script.0.lock().unwrap().waiting.push_back(requests);
         assert_eq!(self.space.serve().unwrap(), 1);
-        let (answered, response) = *self.script.0.lock().unwrap().answers.last().unwrap();
-        assert_eq!(answered, cookie);
-        response
+        let sent = self.script.0.lock().unwrap();
+        assert_eq!(sent.answers.len(), before + 1);
+        *sent.answers.last().unwrap()
     }
 
     fn ask(&mut self, page: u64) -> Response {
@@ -243,11 +238,7 @@ fn a_detached_device_does_not_stop_the_service() {
 #[test]
 fn a_flood_is_served_in_batches() {
     let mut bench = Bench::new(4, 4, |_| ());
-    let group = PageRequestGroup {
-        cookie: 0,
-        index: 0,
-        requests: vec![bench.request(0)],
-    };
+    let group = vec![bench.request(0)];
     bench.script.0.lock().unwrap().waiting.extend(vec![group; 1000]);
     let served: Vec<_> = std::iter::repeat_with(|| bench.space.serve().unwrap())
         .take(5)
@@ -338,6 +329,37 @@ fn a_device_that_cannot_wait_writes_to_a_backup() {
     let elsewhere = Ledger::new().space().unwrap();
     let mut others = DmaPool::<FromDevice>::new(&elsewhere, 1 << 16, options).unwrap();
     assert!(bench.space.post(target, &mut others).is_err());
+}
+
+#[test]
+fn a_transfer_whose_target_was_removed_goes_nowhere() {
+    let mut bench = Bench::new(10, 3, |_| ());
+    let options = BufferOptions {
+        pages: PageSize::Base,
+        ..BufferOptions::default()
+    };
+    let mut backups = DmaPool::<FromDevice>::new(bench.space.space(), 1 << 16, options).unwrap();
+    let other = Arc::new(Memory::new(bench.memory.len(), MemoryOptions::default()).unwrap());
+    other.fill(0, other.len(), 7).unwrap();
+    let posted = bench.space.post(bench.page(0), &mut backups).unwrap();
+    let elsewhere = bench.space.post(bench.page(0), &mut backups).unwrap();
+    bench.space.remove(bench.range).unwrap();
+    let again = MapOptions::new(Access::READ).at(bench.range.start());
+    assert_eq!(bench.space.add(&other, 0..other.len(), again).unwrap(), bench.range);
+    assert!(matches!(bench.space.complete(posted, 4096), Err(Error::NotAllowed(_))));
+    // Nor into what another space has there.
+    let mut twin = Bench::new(10, 3, |_| ());
+    twin.memory.fill(0, 4096, 7).unwrap();
+    assert_eq!(twin.range, bench.range);
+    assert!(matches!(
+        twin.space.complete(elsewhere, 4096),
+        Err(Error::NotAllowed(_))
+    ));
+    for memory in [&other, &twin.memory] {
+        let mut bytes = [0; 4096];
+        memory.read(0, &mut bytes).unwrap();
+        assert_eq!(bytes, [7; 4096]);
+    }
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! From an address in this process to the IOVA of the same byte.
 //!
-//! [`Translator`] is a table of four levels like the CPU's own: an entry stands for one page of 4 KiB, 2 MiB, 1 GiB or 512 GiB, whichever the mapping's place in
-//! this process allows. A look-up of memory on huge pages reads three words; it takes no lock, writes nothing, and never waits for
-//! a writer. Tables are made once and stay, so a reader can never meet a freed one: 4 KiB for each 2 MiB of the process's
-//! addresses that was ever mapped in pieces, 12 KiB for each GiB.
+//! [`Translator`] is a table of four levels like the CPU's own: an entry stands for one page of 4 KiB, 2 MiB, 1 GiB or 512 GiB,
+//! whichever the mapping's place in this process allows. A look-up of memory on huge pages reads three words; it takes no lock, writes
+//! nothing, and never waits for a writer. Tables are made once and stay, so a reader can never meet a freed one: 4 KiB for each 2 MiB
+//! of the process's addresses that was ever mapped in pieces, 12 KiB for each GiB.
 //!
 //! An entry is one word that holds the whole answer, so a reader sees a mapping or none, never half of one. A length that spans entries
 //! is followed from entry to entry, and every byte of it must be mapped contiguously.
@@ -53,8 +53,8 @@ impl Translator {
 
     /// IOVA of the byte at `address`, if all of the `len` bytes from there are mapped, and contiguously; `None` for no bytes.
     ///
-    /// While another thread changes mappings, the answer for memory that it does not touch is right; for memory that it does touch it is one that was
-    /// right during the call, or `None`.
+    /// While another thread changes mappings, the answer for memory that it does not touch is right; for memory that it does touch it
+    /// is one that was right during the call, or `None`.
     #[must_use]
     #[inline]
     pub fn lookup(&self, address: usize, len: usize) -> Option<Iova> {
@@ -87,7 +87,8 @@ impl Translator {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] off that alignment, beyond 48 address bits, or if the process's addresses or the IOVAs overflow or the addresses are noted already.
+    /// [`Error::Invalid`] off that alignment, beyond 48 address bits, or if the process's addresses or the IOVAs overflow or the
+    /// addresses are noted already.
     pub fn insert(&self, address: usize, len: usize, iova: Iova) -> Result<()> {
         let (address, len) = (address as u64, len as u64);
         if ![address, len, iova.0]

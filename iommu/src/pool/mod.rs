@@ -1,13 +1,13 @@
 //! Many small buffers from few large mappings.
 //!
 //! A [`DmaPool`] belongs to one owner: a queue, or a thread. Chunks of memory are mapped as a whole and stay so; a buffer costs neither a
-//! system call nor a lock. The owner takes free slots from lists of its own. A buffer that is dropped, on whatever thread, goes onto a stack
-//! with one exchange, and the owner takes that whole stack when its own list is empty. Nobody ever waits for anybody. The
-//! lists are kept outside the memory that devices reach.
+//! system call nor a lock. The owner takes free slots from lists of its own. A buffer that is dropped, on whatever thread, goes onto a
+//! stack with one exchange, and the owner takes that whole stack when its own list is empty. Nobody ever waits for anybody. The lists
+//! are kept outside the memory that devices reach.
 //!
-//! Slots have sizes of 64 bytes times powers of two, and are aligned to their size for the process and the device alike, so a slot of up to a page never
-//! crosses one. All slots of a span of 64 KiB or more have one size. A span keeps its size, and a chunk its memory, until the pool
-//! and all of its buffers are gone.
+//! Slots have sizes of 64 bytes times powers of two, and are aligned to their size for the process and the device alike, so a slot of
+//! up to a page never crosses one. All slots of a span of 64 KiB or more have one size. A span keeps its size, and a chunk its memory,
+//! until the pool and all of its buffers are gone.
 
 mod returned;
 
@@ -98,7 +98,8 @@ const SPAN: usize = 64 << 10;
 const TOO_MANY: Error = Error::Invalid("a pool has at most 2^32 slots of a size");
 
 impl<D: Direction> DmaPool<D> {
-    /// Maps nothing yet. Chunks will have `chunk_len` bytes, rounded up to a power of two of at least 64 KiB: 2 MiB and 1 GiB fit huge pages.
+    /// Maps nothing yet. Chunks will have `chunk_len` bytes, rounded up to a power of two of at least 64 KiB: 2 MiB and 1 GiB fit huge
+    /// pages.
     ///
     /// # Errors
     ///

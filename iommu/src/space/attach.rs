@@ -7,6 +7,8 @@ use vfio_core::{Attachment, BoundDevice, Pasid};
 
 /// A device, or one of its PASIDs, on a space. Detached when dropped; holds the device open and the space alive.
 ///
+/// Where that device could not have memory stays excluded until [`detach`](Self::detach) or [`AddressSpace::refresh`].
+///
 /// On type1 a device uses the space of its group's container for as long as it is open, and this says so.
 #[derive(Debug)]
 #[must_use = "the device is detached when it is dropped"]
@@ -24,8 +26,8 @@ impl AddressSpace {
     /// # Errors
     ///
     /// [`Error::Invalid`] for a device of another container, or one that was opened the other way; the kernel's, among them
-    /// [`Busy`](vfio_core::ErrorKind::Busy), and EADDRINUSE when something is mapped where this device cannot have it. Devices of one group share
-    /// one space: while one of them is in another, the kernel answers EINVAL.
+    /// [`Busy`](vfio_core::ErrorKind::Busy), and EADDRINUSE when something is mapped where this device cannot have it. Devices of one
+    /// group share one space: while one of them is in another, the kernel answers EINVAL.
     pub fn attach(&self, device: &BoundDevice) -> Result<Attached> {
         let attachment = match &self.shared.kind {
             Kind::Iommufd(ioas) => Some(device.attach(ioas, None)?),
@@ -44,7 +46,8 @@ impl AddressSpace {
         self.attached(attachment, device, false)
     }
 
-    /// As [`attach`](Self::attach), through a page table of this space that was made on purpose: for dirty tracking, or as a parent of nested ones.
+    /// As [`attach`](Self::attach), through a page table of this space that was made on purpose: for dirty tracking, or as a parent of
+    /// nested ones.
     ///
     /// # Errors
     ///
@@ -63,11 +66,13 @@ impl AddressSpace {
         self.attached(Some(device.attach(&table, None)?), device, true)
     }
 
-    /// Lets one PASID of a device use the space. The device itself is attached through [`attach_beside_pasids`](Self::attach_beside_pasids), to this space or another.
+    /// Lets one PASID of a device use the space. The device itself is attached through
+    /// [`attach_beside_pasids`](Self::attach_beside_pasids), to this space or another.
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] on type1, and if device and IOMMU have no such PASID, which the kernel would not say; those of [`attach`](Self::attach).
+    /// [`Error::Unsupported`] on type1, and if device and IOMMU have no such PASID, which the kernel would not say; those of
+    /// [`attach`](Self::attach).
     pub fn attach_pasid(&self, device: &BoundDevice, pasid: Pasid) -> Result<Attached> {
         let table = self.pasid_table(device)?;
         let width = info(device)?.max_pasid_log2;

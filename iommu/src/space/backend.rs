@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use vfio_core::iommufd::{Ioas, Mapping, Placement};
-use vfio_core::{Access, Container, ErrorKind, IovaRange, LegacyMapping, StableMemory};
+use vfio_core::{Access, Container, IovaRange, LegacyMapping, StableMemory};
 
 /// One of the kernel's interfaces. Mappings are made where it is told; it chooses nothing.
 pub(crate) trait Backend: Debug + Send + Sync {
@@ -20,7 +20,7 @@ pub(crate) trait Backend: Debug + Send + Sync {
 
 /// A mapping, undone when dropped.
 pub(crate) trait Mapped: Debug + Send + Sync {
-    /// Undoes it, and says whether that went well.
+    /// Undoes it. Any error means that a device may still reach what is there.
     fn unmap(self: Box<Self>) -> Result<()>;
 }
 
@@ -55,11 +55,7 @@ impl Backend for Ioas {
 
 impl Mapped for Mapping {
     fn unmap(self: Box<Self>) -> Result<()> {
-        match Self::unmap(*self) {
-            // Somebody else has unmapped it: no device reaches the memory.
-            Err(error) if matches!(error.kind, ErrorKind::NotMapped(_)) => Ok(()),
-            result => Ok(result?),
-        }
+        Ok(Self::unmap(*self)?)
     }
 }
 
@@ -98,10 +94,6 @@ impl Backend for Container {
 
 impl Mapped for LegacyMapping {
     fn unmap(self: Box<Self>) -> Result<()> {
-        match Self::unmap(*self) {
-            // Somebody else has unmapped it: no device reaches the memory.
-            Err(error) if matches!(error.kind, ErrorKind::NotMapped(_)) => Ok(()),
-            result => Ok(result?),
-        }
+        Ok(Self::unmap(*self)?)
     }
 }

@@ -1,8 +1,8 @@
 //! Address spaces: which memory devices find where, over iommufd and type1 alike.
 //!
-//! An [`AddressSpace`] chooses IOVAs, keeps what is mapped alive, and knows where it is ([`AddressSpace::lookup`]). What it maps is held by a [`DmaMapping`] and unmapped
-//! when that is dropped. An IOVA is handed out again only after the kernel has unmapped it: if it refuses, the IOVA and the memory are both
-//! leaked, and `tracing` gets an error.
+//! An [`AddressSpace`] chooses IOVAs, keeps what is mapped alive, and knows where it is ([`AddressSpace::lookup`]). What it maps is
+//! held by a [`DmaMapping`] and unmapped when that is dropped. An IOVA is handed out again only after the kernel has unmapped it: if it
+//! refuses, the IOVA and the memory are both leaked, and `tracing` gets an error.
 
 mod attach;
 mod backend;
@@ -20,6 +20,7 @@ pub use peer::PeerMapping;
 pub(crate) use reservation::Reservation;
 
 use crate::allocator::IovaAllocator;
+use crate::dirty::Logs;
 use crate::lookup::Translator;
 use crate::sync::{Mutex, locked};
 use crate::{Error, Iova, IovaRange, Result};
@@ -28,7 +29,7 @@ use std::fmt;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, Weak};
 use vfio_core::iommufd::{Ioas, Iommufd};
 use vfio_core::{Access, Container, Memory, PageSize, StableMemory};
 
@@ -58,8 +59,11 @@ struct Shared {
     /// By first IOVA.
     mappings: Mutex<BTreeMap<Iova, Entry>>,
     next_id: AtomicU64,
-    /// Shared by those who make or undo one mapping, held alone by those who undo all in a range: what is noted and what is mapped change together.
+    /// Shared by those who make or undo one mapping, held alone by those who undo all in a range: what is noted and what is mapped
+    /// change together.
     gate: RwLock<()>,
+    /// What asks for dirty bits before they go with their mapping.
+    logs: Mutex<Vec<Weak<Logs>>>,
 }
 
 /// Which of the kernel's interfaces it is on.
@@ -77,6 +81,8 @@ struct Entry {
     /// Which guard it belongs to.
     id: u64,
     range: IovaRange,
+    /// Where the process has the bytes.
+    address: Option<usize>,
     mapped: Box<dyn Mapped>,
     /// Whether the IOVAs are a reservation's, which keeps them.
     is_reserved: bool,
@@ -124,6 +130,7 @@ impl AddressSpace {
             mappings: Mutex::new(BTreeMap::new()),
             next_id: AtomicU64::new(0),
             gate: RwLock::new(()),
+            logs: Mutex::new(Vec::new()),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -134,8 +141,8 @@ impl AddressSpace {
     ///
     /// # Errors
     ///
-    /// [`Error::NoSpace`], or for a fixed IOVA [`Error::InUse`] and [`Error::NotAllowed`]; [`Error::Invalid`] for a part outside the memory;
-    /// the kernel's, among them [`MemlockExceeded`](vfio_core::ErrorKind::MemlockExceeded). The IOVA is free again then.
+    /// [`Error::NoSpace`], or for a fixed IOVA [`Error::InUse`] and [`Error::NotAllowed`]; [`Error::Invalid`] for a part outside the
+    /// memory; the kernel's, among them [`MemlockExceeded`](vfio_core::ErrorKind::MemlockExceeded). The IOVA is free again then.
     pub fn map(&self, memory: &Arc<Memory>, part: Range<usize>, options: MapOptions) -> Result<DmaMapping> {
         let memory: Arc<dyn StableMemory> = Arc::<Memory>::clone(memory);
         self.map_unowned(memory, part, options)
@@ -162,8 +169,8 @@ impl AddressSpace {
         self.place(&source, len, Some(address), Some(held), options)
     }
 
-    /// Maps a part of memory that is not the process's own in Rust's sense: a guest's, another library's. Whoever implements [`StableMemory`] promises
-    /// that it stays where it is; that is where the `unsafe` is.
+    /// Maps a part of memory that is not the process's own in Rust's sense: a guest's, another library's. Whoever implements
+    /// [`StableMemory`] promises that it stays where it is; that is where the `unsafe` is.
     ///
     /// # Errors
     ///
@@ -192,8 +199,8 @@ impl AddressSpace {
         self.place(&Source::File(file, 0..len), len, None, None, options)
     }
 
-    /// IOVA of `len` bytes of this process from `address`, if all of them are mapped here, and contiguously. Takes no lock. Of memory that is mapped
-    /// several times, the first mapping is found.
+    /// IOVA of `len` bytes of this process from `address`, if all of them are mapped here, and contiguously. Takes no lock. Of memory
+    /// that is mapped several times, the first mapping is found.
     #[must_use]
     #[inline]
     pub fn lookup(&self, address: usize, len: usize) -> Option<Iova> {
@@ -213,8 +220,9 @@ impl AddressSpace {
     ///
     /// Those of the kernel.
     pub fn refresh(&self) -> Result<Vec<IovaRange>> {
-        let (ranges, granule) = reach(&*self.shared.backend)?;
+        // Locked first: of two who refresh, the later one must not note the older answer.
         let mut allocator = locked(&self.shared.allocator);
+        let (ranges, granule) = reach(&*self.shared.backend)?;
         if granule <= allocator.granule() {
             return Ok(allocator.set_allowed(&ranges));
         }
@@ -335,6 +343,7 @@ impl AddressSpace {
         let entry = Entry {
             id: self.shared.next_id.fetch_add(1, Ordering::Relaxed),
             range,
+            address,
             mapped,
             is_reserved,
             noted: address.filter(insert),

@@ -6,10 +6,11 @@ use std::ops::Range;
 use std::sync::Arc;
 use vfio_core::{BoundDevice, RegionIndex};
 
-/// A part of another function's BAR, mapped for the devices of a space: as a dma-buf on iommufd, by the process's own map of the BAR on type1.
+/// A part of another function's BAR, mapped for the devices of a space: as a dma-buf on iommufd, by the process's own map of the BAR on
+/// type1.
 ///
-/// While a function's memory decoding is off, and during its reset, nobody answers there, and the kernel takes the mapping back. The IOVAs stay:
-/// [`follow_decode`](Self::follow_decode), after either, maps it there again.
+/// While a function's memory decoding is off, and during its reset, nobody answers there, and the kernel takes the mapping back. The
+/// IOVAs stay: [`follow_decode`](Self::follow_decode), after either, maps it there again.
 #[derive(Debug)]
 #[must_use = "dropping it unmaps the BAR"]
 pub struct PeerMapping {
@@ -30,8 +31,8 @@ impl AddressSpace {
     /// # Errors
     ///
     /// [`Error::Invalid`] for a part that is not made of whole pages; [`Error::Unsupported`] where the BAR has no address in this process;
-    /// [`Unsupported`](vfio_core::ErrorKind::Unsupported) without `CONFIG_VFIO_PCI_DMABUF` or on an iommufd that stands in for type1; those of
-    /// [`AddressSpace::map`].
+    /// [`Unsupported`](vfio_core::ErrorKind::Unsupported) without `CONFIG_VFIO_PCI_DMABUF` or on an iommufd that stands in for type1;
+    /// those of [`AddressSpace::map`].
     pub fn map_bar(
         &self,
         device: &BoundDevice,
@@ -76,8 +77,8 @@ impl PeerMapping {
         self.mapping.as_ref().is_some_and(DmaMapping::is_mapped)
     }
 
-    /// Maps it anew if the function decodes memory, else unmaps it. To be called when the function was reset, and before or after its memory decoding changes.
-    /// Returns whether it is mapped now.
+    /// Maps it anew if the function decodes memory, else unmaps it. To be called when the function was reset, and before or after its
+    /// memory decoding changes. Returns whether it is mapped now.
     ///
     /// # Errors
     ///

@@ -139,6 +139,35 @@ fn ranges_that_became_illegal_are_named_and_stay_mapped() {
     ));
 }
 
+#[test]
+fn threads_map_and_unmap_while_one_clears_ranges() {
+    let ledger = Ledger::new();
+    let space = ledger.space().unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let memory = memory(4);
+                for round in 0..500 {
+                    let mapping = space.map(&memory, 0..(round % 4 + 1) * 4096, READ).unwrap();
+                    // Found where it is, or taken away meanwhile.
+                    let found = space.lookup_part(&*memory, 0..4096);
+                    assert!(found.is_none_or(|iova| iova == mapping.iova()));
+                    mapping.unmap().unwrap();
+                    assert_eq!(space.lookup_part(&*memory, 0..4096), None);
+                }
+            });
+        }
+        scope.spawn(|| {
+            for _ in 0..200 {
+                space.unmap_all().unwrap();
+            }
+        });
+    });
+    assert_eq!((space.mappings(), ledger.mapped_bytes()), (0, 0));
+    let all = IovaRange::new(Iova(4096), (1 << 39) - 4096).unwrap();
+    drop(space.reserve((1 << 39) - 4096, &READ.at(all.start())).unwrap());
+}
+
 proptest! {
     #[test]
     fn no_failure_loses_an_iova_or_reuses_one_that_is_mapped(

@@ -1,18 +1,20 @@
 //! Unmapping: one mapping, or all in a range.
 
 use super::{AddressSpace, Entry};
+use crate::dirty::Logs;
 use crate::sync::locked;
 use crate::{Error, Iova, IovaRange, Result};
 use std::collections::BTreeMap;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 impl AddressSpace {
-    /// Unmaps every mapping inside `range` with one call, and returns how many bytes that were. Guards of these mappings have nothing left to do.
+    /// Unmaps every mapping inside `range` with one call, and returns how many bytes that were. Guards of these mappings have nothing
+    /// left to do.
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] if a mapping lies across an end of the range; nothing is unmapped then. If the kernel fails, each mapping's own guard unmaps
-    /// what is left.
+    /// [`Error::Invalid`] if a mapping lies across an end of the range; nothing is unmapped then. If the kernel fails, each mapping's
+    /// own guard unmaps what is left.
     pub fn unmap_range(&self, range: IovaRange) -> Result<u64> {
         let _alone = self.shared.gate.write().unwrap_or_else(PoisonError::into_inner);
         let mut mappings = locked(&self.shared.mappings);
@@ -30,6 +32,9 @@ impl AddressSpace {
             .filter_map(|start| mappings.get(start))
             .map(|entry| entry.range.len_bytes())
             .sum();
+        for entry in inside.iter().filter_map(|start| mappings.get(start)) {
+            self.keep_dirty(entry);
+        }
         let got = self.shared.backend.unmap(range)?;
         if u128::from(got) < want {
             let want = u64::try_from(want).unwrap_or(u64::MAX);
@@ -66,7 +71,32 @@ impl AddressSpace {
         if let Some(address) = entry.noted {
             self.shared.forget(address);
         }
+        self.keep_dirty(&entry);
         self.finish(entry)
+    }
+
+    /// From now on these logs are asked before anything is unmapped, as long as they live.
+    pub(crate) fn ask_before_unmapping(&self, logs: &Arc<Logs>) {
+        locked(&self.shared.logs).push(Arc::downgrade(logs));
+    }
+
+    /// Calls `work` with a way to tell whether all of a range is one mapping's, and lets no range be unmapped meanwhile.
+    pub(crate) fn while_mapped<T>(&self, range: IovaRange, work: impl FnOnce(&dyn Fn() -> bool) -> T) -> T {
+        let _shared = self.shared.share();
+        work(&|| {
+            let mappings = locked(&self.shared.mappings);
+            let before = mappings.range(..=range.start()).next_back();
+            before.is_some_and(|(_, entry)| entry.range.contains(&range))
+        })
+    }
+
+    /// Lets trackers read what was written to a mapping, which the kernel forgets when it unmaps.
+    fn keep_dirty(&self, entry: &Entry) {
+        let Some(address) = entry.address else { return };
+        locked(&self.shared.logs).retain(|logs| {
+            let logs = logs.upgrade();
+            logs.inspect(|logs| logs.keep(entry.range, address)).is_some()
+        });
     }
 
     pub(super) fn is_live(&self, start: Iova, id: u64) -> bool {

@@ -65,6 +65,26 @@ fn a_device_that_wrote_less_leaves_the_rest_alone() {
 }
 
 #[test]
+fn a_narrow_device_reaches_what_is_mapped_too() {
+    for bench in Bench::both() {
+        let options = BufferOptions {
+            pages: PageSize::Base,
+            width: 28,
+            ..BufferOptions::default()
+        };
+        let mut pool = BouncePool::new(&bench.space, 1 << 16, options, Crossover::at(64)).unwrap();
+        let pages = memory(2);
+        let short = pool.outgoing(&pages, 0..64).unwrap();
+        let long = [
+            pool.outgoing(&pages, 0..8192).unwrap().iova(),
+            pool.incoming(&pages, 0..8192).unwrap().iova(),
+        ];
+        assert!(short.is_copied() && short.iova().0 < 1 << 28);
+        assert!(long.iter().all(|iova| iova.0 < 1 << 28), "{long:?}");
+    }
+}
+
+#[test]
 fn parts_that_are_none_are_refused() {
     let [bench, _] = Bench::both();
     let mut pool = pool(&bench, Crossover::at(4096));

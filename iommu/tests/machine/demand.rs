@@ -3,9 +3,10 @@ use iommu::demand::{DemandOptions, DemandSpace, Eviction, Prefetch};
 use iommu::space::MapOptions;
 use iommu::{Error, Iova, IovaRange};
 use pci::GroupId;
+use std::time::Duration;
 use vfio_core::fake::{Copier, Machine};
 use vfio_core::iommufd::Iommufd;
-use vfio_core::{Access, Attachment, BoundDevice, Errno};
+use vfio_core::{Access, Attachment, BoundDevice, Errno, wait_any};
 
 const PAGE: u64 = 4096;
 const BOTH: MapOptions = MapOptions::new(Access::READ.union(Access::WRITE));
@@ -97,6 +98,23 @@ fn a_copy_of_more_than_the_budget_ends_within_it() {
         drop((space, attachment, engine));
         assert_eq!((machine.leaks(), machine.abandoned()), (vec![], vec![]));
     }
+}
+
+#[test]
+fn the_space_says_when_there_is_something_to_serve() {
+    let mut bench = bench(DemandOptions::default());
+    let is_ready = |space: &DemandSpace| {
+        !wait_any(&[space.ready().unwrap()], Some(Duration::ZERO))
+            .unwrap()
+            .is_empty()
+    };
+    let pages = memory(1);
+    let range = bench.space.add(&pages, 0..4096, BOTH).unwrap();
+    assert!(!is_ready(&bench.space));
+    let status = bench.engine.fill(range.start(), 1, 1);
+    assert!(is_ready(&bench.space));
+    assert_eq!(finish(&mut bench, status), Status::Done);
+    assert!(!is_ready(&bench.space));
 }
 
 #[test]
