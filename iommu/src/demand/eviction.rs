@@ -1,7 +1,7 @@
 //! Which page goes when another needs its place.
 
 use crate::Iova;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 /// How a victim is chosen. What is known of a page's use is when it was asked for, and what the driver says with
 /// [`DemandSpace::touch`](super::DemandSpace::touch).
@@ -29,6 +29,32 @@ pub(super) enum Order {
         /// Number of its entry, and whether it was used.
         units: HashMap<Iova, (u64, bool)>,
     },
+}
+
+/// Units that were evicted last, of which at most a number is known.
+#[derive(Debug, Default)]
+pub(super) struct Evicted {
+    order: VecDeque<Iova>,
+    units: HashSet<Iova>,
+}
+
+impl Evicted {
+    /// Notes an eviction, and knows at most the `most` last ones.
+    pub(super) fn insert(&mut self, unit: Iova, most: usize) {
+        if self.units.insert(unit) {
+            self.order.push_back(unit);
+        }
+        while self.order.len() > most {
+            if let Some(oldest) = self.order.pop_front() {
+                self.units.remove(&oldest);
+            }
+        }
+    }
+
+    /// Whether a unit was evicted lately.
+    pub(super) fn contains(&self, unit: Iova) -> bool {
+        self.units.contains(&unit)
+    }
 }
 
 impl Order {

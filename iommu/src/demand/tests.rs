@@ -5,8 +5,8 @@ use crate::space::testing::Ledger;
 use proptest::prelude::*;
 use std::collections::VecDeque;
 use std::sync::Mutex;
-use vfio_core::iommufd::{ObjectId, PageAccess, PageRequest, PageRequestGroup, Response};
-use vfio_core::{ErrorKind, MemoryOptions, PageSize};
+use vfio_core::iommufd::{PageAccess, PageRequest, Response};
+use vfio_core::{Errno, ErrorKind, MemoryOptions, PageSize};
 
 const PAGE: u64 = 4096;
 
@@ -373,6 +373,68 @@ fn a_space_that_was_unmapped_as_a_whole_is_mapped_again() {
         (bench.resident(), bench.space.statistics().resident_bytes),
         (vec![0], PAGE)
     );
+}
+
+#[test]
+fn a_page_that_cannot_be_mapped_does_not_cost_all_others() {
+    let mut bench = Bench::new(200, 100, |_| ());
+    (0..100).for_each(|page| assert_eq!(bench.ask(page), Response::Success));
+    bench.ledger.state().is_full = true;
+    assert_eq!(bench.ask(150), Response::Invalid);
+    // One for the budget, and some in the hope that they help.
+    assert!(bench.resident().len() >= 80, "{}", bench.resident().len());
+    bench.ledger.state().is_full = false;
+    assert_eq!(bench.ask(150), Response::Success);
+}
+
+#[test]
+fn a_group_does_not_take_what_was_just_brought_for_another() {
+    for eviction in [Eviction::Lru, Eviction::Clock] {
+        let mut bench = Bench::new(10, 1, |options| options.eviction = eviction);
+        let groups = [0, 1, 1].map(|page| vec![bench.request(page)]);
+        bench.script.0.lock().unwrap().waiting.extend(groups);
+        assert_eq!((bench.space.serve().unwrap(), bench.resident()), (1, vec![0]));
+        assert!(bench.space.is_crowded(), "the second group waits");
+        assert_eq!(bench.script.0.lock().unwrap().answers, [Response::Success]);
+        // Here the first device goes on.
+        assert_eq!((bench.space.serve().unwrap(), bench.resident()), (2, vec![1]));
+        assert!(!bench.space.is_crowded());
+        assert_eq!(bench.script.0.lock().unwrap().answers, [Response::Success; 3]);
+        let statistics = bench.space.statistics();
+        assert_eq!((statistics.groups, statistics.requests, statistics.repeated), (3, 3, 1));
+        assert_eq!((statistics.deferred, statistics.refaults), (1, 0));
+        bench.ask(0);
+        assert_eq!(bench.space.statistics().refaults, 1);
+    }
+}
+
+#[test]
+fn what_is_pinned_stays_so_when_it_is_mapped_again() {
+    let mut bench = Bench::new(10, 2, |_| ());
+    bench.space.pin(bench.page(0)).unwrap();
+    bench.space.space().unmap_all().unwrap();
+    assert!(matches!(bench.space.remove(bench.range), Err(Error::InUse(_))));
+    for page in [0, 1, 2, 3] {
+        assert_eq!(bench.ask(page), Response::Success);
+    }
+    assert_eq!(bench.resident(), [0, 3]);
+    bench.space.unpin(bench.page(0));
+    bench.ask(4);
+    bench.ask(5);
+    assert_eq!(bench.resident(), [4, 5]);
+    // Nothing is left to undo.
+    bench.space.unpin(bench.page(0));
+    bench.space.remove(bench.range).unwrap();
+}
+
+#[test]
+fn statistics_count_what_a_failed_group_mapped() {
+    let mut bench = Bench::new(10, 4, |_| ());
+    let next = bench.ledger.state().calls + 2;
+    bench.ledger.state().fail_at = Some(next);
+    let group = [0, 1].map(|page| bench.request(page)).to_vec();
+    assert_eq!(bench.send(group), Response::Invalid);
+    assert_eq!((bench.space.statistics().mapped, bench.resident()), (1, vec![0]));
 }
 
 proptest! {

@@ -20,6 +20,8 @@ pub(crate) struct State {
     pub(crate) stuck: Vec<IovaRange>,
     /// The call that fails.
     pub(crate) fail_at: Option<u32>,
+    /// Whether nothing more can be mapped, whatever is unmapped.
+    pub(crate) is_full: bool,
 }
 
 /// Where, how, and what is pinned.
@@ -71,6 +73,10 @@ impl Backend for Ledger {
 
     fn map(&self, source: &Source, range: IovaRange, access: Access) -> Result<Box<dyn Mapped>> {
         let mut state = self.call()?;
+        if state.is_full {
+            let kind = vfio_core::ErrorKind::Os(vfio_core::Errno::NOMEM);
+            return Err(vfio_core::Error::new("map", kind).into());
+        }
         assert!(
             state.allowed.iter().any(|allowed| allowed.contains(&range)),
             "{range} is not allowed"

@@ -153,7 +153,7 @@ fn of_demand_paging() {
                     ..DemandOptions::default()
                 },
             )?;
-            let _attachment = space.attach(&device)?;
+            space.attach(&device)?;
             let range = space.add(pages, 0..pages.len(), BOTH)?;
             let bar = device.region(RegionIndex::BAR0)?;
             for page in 0..4 {
