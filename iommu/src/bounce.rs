@@ -222,7 +222,8 @@ impl Incoming {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] if that is more than was asked for; those of unmapping.
+    /// [`Error::Invalid`] if that is more than was asked for, in which case nothing is put in its place: a device that says so cannot be
+    /// believed. Those of unmapping.
     pub fn finish(self, len: usize) -> Result<()> {
         let Self { way, memory, part } = self;
         if len > part.len() {

@@ -60,10 +60,6 @@ impl Chunk {
         start.checked_add(offset as u64).unwrap_or(start)
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.memory.len()
-    }
-
     /// The pages it is on, as the kernel says.
     pub(crate) fn pages(&self) -> PageSize {
         self.pages

@@ -29,6 +29,36 @@ fn a_buffer_costs_no_system_call_once_its_chunk_is_mapped() {
 }
 
 #[test]
+fn what_is_left_of_a_chunk_is_used() {
+    let ledger = Ledger::new();
+    let mut pool = pool::<Both>(&ledger);
+    let mut held = vec![pool.take(64).unwrap(), pool.take(1 << 18).unwrap()];
+    assert_eq!(pool.chunks(), 2, "the first has 192 KiB left");
+    // Whatever comes first, each of the three spans of 64 KiB.
+    held.push(pool.take(1 << 17).unwrap());
+    held.push(pool.take(128).unwrap());
+    assert_eq!(pool.chunks(), 2);
+    held.push(pool.take(256).unwrap());
+    assert_eq!(pool.chunks(), 3, "nothing is left");
+    assert!(held.iter().all(|buffer| buffer.iova().is_aligned_to(64)));
+}
+
+#[test]
+fn a_buffer_counts_one_reference() {
+    let ledger = Ledger::new();
+    let mut pool = pool::<Both>(&ledger);
+    let first = pool.take(64).unwrap();
+    let count = |pool: &DmaPool<Both>| {
+        let span = &pool.classes[0].spans[0];
+        (Arc::strong_count(span), Arc::strong_count(&span.chunk))
+    };
+    let before = count(&pool);
+    let second = pool.take(64).unwrap();
+    assert_eq!(count(&pool), (before.0 + 1, before.1));
+    drop((first, second));
+}
+
+#[test]
 fn a_direction_is_what_the_device_may_do() {
     let ledger = Ledger::new();
     let buffer = pool::<ToDevice>(&ledger).take(64).unwrap();

@@ -260,7 +260,9 @@ fn a_failed_read_ends_the_sequence() {
     let _mapping = bench.space.map(&pages, 0..8192, BOTH).unwrap();
     let mut tracker = DirtyTracker::new(&bench.space, 4096).unwrap();
     tracker.track_device(&bench.engine.0).unwrap();
-    bench.machine.fail_next("VFIO_DEVICE_FEATURE", Errno::NOMEM);
+    bench
+        .machine
+        .fail_next("VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT", Errno::NOMEM);
     let results: Vec<_> = tracker.dirty().collect();
     assert!(
         results.len() == 1 && results[0].is_err(),

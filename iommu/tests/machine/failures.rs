@@ -26,6 +26,7 @@ const UNDO: [&str; 7] = [
     "VFIO_IOMMU_UNMAP_DMA",
     "VFIO_DEVICE_DETACH_IOMMUFD_PT",
     "VFIO_GROUP_UNSET_CONTAINER",
+    // Starting and reporting a log of DMA have names of their own; this one stops it.
     "VFIO_DEVICE_FEATURE",
     "VFIO_IOMMU_DIRTY_PAGES",
 ];
