@@ -10,7 +10,8 @@ pub enum Eviction {
     /// The one that was used least recently. O(log n) for each use.
     #[default]
     Lru,
-    /// The first that was not used since the hand last passed it. O(1) for each use.
+    /// The first that was not used since the hand last passed it. O(1) for each use; a victim costs O(1) on average, and a whole round of
+    /// the hand when all have been used since the last one.
     Clock,
 }
 

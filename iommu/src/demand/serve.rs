@@ -3,8 +3,8 @@
 use super::region::Region;
 use super::{DemandSpace, Unit, len};
 use crate::{Error, Iova, IovaRange, Result};
-use std::collections::BTreeSet;
-use vfio_core::iommufd::{PageAccess, PageRequest, PageRequestGroup, Response};
+use std::collections::{BTreeMap, BTreeSet};
+use vfio_core::iommufd::{ObjectId, PageAccess, PageRequest, PageRequestGroup, Response};
 use vfio_core::{Access, Errno, ErrorKind};
 
 /// Groups that one call serves at most, so that a device which asks without end does not keep its caller.
@@ -73,14 +73,15 @@ impl DemandSpace {
                 Response::Invalid
             }
         };
+        let device = group.requests.first().map(|request| request.device);
         // The device waits: what is mapped ahead comes after the answer.
         match group.respond(response) {
             // Its device was detached, and that has answered it.
             Err(error) if matches!(error.kind, ErrorKind::NotFound(_)) => self.statistics.late += 1,
             answered => answered?,
         }
-        if let Ok((starts, _)) = served {
-            self.map_ahead(&starts);
+        if let (Ok((starts, _)), Some(device)) = (served, device) {
+            self.map_ahead(device, &starts);
         }
         Ok(None)
     }
@@ -237,19 +238,33 @@ impl DemandSpace {
         Ok(())
     }
 
-    /// Maps what a device is likely to ask for next. May evict, but nothing that this group uses, and never more than half of the budget.
-    fn map_ahead(&mut self, starts: &[Iova]) {
-        let (Some(&first), Some(&last)) = (starts.first(), starts.last()) else {
-            return;
-        };
-        let unit = self.options.unit;
-        let most = self.options.budget / unit / 2;
-        let count = u64::from(self.ahead.units(first)).min(most);
-        let mut next = last.checked_add(unit);
+    /// Maps what a device is likely to ask for next. May evict, but nothing that this round uses, and never more than half of the budget.
+    fn map_ahead(&mut self, device: ObjectId, starts: &[Iova]) {
+        let mut asked = BTreeMap::new();
+        for start in starts {
+            if let Ok(region) = self.region_at(*start) {
+                let (_, last) = asked.entry(region.range().start()).or_insert((*start, *start));
+                *last = *start;
+            }
+        }
+        let mut most = self.options.budget / self.options.unit / 2;
+        for (region, (first, last)) in asked {
+            let key = (device, region);
+            let count = u64::from(self.ahead.units(key, first)).min(most);
+            most -= count;
+            let next = self.map_after(region, last, count);
+            self.ahead.ended(key, next);
+        }
+    }
+
+    /// Maps up to `count` units of a region after one, and returns the next.
+    fn map_after(&mut self, region: Iova, last: Iova, count: u64) -> Option<Iova> {
+        let end = self.regions.get(&region)?.range().last();
+        let mut next = last.checked_add(self.options.unit);
         for _ in 0..count {
-            let in_region =
-                |iova: &Iova| IovaRange::new(*iova, 1).is_some_and(|byte| self.units_of(byte, Access::empty()).is_ok());
-            let Some(start) = next.filter(in_region) else { break };
+            let Some(start) = next.filter(|start| *start <= end) else {
+                break;
+            };
             match self.bring(start) {
                 Ok(is_new) => self.statistics.prefetched += u64::from(is_new),
                 // Nobody has asked for it.
@@ -258,9 +273,9 @@ impl DemandSpace {
                     break;
                 }
             }
-            next = start.checked_add(unit);
+            next = start.checked_add(self.options.unit);
         }
-        self.ahead.ended(next);
+        next
     }
 
     fn over_budget(&self, need: u64) -> Error {

@@ -263,6 +263,34 @@ fn a_stream_is_mapped_ahead() {
 }
 
 #[test]
+fn streams_of_several_devices_and_regions_do_not_break_one_another() {
+    let mut bench = Bench::new(200, 64, |options| options.prefetch = Prefetch::Adaptive(8));
+    let other = Arc::new(Memory::new(100 * 4096, MemoryOptions::default()).unwrap());
+    let both = MapOptions::new(Access::READ | Access::WRITE);
+    let second = bench.space.add(&other, 0..other.len(), both).unwrap();
+    let mut faults = 0;
+    for page in 0..100 {
+        // One device goes through the first half and another through the second, while it reads from elsewhere too.
+        let near = bench.request(page);
+        let far = PageRequest {
+            device: ObjectId(2),
+            ..bench.request(100 + page)
+        };
+        let elsewhere = PageRequest {
+            iova: Iova(second.start().0 + page * PAGE),
+            ..far
+        };
+        for request in [near, far, elsewhere] {
+            if !bench.space.is_resident(IovaRange::new(request.iova, PAGE).unwrap()) {
+                faults += 1;
+                assert_eq!(bench.send(vec![request]), Response::Success);
+            }
+        }
+    }
+    assert!(faults < 60, "{faults} faults for 300 pages");
+}
+
+#[test]
 fn what_is_mapped_ahead_never_leaves_the_region_or_half_of_the_budget() {
     let mut bench = Bench::new(10, 4, |options| options.prefetch = Prefetch::Next(100));
     bench.ask(0);
