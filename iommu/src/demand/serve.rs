@@ -50,7 +50,10 @@ impl DemandSpace {
 
     /// Gives the group back, unanswered, if there is no room beside what earlier ones of the round brought.
     fn serve_group(&mut self, group: PageRequestGroup, is_first: bool) -> Result<Option<PageRequestGroup>> {
-        let served = self.wanted(&group).and_then(|(starts, repeated)| {
+        let wanted = self.wanted(&group);
+        // What fits nowhere is refused at once.
+        let may_wait = wanted.is_ok() && !is_first;
+        let served = wanted.and_then(|(starts, repeated)| {
             self.bring_all(&starts)?;
             Ok((starts, repeated))
         });
@@ -59,7 +62,7 @@ impl DemandSpace {
                 self.statistics.repeated += repeated;
                 Response::Success
             }
-            Err(error) if !is_first && (matches!(error, Error::NoSpace { .. }) || is_shortage(error)) => {
+            Err(error) if may_wait && (matches!(error, Error::NoSpace { .. }) || is_shortage(error)) => {
                 return Ok(Some(group));
             }
             Err(error) => {
