@@ -77,7 +77,9 @@ impl AddressSpace {
 
     /// From now on these logs are asked before anything is unmapped, as long as they live.
     pub(crate) fn ask_before_unmapping(&self, logs: &Arc<Logs>) {
-        locked(&self.shared.logs).push(Arc::downgrade(logs));
+        let mut known = locked(&self.shared.logs);
+        known.retain(|logs| logs.strong_count() > 0);
+        known.push(Arc::downgrade(logs));
     }
 
     /// Calls `work` with a way to tell whether all of a range is one mapping's, and lets no range be unmapped meanwhile.

@@ -203,7 +203,11 @@ fn of_dirty_tracking_and_nesting() {
             for range in tracker.dirty() {
                 range?;
             }
-            drop((tracker, mapping));
+            mapping.unmap()?;
+            for written in tracker.dirty() {
+                written?;
+            }
+            drop(tracker);
             attachment.detach()?;
             let nesting = Nesting::new(&space, &object)?;
             let nested = nesting.vtd_s1(&object, vfio_core::iommufd::VtdS1Flags::empty(), 0, 48)?;
