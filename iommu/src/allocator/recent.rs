@@ -1,12 +1,12 @@
 //! Ranges that were just released, by size: what the next request of that size gets without a search.
 
 use super::Grains;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 /// Released ranges that have not been joined with their neighbours. Bounded, so that giving them all back takes bounded time.
 #[derive(Debug, Default)]
 pub(super) struct Recent {
-    by_count: HashMap<u64, Vec<u64>, std::hash::BuildHasherDefault<super::Multiply>>,
+    by_count: BTreeMap<u64, Vec<u64>>,
 }
 
 /// Different sizes that wait at a time.
