@@ -58,6 +58,7 @@ pub struct Request {
     len: u64,
     alignment: Option<u64>,
     width: u32,
+    address: u64,
 }
 
 /// Grains from the first to the last, both included.
@@ -69,6 +70,9 @@ struct Grains {
 
 /// Ranges are aligned to their size up to this one: no IOMMU has larger pages.
 const LARGEST_PAGE: u64 = 1 << 30;
+
+/// Sizes of large pages that processors and IOMMUs share, from the largest.
+const LARGE_PAGES: [u64; 2] = [LARGEST_PAGE, 2 << 20];
 
 /// Bits of an address that every device is expected to have.
 const NARROW: u32 = 32;
@@ -116,8 +120,11 @@ impl IovaAllocator {
     pub fn allocate(&mut self, request: Request) -> Result<IovaRange> {
         let (count, order) = self.in_grains(&request)?;
         let first = self.last_grain(request.width).and_then(|last| {
-            let recent = self.recent.take(count, order, last);
-            recent.or_else(|| self.take_free(count, order, last))
+            let beside = request.pages_begun().find_map(|(size, offset)| {
+                let order = (size / self.granule).checked_ilog2()?;
+                self.take(count, order, offset / self.granule, last)
+            });
+            beside.or_else(|| self.take(count, order, 0, last))
         });
         let first = first.ok_or(Error::NoSpace {
             len: request.len,
@@ -214,11 +221,17 @@ impl IovaAllocator {
         self.allowed.iter().map(|&grains| self.in_bytes(grains))
     }
 
-    fn take_free(&mut self, count: u64, order: u32, last: u64) -> Option<u64> {
-        let first = self.free.find(count, order, last).or_else(|| {
+    /// Takes `count` grains from `offset` behind a multiple of 2^`order`, up to `last`.
+    fn take(&mut self, count: u64, order: u32, offset: u64, last: u64) -> Option<u64> {
+        if let Some(recent) = self.recent.take(count, order, offset, last) {
+            return Some(recent);
+        }
+        let with_offset = count.checked_add(offset)?;
+        let start = self.free.find(with_offset, order, last).or_else(|| {
             self.flush();
-            self.free.find(count, order, last)
+            self.free.find(with_offset, order, last)
         })?;
+        let first = start + offset;
         self.free.remove(Grains::new(first, count));
         Some(first)
     }
@@ -298,6 +311,7 @@ impl Request {
             len,
             alignment: None,
             width: u64::BITS,
+            address: 0,
         }
     }
 
@@ -310,10 +324,27 @@ impl Request {
         }
     }
 
+    /// Not aligned to its size, but as far behind a multiple of 1 GiB or 2 MiB as `address` is, so that the IOMMU can use pages of this
+    /// size where the memory at that address has them: of the larger size that is not above the length, if there is such a place. Where
+    /// there is none, and for an address that is aligned itself, the request stays as it was.
+    #[must_use]
+    pub const fn congruent_to(self, address: u64) -> Self {
+        Self { address, ..self }
+    }
+
     /// Within reach of a device that has `bits` address bits.
     #[must_use]
     pub const fn within(self, bits: u32) -> Self {
         Self { width: bits, ..self }
+    }
+}
+
+impl Request {
+    /// Sizes of large pages that the range can hold, down to the first in which its address is aligned; and where in one it begins.
+    fn pages_begun(self) -> impl Iterator<Item = (u64, u64)> {
+        let fitting = LARGE_PAGES.into_iter().filter(move |size| *size <= self.len);
+        let begun = fitting.map(move |size| (size, self.address % size));
+        begun.take_while(|(_, offset)| *offset != 0)
     }
 }
 

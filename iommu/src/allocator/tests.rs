@@ -282,3 +282,34 @@ fn more_recurring_sizes_than_are_remembered_lose_nothing() {
     let all = allocator.allocate(Request::new(PAGE << 20).aligned_to(PAGE)).unwrap();
     assert_eq!(all, range(1, 1 << 20));
 }
+
+#[test]
+fn a_range_begins_where_its_memory_begins_in_a_large_page() {
+    const MIB: u64 = 1 << 20;
+    let allowed = IovaRange::new(Iova(0), 1 << 39).unwrap();
+    let mut allocator = IovaAllocator::new(&[allowed], PAGE).unwrap();
+    let address = 0x7f12_3456_7000;
+    for (len, size) in [(2 * MIB, 2 * MIB), (513 * MIB, 2 * MIB), (3 << 30, 1 << 30)] {
+        let mut before = None;
+        for _ in 0..2 {
+            let range = allocator.allocate(Request::new(len).congruent_to(address)).unwrap();
+            assert_eq!(range.start().0 % size, address % size, "{range} for {len:#x}");
+            assert!(before.is_none_or(|before| before == range), "released and found again");
+            allocator.release(range).unwrap();
+            before = Some(range);
+        }
+    }
+    // Short, or aligned anyway.
+    let short = allocator.allocate(Request::new(MIB).congruent_to(address)).unwrap();
+    assert!(short.start().is_aligned_to(MIB));
+    let aligned = allocator.allocate(Request::new(4 * MIB).congruent_to(2 * MIB)).unwrap();
+    assert!(aligned.start().is_aligned_to(4 * MIB));
+}
+
+#[test]
+fn a_range_that_cannot_begin_as_its_memory_does_is_found_all_the_same() {
+    let allowed = IovaRange::new(Iova(1 << 30), 1 << 30).unwrap();
+    let mut allocator = IovaAllocator::new(&[allowed], PAGE).unwrap();
+    let whole = Request::new(1 << 30).congruent_to(0x7f12_3456_7000);
+    assert_eq!(allocator.allocate(whole).unwrap(), allowed);
+}

@@ -52,6 +52,17 @@ fn a_direction_is_what_the_device_may_do() {
 }
 
 #[test]
+fn a_large_chunk_is_aligned_for_the_device_wherever_the_process_has_it() {
+    let ledger = Ledger::new();
+    let space = ledger.space().unwrap();
+    // Where the system puts the memory varies.
+    for _ in 0..4 {
+        let buffer = DmaBuffer::<Both>::new(&space, (4 << 20) - 4096, &options()).unwrap();
+        assert!(buffer.iova().is_aligned_to(4 << 20));
+    }
+}
+
+#[test]
 fn buffers_come_back_from_other_threads() {
     let ledger = Ledger::new();
     let mut pool = pool::<Both>(&ledger);

@@ -289,7 +289,7 @@ impl AddressSpace {
         memory: Option<Arc<dyn StableMemory>>,
         options: MapOptions,
     ) -> Result<DmaMapping> {
-        let reservation = self.reserve(len, &options)?;
+        let reservation = Reservation::new(self.clone(), self.shared.take(len, &options, address)?);
         let range = reservation.range();
         let _shared = self.shared.share();
         let mapped = self.shared.backend.map(source, range, options.access())?;
@@ -301,7 +301,7 @@ impl AddressSpace {
 
     /// Takes IOVAs without mapping anything.
     pub(crate) fn reserve(&self, len: u64, options: &MapOptions) -> Result<Reservation> {
-        Ok(Reservation::new(self.clone(), self.shared.take(len, options)?))
+        Ok(Reservation::new(self.clone(), self.shared.take(len, options, None)?))
     }
 
     /// Maps memory into a part of a reservation.
@@ -349,7 +349,7 @@ impl AddressSpace {
 }
 
 impl Shared {
-    fn take(&self, len: u64, options: &MapOptions) -> Result<IovaRange> {
+    fn take(&self, len: u64, options: &MapOptions, address: Option<usize>) -> Result<IovaRange> {
         let mut allocator = locked(&self.allocator);
         if !len.is_multiple_of(allocator.granule()) {
             return Err(Error::Invalid("the length is not a multiple of the IOMMU's page size"));
@@ -362,7 +362,7 @@ impl Shared {
                 let range = IovaRange::new(iova, len).ok_or(Error::Invalid("the IOVAs overflow"))?;
                 allocator.reserve(range)
             }
-            None => allocator.allocate(options.request(len)),
+            None => allocator.allocate(options.request(len, address)),
         }
     }
 

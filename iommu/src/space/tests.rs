@@ -49,6 +49,24 @@ fn a_fixed_iova_is_taken_once() {
 }
 
 #[test]
+fn memory_that_begins_inside_a_large_page_can_still_have_large_pages() {
+    const LARGE: u64 = 2 << 20;
+    let space = Ledger::new().space().unwrap();
+    let memory = memory(1200);
+    for first in [0, 1, 100] {
+        let mapping = space.map(&memory, first * 4096..1200 * 4096, READ).unwrap();
+        let address = (memory.address().addr() + first * 4096) as u64;
+        assert_eq!(mapping.iova().0 % LARGE, address % LARGE);
+        drop(mapping);
+        // What is asked for goes before.
+        let aligned = space
+            .map(&memory, first * 4096..1200 * 4096, READ.aligned_to(LARGE))
+            .unwrap();
+        assert!(aligned.iova().is_aligned_to(LARGE));
+    }
+}
+
+#[test]
 fn parts_that_are_none_are_refused() {
     let space = Ledger::new().space().unwrap();
     let memory = memory(2);
