@@ -193,8 +193,8 @@ impl AddressSpace {
         self.place(&Source::File(file, 0..len), len, None, None, options)
     }
 
-    /// IOVA of `len` bytes of this process from `address`, if all of them are mapped here, and contiguously. Takes no lock. Of memory
-    /// that is mapped several times, the first mapping is found.
+    /// IOVA of `len` bytes of this process from `address`, if all of them are mapped here, and contiguously. Takes no lock.
+    /// For memory that stays mapped during the call; [`Translator::lookup`] says what is found of memory that is mapped several times.
     #[must_use]
     #[inline]
     pub fn lookup(&self, address: usize, len: usize) -> Option<Iova> {
@@ -374,10 +374,19 @@ impl Shared {
         locked(&self.allocator).release(range)
     }
 
-    fn forget(&self, address: usize) {
-        if let Err(error) = self.translator.remove(address) {
+    /// Tells nobody any more where the memory is.
+    fn forget(&self, entry: &mut Entry) {
+        if let Some(address) = entry.noted.take()
+            && let Err(error) = self.translator.remove(address, entry.len(), entry.range.start())
+        {
             tracing::debug!(%error, address, "forgotten already");
         }
+    }
+}
+
+impl Entry {
+    fn len(&self) -> usize {
+        usize::try_from(self.range.len_bytes()).unwrap_or(usize::MAX)
     }
 }
 

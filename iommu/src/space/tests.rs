@@ -28,6 +28,28 @@ fn what_is_mapped_is_found_until_it_is_unmapped() {
 }
 
 #[test]
+fn memory_that_is_mapped_twice_is_found_while_either_mapping_is_there() {
+    let space = Ledger::new().space().unwrap();
+    let memory = memory(4);
+    for first_goes_first in [true, false] {
+        let first = space.map(&memory, 0..3 * 4096, READ).unwrap();
+        let second = space.map(&memory, 4096..4 * 4096, READ).unwrap();
+        assert_eq!(space.lookup_part(&*memory, 0..3 * 4096), Some(first.iova()));
+        assert_eq!(
+            space.lookup_part(&*memory, 3 * 4096..4 * 4096),
+            second.iova().checked_add(8192)
+        );
+        if first_goes_first {
+            drop(first);
+            assert_eq!(space.lookup_part(&*memory, 4096..4 * 4096), Some(second.iova()));
+        } else {
+            drop(second);
+            assert_eq!(space.lookup_part(&*memory, 0..3 * 4096), Some(first.iova()));
+        }
+    }
+}
+
+#[test]
 fn a_fixed_iova_is_taken_once() {
     let space = Ledger::new().space().unwrap();
     let memory = memory(2);

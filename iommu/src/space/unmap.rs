@@ -21,10 +21,12 @@ impl AddressSpace {
         if inside.is_empty() {
             return Ok(0);
         }
-        let noted = || inside.iter().filter_map(|start| mappings.get(start)?.noted);
         // Nobody may be told an IOVA that is about to end.
-        for address in noted() {
-            self.shared.forget(address);
+        for start in &inside {
+            mappings
+                .get_mut(start)
+                .into_iter()
+                .for_each(|entry| self.shared.forget(entry));
         }
         let want: u128 = inside
             .iter()
@@ -60,13 +62,11 @@ impl AddressSpace {
         if mappings.get(&start).is_none_or(|entry| entry.id != id) {
             return Ok(());
         }
-        let Some(entry) = mappings.remove(&start) else {
+        let Some(mut entry) = mappings.remove(&start) else {
             return Ok(());
         };
         drop(mappings);
-        if let Some(address) = entry.noted {
-            self.shared.forget(address);
-        }
+        self.shared.forget(&mut entry);
         self.finish(entry)
     }
 
