@@ -83,8 +83,8 @@ struct Entry {
     is_reserved: bool,
     /// Where the translator has it.
     noted: Option<usize>,
-    /// Held for the translator's sake where the kernel holds a file.
-    _memory: Option<Arc<dyn StableMemory>>,
+    /// Held longer than the gate, and for the translator's sake where the kernel holds a file.
+    memory: Option<Arc<dyn StableMemory>>,
 }
 
 impl AddressSpace {
@@ -328,20 +328,19 @@ impl AddressSpace {
         memory: Option<Arc<dyn StableMemory>>,
         is_reserved: bool,
     ) -> u64 {
-        let insert = |address: &usize| {
-            self.shared
-                .translator
-                .insert(*address, source.len(), range.start())
-                .is_ok()
+        let held = match source {
+            Source::Memory(memory, _) => Some(Arc::clone(memory)),
+            Source::File(..) => memory,
         };
-        let entry = Entry {
+        let mut entry = Entry {
             id: self.shared.next_id.fetch_add(1, Ordering::Relaxed),
             range,
             mapped,
             is_reserved,
-            noted: address.filter(insert),
-            _memory: memory,
+            noted: address,
+            memory: held,
         };
+        self.shared.note(&mut entry);
         let id = entry.id;
         locked(&self.shared.mappings).insert(range.start(), entry);
         id
@@ -374,9 +373,18 @@ impl Shared {
         locked(&self.allocator).release(range)
     }
 
+    /// Lets the memory be found. What is not in whole pages is not.
+    fn note(&self, entry: &mut Entry) {
+        let insert = |address: &usize| {
+            let noted = self.translator.insert(*address, entry.len(), entry.range.start());
+            noted.is_ok()
+        };
+        entry.noted = entry.noted.filter(insert);
+    }
+
     /// Tells nobody any more where the memory is.
-    fn forget(&self, entry: &mut Entry) {
-        if let Some(address) = entry.noted.take()
+    fn forget(&self, entry: &Entry) {
+        if let Some(address) = entry.noted
             && let Err(error) = self.translator.remove(address, entry.len(), entry.range.start())
         {
             tracing::debug!(%error, address, "forgotten already");
@@ -387,15 +395,6 @@ impl Shared {
 impl Entry {
     fn len(&self) -> usize {
         usize::try_from(self.range.len_bytes()).unwrap_or(usize::MAX)
-    }
-}
-
-impl Source {
-    fn len(&self) -> usize {
-        match self {
-            Self::Memory(_, part) => part.len(),
-            Self::File(_, part) => usize::try_from(part.end - part.start).unwrap_or(usize::MAX),
-        }
     }
 }
 

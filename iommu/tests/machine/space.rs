@@ -7,7 +7,7 @@ use pci::GroupId;
 use std::sync::Arc;
 use vfio_core::fake::{Copier, FaultReason, Iommu, Machine};
 use vfio_core::iommufd::Iommufd;
-use vfio_core::{Access, Backing, Errno, ErrorKind, Memory, MemoryOptions, PageSize, Pasid, RegionIndex};
+use vfio_core::{Access, Backing, Errno, ErrorKind, Memory, MemoryOptions, PageSize, Pasid, RegionIndex, StableMemory};
 
 const READ: MapOptions = MapOptions::new(Access::READ);
 const WRITE: MapOptions = MapOptions::new(Access::WRITE);
@@ -112,6 +112,79 @@ fn what_cannot_be_unmapped_is_leaked_with_its_iova() {
             bench.space.map(&other, 0..4096, READ.at(iova)),
             Err(Error::InUse(_))
         ));
+    }
+}
+
+/// Memory whose owner maps and unmaps in the same space when it goes.
+#[derive(Debug)]
+struct Restless {
+    memory: Arc<Memory>,
+    space: AddressSpace,
+    gone: std::sync::mpsc::Sender<()>,
+}
+
+#[expect(unsafe_code, reason = "who brings memory of another kind makes this promise")]
+// SAFETY: the memory is that of `memory`, which is held and not replaced.
+unsafe impl StableMemory for Restless {
+    fn address(&self) -> *mut u8 {
+        self.memory.address()
+    }
+
+    fn len(&self) -> usize {
+        self.memory.len()
+    }
+}
+
+impl Drop for Restless {
+    fn drop(&mut self) {
+        let other = self.space.map(&self.memory, 0..4096, READ).unwrap();
+        other.unmap().unwrap();
+        self.space.unmap_all().unwrap();
+        self.gone.send(()).unwrap();
+    }
+}
+
+#[test]
+fn memory_may_map_and_unmap_in_the_space_when_it_goes() {
+    for whole in [false, true] {
+        for bench in Bench::both() {
+            let (gone, is_gone) = std::sync::mpsc::channel();
+            let space = bench.space.clone();
+            let restless = Restless {
+                memory: memory(1),
+                space: space.clone(),
+                gone,
+            };
+            // On a thread of its own, which would never end.
+            std::thread::spawn(move || {
+                let mapping = space.map_unowned(Arc::new(restless), 0..4096, READ).unwrap();
+                if whole {
+                    space.unmap_all().unwrap();
+                }
+                drop(mapping);
+            });
+            is_gone.recv_timeout(std::time::Duration::from_secs(20)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn after_a_ranged_unmap_that_failed_each_guard_unmaps_its_own() {
+    for (bench, call) in Bench::both()
+        .into_iter()
+        .zip(["IOMMU_IOAS_UNMAP", "VFIO_IOMMU_UNMAP_DMA"])
+    {
+        let some = memory(4);
+        let guards = [0, 1].map(|i| bench.space.map(&some, i * 4096..(i + 1) * 4096, READ).unwrap());
+        bench.machine.fail_next(call, Errno::BUSY);
+        assert!(bench.space.unmap_all().is_err());
+        for (index, guard) in guards.iter().enumerate() {
+            assert!(guard.is_mapped());
+            let found = bench.space.lookup_part(&*some, index * 4096..(index + 1) * 4096);
+            assert_eq!(found, Some(guard.iova()));
+        }
+        drop(guards);
+        assert_eq!((bench.space.mappings(), bench.machine.pinned()), (0, 0));
     }
 }
 
