@@ -6,7 +6,7 @@ use iommu::{Error, Iova, IovaRange};
 use pci::GroupId;
 use std::sync::Arc;
 use vfio_core::fake::{Copier, FaultReason, Iommu, Machine};
-use vfio_core::iommufd::Iommufd;
+use vfio_core::iommufd::{Hwpt, HwptData, HwptFlags, HwptParent, Iommufd};
 use vfio_core::{Access, Backing, Errno, ErrorKind, Memory, MemoryOptions, PageSize, Pasid, RegionIndex, StableMemory};
 
 const READ: MapOptions = MapOptions::new(Access::READ);
@@ -225,6 +225,54 @@ fn a_device_moves_between_spaces_without_a_gap() {
     assert!(attached.space().is_same(&other), "it stays where it was");
     attached.detach().unwrap();
     assert_eq!(engine.fill(Iova(0x10_0000), 1, 3), Status::Failed);
+}
+
+#[test]
+fn a_device_that_has_moved_is_not_said_to_have_stayed() {
+    let machine = two().build();
+    let iommufd = Iommufd::open(&machine.system()).unwrap();
+    let device = open(&machine, &iommufd, 0).unwrap();
+    let [one, other] = [0, 1].map(|_| AddressSpace::iommufd(&iommufd).unwrap());
+    let mut attached = one.attach(&device).unwrap();
+    let limited = one.allowed();
+    for (from, to) in [(&one, &other), (&other, &one)] {
+        machine.fail_next("IOMMU_IOAS_IOVA_RANGES", Errno::NOMEM);
+        attached.move_to(to).unwrap();
+        assert!(machine.failed().is_some() && attached.space().is_same(to));
+        assert_eq!(from.allowed(), [IovaRange::ALL], "read although the other could not be");
+        to.refresh().unwrap();
+        assert_eq!(to.allowed(), limited);
+    }
+    machine.fail_next("IOMMU_IOAS_IOVA_RANGES", Errno::NOMEM);
+    attached.detach().unwrap();
+    assert!(machine.failed().is_some());
+}
+
+#[test]
+fn a_device_is_not_moved_off_a_page_table_made_on_purpose_by_the_way() {
+    let machine = two().build();
+    let iommufd = Iommufd::open(&machine.system()).unwrap();
+    let device = open(&machine, &iommufd, 0).unwrap();
+    let object = device.iommufd_device().unwrap();
+    let [one, other] = [0, 1].map(|_| AddressSpace::iommufd(&iommufd).unwrap());
+    let [own, others] = [&one, &other].map(|space| {
+        let parent = HwptParent::Ioas(space.ioas().unwrap());
+        Hwpt::alloc(&object, parent, HwptFlags::empty(), HwptData::None, None).unwrap()
+    });
+    let mut attached = one.attach_table(&device, &own).unwrap();
+    assert!(matches!(attached.move_to(&other), Err(Error::Invalid(_))));
+    assert!(attached.space().is_same(&one));
+    attached.move_to_table(&other, &others).unwrap();
+    assert!(attached.space().is_same(&other));
+    let page = memory(1);
+    let mapping = other.map(&page, 0..4096, BOTH).unwrap();
+    assert_eq!(crate::bench::Engine(device).fill(mapping.iova(), 1, 9), Status::Done);
+    let type1 = Bench::type1(two());
+    let mut attached = type1.space.attach(&type1.engine.0).unwrap();
+    assert!(matches!(
+        attached.move_to_table(&other, &others),
+        Err(Error::Unsupported(_))
+    ));
 }
 
 #[test]
