@@ -11,6 +11,7 @@ mod options;
 mod peer;
 mod reservation;
 mod unmap;
+mod writable;
 
 pub use attach::Attached;
 pub(crate) use backend::{Backend, Mapped, Source};
@@ -18,6 +19,7 @@ pub use mapping::DmaMapping;
 pub use options::MapOptions;
 pub use peer::PeerMapping;
 pub(crate) use reservation::Reservation;
+pub(crate) use writable::AllWritable;
 
 use crate::allocator::IovaAllocator;
 use crate::lookup::Translator;
@@ -27,7 +29,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use vfio_core::iommufd::{Ioas, Iommufd};
 use vfio_core::{Access, Container, Memory, PageSize, StableMemory};
@@ -61,6 +63,8 @@ struct Shared {
     /// Shared by those who make or undo one mapping, held alone by those who undo all in a range: what is noted and what is mapped
     /// change together.
     gate: RwLock<()>,
+    /// For how many reasons nothing may be mapped for reading only.
+    all_writable: AtomicU32,
 }
 
 /// Which of the kernel's interfaces it is on.
@@ -78,6 +82,7 @@ struct Entry {
     /// Which guard it belongs to.
     id: u64,
     range: IovaRange,
+    access: Access,
     mapped: Box<dyn Mapped>,
     /// Whether the IOVAs are a reservation's, which keeps them.
     is_reserved: bool,
@@ -125,6 +130,7 @@ impl AddressSpace {
             mappings: Mutex::new(BTreeMap::new()),
             next_id: AtomicU64::new(0),
             gate: RwLock::new(()),
+            all_writable: AtomicU32::new(0),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -136,7 +142,8 @@ impl AddressSpace {
     /// # Errors
     ///
     /// [`Error::NoSpace`], or for a fixed IOVA [`Error::InUse`] and [`Error::NotAllowed`]; [`Error::Invalid`] for a part outside the
-    /// memory; the kernel's, among them [`MemlockExceeded`](vfio_core::ErrorKind::MemlockExceeded). The IOVA is free again then.
+    /// memory; [`Error::Unsupported`] for reading only where [`Nesting`](crate::nested::Nesting) does not allow it; the kernel's, among them
+    /// [`MemlockExceeded`](vfio_core::ErrorKind::MemlockExceeded). The IOVA is free again then.
     pub fn map(&self, memory: &Arc<Memory>, part: Range<usize>, options: MapOptions) -> Result<DmaMapping> {
         let memory: Arc<dyn StableMemory> = Arc::<Memory>::clone(memory);
         self.map_unowned(memory, part, options)
@@ -292,11 +299,11 @@ impl AddressSpace {
         let reservation = Reservation::new(self.clone(), self.shared.take(len, &options, address)?);
         let range = reservation.range();
         let _shared = self.shared.share();
-        let mapped = self.shared.backend.map(source, range, options.access())?;
-        let id = self.enter(source, range, mapped, address, memory, false);
+        let access = options.access();
+        let id = self.enter(source, range, access, address, memory, false)?;
         // From here on the mapping has the IOVAs.
         reservation.leak();
-        Ok(DmaMapping::new(self.clone(), range, options.access(), id))
+        Ok(DmaMapping::new(self.clone(), range, access, id))
     }
 
     /// Takes IOVAs without mapping anything.
@@ -313,21 +320,22 @@ impl AddressSpace {
         access: Access,
     ) -> Result<DmaMapping> {
         let _shared = self.shared.share();
-        let mapped = self.shared.backend.map(source, range, access)?;
-        let id = self.enter(source, range, mapped, address, None, true);
+        let id = self.enter(source, range, access, address, None, true)?;
         Ok(DmaMapping::new(self.clone(), range, access, id))
     }
 
-    /// Notes what was mapped; returns the guard's number.
+    /// Maps, with the gate held, and notes it; returns the guard's number.
     fn enter(
         &self,
         source: &Source,
         range: IovaRange,
-        mapped: Box<dyn Mapped>,
+        access: Access,
         address: Option<usize>,
         memory: Option<Arc<dyn StableMemory>>,
         is_reserved: bool,
-    ) -> u64 {
+    ) -> Result<u64> {
+        self.check_access(access)?;
+        let mapped = self.shared.backend.map(source, range, access)?;
         let held = match source {
             Source::Memory(memory, _) => Some(Arc::clone(memory)),
             Source::File(..) => memory,
@@ -335,6 +343,7 @@ impl AddressSpace {
         let mut entry = Entry {
             id: self.shared.next_id.fetch_add(1, Ordering::Relaxed),
             range,
+            access,
             mapped,
             is_reserved,
             noted: address,
@@ -343,7 +352,7 @@ impl AddressSpace {
         self.shared.note(&mut entry);
         let id = entry.id;
         locked(&self.shared.mappings).insert(range.start(), entry);
-        id
+        Ok(id)
     }
 }
 
