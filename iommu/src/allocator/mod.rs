@@ -12,7 +12,7 @@
 //! number of ranges. The factor is the bits of an address: a free range is indexed once for each alignment that an address in it is the
 //! first to have, at most 64 times, and a search looks once at each alignment of each power of two of addresses, at most 2000 times when
 //! nothing is found. Two things cost more: a request that fails at first joins the waiting ranges, at most 4096, with their neighbours
-//! and looks again, and [`set_allowed`](IovaAllocator::set_allowed) goes through all ranges.
+//! and looks again, as does the release of a 33rd size; and [`set_allowed`](IovaAllocator::set_allowed) goes through all ranges.
 //!
 //! A live range takes 16 bytes in a B-tree whose nodes are at least half full: 20 to 40 bytes. A free range takes about as much twice
 //! over, and again for each further alignment that it is indexed under.

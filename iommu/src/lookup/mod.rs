@@ -1,10 +1,10 @@
 //! From an address in this process to the IOVA of the same byte.
 //!
 //! [`Translator`] is a table of four levels like the CPU's own: an entry stands for one page of 4 KiB, 2 MiB, 1 GiB or 512 GiB,
-//! whichever the mapping's place in this process allows. A look-up reads one word for each level down to the entry, and a pointer between
-//! two levels: five loads for an entry of 2 MiB, seven for one of 4 KiB. It takes no lock, writes nothing, and never waits for a writer.
-//! Tables are made once and stay, so a reader can never meet a freed one: 4 KiB for each 2 MiB of the process's addresses that was ever
-//! mapped in pieces, 12 KiB for each GiB.
+//! whichever the mapping's place in this process allows. A look-up loads one word for each level down to the entry, and from each level to
+//! the next a flag and a pointer: seven loads for an entry of 2 MiB, ten for one of 4 KiB. It takes no lock, writes nothing, and never
+//! waits for a writer. Tables are made once and stay, so a reader can never meet a freed one: 4 KiB for each 2 MiB of the process's
+//! addresses that was ever mapped in pieces, 12 KiB for each GiB.
 //!
 //! An entry is one word that holds the whole answer, so a reader sees a mapping or none, never half of one. A length that spans entries
 //! is followed from entry to entry, and every byte of it must be mapped contiguously.

@@ -15,7 +15,7 @@ fn pool<D: Direction>(ledger: &Ledger) -> DmaPool<D> {
 }
 
 #[test]
-fn a_buffer_costs_no_system_call_once_its_chunk_is_mapped() {
+fn nothing_is_mapped_for_a_buffer_once_its_chunk_is() {
     let ledger = Ledger::new();
     let mut pool = pool::<Both>(&ledger);
     pool.prepare(512, 200).unwrap();
