@@ -15,7 +15,7 @@ fn pool<D: Direction>(ledger: &Ledger) -> DmaPool<D> {
 }
 
 #[test]
-fn a_buffer_costs_no_system_call_once_its_chunk_is_mapped() {
+fn nothing_is_mapped_for_a_buffer_once_its_chunk_is() {
     let ledger = Ledger::new();
     let mut pool = pool::<Both>(&ledger);
     pool.prepare(512, 200).unwrap();
@@ -79,6 +79,17 @@ fn a_direction_is_what_the_device_may_do() {
             .values()
             .all(|(_, access, _)| *access == Access::WRITE)
     );
+}
+
+#[test]
+fn a_large_chunk_is_aligned_for_the_device_wherever_the_process_has_it() {
+    let ledger = Ledger::new();
+    let space = ledger.space().unwrap();
+    // Where the system puts the memory varies.
+    for _ in 0..4 {
+        let buffer = DmaBuffer::<Both>::new(&space, (4 << 20) - 4096, &options()).unwrap();
+        assert!(buffer.iova().is_aligned_to(4 << 20));
+    }
 }
 
 #[test]
