@@ -18,6 +18,7 @@ use vfio_core::{
     Access, Backing, BoundDevice, CdevFile, ContainerPath, Memory, MemoryOptions, RegionIndex, RegionMap, System,
 };
 
+const SHORT: Error = Error::Invalid("a buffer shorter than what is moved");
 const WIDTH: u32 = 28;
 /// In the device.
 const BUFFER: u64 = 0x4_0000;
@@ -70,11 +71,11 @@ fn run(space: &AddressSpace, device: &BoundDevice) -> Result<()> {
     let mut out = DmaPool::<ToDevice>::new(space, 2 << 20, options)?;
     let mut back = DmaPool::<FromDevice>::new(space, 2 << 20, options)?;
     let (mut request, answer) = (out.take(1000)?, back.take(1000)?);
-    request.write(10, b"through the device");
+    request.write(10, b"through the device").ok_or(SHORT)?;
     edu.move_in(request.iova(), 1000)?;
     edu.move_out(answer.iova(), 1000)?;
     let mut got = [0; 18];
-    answer.read(10, &mut got);
+    answer.read(10, &mut got).ok_or(SHORT)?;
     assert_eq!(&got, b"through the device");
     println!(
         "pool: {} -> {}, on pages of {:?}",
@@ -84,12 +85,12 @@ fn run(space: &AddressSpace, device: &BoundDevice) -> Result<()> {
     );
     // The IOMMU keeps the direction: what is to be read by the device is not written by it.
     let mut other = out.take(1000)?;
-    other.write(10, b"something else ...");
+    other.write(10, b"something else ...").ok_or(SHORT)?;
     edu.move_in(other.iova(), 1000)?;
     edu.move_out(request.iova(), 1000)?;
     edu.move_in(request.iova(), 1000)?;
     edu.move_out(answer.iova(), 1000)?;
-    answer.read(10, &mut got);
+    answer.read(10, &mut got).ok_or(SHORT)?;
     assert_eq!(&got, b"through the device", "the device wrote where it may only read");
 
     let shared = Arc::new(Memory::new(

@@ -33,34 +33,49 @@ impl Crossover {
         self.0
     }
 
-    /// Measures on this machine, in this space: copies and maps of lengths from 4 KiB to 1 MiB, and takes the longest at which copying
-    /// was not slower. Takes a few milliseconds. A device must be attached for the answer to mean anything, because its IOMMU's cache
-    /// is what unmapping has to wait for.
+    /// Measures on this machine, in this space: copies and maps of lengths from 64 bytes to 1 MiB, and takes the longest up to which
+    /// copying was not slower. What counts is the dearer direction: what a device writes is cleared before and copied after. Takes a few
+    /// milliseconds. A device must be attached for the answer to mean anything, because its IOMMU's cache is what unmapping has to wait for.
     ///
     /// # Errors
     ///
     /// Those of mapping.
     pub fn measure(space: &AddressSpace) -> Result<Self> {
-        const LONGEST: usize = 1 << 20;
         let memory = Arc::new(Memory::new(LONGEST, MemoryOptions::default())?);
         memory.populate(0..LONGEST)?;
-        let target = Memory::new(LONGEST, MemoryOptions::default())?;
-        target.populate(0..LONGEST)?;
-        let mut longest = Self(0);
-        for len in (12..=20).map(|power| 1 << power) {
+        let bounce = Memory::new(LONGEST, MemoryOptions::default())?;
+        bounce.populate(0..LONGEST)?;
+        Self::of(|len| {
             let copied = best(|| {
-                copy(&memory, 0, len, |at, bytes| target.write(at, bytes));
+                let cleared = bounce.fill(0, len, 0);
+                debug_assert!(cleared.is_some(), "it is long enough");
+                copy(&bounce, 0, len, |at, bytes| memory.write(at, bytes));
                 Ok(())
             })?;
-            let mapped = best(|| space.map(&memory, 0..len, MapOptions::new(Access::READ))?.unmap())?;
+            let mapped = best(|| map::<FromDevice>(space, &memory, &(0..len), MapOptions::new(Access::WRITE))?.end())?;
+            Ok((copied, mapped))
+        })
+    }
+
+    /// From what it costs to copy, and to map, a length.
+    fn of(mut costs: impl FnMut(usize) -> Result<(Duration, Duration)>) -> Result<Self> {
+        let mut longest = Self(0);
+        let mut len = SHORTEST;
+        while len <= LONGEST {
+            let (copied, mapped) = costs(len)?;
             if copied > mapped {
                 break;
             }
             longest = Self(len);
+            len *= 2;
         }
         Ok(longest)
     }
 }
+
+/// What is measured: from the smallest slot of a pool on.
+const SHORTEST: usize = 64;
+const LONGEST: usize = 1 << 20;
 
 /// The shortest of a few times.
 fn best(mut work: impl FnMut() -> Result<()>) -> Result<Duration> {
@@ -222,7 +237,8 @@ impl Incoming {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] if that is more than was asked for; those of unmapping.
+    /// [`Error::Invalid`] if that is more than was asked for, in which case nothing is put in its place: a device that says so cannot be
+    /// believed. Those of unmapping.
     pub fn finish(self, len: usize) -> Result<()> {
         let Self { way, memory, part } = self;
         if len > part.len() {
@@ -247,6 +263,13 @@ impl Incoming {
 }
 
 impl<D: crate::buffer::Direction> Way<D> {
+    fn end(self) -> Result<()> {
+        match self {
+            Self::Mapped(mapping, _) => mapping.unmap(),
+            Self::Copied(_) => Ok(()),
+        }
+    }
+
     fn iova(&self) -> Iova {
         match self {
             Self::Copied(buffer) => buffer.iova(),
@@ -287,5 +310,31 @@ fn copy(memory: &Memory, start: usize, len: usize, mut write: impl FnMut(usize, 
             write(at, piece)
         });
         debug_assert!(copied.is_some(), "both are long enough");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where copying costs so much a byte and mapping so much a page, in nanoseconds.
+    fn crossover(byte: u64, page: u64) -> (usize, Vec<usize>) {
+        let mut measured = vec![];
+        let found = Crossover::of(|len| {
+            measured.push(len);
+            let cost = |each: u64, count: usize| Duration::from_nanos(each * count as u64);
+            Ok((cost(byte, len), cost(page, len.div_ceil(4096))))
+        });
+        (found.unwrap().bytes(), measured)
+    }
+
+    #[test]
+    fn copying_goes_up_to_where_it_is_dearer() {
+        assert_eq!(crossover(1, 1000).0, 512, "less than a page too");
+        assert_eq!(crossover(1, 64).0, 64);
+        assert_eq!(crossover(1, 63), (0, vec![64]), "mapping is always cheaper");
+        let (longest, measured) = crossover(1, 4096);
+        assert_eq!((longest, measured.len()), (1 << 20, 15), "copying is never dearer");
+        assert!(Crossover::of(|_| Err(Error::Invalid("failed"))).is_err());
     }
 }

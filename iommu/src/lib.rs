@@ -4,7 +4,9 @@
 //! pools of buffers ([`buffer`], [`pool`], [`bounce`]), demand-paged DMA ([`demand`]), dirty tracking ([`dirty`]), nesting ([`nested`]) and
 //! groups that share a space ([`group`]). Its parts can be used alone: the IOVA [`allocator`], the [`lookup`] table, [`prefault`].
 //!
-//! Nothing here is `unsafe`, and nothing waits: what blocks is a call of the kernel.
+//! Nothing here is `unsafe`. Looking up an IOVA never waits, nor does taking a buffer of a pool that needs no new chunk, or returning one.
+//! Mapping and unmapping wait for each other while one of them notes what it does, and both for an unmapping of a whole range.
+//! [`prefault`] waits for its threads.
 #![forbid(unsafe_code)]
 
 pub mod allocator;

@@ -1,7 +1,8 @@
 //! Nesting: a guest translates with its own page table, and what comes out is translated by a space.
 
-use crate::space::AddressSpace;
+use crate::space::{AddressSpace, AllWritable};
 use crate::{Error, Result};
+use std::sync::Arc;
 use vfio_core::iommufd::{
     HwInfoData, Hwpt, HwptData, HwptFlags, HwptParent, InvalidateError, Invalidation, IommuDevice, Viommu, ViommuKind,
     VtdS1Flags, VtdS1Invalidation,
@@ -27,14 +28,15 @@ use vfio_core::iommufd::{
 #[derive(Debug, Clone)]
 pub struct Nesting {
     parent: Hwpt,
-    /// What is mapped for reading only would be written by the IOMMU: erratum 772415.
-    no_read_only: bool,
+    /// Where what is mapped for reading only would be written by the IOMMU: erratum 772415.
+    all_writable: Option<Arc<AllWritable>>,
 }
 
 /// A guest's table.
 #[derive(Debug, Clone)]
 pub struct NestedTable {
     hwpt: Hwpt,
+    _all_writable: Option<Arc<AllWritable>>,
 }
 
 /// Nested translation, in VT-d's extended capability register.
@@ -45,22 +47,25 @@ const CAP_FL5LP: u64 = 1 << 60;
 const ERRATUM_772415: u32 = 1;
 
 impl Nesting {
-    /// Makes `space` a second stage for `device`.
+    /// Makes `space` a second stage for `device`. Where the IOMMU [forbids](Self::forbids_read_only) it, the space refuses mappings for
+    /// reading only as long as this or a guest's table lives.
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] on type1, and for an IOMMU that does not nest.
+    /// [`Error::Unsupported`] on type1, for an IOMMU that does not nest, and if there are mappings for reading only that it forbids.
     pub fn new(space: &AddressSpace, device: &dyn IommuDevice) -> Result<Self> {
         let ioas = space
             .ioas()
             .ok_or(Error::Unsupported("nesting on type1; iommufd nests"))?;
         let info = device.iommufd().hw_info(device)?;
-        let mut no_read_only = false;
+        let mut all_writable = None;
         if let HwInfoData::IntelVtd { flags, extended, .. } = info.data {
             if extended & ECAP_NEST == 0 {
                 return Err(Error::Unsupported("nesting: this VT-d translates in one stage"));
             }
-            no_read_only = flags & ERRATUM_772415 != 0;
+            if flags & ERRATUM_772415 != 0 {
+                all_writable = Some(Arc::new(space.all_writable()?));
+            }
         }
         let parent = Hwpt::alloc(
             device,
@@ -69,7 +74,7 @@ impl Nesting {
             HwptData::None,
             None,
         )?;
-        Ok(Self { parent, no_read_only })
+        Ok(Self { parent, all_writable })
     }
 
     /// The second stage's page table.
@@ -78,11 +83,11 @@ impl Nesting {
         &self.parent
     }
 
-    /// Whether mappings without write access break nesting on this IOMMU (erratum 772415 of VT-d): map everything for reading and
-    /// writing then.
+    /// Whether mappings without write access break nesting on this IOMMU (erratum 772415 of VT-d): everything is to be mapped for
+    /// reading and writing then, and the space refuses the rest.
     #[must_use]
     pub fn forbids_read_only(&self) -> bool {
-        self.no_read_only
+        self.all_writable.is_some()
     }
 
     /// A guest's first-stage table of VT-d at `table`, a guest address, with 48 or 57 address bits.
@@ -138,7 +143,10 @@ impl Nesting {
     /// Those of the kernel.
     pub fn table(&self, device: &dyn IommuDevice, parent: HwptParent<'_>, data: HwptData<'_>) -> Result<NestedTable> {
         let hwpt = Hwpt::alloc(device, parent, HwptFlags::empty(), data, None)?;
-        Ok(NestedTable { hwpt })
+        Ok(NestedTable {
+            hwpt,
+            _all_writable: self.all_writable.clone(),
+        })
     }
 
     /// The guest's IOMMU, for tables and events that belong to one.

@@ -16,6 +16,18 @@ fn resident() -> usize {
     kibibytes * 1024
 }
 
+/// Holds `used` against what the documentation states: up to 40 bytes for a live range, and twice that for a hole, some of which are
+/// indexed under more than one alignment. `peak` live ranges there were; the heap does not give back single nodes.
+#[cfg(test)]
+fn check_memory(used: usize, peak: usize, live: &[IovaRange]) {
+    let touch = |pair: &[IovaRange]| pair[0].last().0 + 1 == pair[1].start().0;
+    let holes = live.windows(2).filter(|pair| !touch(pair)).count();
+    assert!(
+        used <= peak * 40 + holes * 90,
+        "{used} bytes, {peak} live ranges, {holes} holes"
+    );
+}
+
 #[test]
 fn a_million_live_ranges_are_disjoint_and_take_the_memory_stated() {
     let allowed = IovaRange::new(Iova(0), 1 << 47).unwrap();
@@ -29,23 +41,28 @@ fn a_million_live_ranges_are_disjoint_and_take_the_memory_stated() {
     }
     let used = resident() - before;
     assert_eq!(allocator.live(), MILLION);
-    assert!(used <= MILLION * 80, "{} bytes per live range", used / MILLION);
-
     ranges.sort_unstable();
     assert!(ranges.windows(2).all(|pair| pair[0].last() < pair[1].start()));
+    check_memory(used, MILLION, &ranges);
 
     // Every second one goes: half a million holes, the worst that can be.
-    let (kept, gone): (Vec<_>, Vec<_>) = ranges.into_iter().enumerate().partition(|(index, _)| index % 2 == 0);
-    for (_, range) in gone {
+    let mut index = 0;
+    let gone: Vec<_> = ranges.extract_if(.., |_| (index % 2 == 1, index += 1).0).collect();
+    for range in gone {
         allocator.release(range).unwrap();
     }
-    let used = resident().saturating_sub(before);
-    assert!(
-        used <= MILLION * 160,
-        "{} bytes per live range and hole",
-        used / MILLION
-    );
+    check_memory(resident() - before, MILLION, &ranges);
     // And every hole is found again.
     let hole = allocator.allocate(Request::new(PAGE)).unwrap();
-    assert!(!kept.iter().any(|(_, range)| range.overlaps(&hole)));
+    assert!(!ranges.iter().any(|range| range.overlaps(&hole)));
+    allocator.release(hole).unwrap();
+
+    // What was one range becomes one again.
+    for range in ranges {
+        allocator.release(range).unwrap();
+    }
+    assert_eq!(allocator.live(), 0);
+    let all = IovaRange::new(Iova(PAGE), (1 << 47) - PAGE).unwrap();
+    let request = Request::new((1 << 47) - PAGE).aligned_to(PAGE);
+    assert_eq!(allocator.allocate(request).unwrap(), all);
 }

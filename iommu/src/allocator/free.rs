@@ -4,7 +4,8 @@
 //! addresses are such a first multiple: each is indexed, under the exponent of its own alignment, by how many grains follow up to `last`.
 //! A request then takes the shortest sufficient run among the exponents from its own upwards. A request that fits anywhere is found.
 //!
-//! Zones cut the index, not the ranges, at the reach of narrow devices, so that a request for such a device is found as surely.
+//! Zones cut the index, not the ranges, at each power of two, the reaches that devices can have, so that a request for any of them is
+//! found as surely. They cost no entries: the walk up the alignments comes by each power of two anyway.
 
 use super::Grains;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,67 +14,55 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(super) struct FreeRanges {
     /// First grain to last; no two touch.
     ranges: BTreeMap<u64, u64>,
-    /// By address; they cover all grains.
+    /// By the number of bits of the grains in it.
     zones: Vec<Zone>,
+    /// Bits of a grain below which all are kept for narrow devices.
+    narrow: u32,
 }
 
-#[derive(Debug)]
+/// The grains whose numbers have the same number of bits.
+#[derive(Debug, Default)]
 struct Zone {
-    grains: Grains,
-    /// By exponent of the alignment: number of grains to the end of the range, and first grain.
-    starts: [BTreeSet<(u64, u64)>; EXPONENTS],
+    /// By exponent of the alignment: number of grains to the end of the range or the zone, and first grain.
+    starts: Vec<BTreeSet<(u64, u64)>>,
 }
-
-const EXPONENTS: usize = 64;
 
 impl FreeRanges {
-    /// No free range among the grains from 0 to `last`.
-    pub(super) fn new(last: u64) -> Self {
-        let all = Zone::new(Grains { first: 0, last });
+    /// No free range. Grains of up to `narrow` bits are found last.
+    pub(super) fn new(narrow: u32) -> Self {
         Self {
             ranges: BTreeMap::new(),
-            zones: vec![all],
+            zones: (0..=u64::BITS).map(|_| Zone::default()).collect(),
+            narrow,
         }
     }
 
     pub(super) fn clear(&mut self) {
-        self.ranges.clear();
-        for zone in &mut self.zones {
-            *zone = Zone::new(zone.grains);
-        }
+        *self = Self::new(self.narrow);
     }
 
-    /// Lets [`find`](Self::find) stop at `last`. There are at most as many different borders as an address has bits.
-    pub(super) fn set_border(&mut self, last: u64) {
-        let index = self.zones.partition_point(|zone| zone.grains.last < last);
-        let Some(cut) = self.zones.get(index).map(|zone| zone.grains) else {
-            return;
-        };
-        if cut.last == last {
-            return;
-        }
-        let mut below = Zone::new(Grains { last, ..cut });
-        let mut above = Zone::new(Grains { first: last + 1, ..cut });
-        for grains in self.overlapping(cut) {
-            below.insert(grains);
-            above.insert(grains);
-        }
-        self.zones.splice(index..=index, [below, above]);
-    }
-
-    /// Where `count` grains fit at a multiple of 2^`order`, up to `last`, which is a border. High zones come first: the low ones are all
-    /// that narrow devices have.
+    /// Where `count` grains fit at a multiple of 2^`order`, up to `last`, which is all ones.
+    ///
+    /// From the first address that is not narrow upwards, because a device that comes later may reach less; then from there downwards,
+    /// because the lowest ones are all that the narrowest have.
     pub(super) fn find(&self, count: u64, order: u32, last: u64) -> Option<u64> {
-        let reachable = || self.zones.iter().rev().filter(|zone| zone.grains.last <= last);
-        reachable().find_map(|zone| zone.find(count, order)).or_else(|| {
-            // What is left lies across a border.
-            reachable().skip(1).find_map(|zone| {
-                let (&first, &end) = self.ranges.range(..=zone.grains.last).next_back()?;
-                let start = round_up(first, order)?;
-                let fit_last = start.checked_add(count - 1)?;
-                (fit_last <= end.min(last)).then_some(start)
-            })
+        let (narrow, reach) = (self.narrow, bits(last));
+        let zones = || (narrow + 1..=reach).chain((0..=narrow.min(reach)).rev());
+        let whole = zones().find_map(|zone| self.zones.get(zone as usize)?.find(count, order));
+        // What is left lies across the end of a zone, but not of the last one.
+        whole.or_else(|| {
+            zones()
+                .filter(|zone| *zone < reach)
+                .find_map(|zone| self.find_across(zone, count, order, last))
         })
+    }
+
+    /// The highest fit in the range that goes on behind a zone.
+    fn find_across(&self, zone: u32, count: u64, order: u32, last: u64) -> Option<u64> {
+        let (&first, &end) = self.ranges.range(..1_u64.checked_shl(zone)?).next_back()?;
+        let highest = end.min(last).checked_sub(count - 1)?;
+        let start = highest & u64::MAX.checked_shl(order)?;
+        (start >= first).then_some(start)
     }
 
     pub(super) fn contains(&self, grains: Grains) -> bool {
@@ -117,36 +106,24 @@ impl FreeRanges {
 
     fn note(&mut self, grains: Grains) {
         self.ranges.insert(grains.first, grains.last);
-        for zone in &mut self.zones {
-            zone.insert(grains);
+        for (zone, exponent, start) in starts(grains) {
+            if let Some(set) = self.zones.get_mut(zone).and_then(|zone| zone.set(exponent)) {
+                set.insert(start);
+            }
         }
     }
 
     fn forget(&mut self, grains: Grains) {
         self.ranges.remove(&grains.first);
-        for zone in &mut self.zones {
-            zone.remove(grains);
+        for (zone, exponent, start) in starts(grains) {
+            if let Some(set) = self.zones.get_mut(zone).and_then(|zone| zone.set(exponent)) {
+                set.remove(&start);
+            }
         }
-    }
-
-    fn overlapping(&self, grains: Grains) -> impl Iterator<Item = Grains> {
-        let before = self.ranges.range(..grains.first).next_back();
-        let inside = self.ranges.range(grains.first..=grains.last);
-        before
-            .into_iter()
-            .chain(inside)
-            .map(|(&first, &last)| Grains { first, last })
     }
 }
 
 impl Zone {
-    fn new(grains: Grains) -> Self {
-        Self {
-            grains,
-            starts: [const { BTreeSet::new() }; EXPONENTS],
-        }
-    }
-
     fn find(&self, count: u64, order: u32) -> Option<u64> {
         let enough = (count, 0)..;
         let sets = self.starts.iter().skip(order as usize);
@@ -155,47 +132,27 @@ impl Zone {
             .next()
     }
 
-    fn insert(&mut self, grains: Grains) {
-        for (exponent, run, first) in starts(self.part_of(grains)) {
-            if let Some(set) = self.starts.get_mut(exponent) {
-                set.insert((run, first));
-            }
+    fn set(&mut self, exponent: usize) -> Option<&mut BTreeSet<(u64, u64)>> {
+        if exponent >= self.starts.len() {
+            self.starts.resize_with(exponent + 1, BTreeSet::new);
         }
-    }
-
-    fn remove(&mut self, grains: Grains) {
-        for (exponent, run, first) in starts(self.part_of(grains)) {
-            if let Some(set) = self.starts.get_mut(exponent) {
-                set.remove(&(run, first));
-            }
-        }
-    }
-
-    fn part_of(&self, grains: Grains) -> Option<Grains> {
-        let first = grains.first.max(self.grains.first);
-        let last = grains.last.min(self.grains.last);
-        (first <= last).then_some(Grains { first, last })
+        self.starts.get_mut(exponent)
     }
 }
 
-/// The grains that are the first multiple of some power of two: exponent, number of grains to the end, and grain.
-fn starts(grains: Option<Grains>) -> impl Iterator<Item = (usize, u64, u64)> {
-    let mut next = grains.map(|grains| grains.first);
-    let last = grains.map_or(0, |grains| grains.last);
+fn bits(grain: u64) -> u32 {
+    u64::BITS - grain.leading_zeros()
+}
+
+/// The grains that are the first multiple of some power of two: zone, exponent, and number of grains to the end with the grain itself.
+fn starts(grains: Grains) -> impl Iterator<Item = (usize, usize, (u64, u64))> {
+    // Grain 0 belongs to nobody.
+    let mut next = Some(grains.first).filter(|&first| first > 0);
     std::iter::from_fn(move || {
-        let first = next.filter(|&first| first <= last)?;
-        // Grain 0 is a multiple of every power of two.
-        let exponent = first.trailing_zeros().min(u64::BITS - 1);
-        next = if first == 0 {
-            None
-        } else {
-            first.checked_add(1 << exponent)
-        };
-        Some((exponent as usize, last - first + 1, first))
+        let first = next.filter(|&first| first <= grains.last)?;
+        let (zone, exponent) = (bits(first), first.trailing_zeros());
+        next = first.checked_add(1 << exponent);
+        let end = grains.last.min(u64::MAX >> (u64::BITS - zone));
+        Some((zone as usize, exponent as usize, (end - first + 1, first)))
     })
-}
-
-/// The next multiple of 2^`order`.
-fn round_up(grain: u64, order: u32) -> Option<u64> {
-    grain.checked_next_multiple_of(1_u64.checked_shl(order)?)
 }

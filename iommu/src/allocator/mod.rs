@@ -3,16 +3,19 @@
 //! [`IovaAllocator`] hands out ranges of the allowed IOVAs. It finds one whenever there is one, and a range is aligned to its own size
 //! unless asked otherwise, so that the IOMMU can use large pages for it and a device's page walks stay short.
 //!
+//! Addresses below 4 GiB are handed out last, so that devices that reach no further find some; of these the lowest come last of all.
+//! Above, lower ones come first, because a device that is attached later may reach less.
+//!
 //! # Cost
 //!
-//! Freed ranges of sizes that recur wait in a stack per size: handing one out again is O(1). Everything else is O(log n) in the number of
-//! free ranges, with a factor of at most 64, the bits of an address: each free range is indexed under each alignment that an address in
-//! it is the first to have. Two things are rarer and cost more: an insertion in n grows the hash table of live ranges, and
-//! [`set_allowed`](IovaAllocator::set_allowed) sorts them.
+//! Freed ranges of sizes that recur wait in a stack per size, and are handed out again without a search. Everything is O(log n) in the
+//! number of ranges. The factor is the bits of an address: a free range is indexed once for each alignment that an address in it is the
+//! first to have, at most 64 times, and a search looks once at each alignment of each power of two of addresses, at most 2000 times when
+//! nothing is found. Two things cost more: a request that fails at first joins the waiting ranges, at most 4096, with their neighbours
+//! and looks again, as does the release of a 33rd size; and [`set_allowed`](IovaAllocator::set_allowed) goes through all ranges.
 //!
-//! A live range takes 16 bytes in a hash table that is between 7/16 and 7/8 full, thus 20 to 40 bytes, and twice that while the table
-//! grows. A free range takes about 40 bytes, and as much again for each alignment that it is indexed under: once for a hole of one
-//! page.
+//! A live range takes 16 bytes in a B-tree whose nodes are at least half full: 20 to 40 bytes. A free range takes about as much twice
+//! over, and again for each further alignment that it is indexed under.
 
 mod free;
 mod recent;
@@ -20,8 +23,7 @@ mod recent;
 use crate::{Error, Result};
 use free::FreeRanges;
 use recent::Recent;
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::BTreeMap;
 use vfio_core::{Iova, IovaRange};
 
 /// Hands out IOVA ranges that never overlap.
@@ -46,7 +48,7 @@ pub struct IovaAllocator {
     /// Allowed, and neither live nor recent; never grain 0.
     free: FreeRanges,
     /// First grain and number of grains.
-    live: HashMap<u64, u64, BuildHasherDefault<Multiply>>,
+    live: BTreeMap<u64, u64>,
     recent: Recent,
 }
 
@@ -56,6 +58,7 @@ pub struct Request {
     len: u64,
     alignment: Option<u64>,
     width: u32,
+    address: u64,
 }
 
 /// Grains from the first to the last, both included.
@@ -67,6 +70,12 @@ struct Grains {
 
 /// Ranges are aligned to their size up to this one: no IOMMU has larger pages.
 const LARGEST_PAGE: u64 = 1 << 30;
+
+/// Sizes of large pages that processors and IOMMUs share, from the largest.
+const LARGE_PAGES: [u64; 2] = [LARGEST_PAGE, 2 << 20];
+
+/// Bits of an address that every device is expected to have.
+const NARROW: u32 = 32;
 
 impl IovaAllocator {
     /// Hands out ranges inside `allowed`, in units of `granule` bytes (the kernel's `out_iova_alignment`). IOVA 0 is handed out only by
@@ -82,8 +91,8 @@ impl IovaAllocator {
         let mut allocator = Self {
             granule,
             allowed: Vec::new(),
-            free: FreeRanges::new(u64::MAX / granule),
-            live: HashMap::default(),
+            free: FreeRanges::new(NARROW.saturating_sub(granule.trailing_zeros())),
+            live: BTreeMap::new(),
             recent: Recent::default(),
         };
         allocator.set_allowed(allowed);
@@ -111,8 +120,11 @@ impl IovaAllocator {
     pub fn allocate(&mut self, request: Request) -> Result<IovaRange> {
         let (count, order) = self.in_grains(&request)?;
         let first = self.last_grain(request.width).and_then(|last| {
-            let recent = self.recent.take(count, order, last);
-            recent.or_else(|| self.take_free(count, order, last))
+            let beside = request.pages_begun().find_map(|(size, offset)| {
+                let order = (size / self.granule).checked_ilog2()?;
+                self.take(count, order, offset / self.granule, last)
+            });
+            beside.or_else(|| self.take(count, order, 0, last))
         });
         let first = first.ok_or(Error::NoSpace {
             len: request.len,
@@ -132,7 +144,7 @@ impl IovaAllocator {
             first: range.start().0 / self.granule,
             last: range.last().0 / self.granule,
         };
-        if !self.allowed.iter().any(|allowed| allowed.contains(grains)) {
+        if !self.is_allowed(grains) {
             return Err(Error::NotAllowed(range));
         }
         let mut is_free = self.is_free(grains);
@@ -163,7 +175,7 @@ impl IovaAllocator {
         }
         self.live.remove(&first);
         // What is no longer allowed must not come back, and grain 0 belongs to nobody.
-        let is_ordinary = first != 0 && self.allowed.iter().any(|allowed| allowed.contains(grains));
+        let is_ordinary = first != 0 && self.is_allowed(grains);
         if is_ordinary && self.recent.is_full(last - first + 1) {
             self.flush();
         }
@@ -178,12 +190,8 @@ impl IovaAllocator {
     pub fn set_allowed(&mut self, allowed: &[IovaRange]) -> Vec<IovaRange> {
         self.recent = Recent::default();
         self.allowed = merged(allowed.iter().filter_map(|range| self.inside(range)).collect());
-        let mut live: Vec<_> = self
-            .live
-            .iter()
-            .map(|(&first, &count)| Grains::new(first, count))
-            .collect();
-        live.sort_unstable();
+        let live = self.live.iter().map(|(&first, &count)| Grains::new(first, count));
+        let live: Vec<_> = live.collect();
         self.free.clear();
         for &allowed in &self.allowed {
             let mut next = allowed.first.max(1);
@@ -204,8 +212,7 @@ impl IovaAllocator {
                 });
             }
         }
-        let is_allowed = |range: Grains| self.allowed.iter().any(|allowed| allowed.contains(range));
-        let illegal = live.into_iter().filter(|&range| !is_allowed(range));
+        let illegal = live.into_iter().filter(|&range| !self.is_allowed(range));
         illegal.map(|range| self.in_bytes(range)).collect()
     }
 
@@ -214,14 +221,24 @@ impl IovaAllocator {
         self.allowed.iter().map(|&grains| self.in_bytes(grains))
     }
 
-    fn take_free(&mut self, count: u64, order: u32, last: u64) -> Option<u64> {
-        self.free.set_border(last);
-        let first = self.free.find(count, order, last).or_else(|| {
+    /// Takes `count` grains from `offset` behind a multiple of 2^`order`, up to `last`.
+    fn take(&mut self, count: u64, order: u32, offset: u64, last: u64) -> Option<u64> {
+        if let Some(recent) = self.recent.take(count, order, offset, last) {
+            return Some(recent);
+        }
+        let with_offset = count.checked_add(offset)?;
+        let start = self.free.find(with_offset, order, last).or_else(|| {
             self.flush();
-            self.free.find(count, order, last)
+            self.free.find(with_offset, order, last)
         })?;
+        let first = start + offset;
         self.free.remove(Grains::new(first, count));
         Some(first)
+    }
+
+    fn is_allowed(&self, grains: Grains) -> bool {
+        let index = self.allowed.partition_point(|allowed| allowed.last < grains.first);
+        self.allowed.get(index).is_some_and(|allowed| allowed.contains(grains))
     }
 
     fn is_free(&self, grains: Grains) -> bool {
@@ -294,6 +311,7 @@ impl Request {
             len,
             alignment: None,
             width: u64::BITS,
+            address: 0,
         }
     }
 
@@ -306,10 +324,27 @@ impl Request {
         }
     }
 
+    /// Not aligned to its size, but as far behind a multiple of 1 GiB or 2 MiB as `address` is, so that the IOMMU can use pages of this
+    /// size where the memory at that address has them: of the larger size that is not above the length, if there is such a place. Where
+    /// there is none, and for an address that is aligned itself, the request stays as it was.
+    #[must_use]
+    pub const fn congruent_to(self, address: u64) -> Self {
+        Self { address, ..self }
+    }
+
     /// Within reach of a device that has `bits` address bits.
     #[must_use]
     pub const fn within(self, bits: u32) -> Self {
         Self { width: bits, ..self }
+    }
+}
+
+impl Request {
+    /// Sizes of large pages that the range can hold, down to the first in which its address is aligned; and where in one it begins.
+    fn pages_begun(self) -> impl Iterator<Item = (u64, u64)> {
+        let fitting = LARGE_PAGES.into_iter().filter(move |size| *size <= self.len);
+        let begun = fitting.map(move |size| (size, self.address % size));
+        begun.take_while(|(_, offset)| *offset != 0)
     }
 }
 
@@ -343,28 +378,6 @@ fn merged(mut ranges: Vec<Grains>) -> Vec<Grains> {
         joins
     });
     ranges
-}
-
-/// Hashes one grain number: neighbours must differ in the high bits, which the table looks at first.
-#[derive(Debug, Default)]
-struct Multiply(u64);
-
-impl Hasher for Multiply {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.write_u64(u64::from(byte));
-        }
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        // The fraction of the golden ratio spreads consecutive numbers evenly; the table takes its low bits too.
-        let product = (self.0 ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.0 = product ^ (product >> 32);
-    }
 }
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
 //! Ranges that were just released, by size: what the next request of that size gets without a search.
 
 use super::Grains;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 /// Released ranges that have not been joined with their neighbours. Bounded, so that giving them all back takes bounded time.
 #[derive(Debug, Default)]
 pub(super) struct Recent {
-    by_count: HashMap<u64, Vec<u64>, std::hash::BuildHasherDefault<super::Multiply>>,
+    by_count: BTreeMap<u64, Vec<u64>>,
 }
 
 /// Different sizes that wait at a time.
@@ -15,10 +15,15 @@ const SIZES: usize = 32;
 const DEPTH: usize = 128;
 
 impl Recent {
-    /// The last released range of `count` grains, if it lies at a multiple of 2^`order` and ends by `last`.
-    pub(super) fn take(&mut self, count: u64, order: u32, last: u64) -> Option<u64> {
+    /// The last released range of `count` grains, if it lies `offset` behind a multiple of 2^`order` and ends by `last`.
+    pub(super) fn take(&mut self, count: u64, order: u32, offset: u64, last: u64) -> Option<u64> {
         let waiting = self.by_count.get_mut(&count)?;
-        let fits = |first: u64| first.trailing_zeros() >= order && first + (count - 1) <= last;
+        let is_there = |first: u64| {
+            first
+                .checked_sub(offset)
+                .is_some_and(|start| start.trailing_zeros() >= order)
+        };
+        let fits = |first: u64| is_there(first) && first + (count - 1) <= last;
         waiting.pop_if(|first| fits(*first))
     }
 

@@ -44,7 +44,9 @@ impl Chunk {
     pub(crate) fn new(space: &AddressSpace, len: usize, access: Access, options: &BufferOptions) -> Result<Self> {
         let (memory, pages) = memory(len, options)?;
         let memory = Arc::new(memory);
-        let wish = MapOptions::new(access).within(options.width);
+        // Devices find everything in it at multiples of its size, wherever the process has the memory.
+        let alignment = memory.len().next_power_of_two().min(PageSize::Huge1G.bytes()) as u64;
+        let wish = MapOptions::new(access).within(options.width).aligned_to(alignment);
         let mapping = space.map(&memory, 0..memory.len(), wish)?;
         Ok(Self { mapping, memory, pages })
     }
@@ -58,10 +60,6 @@ impl Chunk {
         let start = self.mapping.iova();
         // The range ends inside the address space, and the offset inside the range.
         start.checked_add(offset as u64).unwrap_or(start)
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.memory.len()
     }
 
     /// The pages it is on, as the kernel says.

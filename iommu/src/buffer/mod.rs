@@ -16,7 +16,6 @@ use crate::space::AddressSpace;
 use crate::{Error, Iova, IovaRange, Result};
 use std::fmt;
 use std::marker::PhantomData;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 use vfio_core::{Memory, PageSize};
 
@@ -32,7 +31,8 @@ use vfio_core::{Memory, PageSize};
 /// fn ring(space: &AddressSpace) -> Result<(), iommu::Error> {
 ///     let mut ring = DmaBuffer::<Both>::new(space, 64 << 10, &BufferOptions::default())?;
 ///     println!("64 KiB at {}, contiguous, on pages of {:?}", ring.iova(), ring.pages());
-///     ring.write(0, &[0xff; 16]); // a descriptor
+///     let descriptor = ring.write(0, &[0xff; 16]);
+///     descriptor.ok_or(iommu::Error::Invalid("a ring of less than a descriptor"))?;
 ///     if let Some(status) = ring.atomic_u32(12) {
 ///         while status.load(Ordering::Acquire) & 1 != 0 {} // until the device has changed it
 ///     }
@@ -40,12 +40,19 @@ use vfio_core::{Memory, PageSize};
 /// }
 /// ```
 pub struct DmaBuffer<D: Direction> {
-    chunk: Arc<Chunk>,
+    home: Home,
+    /// In its chunk.
     offset: usize,
     len: usize,
-    /// Where it goes back to, unless it has a mapping of its own.
-    slot: Option<Slot>,
     direction: PhantomData<D>,
+}
+
+/// Where the bytes are.
+enum Home {
+    /// In a mapping of their own.
+    Own(Chunk),
+    /// In a pool, where they go back to.
+    Pool(Slot),
 }
 
 impl<D: Direction> DmaBuffer<D> {
@@ -58,23 +65,20 @@ impl<D: Direction> DmaBuffer<D> {
         if len == 0 {
             return Err(Error::Invalid("a buffer of no bytes"));
         }
-        let chunk = Arc::new(Chunk::new(space, len, D::ACCESS, options)?);
         Ok(Self {
-            chunk,
+            home: Home::Own(Chunk::new(space, len, D::ACCESS, options)?),
             offset: 0,
             len,
-            slot: None,
             direction: PhantomData,
         })
     }
 
     /// The first `len` bytes of a slot of a pool.
-    pub(crate) fn in_slot(chunk: Arc<Chunk>, offset: usize, len: usize, slot: Slot) -> Self {
+    pub(crate) fn in_slot(offset: usize, len: usize, slot: Slot) -> Self {
         Self {
-            chunk,
+            home: Home::Pool(slot),
             offset,
             len,
-            slot: Some(slot),
             direction: PhantomData,
         }
     }
@@ -83,7 +87,7 @@ impl<D: Direction> DmaBuffer<D> {
     #[must_use]
     #[inline]
     pub fn iova(&self) -> Iova {
-        self.chunk.iova(self.offset)
+        self.chunk().iova(self.offset)
     }
 
     /// All IOVAs of it.
@@ -108,7 +112,7 @@ impl<D: Direction> DmaBuffer<D> {
     /// The pages it lies on, as the kernel says: what was got, not what was asked for.
     #[must_use]
     pub fn pages(&self) -> PageSize {
-        self.chunk.pages()
+        self.chunk().pages()
     }
 
     /// Sets every byte to 0.
@@ -117,8 +121,16 @@ impl<D: Direction> DmaBuffer<D> {
         debug_assert!(cleared.is_some(), "a buffer lies inside its memory");
     }
 
+    #[inline]
+    fn chunk(&self) -> &Chunk {
+        match &self.home {
+            Home::Own(chunk) => chunk,
+            Home::Pool(slot) => slot.chunk(),
+        }
+    }
+
     fn memory(&self) -> &Memory {
-        self.chunk.memory()
+        self.chunk().memory()
     }
 
     /// Place in the memory of `len` bytes at `offset`, if they are inside the buffer.
@@ -131,6 +143,7 @@ impl<D: Direction> DmaBuffer<D> {
 
 impl<D: DeviceReads> DmaBuffer<D> {
     /// Copies bytes in, for the device; `None` outside the buffer.
+    #[must_use = "nothing is copied outside the buffer"]
     pub fn write(&mut self, offset: usize, from: &[u8]) -> Option<()> {
         let place = self.place(offset, from.len())?;
         self.memory().write(place, from)
@@ -139,6 +152,7 @@ impl<D: DeviceReads> DmaBuffer<D> {
 
 impl<D: DeviceWrites> DmaBuffer<D> {
     /// Copies bytes out; `None` outside the buffer.
+    #[must_use = "nothing is copied outside the buffer"]
     pub fn read(&self, offset: usize, to: &mut [u8]) -> Option<()> {
         let place = self.place(offset, to.len())?;
         self.memory().read(place, to)
@@ -182,7 +196,7 @@ impl DmaBuffer<Both> {
 
 impl<D: Direction> Drop for DmaBuffer<D> {
     fn drop(&mut self) {
-        if let Some(slot) = self.slot.take() {
+        if let Home::Pool(slot) = &self.home {
             slot.give_back();
         }
     }

@@ -1,7 +1,7 @@
 //! Which page goes when another needs its place.
 
 use crate::Iova;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 /// How a victim is chosen. What is known of a page's use is when it was asked for, and what the driver says with
 /// [`DemandSpace::touch`](super::DemandSpace::touch).
@@ -10,7 +10,8 @@ pub enum Eviction {
     /// The one that was used least recently. O(log n) for each use.
     #[default]
     Lru,
-    /// The first that was not used since the hand last passed it. O(1) for each use.
+    /// The first that was not used since the hand last passed it. O(1) for each use; a victim costs O(1) on average, and a whole round of
+    /// the hand when all have been used since the last one.
     Clock,
 }
 
@@ -29,6 +30,32 @@ pub(super) enum Order {
         /// Number of its entry, and whether it was used.
         units: HashMap<Iova, (u64, bool)>,
     },
+}
+
+/// Units that were evicted last, of which at most a number is known.
+#[derive(Debug, Default)]
+pub(super) struct Evicted {
+    order: VecDeque<Iova>,
+    units: HashSet<Iova>,
+}
+
+impl Evicted {
+    /// Notes an eviction, and knows at most the `most` last ones.
+    pub(super) fn insert(&mut self, unit: Iova, most: usize) {
+        if self.units.insert(unit) {
+            self.order.push_back(unit);
+        }
+        while self.order.len() > most {
+            if let Some(oldest) = self.order.pop_front() {
+                self.units.remove(&oldest);
+            }
+        }
+    }
+
+    /// Whether a unit was evicted lately.
+    pub(super) fn contains(&self, unit: Iova) -> bool {
+        self.units.contains(&unit)
+    }
 }
 
 impl Order {

@@ -7,6 +7,7 @@
 //! The kernel delivers page requests only of devices with PRI that are no VF, to a page table made for it. Requests that come by
 //! another way, such as a device's own report, are served through a [`FaultSource`].
 
+mod attach;
 mod backup;
 mod eviction;
 mod prefetch;
@@ -23,15 +24,15 @@ pub use statistics::Statistics;
 
 use crate::space::{AddressSpace, DmaMapping, MapOptions};
 use crate::{Error, Iova, IovaRange, Result};
-use eviction::Order;
+use eviction::{Evicted, Order};
 use prefetch::Ahead;
 use region::Region;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use vfio_core::iommufd::{Hwpt, HwptData, HwptFlags, HwptParent, IommuDevice};
-use vfio_core::{Access, Attachment, BoundDevice, Errno, Memory, Pasid};
+use vfio_core::iommufd::{Hwpt, HwptData, HwptFlags, HwptParent, IommuDevice, ObjectId, PageRequestGroup};
+use vfio_core::{Access, Attachment, Memory};
 
 /// How a demand-paged space behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,10 +68,12 @@ impl Default for DemandOptions {
 /// use iommu::demand::{DemandOptions, DemandSpace};
 /// use iommu::space::MapOptions;
 /// use std::sync::Arc;
-/// use vfio_core::{Access, Memory, MemoryOptions, iommufd::IommuDevice};
+/// use vfio_core::{Access, BoundDevice, Memory, MemoryOptions};
 ///
-/// fn terabyte(device: &dyn IommuDevice) -> Result<(), iommu::Error> {
-///     let mut space = DemandSpace::new(device, DemandOptions::default())?;
+/// fn terabyte(device: &BoundDevice) -> Result<(), iommu::Error> {
+///     let object = device.iommufd_device().ok_or(iommu::Error::Unsupported("page requests on type1"))?;
+///     let mut space = DemandSpace::new(&object, DemandOptions::default())?;
+///     space.attach(device)?;
 ///     let memory = Arc::new(Memory::new(1 << 40, MemoryOptions::default())?);
 ///     let range = space.add(&memory, 0..memory.len(), MapOptions::new(Access::READ | Access::WRITE))?;
 ///     println!("the device may use {range}");
@@ -78,13 +81,21 @@ impl Default for DemandOptions {
 ///         if let Some(queue) = space.ready() {
 ///             vfio_core::wait_any(&[queue], None)?;
 ///         }
-///         while space.serve()? > 0 {}
+///         while space.serve()? > 0 {
+///             if space.is_crowded() {
+///                 std::thread::yield_now();
+///             }
+///         }
 ///     }
 /// }
 /// ```
 #[derive(Debug)]
 pub struct DemandSpace {
+    /// By the device's number in the iommufd.
+    attachments: BTreeMap<ObjectId, Attachment>,
     units: BTreeMap<Iova, Unit>,
+    /// How often each unit is pinned that is, mapped or not: all may have been unmapped at once.
+    pins: BTreeMap<Iova, u32>,
     regions: BTreeMap<Iova, Region>,
     order: Order,
     ahead: Ahead,
@@ -93,10 +104,12 @@ pub struct DemandSpace {
     space: AddressSpace,
     options: DemandOptions,
     statistics: Statistics,
-    /// Counts groups and explicit requests: what one of them uses is not evicted by it.
+    /// Counts calls that serve or pin: what one of them brings is not evicted by it.
     round: u64,
-    /// Bytes that may not be evicted.
-    pinned: u64,
+    /// A group that found no room beside what its round had brought; the next round begins with it.
+    deferred: Option<PageRequestGroup>,
+    /// Units that were evicted lately.
+    evicted: Evicted,
 }
 
 /// A unit of a region that is mapped.
@@ -105,7 +118,6 @@ struct Unit {
     range: IovaRange,
     /// `None`: the kernel did not unmap it.
     mapping: Option<DmaMapping>,
-    pins: u32,
     round: u64,
 }
 
@@ -148,7 +160,9 @@ impl DemandSpace {
             return Err(Error::Invalid("the budget is less than one unit"));
         }
         Ok(Self {
+            attachments: BTreeMap::new(),
             units: BTreeMap::new(),
+            pins: BTreeMap::new(),
             regions: BTreeMap::new(),
             order: Order::new(options.eviction),
             ahead: Ahead::new(options.prefetch),
@@ -158,7 +172,8 @@ impl DemandSpace {
             options,
             statistics: Statistics::default(),
             round: 0,
-            pinned: 0,
+            deferred: None,
+            evicted: Evicted::default(),
         })
     }
 
@@ -179,6 +194,14 @@ impl DemandSpace {
     #[must_use]
     pub fn ready(&self) -> Option<BorrowedFd<'_>> {
         self.source.ready()
+    }
+
+    /// Whether a group waits because there is no room beside what the last [`serve`](Self::serve) brought. Serving it takes away what
+    /// devices may not have used yet: let them go on first, or they only take each other's memory. Devices that together use more
+    /// than the budget at a time do so in any case, which [`Statistics::refaults`] shows.
+    #[must_use]
+    pub fn is_crowded(&self) -> bool {
+        self.deferred.is_some()
     }
 
     /// What it has done.
@@ -212,14 +235,9 @@ impl DemandSpace {
             .get(&range.start())
             .filter(|region| region.range() == range);
         found.ok_or(Error::NotAllocated(range))?;
-        let starts: Vec<Iova> = self
-            .units
-            .range(range.start()..=range.last())
-            .map(|(start, _)| *start)
-            .collect();
-        let unit = |start: &Iova| self.units.get(start);
-        if let Some(pinned) = starts.iter().filter_map(unit).find(|unit| unit.pins > 0) {
-            return Err(Error::InUse(pinned.range));
+        if let Some((start, _)) = self.pins.range(range.start()..=range.last()).next() {
+            let pinned = IovaRange::new(*start, self.options.unit);
+            return Err(Error::InUse(pinned.unwrap_or(range)));
         }
         self.take_away(range)
     }
@@ -263,13 +281,8 @@ impl DemandSpace {
         let starts = self.units_of(range, Access::empty())?;
         self.bring_all(&starts)?;
         for start in starts {
-            if let Some(unit) = self.units.get_mut(&start) {
-                unit.pins += 1;
-                if unit.pins == 1 {
-                    self.pinned += len(unit.range);
-                    self.order.remove(start);
-                }
-            }
+            *self.pins.entry(start).or_default() += 1;
+            self.order.remove(start);
         }
         Ok(())
     }
@@ -277,10 +290,14 @@ impl DemandSpace {
     /// Undoes one [`pin`](Self::pin).
     pub fn unpin(&mut self, range: IovaRange) {
         for start in self.units_of(range, Access::empty()).unwrap_or_default() {
-            if let Some(unit) = self.units.get_mut(&start).filter(|unit| unit.pins > 0) {
-                unit.pins -= 1;
-                if unit.pins == 0 {
-                    self.pinned -= len(unit.range);
+            let Some(pins) = self.pins.get_mut(&start) else {
+                continue;
+            };
+            *pins -= 1;
+            if *pins == 0 {
+                self.pins.remove(&start);
+                // What is stuck cannot be evicted.
+                if self.units.get(&start).is_some_and(|unit| unit.mapping.is_some()) {
                     self.order.insert(start);
                 }
             }
@@ -293,43 +310,16 @@ impl DemandSpace {
         let starts = self.units_of(range, Access::empty());
         starts.is_ok_and(|starts| starts.iter().all(|start| self.is_mapped(*start)))
     }
-
-    /// Attaches the device that the space was made for, or another that shares it, so that its page requests come here.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Unsupported`] for a device without PRI, for a VF, and for a space that another source serves; those of the kernel.
-    pub fn attach(&self, device: &BoundDevice) -> Result<Attachment> {
-        let table = self.table.as_ref();
-        let table = table.ok_or(Error::Unsupported(
-            "page requests through the kernel: the space has its own source of them",
-        ))?;
-        let pasid = self
-            .options
-            .pasid
-            .map(|pasid| Pasid::new(pasid).ok_or(Error::Invalid("a PASID of more than 20 bits")));
-        let attachment = device.attach(table, pasid.transpose()?).map_err(explain)?;
-        self.space.refresh()?;
-        Ok(attachment)
-    }
-}
-
-/// What a failure to attach a device to a table with a fault queue means.
-fn explain(error: vfio_core::Error) -> Error {
-    match error.errno() {
-        Some(Errno::NODEV) => Error::Unsupported(
-            "page requests: the device or its IOMMU has no PRI, so its memory must be pinned: use AddressSpace::map, \
-             or serve the device's own reports through a FaultSource",
-        ),
-        Some(Errno::INVAL) => Error::Unsupported(
-            "page requests of a VF: the kernel refuses them, as VFs share the PF's page request interface; use the PF, or pin the memory",
-        ),
-        _ => error.into(),
-    }
 }
 
 impl Drop for DemandSpace {
     fn drop(&mut self) {
+        // First, and by the kernel: nobody answers what they ask from here on.
+        for (_, attachment) in std::mem::take(&mut self.attachments) {
+            if let Err(error) = attachment.detach() {
+                tracing::error!(%error, "a device is still attached, and its page requests are answered by nobody");
+            }
+        }
         let ranges: Vec<IovaRange> = self.regions.values().map(Region::range).collect();
         for range in ranges {
             if let Err(error) = self.take_away(range) {

@@ -78,15 +78,24 @@ impl Region {
         IovaRange::from_bounds(start, whole.last().min(self.range().last()))
     }
 
-    /// Makes a range of the region present, and maps it.
+    /// Makes a range of the region present.
+    pub(super) fn populate(&self, range: IovaRange) -> Result<()> {
+        Ok(self.memory.populate(self.part_of(range)?)?)
+    }
+
+    /// Maps a range of the region.
     pub(super) fn map(&self, space: &AddressSpace, range: IovaRange) -> Result<DmaMapping> {
+        let part = self.part_of(range)?;
+        let memory: Arc<dyn StableMemory> = Arc::<Memory>::clone(&self.memory);
+        let address = self.memory.address().addr() + part.start;
+        space.map_reserved(&Source::Memory(memory, part), range, Some(address), self.access)
+    }
+
+    fn part_of(&self, range: IovaRange) -> Result<Range<usize>> {
         let outside = Error::NotAllowed(range);
         let start = self.offset(range.start()).ok_or_else(|| outside.clone())?;
-        let end = self.offset(range.last()).ok_or(outside)? + 1;
-        self.memory.populate(start..end)?;
-        let memory: Arc<dyn StableMemory> = Arc::<Memory>::clone(&self.memory);
-        let address = self.memory.address().addr() + start;
-        space.map_reserved(&Source::Memory(memory, start..end), range, Some(address), self.access)
+        let last = self.offset(range.last()).ok_or(outside)?;
+        Ok(start..last + 1)
     }
 
     /// Keeps the IOVAs from everybody: something there could not be unmapped.

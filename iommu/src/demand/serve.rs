@@ -1,17 +1,22 @@
 //! From a group of page requests to its answer.
 
+use super::region::Region;
 use super::{DemandSpace, Unit, len};
 use crate::{Error, Iova, IovaRange, Result};
-use std::collections::BTreeSet;
-use vfio_core::iommufd::{PageAccess, PageRequest, PageRequestGroup, Response};
+use std::collections::{BTreeMap, BTreeSet};
+use vfio_core::iommufd::{ObjectId, PageAccess, PageRequest, PageRequestGroup, Response};
 use vfio_core::{Access, Errno, ErrorKind};
 
 /// Groups that one call serves at most, so that a device which asks without end does not keep its caller.
 const GROUPS: usize = 256;
+/// Units that are evicted at most for one that the kernel does not map, however much it could hold.
+const TRIES: u32 = 16;
+const NO_REGION: Error = Error::Invalid("no region");
 
 impl DemandSpace {
     /// Serves the groups of page requests that wait, up to 256 of them, and returns how many that were. Never waits for one: wait for
-    /// [`ready`](Self::ready) for that.
+    /// [`ready`](Self::ready) for that. Ends early before a group that would evict what this call has brought, so that devices can use
+    /// it first ([`is_crowded`](Self::is_crowded)).
     ///
     /// A group is answered as invalid when it asks for what was not added or for access that was not given, carries another PASID,
     /// needs more than the budget, or when memory cannot be had; [`Statistics`](super::Statistics) tell which. None of that is an error
@@ -21,25 +26,45 @@ impl DemandSpace {
     ///
     /// Those of the source.
     pub fn serve(&mut self) -> Result<usize> {
+        self.round += 1;
         for served in 0..GROUPS {
-            let Some(group) = self.source.next()? else {
-                return Ok(served);
+            let group = match self.deferred.take() {
+                Some(deferred) => deferred,
+                None => {
+                    let Some(group) = self.source.next()? else {
+                        return Ok(served);
+                    };
+                    self.statistics.groups += 1;
+                    self.statistics.requests += group.requests.len() as u64;
+                    group
+                }
             };
-            self.serve_group(group)?;
+            if let Some(group) = self.serve_group(group, served == 0)? {
+                self.statistics.deferred += 1;
+                self.deferred = Some(group);
+                return Ok(served);
+            }
         }
         Ok(GROUPS)
     }
 
-    fn serve_group(&mut self, group: PageRequestGroup) -> Result<()> {
-        self.round += 1;
-        self.statistics.groups += 1;
-        self.statistics.requests += group.requests.len() as u64;
-        let served = self.wanted(&group).and_then(|starts| {
-            self.statistics.mapped += self.bring_all(&starts)?;
-            Ok(starts)
+    /// Gives the group back, unanswered, if there is no room beside what earlier ones of the round brought.
+    fn serve_group(&mut self, group: PageRequestGroup, is_first: bool) -> Result<Option<PageRequestGroup>> {
+        let wanted = self.wanted(&group);
+        // What fits nowhere is refused at once.
+        let may_wait = wanted.is_ok() && !is_first;
+        let served = wanted.and_then(|(starts, repeated)| {
+            self.bring_all(&starts)?;
+            Ok((starts, repeated))
         });
         let response = match &served {
-            Ok(_) => Response::Success,
+            Ok((_, repeated)) => {
+                self.statistics.repeated += repeated;
+                Response::Success
+            }
+            Err(error) if may_wait && (matches!(error, Error::NoSpace { .. }) || is_shortage(error)) => {
+                return Ok(Some(group));
+            }
             Err(error) => {
                 let count = match error {
                     Error::NotAllowed(_) => &mut self.statistics.refused,
@@ -51,31 +76,32 @@ impl DemandSpace {
                 Response::Invalid
             }
         };
+        let device = group.requests.first().map(|request| request.device);
         // The device waits: what is mapped ahead comes after the answer.
         match group.respond(response) {
             // Its device was detached, and that has answered it.
             Err(error) if matches!(error.kind, ErrorKind::NotFound(_)) => self.statistics.late += 1,
             answered => answered?,
         }
-        if let Ok(starts) = served {
-            self.map_ahead(&starts);
+        if let (Ok((starts, _)), Some(device)) = (served, device) {
+            self.map_ahead(device, &starts);
         }
-        Ok(())
+        Ok(None)
     }
 
-    /// The units that a group asks for, sorted.
-    fn wanted(&mut self, group: &PageRequestGroup) -> Result<Vec<Iova>> {
-        let mut starts = BTreeSet::new();
+    /// The units that a group asks for, sorted, and how many of its requests are for what is there already.
+    fn wanted(&self, group: &PageRequestGroup) -> Result<(Vec<Iova>, u64)> {
+        let (mut starts, mut repeated) = (BTreeSet::new(), 0);
         for request in &group.requests {
             let asked = range_of(request).unwrap_or(IovaRange::ALL);
             let access = access_of(request.access).filter(|_| request.pasid == self.options.pasid);
             let of_request = self.units_of(asked, access.ok_or(Error::NotAllowed(asked))?)?;
             let is_there = of_request.iter().all(|start| self.is_mapped(*start));
-            self.statistics.repeated += u64::from(is_there);
+            repeated += u64::from(is_there);
             starts.extend(of_request);
             self.within_budget(starts.len() as u64)?;
         }
-        Ok(starts.into_iter().collect())
+        Ok((starts.into_iter().collect(), repeated))
     }
 
     /// First IOVAs of the units of a range: one that lies in one region with at least this access, and is no larger than the budget.
@@ -103,8 +129,8 @@ impl DemandSpace {
         }
     }
 
-    /// Maps units that are not mapped yet, and returns how many these were. They are as used now.
-    pub(super) fn bring_all(&mut self, starts: &[Iova]) -> Result<u64> {
+    /// Maps units that are not mapped yet. They are as used now.
+    pub(super) fn bring_all(&mut self, starts: &[Iova]) -> Result<()> {
         // Those that are there must not go to make room for the others.
         for start in starts {
             if let Some(unit) = self.units.get_mut(start) {
@@ -112,11 +138,14 @@ impl DemandSpace {
                 self.order.touch(*start);
             }
         }
-        let mut mapped = 0;
         for start in starts {
-            mapped += u64::from(self.bring(*start)?);
+            let was_evicted = self.evicted.contains(*start);
+            if self.bring(*start)? {
+                self.statistics.mapped += 1;
+                self.statistics.refaults += u64::from(was_evicted);
+            }
         }
-        Ok(mapped)
+        Ok(())
     }
 
     pub(super) fn is_mapped(&self, start: Iova) -> bool {
@@ -134,44 +163,42 @@ impl DemandSpace {
             self.order.remove(start);
             self.unmap(start)?;
         }
-        let (_, region) = self
-            .regions
-            .range(..=start)
-            .next_back()
-            .ok_or(Error::Invalid("no region"))?;
-        let range = region
-            .unit(start, self.options.unit)
-            .ok_or(Error::Invalid("no region"))?;
+        let range = self.region_at(start)?.unit(start, self.options.unit);
+        let range = range.ok_or(NO_REGION)?;
         let need = len(range);
+        // Once, and first: evicting frees no memory, only room to map.
+        self.region_at(start)?.populate(range)?;
         while self.statistics.resident_bytes + need > self.options.budget {
             if !self.evict() {
                 return Err(self.over_budget(need));
             }
         }
+        let mut tries = 0;
         let mapping = loop {
-            let (_, region) = self
-                .regions
-                .range(..=start)
-                .next_back()
-                .ok_or(Error::Invalid("no region"))?;
-            match region.map(&self.space, range) {
+            match self.region_at(start)?.map(&self.space, range) {
                 Ok(mapping) => break mapping,
                 // A limit that is lower than the budget: memory that may be locked, mappings of a container.
-                Err(error) if is_shortage(&error) && self.evict() => {}
+                Err(error) if is_shortage(&error) && tries < TRIES && self.evict() => tries += 1,
                 Err(error) => return Err(error),
             }
         };
         let unit = Unit {
             range,
             mapping: Some(mapping),
-            pins: 0,
             round: self.round,
         };
         self.units.insert(start, unit);
-        self.order.insert(start);
+        if !self.pins.contains_key(&start) {
+            self.order.insert(start);
+        }
         self.statistics.resident_bytes += need;
         self.statistics.peak_bytes = self.statistics.peak_bytes.max(self.statistics.resident_bytes);
         Ok(true)
+    }
+
+    fn region_at(&self, start: Iova) -> Result<&Region> {
+        let before = self.regions.range(..=start).next_back();
+        before.map(|(_, region)| region).ok_or(NO_REGION)
     }
 
     /// Unmaps one unit that this round does not use; `false` if there is none.
@@ -185,6 +212,8 @@ impl DemandSpace {
             match self.unmap(victim) {
                 Ok(()) => {
                     self.statistics.evicted += 1;
+                    let most = self.options.budget / self.options.unit;
+                    self.evicted.insert(victim, usize::try_from(most).unwrap_or(usize::MAX));
                     return true;
                 }
                 Err(error) => tracing::error!(iova = %victim, %error, "not evicted"),
@@ -212,19 +241,33 @@ impl DemandSpace {
         Ok(())
     }
 
-    /// Maps what a device is likely to ask for next. May evict, but nothing that this group uses, and never more than half of the budget.
-    fn map_ahead(&mut self, starts: &[Iova]) {
-        let (Some(&first), Some(&last)) = (starts.first(), starts.last()) else {
-            return;
-        };
-        let unit = self.options.unit;
-        let most = self.options.budget / unit / 2;
-        let count = u64::from(self.ahead.units(first)).min(most);
-        let mut next = last.checked_add(unit);
+    /// Maps what a device is likely to ask for next. May evict, but nothing that this round uses, and never more than half of the budget.
+    fn map_ahead(&mut self, device: ObjectId, starts: &[Iova]) {
+        let mut asked = BTreeMap::new();
+        for start in starts {
+            if let Ok(region) = self.region_at(*start) {
+                let (_, last) = asked.entry(region.range().start()).or_insert((*start, *start));
+                *last = *start;
+            }
+        }
+        let mut most = self.options.budget / self.options.unit / 2;
+        for (region, (first, last)) in asked {
+            let key = (device, region);
+            let count = u64::from(self.ahead.units(key, first)).min(most);
+            most -= count;
+            let next = self.map_after(region, last, count);
+            self.ahead.ended(key, next);
+        }
+    }
+
+    /// Maps up to `count` units of a region after one, and returns the next.
+    fn map_after(&mut self, region: Iova, last: Iova, count: u64) -> Option<Iova> {
+        let end = self.regions.get(&region)?.range().last();
+        let mut next = last.checked_add(self.options.unit);
         for _ in 0..count {
-            let in_region =
-                |iova: &Iova| IovaRange::new(*iova, 1).is_some_and(|byte| self.units_of(byte, Access::empty()).is_ok());
-            let Some(start) = next.filter(in_region) else { break };
+            let Some(start) = next.filter(|start| *start <= end) else {
+                break;
+            };
             match self.bring(start) {
                 Ok(is_new) => self.statistics.prefetched += u64::from(is_new),
                 // Nobody has asked for it.
@@ -233,9 +276,9 @@ impl DemandSpace {
                     break;
                 }
             }
-            next = start.checked_add(unit);
+            next = start.checked_add(self.options.unit);
         }
-        self.ahead.ended(next);
+        next
     }
 
     fn over_budget(&self, need: u64) -> Error {

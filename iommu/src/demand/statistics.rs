@@ -9,8 +9,10 @@ pub struct Statistics {
     pub requests: u64,
     /// Requests for what was mapped already: another request had asked for it.
     pub repeated: u64,
-    /// Units mapped because a device asked.
+    /// Units mapped because a device asked, or to be pinned.
     pub mapped: u64,
+    /// Of these, units among the last to be evicted, as many as the budget has: many of them say that it is too small.
+    pub refaults: u64,
     /// Units mapped ahead.
     pub prefetched: u64,
     /// Units unmapped to make room.
@@ -21,6 +23,8 @@ pub struct Statistics {
     pub over_budget: u64,
     /// Groups answered as invalid because memory could not be had or mapped.
     pub failed: u64,
+    /// Groups that had to wait, as they would have evicted what had just been brought for others.
+    pub deferred: u64,
     /// Groups whose device was detached before the answer.
     pub late: u64,
     /// Units that the kernel did not unmap; they stay, and count.

@@ -1,12 +1,16 @@
 //! From an address in this process to the IOVA of the same byte.
 //!
 //! [`Translator`] is a table of four levels like the CPU's own: an entry stands for one page of 4 KiB, 2 MiB, 1 GiB or 512 GiB,
-//! whichever the mapping's place in this process allows. A look-up of memory on huge pages reads three words; it takes no lock, writes
-//! nothing, and never waits for a writer. Tables are made once and stay, so a reader can never meet a freed one: 4 KiB for each 2 MiB
-//! of the process's addresses that was ever mapped in pieces, 12 KiB for each GiB.
+//! whichever the mapping's place in this process allows. A look-up loads one word for each level down to the entry, and from each level to
+//! the next a flag and a pointer: seven loads for an entry of 2 MiB, ten for one of 4 KiB. It takes no lock, writes nothing, and never
+//! waits for a writer. Tables are made once and stay, so a reader can never meet a freed one: 4 KiB for each 2 MiB of the process's
+//! addresses that was ever mapped in pieces, 12 KiB for each GiB.
 //!
 //! An entry is one word that holds the whole answer, so a reader sees a mapping or none, never half of one. A length that spans entries
 //! is followed from entry to entry, and every byte of it must be mapped contiguously.
+//!
+//! Memory may be mapped several times. An entry belongs to the mapping that came first among those that are divided into entries of this
+//! size there, a larger entry hides smaller ones, and when a mapping goes, its entries pass to those that are left, without a gap.
 
 use crate::sync::{AtomicU64, Mutex, OnceLock, Ordering, locked};
 use crate::{Error, Result};
@@ -29,8 +33,19 @@ use vfio_core::{Iova, IovaRange, StableMemory};
 #[derive(Default)]
 pub struct Translator {
     root: Table<Table<Table<Last>>>,
-    /// By address: length in bytes and IOVA.
-    mappings: Mutex<BTreeMap<u64, (u64, Iova)>>,
+    mappings: Mutex<Mappings>,
+}
+
+/// By binary logarithm of the length, address and IOVA: length in bytes. Thus a search for those that reach an address knows how far back
+/// to begin.
+type Mappings = BTreeMap<(u32, u64, u64), u64>;
+
+/// One mapping, in bytes.
+#[derive(Debug, Clone, Copy)]
+struct Noted {
+    address: u64,
+    len: u64,
+    iova: u64,
 }
 
 /// Base pages: the smallest unit that an IOMMU maps.
@@ -53,8 +68,12 @@ impl Translator {
 
     /// IOVA of the byte at `address`, if all of the `len` bytes from there are mapped, and contiguously; `None` for no bytes.
     ///
-    /// While another thread changes mappings, the answer for memory that it does not touch is right; for memory that it does touch it
-    /// is one that was right during the call, or `None`.
+    /// It is for memory that stays mapped during the call: for that the answer is right whatever else is mapped and unmapped meanwhile.
+    /// For memory that is mapped or unmapped during the call, the answer is `None` or one that each page had at some time during the
+    /// call, but not all pages need have had it at the same time.
+    ///
+    /// Of memory that is mapped several times, one mapping is found for each page. A length across pages for which different ones are
+    /// found is not contiguous, also if one of the mappings has all of it; and it may not be found while one of them comes or goes.
     #[must_use]
     #[inline]
     pub fn lookup(&self, address: usize, len: usize) -> Option<Iova> {
@@ -83,49 +102,57 @@ impl Translator {
         self.lookup(address, len)
     }
 
-    /// Notes a mapping. Address, length and IOVA are multiples of 4 KiB.
+    /// Notes a mapping. Address, length and IOVA are multiples of 4 KiB. The memory may be mapped elsewhere as well.
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] off that alignment, beyond 48 address bits, or if the process's addresses or the IOVAs overflow or the
-    /// addresses are noted already.
+    /// [`Error::Invalid`] off that alignment, beyond 48 address bits, or if the process's addresses or the IOVAs overflow or part of the
+    /// memory is noted at the same IOVAs already.
     pub fn insert(&self, address: usize, len: usize, iova: Iova) -> Result<()> {
-        let (address, len) = (address as u64, len as u64);
-        if ![address, len, iova.0]
+        let noted = Noted::new(address, len, iova);
+        if ![noted.address, noted.len, noted.iova]
             .into_iter()
             .all(|value| value.is_multiple_of(PAGE))
         {
             return Err(Error::Invalid("address, length or IOVA is not a multiple of 4 KiB"));
         }
-        let end = address
-            .checked_add(len)
-            .filter(|end| len > 0 && *end <= 1 << ADDRESS_BITS);
-        let (Some(end), Some(_)) = (end, IovaRange::new(iova, len)) else {
+        let end = noted.address.checked_add(noted.len);
+        let is_inside = noted.len > 0 && end.is_some_and(|end| end <= 1 << ADDRESS_BITS);
+        if !is_inside || IovaRange::new(iova, noted.len).is_none() {
             return Err(Error::Invalid("no bytes, or beyond the addresses that there are"));
-        };
-        let mut mappings = locked(&self.mappings);
-        let before = mappings.range(..end).next_back();
-        if before.is_some_and(|(&start, &(len, _))| start + len > address) {
-            return Err(Error::Invalid("part of the memory is noted already"));
         }
-        mappings.insert(address, (len, iova));
-        self.root
-            .write(pages(address, len), &|page| (iova.0 + (page * PAGE - address)) | VALID);
+        let mut mappings = locked(&self.mappings);
+        if overlapping(&mappings, noted).any(|other| other.entry(0) == noted.entry(0)) {
+            return Err(Error::Invalid("part of the memory is noted at these IOVAs already"));
+        }
+        mappings.insert(noted.key(), noted.len);
+        let claim = |page, entry| if entry == 0 { noted.entry(page) } else { entry };
+        self.root.write(noted.pages(), noted.pages(), &claim);
         Ok(())
     }
 
-    /// Forgets a mapping that starts at `address`, and returns where it was.
+    /// Forgets a mapping that was noted with these arguments.
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] if none starts there.
-    pub fn remove(&self, address: usize) -> Result<(usize, Iova)> {
-        let address = address as u64;
+    /// [`Error::Invalid`] if none was.
+    pub fn remove(&self, address: usize, len: usize, iova: Iova) -> Result<()> {
+        let noted = Noted::new(address, len, iova);
         let mut mappings = locked(&self.mappings);
-        let mapping = mappings.remove(&address);
-        let (len, iova) = mapping.ok_or(Error::Invalid("no mapping starts at this address"))?;
-        self.root.write(pages(address, len), &|_| 0);
-        Ok((usize::try_from(len).unwrap_or(usize::MAX), iova))
+        if noted.len == 0 || mappings.get(&noted.key()) != Some(&noted.len) {
+            return Err(Error::Invalid("no such mapping is noted"));
+        }
+        mappings.remove(&noted.key());
+        for other in overlapping(&mappings, noted) {
+            let inherit = |page, entry| {
+                let is_free = entry == 0 || entry == noted.entry(page);
+                if is_free { other.entry(page) } else { entry }
+            };
+            self.root.write(other.pages(), noted.pages(), &inherit);
+        }
+        let clear = |page, entry| if entry == noted.entry(page) { 0 } else { entry };
+        self.root.write(noted.pages(), noted.pages(), &clear);
+        Ok(())
     }
 
     /// How many mappings are noted.
@@ -158,9 +185,41 @@ impl fmt::Debug for Translator {
     }
 }
 
-/// The pages of a mapping, first and last.
-fn pages(address: u64, len: u64) -> (u64, u64) {
-    (address / PAGE, (address + len) / PAGE - 1)
+impl Noted {
+    fn new(address: usize, len: usize, iova: Iova) -> Self {
+        Self {
+            address: address as u64,
+            len: len as u64,
+            iova: iova.0,
+        }
+    }
+
+    fn key(self) -> (u32, u64, u64) {
+        (self.len.checked_ilog2().unwrap_or(0), self.address, self.iova)
+    }
+
+    /// First and last.
+    fn pages(self) -> (u64, u64) {
+        (self.address / PAGE, (self.address + self.len) / PAGE - 1)
+    }
+
+    /// What stands for a page, or for as many as begin there.
+    fn entry(self, page: u64) -> u64 {
+        self.iova.wrapping_add((page * PAGE).wrapping_sub(self.address)) | VALID
+    }
+}
+
+/// The mappings that share a byte of this process with one.
+fn overlapping(mappings: &Mappings, noted: Noted) -> impl Iterator<Item = Noted> {
+    let (address, end) = (noted.address, noted.address + noted.len);
+    let next_class = |class| Some(mappings.range((class, 0, 0)..).next()?.0.0);
+    let classes = std::iter::successors(next_class(0), move |class| next_class(class + 1));
+    let near = classes.flat_map(move |class| {
+        let longest = (2_u64 << class) - 1;
+        mappings.range((class, address.saturating_sub(longest), 0)..(class, end, 0))
+    });
+    near.map(|(&(_, address, iova), &len)| Noted { address, len, iova })
+        .filter(move |other| other.address + other.len > address)
 }
 
 /// One level of the table. Pages are counted from address 0.
@@ -171,9 +230,10 @@ trait Level: Default {
     /// The entry that covers a page, and its level's [`BITS`](Self::BITS); 0 if there is none.
     fn read(&self, page: u64) -> (u64, u32);
 
-    /// Writes the entries of these pages, in as few as possible. The same pages give the same entries every time, and no others are
-    /// touched. `value` gives the entry that starts at a page.
-    fn write(&self, pages: (u64, u64), value: &dyn Fn(u64) -> u64);
+    /// Changes the entries into which these pages are divided, as few as possible, as far as they touch `window`. The same pages are
+    /// divided into the same entries every time. `change` is given the page at which an entry starts and what it is, and gives what it
+    /// becomes.
+    fn write(&self, pages: (u64, u64), window: (u64, u64), change: &dyn Fn(u64, u64) -> u64);
 
     fn index(page: u64) -> usize {
         usize::try_from((page >> Self::BITS) % ENTRIES as u64).unwrap_or(usize::MAX)
@@ -205,24 +265,32 @@ impl<Below: Level> Level for Table<Below> {
         below.map_or((0, Self::BITS), |below| below.read(page))
     }
 
-    fn write(&self, (first, last): (u64, u64), value: &dyn Fn(u64) -> u64) {
-        let slots = self.entries.iter().zip(&self.below);
-        let mut page = first;
-        for (entry, below) in slots.skip(Self::index(first)) {
-            let slot_last = page | ((1 << Self::BITS) - 1);
-            let is_whole = page == slot_last + 1 - (1 << Self::BITS) && slot_last <= last;
-            if is_whole {
-                entry.store(value(page), Ordering::Release);
+    fn write(&self, (first, last): (u64, u64), window: (u64, u64), change: &dyn Fn(u64, u64) -> u64) {
+        let begin = first.max(window.0);
+        let end = last.min(window.1);
+        let mut slot_first = begin & !((1 << Self::BITS) - 1);
+        for (entry, below) in self.entries.iter().zip(&self.below).skip(Self::index(begin)) {
+            let slot_last = slot_first | ((1 << Self::BITS) - 1);
+            if first <= slot_first && slot_last <= last {
+                replace(entry, slot_first, change);
             } else {
-                below
-                    .get_or_init(Box::default)
-                    .write((page, slot_last.min(last)), value);
+                let part = (first.max(slot_first), last.min(slot_last));
+                below.get_or_init(Box::default).write(part, window, change);
             }
-            if slot_last >= last {
+            if slot_last >= end {
                 break;
             }
-            page = slot_last + 1;
+            slot_first = slot_last + 1;
         }
+    }
+}
+
+/// Changes an entry. Only one thread at a time does.
+fn replace(entry: &AtomicU64, page: u64, change: &dyn Fn(u64, u64) -> u64) {
+    let before = entry.load(Ordering::Relaxed);
+    let after = change(page, before);
+    if after != before {
+        entry.store(after, Ordering::Release);
     }
 }
 
@@ -235,9 +303,10 @@ impl Level for Last {
         (entry.map_or(0, |entry| entry.load(Ordering::Acquire)), 0)
     }
 
-    fn write(&self, (first, last): (u64, u64), value: &dyn Fn(u64) -> u64) {
-        for (page, entry) in (first..=last).zip(self.entries.iter().skip(Self::index(first))) {
-            entry.store(value(page), Ordering::Release);
+    fn write(&self, (first, last): (u64, u64), window: (u64, u64), change: &dyn Fn(u64, u64) -> u64) {
+        let (begin, end) = (first.max(window.0), last.min(window.1));
+        for (page, entry) in (begin..=end).zip(self.entries.iter().skip(Self::index(begin))) {
+            replace(entry, page, change);
         }
     }
 }

@@ -33,7 +33,7 @@ use vfio_core::{Access, PageSize};
 ///     for packet in packets {
 ///         // One system call for the first of them, none for the others.
 ///         let mut buffer = pool.take(packet.len())?;
-///         buffer.write(0, packet);
+///         buffer.write(0, packet).ok_or(iommu::Error::Invalid("a buffer shorter than its packet"))?;
 ///         println!("the device reads {} bytes at {}", buffer.len(), buffer.iova());
 ///     }
 ///     Ok(())
@@ -53,9 +53,11 @@ struct Chunks {
     /// Of each chunk.
     len: usize,
     access: Access,
-    /// The chunk that spans are cut from, and how much of it is cut.
-    current: Option<(Arc<Chunk>, usize)>,
+    /// What is left of chunks: pieces of [`SPAN`] bytes, of twice as many, and so on, each at a multiple of its length.
+    left: Vec<Vec<(Arc<Chunk>, usize)>>,
     count: usize,
+    /// Of the newest chunk.
+    pages: Option<PageSize>,
 }
 
 /// Slots of one size.
@@ -116,8 +118,9 @@ impl<D: Direction> DmaPool<D> {
                 options,
                 len: chunk_len,
                 access: D::ACCESS,
-                current: None,
+                left: vec![Vec::new(); size_of_span(chunk_len) + 1],
                 count: 0,
+                pages: None,
             },
             classes: lengths.map(Class::new).collect(),
             direction: PhantomData,
@@ -154,7 +157,7 @@ impl<D: Direction> DmaPool<D> {
             span: Arc::clone(span),
             index,
         };
-        Ok(DmaBuffer::in_slot(Arc::clone(&span.chunk), offset, len, slot))
+        Ok(DmaBuffer::in_slot(offset, len, slot))
     }
 
     /// Maps chunks ahead, so that `count` buffers of `len` bytes can be taken without a system call.
@@ -176,7 +179,7 @@ impl<D: Direction> DmaPool<D> {
     /// The pages of the newest chunk, as the kernel says; `None` before the first.
     #[must_use]
     pub fn pages(&self) -> Option<PageSize> {
-        self.chunks.current.as_ref().map(|(chunk, _)| chunk.pages())
+        self.chunks.pages
     }
 
     /// The space that its buffers are mapped in.
@@ -187,20 +190,36 @@ impl<D: Direction> DmaPool<D> {
 }
 
 impl Chunks {
-    /// A piece of a chunk, at a multiple of its length.
+    /// A piece of a chunk, at a multiple of its length, which is [`SPAN`] times a power of two and at most a chunk's.
     fn cut(&mut self, len: usize) -> Result<(Arc<Chunk>, usize)> {
-        if let Some((chunk, used)) = &mut self.current {
-            let offset = used.next_multiple_of(len);
-            if offset + len <= chunk.len() {
-                *used = offset + len;
-                return Ok((Arc::clone(chunk), offset));
+        let wanted = size_of_span(len);
+        let found = self.left.iter().skip(wanted).position(|pieces| !pieces.is_empty());
+        let (chunk, offset, mut size) = match found.and_then(|above| {
+            let (chunk, offset) = self.left.get_mut(wanted + above)?.pop()?;
+            Some((chunk, offset, wanted + above))
+        }) {
+            Some(piece) => piece,
+            None => {
+                let chunk = Arc::new(Chunk::new(&self.space, self.len, self.access, &self.options)?);
+                self.count += 1;
+                self.pages = Some(chunk.pages());
+                (chunk, 0, size_of_span(self.len))
+            }
+        };
+        while size > wanted {
+            size -= 1;
+            // The upper half is left.
+            if let Some(pieces) = self.left.get_mut(size) {
+                pieces.push((Arc::clone(&chunk), offset + (SPAN << size)));
             }
         }
-        let chunk = Arc::new(Chunk::new(&self.space, self.len, self.access, &self.options)?);
-        self.count += 1;
-        self.current = Some((Arc::clone(&chunk), len));
-        Ok((chunk, 0))
+        Ok((chunk, offset))
     }
+}
+
+/// How often the smallest span is doubled to get this length.
+fn size_of_span(len: usize) -> usize {
+    (len / SPAN).checked_ilog2().unwrap_or(0) as usize
 }
 
 impl Span {
@@ -215,7 +234,12 @@ impl Span {
 }
 
 impl Slot {
-    pub(crate) fn give_back(self) {
+    pub(crate) fn chunk(&self) -> &Chunk {
+        &self.span.chunk
+    }
+
+    /// Lets the pool give it to others: nobody uses it from here on.
+    pub(crate) fn give_back(&self) {
         if let Some(link) = self.span.links.get(self.index as usize) {
             self.span.returned.push(self.span.first + self.index, link);
         }

@@ -15,7 +15,7 @@ fn pool<D: Direction>(ledger: &Ledger) -> DmaPool<D> {
 }
 
 #[test]
-fn a_buffer_costs_no_system_call_once_its_chunk_is_mapped() {
+fn nothing_is_mapped_for_a_buffer_once_its_chunk_is() {
     let ledger = Ledger::new();
     let mut pool = pool::<Both>(&ledger);
     pool.prepare(512, 200).unwrap();
@@ -26,6 +26,36 @@ fn a_buffer_costs_no_system_call_once_its_chunk_is_mapped() {
     }
     assert_eq!(ledger.state().calls, calls);
     assert_eq!(pool.chunks(), 1);
+}
+
+#[test]
+fn what_is_left_of_a_chunk_is_used() {
+    let ledger = Ledger::new();
+    let mut pool = pool::<Both>(&ledger);
+    let mut held = vec![pool.take(64).unwrap(), pool.take(1 << 18).unwrap()];
+    assert_eq!(pool.chunks(), 2, "the first has 192 KiB left");
+    // Whatever comes first, each of the three spans of 64 KiB.
+    held.push(pool.take(1 << 17).unwrap());
+    held.push(pool.take(128).unwrap());
+    assert_eq!(pool.chunks(), 2);
+    held.push(pool.take(256).unwrap());
+    assert_eq!(pool.chunks(), 3, "nothing is left");
+    assert!(held.iter().all(|buffer| buffer.iova().is_aligned_to(64)));
+}
+
+#[test]
+fn a_buffer_counts_one_reference() {
+    let ledger = Ledger::new();
+    let mut pool = pool::<Both>(&ledger);
+    let first = pool.take(64).unwrap();
+    let count = |pool: &DmaPool<Both>| {
+        let span = &pool.classes[0].spans[0];
+        (Arc::strong_count(span), Arc::strong_count(&span.chunk))
+    };
+    let before = count(&pool);
+    let second = pool.take(64).unwrap();
+    assert_eq!(count(&pool), (before.0 + 1, before.1));
+    drop((first, second));
 }
 
 #[test]
@@ -49,6 +79,17 @@ fn a_direction_is_what_the_device_may_do() {
             .values()
             .all(|(_, access, _)| *access == Access::WRITE)
     );
+}
+
+#[test]
+fn a_large_chunk_is_aligned_for_the_device_wherever_the_process_has_it() {
+    let ledger = Ledger::new();
+    let space = ledger.space().unwrap();
+    // Where the system puts the memory varies.
+    for _ in 0..4 {
+        let buffer = DmaBuffer::<Both>::new(&space, (4 << 20) - 4096, &options()).unwrap();
+        assert!(buffer.iova().is_aligned_to(4 << 20));
+    }
 }
 
 #[test]

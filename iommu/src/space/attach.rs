@@ -1,7 +1,7 @@
 //! Which devices use a space.
 
 use super::{AddressSpace, Kind};
-use crate::{Error, Result};
+use crate::{Error, IovaRange, Result};
 use vfio_core::iommufd::{Hwpt, HwptData, HwptFlags, HwptParent, IommuDevice};
 use vfio_core::{Attachment, BoundDevice, Pasid};
 
@@ -16,8 +16,18 @@ pub struct Attached {
     attachment: Option<Attachment>,
     device: BoundDevice,
     space: AddressSpace,
-    /// Whether its table is one that PASIDs can be beside.
-    with_pasids: bool,
+    table: Table,
+}
+
+/// Which of the space's page tables a device is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Table {
+    /// The kernel's choice.
+    Any,
+    /// One that PASIDs can be beside.
+    WithPasids,
+    /// The caller's.
+    Given,
 }
 
 impl AddressSpace {
@@ -43,7 +53,7 @@ impl AddressSpace {
             #[cfg(test)]
             Kind::Test => None,
         };
-        self.attached(attachment, device, false)
+        self.attached(attachment, device, Table::Any)
     }
 
     /// As [`attach`](Self::attach), through a page table of this space that was made on purpose: for dirty tracking, or as a parent of
@@ -53,7 +63,7 @@ impl AddressSpace {
     ///
     /// Those of [`attach`](Self::attach).
     pub fn attach_table(&self, device: &BoundDevice, table: &Hwpt) -> Result<Attached> {
-        self.attached(Some(device.attach(table, None)?), device, false)
+        self.attached(Some(device.attach(table, None)?), device, Table::Given)
     }
 
     /// As [`attach`](Self::attach), through a page table beside which the device's PASIDs can have others.
@@ -63,7 +73,7 @@ impl AddressSpace {
     /// Those of [`attach`](Self::attach); [`Error::Unsupported`] on type1 and without PASIDs.
     pub fn attach_beside_pasids(&self, device: &BoundDevice) -> Result<Attached> {
         let table = self.pasid_table(device)?;
-        self.attached(Some(device.attach(&table, None)?), device, true)
+        self.attached(Some(device.attach(&table, None)?), device, Table::WithPasids)
     }
 
     /// Lets one PASID of a device use the space. The device itself is attached through
@@ -85,21 +95,27 @@ impl AddressSpace {
                 "this PASID: the device or its IOMMU has fewer bits for one",
             ));
         }
-        self.attached(Some(device.attach(&table, Some(pasid))?), device, true)
+        self.attached(Some(device.attach(&table, Some(pasid))?), device, Table::WithPasids)
     }
 
-    fn attached(&self, attachment: Option<Attachment>, device: &BoundDevice, with_pasids: bool) -> Result<Attached> {
+    fn attached(&self, attachment: Option<Attachment>, device: &BoundDevice, table: Table) -> Result<Attached> {
         // Detached again if that fails.
         let attached = Attached {
             attachment,
             device: device.clone(),
             space: self.clone(),
-            with_pasids,
+            table,
         };
-        for range in self.refresh()? {
-            tracing::warn!(%range, "in use, but no longer allowed");
-        }
+        warn_of(&self.refresh()?);
         Ok(attached)
+    }
+
+    /// After a change that is done and cannot be refused any more.
+    fn refresh_or_warn(&self) {
+        match self.refresh() {
+            Ok(illegal) => warn_of(&illegal),
+            Err(error) => tracing::warn!(%error, "where mappings may be made could not be read again"),
+        }
     }
 
     /// A page table of the space that can stand beside others of one device.
@@ -113,6 +129,12 @@ impl AddressSpace {
         let device = device.iommufd_device().ok_or(NO_IOMMUFD)?;
         let parent = HwptParent::Ioas(ioas);
         Ok(Hwpt::alloc(&device, parent, HwptFlags::PASID, HwptData::None, None)?)
+    }
+}
+
+fn warn_of(illegal: &[IovaRange]) {
+    for range in illegal {
+        tracing::warn!(%range, "in use, but no longer allowed");
     }
 }
 
@@ -144,24 +166,48 @@ impl Attached {
 
     /// Moves it to another space, at once: there is no moment at which the device has none. If that fails, it stays where it is.
     ///
+    /// Once it has moved, this does not fail: where a space cannot be asked for its ranges, `tracing` gets a warning, and the kernel
+    /// refuses what it does not allow.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] on type1; [`Error::Invalid`] if it was attached to a page table made on purpose, which
+    /// [`move_to_table`](Self::move_to_table) has another for; those of [`AddressSpace::attach`].
+    pub fn move_to(&mut self, space: &AddressSpace) -> Result<()> {
+        let (Some(attachment), Some(ioas)) = (&mut self.attachment, space.ioas()) else {
+            return Err(ON_TYPE1);
+        };
+        match self.table {
+            Table::Any => attachment.replace(ioas)?,
+            Table::WithPasids => attachment.replace(&space.pasid_table(&self.device)?)?,
+            Table::Given => {
+                return Err(Error::Invalid(
+                    "the device's page table was made on purpose; the other space needs one too",
+                ));
+            }
+        }
+        self.has_moved(space);
+        Ok(())
+    }
+
+    /// As [`move_to`](Self::move_to), through a page table of that space, or another one of this space, that was made on purpose.
+    ///
     /// # Errors
     ///
     /// [`Error::Unsupported`] on type1; those of [`AddressSpace::attach`].
-    pub fn move_to(&mut self, space: &AddressSpace) -> Result<()> {
-        let (Some(attachment), Some(ioas)) = (&mut self.attachment, space.ioas()) else {
-            return Err(Error::Unsupported(
-                "moving a device on type1, where a whole group changes its container once all its devices are closed; iommufd moves devices",
-            ));
-        };
-        if self.with_pasids {
-            attachment.replace(&space.pasid_table(&self.device)?)?;
-        } else {
-            attachment.replace(ioas)?;
-        }
+    pub fn move_to_table(&mut self, space: &AddressSpace, table: &Hwpt) -> Result<()> {
+        let attachment = self.attachment.as_mut().ok_or(ON_TYPE1)?;
+        attachment.replace(table)?;
+        self.table = Table::Given;
+        self.has_moved(space);
+        Ok(())
+    }
+
+    fn has_moved(&mut self, space: &AddressSpace) {
         let former = std::mem::replace(&mut self.space, space.clone());
+        space.refresh_or_warn();
         // What the device could not reach is allowed again there.
-        former.refresh()?;
-        space.refresh().map(drop)
+        former.refresh_or_warn();
     }
 
     /// Detaches it, and says whether that went well.
@@ -173,6 +219,11 @@ impl Attached {
         if let Some(attachment) = self.attachment.take() {
             attachment.detach()?;
         }
-        self.space.refresh().map(drop)
+        self.space.refresh_or_warn();
+        Ok(())
     }
 }
+
+const ON_TYPE1: Error = Error::Unsupported(
+    "moving a device on type1, where a whole group changes its container once all its devices are closed; iommufd moves devices",
+);

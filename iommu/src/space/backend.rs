@@ -20,6 +20,8 @@ pub(crate) trait Backend: Debug + Send + Sync {
 
 /// A mapping, undone when dropped.
 pub(crate) trait Mapped: Debug + Send + Sync {
+    /// Whether it is still there, or a [`Backend::unmap`], perhaps one that failed, took it away.
+    fn is_mapped(&self) -> bool;
     /// Undoes it. Any error means that a device may still reach what is there.
     fn unmap(self: Box<Self>) -> Result<()>;
 }
@@ -54,6 +56,10 @@ impl Backend for Ioas {
 }
 
 impl Mapped for Mapping {
+    fn is_mapped(&self) -> bool {
+        Self::is_mapped(self)
+    }
+
     fn unmap(self: Box<Self>) -> Result<()> {
         Ok(Self::unmap(*self)?)
     }
@@ -93,6 +99,10 @@ impl Backend for Container {
 }
 
 impl Mapped for LegacyMapping {
+    fn is_mapped(&self) -> bool {
+        Self::is_mapped(self)
+    }
+
     fn unmap(self: Box<Self>) -> Result<()> {
         Ok(Self::unmap(*self)?)
     }

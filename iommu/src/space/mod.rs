@@ -11,6 +11,7 @@ mod options;
 mod peer;
 mod reservation;
 mod unmap;
+mod writable;
 
 pub use attach::Attached;
 pub(crate) use backend::{Backend, Mapped, Source};
@@ -18,6 +19,7 @@ pub use mapping::DmaMapping;
 pub use options::MapOptions;
 pub use peer::PeerMapping;
 pub(crate) use reservation::Reservation;
+pub(crate) use writable::AllWritable;
 
 use crate::allocator::IovaAllocator;
 use crate::dirty::Logs;
@@ -28,7 +30,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, Weak};
 use vfio_core::iommufd::{Ioas, Iommufd};
 use vfio_core::{Access, Container, Memory, PageSize, StableMemory};
@@ -64,6 +66,8 @@ struct Shared {
     gate: RwLock<()>,
     /// What asks for dirty bits before they go with their mapping.
     logs: Mutex<Vec<Weak<Logs>>>,
+    /// For how many reasons nothing may be mapped for reading only.
+    all_writable: AtomicU32,
 }
 
 /// Which of the kernel's interfaces it is on.
@@ -83,13 +87,14 @@ struct Entry {
     range: IovaRange,
     /// Where the process has the bytes.
     address: Option<usize>,
+    access: Access,
     mapped: Box<dyn Mapped>,
     /// Whether the IOVAs are a reservation's, which keeps them.
     is_reserved: bool,
     /// Where the translator has it.
     noted: Option<usize>,
-    /// Held for the translator's sake where the kernel holds a file.
-    _memory: Option<Arc<dyn StableMemory>>,
+    /// Held longer than the gate, and for the translator's sake where the kernel holds a file.
+    memory: Option<Arc<dyn StableMemory>>,
 }
 
 impl AddressSpace {
@@ -131,6 +136,7 @@ impl AddressSpace {
             next_id: AtomicU64::new(0),
             gate: RwLock::new(()),
             logs: Mutex::new(Vec::new()),
+            all_writable: AtomicU32::new(0),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -142,7 +148,8 @@ impl AddressSpace {
     /// # Errors
     ///
     /// [`Error::NoSpace`], or for a fixed IOVA [`Error::InUse`] and [`Error::NotAllowed`]; [`Error::Invalid`] for a part outside the
-    /// memory; the kernel's, among them [`MemlockExceeded`](vfio_core::ErrorKind::MemlockExceeded). The IOVA is free again then.
+    /// memory; [`Error::Unsupported`] for reading only where [`Nesting`](crate::nested::Nesting) does not allow it; the kernel's, among them
+    /// [`MemlockExceeded`](vfio_core::ErrorKind::MemlockExceeded). The IOVA is free again then.
     pub fn map(&self, memory: &Arc<Memory>, part: Range<usize>, options: MapOptions) -> Result<DmaMapping> {
         let memory: Arc<dyn StableMemory> = Arc::<Memory>::clone(memory);
         self.map_unowned(memory, part, options)
@@ -199,8 +206,8 @@ impl AddressSpace {
         self.place(&Source::File(file, 0..len), len, None, None, options)
     }
 
-    /// IOVA of `len` bytes of this process from `address`, if all of them are mapped here, and contiguously. Takes no lock. Of memory
-    /// that is mapped several times, the first mapping is found.
+    /// IOVA of `len` bytes of this process from `address`, if all of them are mapped here, and contiguously. Takes no lock.
+    /// For memory that stays mapped during the call; [`Translator::lookup`] says what is found of memory that is mapped several times.
     #[must_use]
     #[inline]
     pub fn lookup(&self, address: usize, len: usize) -> Option<Iova> {
@@ -295,19 +302,19 @@ impl AddressSpace {
         memory: Option<Arc<dyn StableMemory>>,
         options: MapOptions,
     ) -> Result<DmaMapping> {
-        let reservation = self.reserve(len, &options)?;
+        let reservation = Reservation::new(self.clone(), self.shared.take(len, &options, address)?);
         let range = reservation.range();
         let _shared = self.shared.share();
-        let mapped = self.shared.backend.map(source, range, options.access())?;
-        let id = self.enter(source, range, mapped, address, memory, false);
+        let access = options.access();
+        let id = self.enter(source, range, access, address, memory, false)?;
         // From here on the mapping has the IOVAs.
         reservation.leak();
-        Ok(DmaMapping::new(self.clone(), range, options.access(), id))
+        Ok(DmaMapping::new(self.clone(), range, access, id))
     }
 
     /// Takes IOVAs without mapping anything.
     pub(crate) fn reserve(&self, len: u64, options: &MapOptions) -> Result<Reservation> {
-        Ok(Reservation::new(self.clone(), self.shared.take(len, options)?))
+        Ok(Reservation::new(self.clone(), self.shared.take(len, options, None)?))
     }
 
     /// Maps memory into a part of a reservation.
@@ -319,44 +326,45 @@ impl AddressSpace {
         access: Access,
     ) -> Result<DmaMapping> {
         let _shared = self.shared.share();
-        let mapped = self.shared.backend.map(source, range, access)?;
-        let id = self.enter(source, range, mapped, address, None, true);
+        let id = self.enter(source, range, access, address, None, true)?;
         Ok(DmaMapping::new(self.clone(), range, access, id))
     }
 
-    /// Notes what was mapped; returns the guard's number.
+    /// Maps, with the gate held, and notes it; returns the guard's number.
     fn enter(
         &self,
         source: &Source,
         range: IovaRange,
-        mapped: Box<dyn Mapped>,
+        access: Access,
         address: Option<usize>,
         memory: Option<Arc<dyn StableMemory>>,
         is_reserved: bool,
-    ) -> u64 {
-        let insert = |address: &usize| {
-            self.shared
-                .translator
-                .insert(*address, source.len(), range.start())
-                .is_ok()
+    ) -> Result<u64> {
+        self.check_access(access)?;
+        let mapped = self.shared.backend.map(source, range, access)?;
+        let held = match source {
+            Source::Memory(memory, _) => Some(Arc::clone(memory)),
+            Source::File(..) => memory,
         };
-        let entry = Entry {
+        let mut entry = Entry {
             id: self.shared.next_id.fetch_add(1, Ordering::Relaxed),
             range,
             address,
+            access,
             mapped,
             is_reserved,
-            noted: address.filter(insert),
-            _memory: memory,
+            noted: address,
+            memory: held,
         };
+        self.shared.note(&mut entry);
         let id = entry.id;
         locked(&self.shared.mappings).insert(range.start(), entry);
-        id
+        Ok(id)
     }
 }
 
 impl Shared {
-    fn take(&self, len: u64, options: &MapOptions) -> Result<IovaRange> {
+    fn take(&self, len: u64, options: &MapOptions, address: Option<usize>) -> Result<IovaRange> {
         let mut allocator = locked(&self.allocator);
         if !len.is_multiple_of(allocator.granule()) {
             return Err(Error::Invalid("the length is not a multiple of the IOMMU's page size"));
@@ -369,7 +377,7 @@ impl Shared {
                 let range = IovaRange::new(iova, len).ok_or(Error::Invalid("the IOVAs overflow"))?;
                 allocator.reserve(range)
             }
-            None => allocator.allocate(options.request(len)),
+            None => allocator.allocate(options.request(len, address)),
         }
     }
 
@@ -381,19 +389,28 @@ impl Shared {
         locked(&self.allocator).release(range)
     }
 
-    fn forget(&self, address: usize) {
-        if let Err(error) = self.translator.remove(address) {
+    /// Lets the memory be found. What is not in whole pages is not.
+    fn note(&self, entry: &mut Entry) {
+        let insert = |address: &usize| {
+            let noted = self.translator.insert(*address, entry.len(), entry.range.start());
+            noted.is_ok()
+        };
+        entry.noted = entry.noted.filter(insert);
+    }
+
+    /// Tells nobody any more where the memory is.
+    fn forget(&self, entry: &Entry) {
+        if let Some(address) = entry.noted
+            && let Err(error) = self.translator.remove(address, entry.len(), entry.range.start())
+        {
             tracing::debug!(%error, address, "forgotten already");
         }
     }
 }
 
-impl Source {
+impl Entry {
     fn len(&self) -> usize {
-        match self {
-            Self::Memory(_, part) => part.len(),
-            Self::File(_, part) => usize::try_from(part.end - part.start).unwrap_or(usize::MAX),
-        }
+        usize::try_from(self.range.len_bytes()).unwrap_or(usize::MAX)
     }
 }
 

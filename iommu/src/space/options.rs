@@ -14,7 +14,7 @@ pub struct MapOptions {
 }
 
 impl MapOptions {
-    /// Anywhere, aligned to its size.
+    /// Anywhere, aligned to its size; or, from 2 MiB on, where it begins as far inside a large page as in this process.
     #[must_use]
     pub const fn new(access: Access) -> Self {
         Self {
@@ -59,11 +59,13 @@ impl MapOptions {
         self.iova
     }
 
-    pub(crate) const fn request(&self, len: u64) -> Request {
+    /// For `len` bytes that this process has at `address`.
+    pub(crate) fn request(&self, len: u64, address: Option<usize>) -> Request {
         let request = Request::new(len).within(self.width);
-        match self.alignment {
-            Some(alignment) => request.aligned_to(alignment),
-            None => request,
+        match (self.alignment, address) {
+            (Some(alignment), _) => request.aligned_to(alignment),
+            (None, Some(address)) => request.congruent_to(address as u64),
+            (None, None) => request,
         }
     }
 }

@@ -20,6 +20,10 @@ pub(crate) struct State {
     pub(crate) stuck: Vec<IovaRange>,
     /// The call that fails.
     pub(crate) fail_at: Option<u32>,
+    /// Whether nothing more can be mapped, whatever is unmapped.
+    pub(crate) is_full: bool,
+    /// How many mappings a ranged unmap that fails takes away before.
+    pub(crate) unmaps_before_failure: usize,
 }
 
 /// Where, how, and what is pinned.
@@ -64,6 +68,15 @@ impl Ledger {
     }
 }
 
+impl Source {
+    fn len(&self) -> u64 {
+        match self {
+            Self::Memory(_, part) => part.len() as u64,
+            Self::File(_, part) => part.end - part.start,
+        }
+    }
+}
+
 impl Backend for Ledger {
     fn ranges(&self) -> Result<(Vec<IovaRange>, u64)> {
         Ok((self.call()?.allowed.clone(), 4096))
@@ -71,6 +84,10 @@ impl Backend for Ledger {
 
     fn map(&self, source: &Source, range: IovaRange, access: Access) -> Result<Box<dyn Mapped>> {
         let mut state = self.call()?;
+        if state.is_full {
+            let kind = vfio_core::ErrorKind::Os(vfio_core::Errno::NOMEM);
+            return Err(vfio_core::Error::new("map", kind).into());
+        }
         assert!(
             state.allowed.iter().any(|allowed| allowed.contains(&range)),
             "{range} is not allowed"
@@ -79,7 +96,7 @@ impl Backend for Ledger {
             !state.mapped.values().any(|(other, ..)| other.overlaps(&range)),
             "{range} is mapped already"
         );
-        assert_eq!(range.len_bytes(), source.len() as u128);
+        assert_eq!(range.len_bytes(), u128::from(source.len()));
         let memory = match source {
             Source::Memory(memory, _) => Some(Arc::clone(memory)),
             Source::File(..) => None,
@@ -89,23 +106,33 @@ impl Backend for Ledger {
     }
 
     fn unmap(&self, range: IovaRange) -> Result<u64> {
-        let mut state = self.call()?;
+        let failure = self.call().map(drop);
+        let mut state = self.state();
+        let limit = if failure.is_ok() {
+            usize::MAX
+        } else {
+            state.unmaps_before_failure
+        };
         let gone: Vec<_> = state
             .mapped
             .values()
             .map(|entry| entry.0)
             .filter(|inside| range.contains(inside))
+            .take(limit)
             .collect();
         gone.iter()
             .for_each(|inside| drop(state.mapped.remove(&inside.start())));
-        Ok(gone
-            .iter()
-            .map(|inside| u64::try_from(inside.len_bytes()).unwrap())
-            .sum())
+        failure?;
+        let bytes = gone.iter().map(|inside| u64::try_from(inside.len_bytes()).unwrap());
+        Ok(bytes.sum())
     }
 }
 
 impl Mapped for Guard {
+    fn is_mapped(&self) -> bool {
+        self.0.state().mapped.contains_key(&self.1.start())
+    }
+
     fn unmap(self: Box<Self>) -> Result<()> {
         if !self.0.state().mapped.contains_key(&self.1.start()) {
             return Ok(());

@@ -28,6 +28,28 @@ fn what_is_mapped_is_found_until_it_is_unmapped() {
 }
 
 #[test]
+fn memory_that_is_mapped_twice_is_found_while_either_mapping_is_there() {
+    let space = Ledger::new().space().unwrap();
+    let memory = memory(4);
+    for first_goes_first in [true, false] {
+        let first = space.map(&memory, 0..3 * 4096, READ).unwrap();
+        let second = space.map(&memory, 4096..4 * 4096, READ).unwrap();
+        assert_eq!(space.lookup_part(&*memory, 0..3 * 4096), Some(first.iova()));
+        assert_eq!(
+            space.lookup_part(&*memory, 3 * 4096..4 * 4096),
+            second.iova().checked_add(8192)
+        );
+        if first_goes_first {
+            drop(first);
+            assert_eq!(space.lookup_part(&*memory, 4096..4 * 4096), Some(second.iova()));
+        } else {
+            drop(second);
+            assert_eq!(space.lookup_part(&*memory, 0..3 * 4096), Some(first.iova()));
+        }
+    }
+}
+
+#[test]
 fn a_fixed_iova_is_taken_once() {
     let space = Ledger::new().space().unwrap();
     let memory = memory(2);
@@ -46,6 +68,24 @@ fn a_fixed_iova_is_taken_once() {
     ));
     drop(first);
     drop(space.map(&memory, 0..8192, READ.at(Iova(0xf_f000))).unwrap());
+}
+
+#[test]
+fn memory_that_begins_inside_a_large_page_can_still_have_large_pages() {
+    const LARGE: u64 = 2 << 20;
+    let space = Ledger::new().space().unwrap();
+    let memory = memory(1200);
+    for first in [0, 1, 100] {
+        let mapping = space.map(&memory, first * 4096..1200 * 4096, READ).unwrap();
+        let address = (memory.address().addr() + first * 4096) as u64;
+        assert_eq!(mapping.iova().0 % LARGE, address % LARGE);
+        drop(mapping);
+        // What is asked for goes before.
+        let aligned = space
+            .map(&memory, first * 4096..1200 * 4096, READ.aligned_to(LARGE))
+            .unwrap();
+        assert!(aligned.iova().is_aligned_to(LARGE));
+    }
 }
 
 #[test]
@@ -124,6 +164,45 @@ fn a_range_is_unmapped_whole_or_not_at_all() {
 }
 
 #[test]
+fn after_a_ranged_unmap_that_failed_what_is_left_is_found_and_what_is_gone_is_not() {
+    for gone in 0..=3 {
+        let ledger = Ledger::new();
+        let space = ledger.space().unwrap();
+        let memory = memory(3);
+        let page = |index: usize| index * 4096..(index + 1) * 4096;
+        let guards: Vec<_> = (0..3_u64)
+            .map(|i| {
+                let at = READ.at(Iova(0x10_0000 + i * 4096));
+                space.map(&memory, page(usize::try_from(i).unwrap()), at).unwrap()
+            })
+            .collect();
+        let next = ledger.state().calls + 1;
+        ledger.state().fail_at = Some(next);
+        ledger.state().unmaps_before_failure = gone;
+        assert!(space.unmap_all().is_err());
+        assert_eq!(space.mappings(), 3 - gone);
+        for (index, guard) in guards.iter().enumerate() {
+            assert_eq!(guard.is_mapped(), index >= gone);
+            let found = space.lookup_part(&*memory, page(index));
+            assert_eq!(found, guard.is_mapped().then_some(guard.iova()));
+        }
+        // What is mapped meanwhile is not forgotten with the old guards.
+        let others: Vec<_> = (0..3)
+            .map(|index| space.map(&memory, page(index), READ).unwrap())
+            .collect();
+        drop(guards);
+        for (index, other) in others.iter().enumerate() {
+            assert_eq!(space.lookup_part(&*memory, page(index)), Some(other.iova()));
+        }
+        assert_eq!((space.mappings(), ledger.mapped_bytes()), (3, 3 * 4096));
+        drop(others);
+        assert_eq!(Arc::strong_count(&memory), 1);
+        // No IOVA was lost.
+        drop(space.map(&memory, 0..3 * 4096, READ.at(Iova(0x10_0000))).unwrap());
+    }
+}
+
+#[test]
 fn ranges_that_became_illegal_are_named_and_stay_mapped() {
     let ledger = Ledger::new();
     let space = ledger.space().unwrap();
@@ -171,9 +250,10 @@ fn threads_map_and_unmap_while_one_clears_ranges() {
 proptest! {
     #[test]
     fn no_failure_loses_an_iova_or_reuses_one_that_is_mapped(
-        actions in prop::collection::vec((0_u8..4, any::<usize>(), 1_usize..5), 1..40), fail_at in 2_u32..60,
+        actions in prop::collection::vec((0_u8..4, any::<usize>(), 1_usize..5), 1..40), fail_at in 2_u32..60, before in 0_usize..4,
     ) {
         let ledger = Ledger::new();
+        ledger.state().unmaps_before_failure = before;
         // 64 pages, so that a leaked IOVA would be missed.
         ledger.state().allowed = vec![IovaRange::new(Iova(0x1000), 64 * 4096).unwrap()];
         let space = ledger.space().unwrap();
@@ -194,8 +274,11 @@ proptest! {
                 }
             }
         }
+        let is_mapped = guards.iter().any(DmaMapping::is_mapped);
+        prop_assert_eq!(space.lookup_part(&*memory, 0..1).is_some(), is_mapped);
         drop(guards);
         prop_assert_eq!(space.mappings(), 0);
+        prop_assert_eq!(space.lookup_part(&*memory, 0..1), None);
         // What one failed unmap left behind is never handed out again; all the rest is.
         ledger.state().fail_at = None;
         let stuck = ledger.state().stuck.clone();

@@ -6,6 +6,10 @@ use crate::sync::locked;
 use crate::{Error, Iova, IovaRange, Result};
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
+use vfio_core::{Access, StableMemory};
+
+/// Memory that was mapped. It is let go with the gate open, because what its owner does when it goes may be to map or unmap here.
+type Kept = Vec<Arc<dyn StableMemory>>;
 
 impl AddressSpace {
     /// Unmaps every mapping inside `range` with one call, and returns how many bytes that were. Guards of these mappings have nothing
@@ -13,20 +17,23 @@ impl AddressSpace {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] if a mapping lies across an end of the range; nothing is unmapped then. If the kernel fails, each mapping's
-    /// own guard unmaps what is left.
+    /// [`Error::Invalid`] if a mapping lies across an end of the range; nothing is unmapped then. If the kernel fails, what is left
+    /// is found and unmapped as before, by each mapping's own guard.
     pub fn unmap_range(&self, range: IovaRange) -> Result<u64> {
+        let mut kept = Kept::new();
+        self.unmap_alone(range, &mut kept)
+    }
+
+    fn unmap_alone(&self, range: IovaRange, kept: &mut Kept) -> Result<u64> {
         let _alone = self.shared.gate.write().unwrap_or_else(PoisonError::into_inner);
         let mut mappings = locked(&self.shared.mappings);
         let inside = inside(&mappings, range)?;
         if inside.is_empty() {
             return Ok(0);
         }
-        let noted = || inside.iter().filter_map(|start| mappings.get(start)?.noted);
         // Nobody may be told an IOVA that is about to end.
-        for address in noted() {
-            self.shared.forget(address);
-        }
+        let entries = inside.iter().filter_map(|start| mappings.get(start));
+        entries.for_each(|entry| self.shared.forget(entry));
         let want: u128 = inside
             .iter()
             .filter_map(|start| mappings.get(start))
@@ -35,17 +42,27 @@ impl AddressSpace {
         for entry in inside.iter().filter_map(|start| mappings.get(start)) {
             self.keep_dirty(entry);
         }
-        let got = self.shared.backend.unmap(range)?;
-        if u128::from(got) < want {
+        let unmapped = self.shared.backend.unmap(range).and_then(|got| {
             let want = u64::try_from(want).unwrap_or(u64::MAX);
-            let kind = vfio_core::ErrorKind::ShortUnmap { want, got };
-            return Err(vfio_core::Error::new("unmap a range", kind).into());
+            if got < want {
+                let kind = vfio_core::ErrorKind::ShortUnmap { want, got };
+                return Err(vfio_core::Error::new("unmap a range", kind).into());
+            }
+            Ok(got)
+        });
+        let mut gone = Vec::new();
+        for start in inside {
+            match mappings.get_mut(&start) {
+                Some(left) if unmapped.is_err() && left.mapped.is_mapped() => self.shared.note(left),
+                _ => gone.extend(mappings.remove(&start)),
+            }
         }
-        let gone: Vec<Entry> = inside.iter().filter_map(|start| mappings.remove(start)).collect();
         drop(mappings);
-        // Each finds that it is unmapped, and lets go of the memory.
-        let finished = gone.into_iter().map(|entry| self.finish(entry));
-        finished.fold(Ok(()), Result::and).map(|()| got)
+        // Each finds that it is unmapped, and lets go of its IOVAs.
+        let finished = gone.into_iter().map(|entry| self.finish(entry, kept));
+        let finished = finished.fold(Ok(()), Result::and);
+        let got = unmapped?;
+        finished.map(|()| got)
     }
 
     /// Unmaps everything.
@@ -59,6 +76,7 @@ impl AddressSpace {
 
     /// Unmaps what a guard stands for, unless that was done.
     pub(super) fn unmap_one(&self, start: Iova, id: u64) -> Result<()> {
+        let mut kept = Kept::new();
         let _shared = self.shared.share();
         let mut mappings = locked(&self.shared.mappings);
         if mappings.get(&start).is_none_or(|entry| entry.id != id) {
@@ -68,16 +86,16 @@ impl AddressSpace {
             return Ok(());
         };
         drop(mappings);
-        if let Some(address) = entry.noted {
-            self.shared.forget(address);
-        }
+        self.shared.forget(&entry);
         self.keep_dirty(&entry);
-        self.finish(entry)
+        self.finish(entry, &mut kept)
     }
 
     /// From now on these logs are asked before anything is unmapped, as long as they live.
     pub(crate) fn ask_before_unmapping(&self, logs: &Arc<Logs>) {
-        locked(&self.shared.logs).push(Arc::downgrade(logs));
+        let mut known = locked(&self.shared.logs);
+        known.retain(|logs| logs.strong_count() > 0);
+        known.push(Arc::downgrade(logs));
     }
 
     /// Calls `work` with a way to tell whether all of a range is one mapping's, and lets no range be unmapped meanwhile.
@@ -92,7 +110,8 @@ impl AddressSpace {
 
     /// Lets trackers read what was written to a mapping, which the kernel forgets when it unmaps.
     fn keep_dirty(&self, entry: &Entry) {
-        let Some(address) = entry.address else { return };
+        let written = entry.address.filter(|_| entry.access.contains(Access::WRITE));
+        let Some(address) = written else { return };
         locked(&self.shared.logs).retain(|logs| {
             let logs = logs.upgrade();
             logs.inspect(|logs| logs.keep(entry.range, address)).is_some()
@@ -105,7 +124,8 @@ impl AddressSpace {
             .is_some_and(|entry| entry.id == id)
     }
 
-    fn finish(&self, entry: Entry) -> Result<()> {
+    fn finish(&self, mut entry: Entry, kept: &mut Kept) -> Result<()> {
+        kept.extend(entry.memory.take());
         // On failure the allocator keeps the range as in use, for ever: a device may still reach what is there.
         entry.mapped.unmap()?;
         if entry.is_reserved {

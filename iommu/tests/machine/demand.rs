@@ -4,9 +4,9 @@ use iommu::space::MapOptions;
 use iommu::{Error, Iova, IovaRange};
 use pci::GroupId;
 use std::time::Duration;
-use vfio_core::fake::{Copier, Machine};
+use vfio_core::fake::{Copier, Iommu, Machine};
 use vfio_core::iommufd::Iommufd;
-use vfio_core::{Access, Attachment, BoundDevice, Errno, wait_any};
+use vfio_core::{Access, BoundDevice, Errno, wait_any};
 
 const PAGE: u64 = 4096;
 const BOTH: MapOptions = MapOptions::new(Access::READ.union(Access::WRITE));
@@ -14,7 +14,6 @@ const BOTH: MapOptions = MapOptions::new(Access::READ.union(Access::WRITE));
 struct Bench {
     machine: Machine,
     engine: Engine,
-    attachment: Attachment,
     space: DemandSpace,
 }
 
@@ -28,15 +27,10 @@ fn bench(options: DemandOptions) -> Bench {
         .device(bdf(0), GroupId(7), Copier::new().page_requests())
         .build();
     let device = device(&machine);
-    let space = DemandSpace::new(&device.iommufd_device().unwrap(), options).unwrap();
-    let attachment = space.attach(&device).unwrap();
+    let mut space = DemandSpace::new(&device.iommufd_device().unwrap(), options).unwrap();
+    space.attach(&device).unwrap();
     let engine = Engine(device);
-    Bench {
-        machine,
-        engine,
-        attachment,
-        space,
-    }
+    Bench { machine, engine, space }
 }
 
 /// Serves until the engine has ended.
@@ -83,19 +77,13 @@ fn a_copy_of_more_than_the_budget_ends_within_it() {
         }
         assert_eq!(bytes(&target, 0, target.len()), bytes(&source, 0, source.len()));
         let statistics = bench.space.statistics();
-        assert_eq!(
-            statistics.mapped + statistics.prefetched,
-            512 + (statistics.mapped + statistics.prefetched - 512)
-        );
-        assert!(statistics.evicted >= 512 - 64 && statistics.peak_bytes <= 64 * PAGE);
+        let brought = statistics.mapped + statistics.prefetched;
+        assert!(brought >= 512, "every page of both was needed: {statistics:?}");
+        assert_eq!(statistics.evicted, brought - statistics.resident_bytes / PAGE);
+        assert!(statistics.peak_bytes <= 64 * PAGE);
         assert_eq!(statistics.resident_bytes, bench.machine.pinned());
-        let Bench {
-            machine,
-            engine,
-            attachment,
-            space,
-        } = bench;
-        drop((space, attachment, engine));
+        let Bench { machine, engine, space } = bench;
+        drop((space, engine));
         assert_eq!((machine.leaks(), machine.abandoned()), (vec![], vec![]));
     }
 }
@@ -131,12 +119,13 @@ fn detaching_ends_what_waits() {
     let pages = memory(1);
     let range = bench.space.add(&pages, 0..4096, BOTH).unwrap();
     assert_eq!(bench.engine.fill(range.start(), 1, 1), Status::Waits);
-    bench.attachment.detach().unwrap();
+    bench.space.detach(&bench.engine.0).unwrap();
+    assert!(bench.space.detach(&bench.engine.0).is_err());
     bench.machine.settle();
     assert_eq!(bench.engine.status(), Status::Failed);
     bench.space.serve().unwrap();
     // The space serves the device again once it is back.
-    bench.attachment = bench.space.attach(&bench.engine.0).unwrap();
+    bench.space.attach(&bench.engine.0).unwrap();
     let status = bench.engine.fill(range.start(), 1, 2);
     assert_eq!(finish(&mut bench, status), Status::Done);
     assert_eq!(bytes(&pages, 0, 1), [2]);
@@ -146,11 +135,95 @@ fn detaching_ends_what_waits() {
 fn a_device_without_page_requests_is_told_to_pin() {
     let machine = Machine::builder().device(bdf(0), GroupId(7), Copier::new()).build();
     let device = device(&machine);
-    let space = DemandSpace::new(&device.iommufd_device().unwrap(), DemandOptions::default()).unwrap();
+    let mut space = DemandSpace::new(&device.iommufd_device().unwrap(), DemandOptions::default()).unwrap();
     let Err(Error::Unsupported(why)) = space.attach(&device) else {
         panic!("attached without PRI")
     };
     assert!(why.contains("pinned"), "{why}");
+}
+
+#[test]
+fn the_end_of_the_space_answers_what_waits() {
+    // Not read; and read, but without room.
+    for is_read in [false, true] {
+        let machine = Machine::builder()
+            .device(bdf(0), GroupId(7), Copier::new().page_requests())
+            .device(bdf(1), GroupId(8), Copier::new().page_requests())
+            .build();
+        let iommufd = Iommufd::open(&machine.system()).unwrap();
+        let engines = [0, 1].map(|function| Engine(open(&machine, &iommufd, function).unwrap()));
+        let options = DemandOptions {
+            budget: PAGE,
+            ..DemandOptions::default()
+        };
+        let mut space = DemandSpace::new(&engines[0].0.iommufd_device().unwrap(), options).unwrap();
+        let pages = memory(2);
+        let range = space.add(&pages, 0..8192, BOTH).unwrap();
+        for (engine, page) in engines.iter().zip(0..) {
+            space.attach(&engine.0).unwrap();
+            assert_eq!(engine.fill(Iova(range.start().0 + page * PAGE), 1, 1), Status::Waits);
+        }
+        if is_read {
+            assert_eq!(space.serve().unwrap(), 1);
+            assert!(space.is_crowded());
+        }
+        drop(space);
+        machine.settle();
+        let status = engines.each_ref().map(Engine::status);
+        let first = if is_read { Status::Done } else { Status::Failed };
+        assert_eq!(status, [first, Status::Failed]);
+        drop((engines, iommufd));
+        assert_eq!((machine.leaks(), machine.abandoned()), (vec![], vec![]));
+    }
+}
+
+#[test]
+fn an_iommu_with_larger_pages_than_the_processor_has_no_table() {
+    let iommu = Iommu {
+        page_sizes: 1 << 16,
+        ..Iommu::default()
+    };
+    let machine = Machine::builder()
+        .iommu(iommu)
+        .device(bdf(0), GroupId(7), Copier::new().page_requests())
+        .build();
+    let object = device(&machine).iommufd_device().unwrap();
+    assert!(DemandSpace::new(&object, DemandOptions::default()).is_err());
+}
+
+#[test]
+fn a_pasid_that_the_device_does_not_have_is_refused() {
+    for (number, has_it) in [(7, true), (1 << 10, false)] {
+        let iommu = Iommu {
+            pasid_bits: 10,
+            ..Iommu::default()
+        };
+        let machine = Machine::builder()
+            .iommu(iommu)
+            .device(bdf(0), GroupId(7), Copier::new().page_requests())
+            .build();
+        let device = device(&machine);
+        let options = DemandOptions {
+            pasid: Some(number),
+            ..DemandOptions::default()
+        };
+        let mut space = DemandSpace::new(&device.iommufd_device().unwrap(), options).unwrap();
+        let attached = space.attach(&device);
+        assert_eq!(attached.is_ok(), has_it, "{attached:?}");
+        assert!(has_it || matches!(attached, Err(Error::Unsupported(_))));
+    }
+}
+
+#[test]
+fn what_the_kernel_refuses_is_not_explained_by_guessing() {
+    let mut bench = bench(DemandOptions::default());
+    bench.space.detach(&bench.engine.0).unwrap();
+    bench.machine.fail_next("VFIO_DEVICE_ATTACH_IOMMUFD_PT", Errno::INVAL);
+    let refused = bench.space.attach(&bench.engine.0);
+    assert!(
+        matches!(&refused, Err(Error::Kernel(error)) if error.errno() == Some(Errno::INVAL)),
+        "{refused:?}"
+    );
 }
 
 #[test]
@@ -161,13 +234,12 @@ fn a_limit_of_locked_memory_below_the_budget_is_lived_with() {
         .build();
     let device = device(&machine);
     let mut space = DemandSpace::new(&device.iommufd_device().unwrap(), DemandOptions::default()).unwrap();
-    let attachment = space.attach(&device).unwrap();
+    space.attach(&device).unwrap();
     let pages = memory(32);
     let range = space.add(&pages, 0..pages.len(), BOTH).unwrap();
     let mut bench = Bench {
         machine,
         engine: Engine(device),
-        attachment,
         space,
     };
     for page in 0..32 {

@@ -53,6 +53,32 @@ fn what_was_written_before_it_was_unmapped_is_told() {
 }
 
 #[test]
+fn memory_may_be_unmapped_while_the_logs_are_read() {
+    for bench in Bench::both() {
+        let pages = memory(4);
+        let at = |page: u64| Iova(0x10_0000 + page * 0x10_0000);
+        let mut mappings: Vec<_> = (0..4)
+            .map(|page| {
+                let part = page * 4096..(page + 1) * 4096;
+                bench.space.map(&pages, part, BOTH.at(at(page as u64))).unwrap()
+            })
+            .collect();
+        let mut tracker = DirtyTracker::new(&bench.space, 4096).unwrap();
+        tracker.track_device(&bench.engine.0).unwrap();
+        for page in 0..4 {
+            bench.engine.fill(at(page), 1, 1);
+        }
+        let mut dirty = tracker.dirty();
+        let mut found = vec![dirty.next().unwrap().unwrap()];
+        mappings.pop().unwrap().unmap().unwrap();
+        found.extend(dirty.map(Result::unwrap));
+        assert_eq!(found, [0, 1, 2].map(|page| Written::Mapped(range(at(page).0, 4096))));
+        let last = pages.address().addr() + 3 * 4096;
+        assert_eq!(take_all(&mut tracker), [Written::Unmapped(last..last + 4096)]);
+    }
+}
+
+#[test]
 fn logs_of_page_tables_and_containers_are_read_before_unmapping() {
     let machine = two().build();
     let iommufd = Iommufd::open(&machine.system()).unwrap();
@@ -260,7 +286,9 @@ fn a_failed_read_ends_the_sequence() {
     let _mapping = bench.space.map(&pages, 0..8192, BOTH).unwrap();
     let mut tracker = DirtyTracker::new(&bench.space, 4096).unwrap();
     tracker.track_device(&bench.engine.0).unwrap();
-    bench.machine.fail_next("VFIO_DEVICE_FEATURE", Errno::NOMEM);
+    bench
+        .machine
+        .fail_next("VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT", Errno::NOMEM);
     let results: Vec<_> = tracker.dirty().collect();
     assert!(
         results.len() == 1 && results[0].is_err(),

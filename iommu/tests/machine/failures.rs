@@ -26,6 +26,7 @@ const UNDO: [&str; 7] = [
     "VFIO_IOMMU_UNMAP_DMA",
     "VFIO_DEVICE_DETACH_IOMMUFD_PT",
     "VFIO_GROUP_UNSET_CONTAINER",
+    // Starting and reporting a log of DMA have names of their own; this one stops it.
     "VFIO_DEVICE_FEATURE",
     "VFIO_IOMMU_DIRTY_PAGES",
 ];
@@ -153,7 +154,7 @@ fn of_demand_paging() {
                     ..DemandOptions::default()
                 },
             )?;
-            let _attachment = space.attach(&device)?;
+            space.attach(&device)?;
             let range = space.add(pages, 0..pages.len(), BOTH)?;
             let bar = device.region(RegionIndex::BAR0)?;
             for page in 0..4 {
@@ -202,7 +203,11 @@ fn of_dirty_tracking_and_nesting() {
             for range in tracker.dirty() {
                 range?;
             }
-            drop((tracker, mapping));
+            mapping.unmap()?;
+            for written in tracker.dirty() {
+                written?;
+            }
+            drop(tracker);
             attachment.detach()?;
             let nesting = Nesting::new(&space, &object)?;
             let nested = nesting.vtd_s1(&object, vfio_core::iommufd::VtdS1Flags::empty(), 0, 48)?;

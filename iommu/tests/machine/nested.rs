@@ -1,10 +1,10 @@
-use crate::bench::{Bench, bdf, open, two};
+use crate::bench::{Bench, bdf, memory, open, two};
 use iommu::Error;
 use iommu::nested::Nesting;
-use iommu::space::AddressSpace;
+use iommu::space::{AddressSpace, MapOptions};
 use vfio_core::fake::{Iommu, Machine};
 use vfio_core::iommufd::{Iommufd, ViommuKind, VtdS1Flags, VtdS1Invalidation};
-use vfio_core::{BoundDevice, IommufdDevice};
+use vfio_core::{Access, BoundDevice, IommufdDevice};
 
 /// `struct iommu_hw_info_vtd`.
 fn vtd(flags: u32, capabilities: u64, extended: u64) -> Iommu {
@@ -60,6 +60,36 @@ fn a_guests_table_of_vtd_nests_under_a_space() {
     attachment.detach().unwrap();
     drop((device, object));
     assert_eq!((machine.leaks(), machine.abandoned()), (vec![], vec![]));
+}
+
+#[test]
+fn a_space_that_guests_tables_nest_under_refuses_what_the_hardware_would_write_to() {
+    const READ: MapOptions = MapOptions::new(Access::READ);
+    let page = memory(1);
+    let (machine, space, _device, object) = start(vtd(1, 0, NEST));
+    let read_only = space.map(&page, 0..4096, READ).unwrap();
+    machine.forget_calls();
+    assert!(matches!(Nesting::new(&space, &object), Err(Error::Unsupported(_))));
+    assert!(!machine.calls().iter().any(|step| step.as_str() == "IOMMU_HWPT_ALLOC"));
+    drop(read_only);
+    let nesting = Nesting::new(&space, &object).unwrap();
+    let table = nesting.vtd_s1(&object, VtdS1Flags::empty(), 0x12_3000, 48).unwrap();
+    drop(nesting.clone());
+    drop(nesting);
+    machine.forget_calls();
+    assert!(matches!(space.map(&page, 0..4096, READ), Err(Error::Unsupported(_))));
+    assert!(!machine.calls().iter().any(|step| step.as_str() == "IOMMU_IOAS_MAP"));
+    drop(
+        space
+            .map(&page, 0..4096, MapOptions::new(Access::READ | Access::WRITE))
+            .unwrap(),
+    );
+    drop(table);
+    drop(space.map(&page, 0..4096, READ).unwrap());
+    // Without the erratum there is nothing to refuse.
+    let (_machine, space, _device, object) = start(vtd(0, 0, NEST));
+    let _nesting = Nesting::new(&space, &object).unwrap();
+    drop(space.map(&page, 0..4096, READ).unwrap());
 }
 
 #[test]

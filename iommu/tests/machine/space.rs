@@ -6,8 +6,8 @@ use iommu::{Error, Iova, IovaRange};
 use pci::GroupId;
 use std::sync::Arc;
 use vfio_core::fake::{Copier, FaultReason, Iommu, Machine};
-use vfio_core::iommufd::Iommufd;
-use vfio_core::{Access, Backing, Errno, ErrorKind, Memory, MemoryOptions, PageSize, Pasid, RegionIndex};
+use vfio_core::iommufd::{Hwpt, HwptData, HwptFlags, HwptParent, Iommufd};
+use vfio_core::{Access, Backing, Errno, ErrorKind, Memory, MemoryOptions, PageSize, Pasid, RegionIndex, StableMemory};
 
 const READ: MapOptions = MapOptions::new(Access::READ);
 const WRITE: MapOptions = MapOptions::new(Access::WRITE);
@@ -115,6 +115,79 @@ fn what_cannot_be_unmapped_is_leaked_with_its_iova() {
     }
 }
 
+/// Memory whose owner maps and unmaps in the same space when it goes.
+#[derive(Debug)]
+struct Restless {
+    memory: Arc<Memory>,
+    space: AddressSpace,
+    gone: std::sync::mpsc::Sender<()>,
+}
+
+#[expect(unsafe_code, reason = "who brings memory of another kind makes this promise")]
+// SAFETY: the memory is that of `memory`, which is held and not replaced.
+unsafe impl StableMemory for Restless {
+    fn address(&self) -> *mut u8 {
+        self.memory.address()
+    }
+
+    fn len(&self) -> usize {
+        self.memory.len()
+    }
+}
+
+impl Drop for Restless {
+    fn drop(&mut self) {
+        let other = self.space.map(&self.memory, 0..4096, READ).unwrap();
+        other.unmap().unwrap();
+        self.space.unmap_all().unwrap();
+        self.gone.send(()).unwrap();
+    }
+}
+
+#[test]
+fn memory_may_map_and_unmap_in_the_space_when_it_goes() {
+    for whole in [false, true] {
+        for bench in Bench::both() {
+            let (gone, is_gone) = std::sync::mpsc::channel();
+            let space = bench.space.clone();
+            let restless = Restless {
+                memory: memory(1),
+                space: space.clone(),
+                gone,
+            };
+            // On a thread of its own, which would never end.
+            std::thread::spawn(move || {
+                let mapping = space.map_unowned(Arc::new(restless), 0..4096, READ).unwrap();
+                if whole {
+                    space.unmap_all().unwrap();
+                }
+                drop(mapping);
+            });
+            is_gone.recv_timeout(std::time::Duration::from_secs(20)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn after_a_ranged_unmap_that_failed_each_guard_unmaps_its_own() {
+    for (bench, call) in Bench::both()
+        .into_iter()
+        .zip(["IOMMU_IOAS_UNMAP", "VFIO_IOMMU_UNMAP_DMA"])
+    {
+        let some = memory(4);
+        let guards = [0, 1].map(|i| bench.space.map(&some, i * 4096..(i + 1) * 4096, READ).unwrap());
+        bench.machine.fail_next(call, Errno::BUSY);
+        assert!(bench.space.unmap_all().is_err());
+        for (index, guard) in guards.iter().enumerate() {
+            assert!(guard.is_mapped());
+            let found = bench.space.lookup_part(&*some, index * 4096..(index + 1) * 4096);
+            assert_eq!(found, Some(guard.iova()));
+        }
+        drop(guards);
+        assert_eq!((bench.space.mappings(), bench.machine.pinned()), (0, 0));
+    }
+}
+
 #[test]
 fn a_limit_of_locked_memory_is_named_and_costs_no_iova() {
     let builders = [two().memlock(1 << 14), two().memlock(1 << 14)];
@@ -152,6 +225,54 @@ fn a_device_moves_between_spaces_without_a_gap() {
     assert!(attached.space().is_same(&other), "it stays where it was");
     attached.detach().unwrap();
     assert_eq!(engine.fill(Iova(0x10_0000), 1, 3), Status::Failed);
+}
+
+#[test]
+fn a_device_that_has_moved_is_not_said_to_have_stayed() {
+    let machine = two().build();
+    let iommufd = Iommufd::open(&machine.system()).unwrap();
+    let device = open(&machine, &iommufd, 0).unwrap();
+    let [one, other] = [0, 1].map(|_| AddressSpace::iommufd(&iommufd).unwrap());
+    let mut attached = one.attach(&device).unwrap();
+    let limited = one.allowed();
+    for (from, to) in [(&one, &other), (&other, &one)] {
+        machine.fail_next("IOMMU_IOAS_IOVA_RANGES", Errno::NOMEM);
+        attached.move_to(to).unwrap();
+        assert!(machine.failed().is_some() && attached.space().is_same(to));
+        assert_eq!(from.allowed(), [IovaRange::ALL], "read although the other could not be");
+        to.refresh().unwrap();
+        assert_eq!(to.allowed(), limited);
+    }
+    machine.fail_next("IOMMU_IOAS_IOVA_RANGES", Errno::NOMEM);
+    attached.detach().unwrap();
+    assert!(machine.failed().is_some());
+}
+
+#[test]
+fn a_device_is_not_moved_off_a_page_table_made_on_purpose_by_the_way() {
+    let machine = two().build();
+    let iommufd = Iommufd::open(&machine.system()).unwrap();
+    let device = open(&machine, &iommufd, 0).unwrap();
+    let object = device.iommufd_device().unwrap();
+    let [one, other] = [0, 1].map(|_| AddressSpace::iommufd(&iommufd).unwrap());
+    let [own, others] = [&one, &other].map(|space| {
+        let parent = HwptParent::Ioas(space.ioas().unwrap());
+        Hwpt::alloc(&object, parent, HwptFlags::empty(), HwptData::None, None).unwrap()
+    });
+    let mut attached = one.attach_table(&device, &own).unwrap();
+    assert!(matches!(attached.move_to(&other), Err(Error::Invalid(_))));
+    assert!(attached.space().is_same(&one));
+    attached.move_to_table(&other, &others).unwrap();
+    assert!(attached.space().is_same(&other));
+    let page = memory(1);
+    let mapping = other.map(&page, 0..4096, BOTH).unwrap();
+    assert_eq!(crate::bench::Engine(device).fill(mapping.iova(), 1, 9), Status::Done);
+    let type1 = Bench::type1(two());
+    let mut attached = type1.space.attach(&type1.engine.0).unwrap();
+    assert!(matches!(
+        attached.move_to_table(&other, &others),
+        Err(Error::Unsupported(_))
+    ));
 }
 
 #[test]

@@ -70,6 +70,12 @@ impl Mapping {
         self.memory.as_ref()
     }
 
+    /// Whether it is mapped, as far as is known: not once [`Ioas::unmap`] took it away, and not where that failed and left it unclear.
+    #[must_use]
+    pub fn is_mapped(&self) -> bool {
+        self.ioas.registry().share().is_live(self.range.start(), self.guard)
+    }
+
     /// Unmaps it, and says whether that went well. A mapping that [`Ioas::unmap`] took away is unmapped already.
     ///
     /// # Errors

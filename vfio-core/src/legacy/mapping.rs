@@ -169,6 +169,15 @@ impl LegacyMapping {
         &self.container
     }
 
+    /// Whether it is mapped, as far as is known: not once [`Container::unmap`] took it away.
+    #[must_use]
+    pub fn is_mapped(&self) -> bool {
+        self.container
+            .registry()
+            .share()
+            .is_live(self.range.start(), self.guard)
+    }
+
     /// Unmaps it, and says whether that went well. A mapping that [`Container::unmap`] took away, or the end of the container's last group,
     /// is unmapped already.
     ///

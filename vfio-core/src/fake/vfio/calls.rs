@@ -209,7 +209,7 @@ impl DeviceCalls for DeviceFile {
     }
 
     fn dma_logging_start(&self, page_size: u64, ranges: &[(u64, u64)]) -> Result<u64> {
-        self.0.step("VFIO_DEVICE_FEATURE", |state, slot| {
+        self.0.step("VFIO_DEVICE_FEATURE_DMA_LOGGING_START", |state, slot| {
             state
                 .function(self.0.function)?
                 .dma_logging_start(slot, page_size, ranges)
@@ -217,7 +217,7 @@ impl DeviceCalls for DeviceFile {
     }
 
     fn dma_logging_report(&self, iova: u64, len: u64, page_size: u64, bitmap: &mut [u64]) -> Result<()> {
-        self.0.step("VFIO_DEVICE_FEATURE", |state, slot| {
+        self.0.step("VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT", |state, slot| {
             state
                 .function(self.0.function)?
                 .dma_logging_report(slot, (iova, len), page_size, bitmap)

@@ -1,3 +1,5 @@
+mod crowded;
+
 use super::*;
 use crate::buffer::{BufferOptions, FromDevice};
 use crate::pool::DmaPool;
@@ -5,8 +7,8 @@ use crate::space::testing::Ledger;
 use proptest::prelude::*;
 use std::collections::VecDeque;
 use std::sync::Mutex;
-use vfio_core::iommufd::{ObjectId, PageAccess, PageRequest, PageRequestGroup, Response};
-use vfio_core::{ErrorKind, MemoryOptions, PageSize};
+use vfio_core::iommufd::{PageAccess, PageRequest, Response};
+use vfio_core::{Errno, ErrorKind, MemoryOptions, PageSize};
 
 const PAGE: u64 = 4096;
 
@@ -291,75 +293,6 @@ fn pinned_pages_stay() {
     bench.space.unpin(bench.page(1));
     bench.space.remove(bench.range).unwrap();
     assert_eq!((bench.ledger.mapped_bytes(), bench.ask(0)), (0, Response::Invalid));
-}
-
-#[test]
-fn a_device_that_cannot_wait_writes_to_a_backup() {
-    let mut bench = Bench::new(10, 3, |_| ());
-    let options = BufferOptions {
-        pages: PageSize::Base,
-        ..BufferOptions::default()
-    };
-    let mut backups = DmaPool::<FromDevice>::new(bench.space.space(), 1 << 16, options).unwrap();
-    let target = IovaRange::new(bench.page(4).start().checked_add(100).unwrap(), 6000).unwrap();
-    let posted = bench.space.post(target, &mut backups).unwrap();
-    assert!(posted.is_backup() && !bench.range.contains(&IovaRange::new(posted.iova(), 1).unwrap()));
-    // What the device writes.
-    let held = bench.ledger.state().mapped.values().find_map(|(range, _, memory)| {
-        (range.start() <= posted.iova() && posted.iova() <= range.last()).then(|| memory.clone().unwrap())
-    });
-    assert!(held.is_some(), "a backup is always mapped");
-    bench.space.complete(posted, 6000).unwrap();
-    assert_eq!(
-        bench.resident(),
-        [] as [u64; 0],
-        "the target need not be mapped for the copy"
-    );
-
-    bench.ask(4);
-    bench.ask(5);
-    let posted = bench.space.post(target, &mut backups).unwrap();
-    assert!(!posted.is_backup());
-    for page in 6..10 {
-        bench.ask(page);
-    }
-    assert!(bench.resident().contains(&4) && bench.resident().contains(&5));
-    bench.space.complete(posted, 6000).unwrap();
-    assert_eq!(bench.space.statistics().backups, 1);
-    let elsewhere = Ledger::new().space().unwrap();
-    let mut others = DmaPool::<FromDevice>::new(&elsewhere, 1 << 16, options).unwrap();
-    assert!(bench.space.post(target, &mut others).is_err());
-}
-
-#[test]
-fn a_transfer_whose_target_was_removed_goes_nowhere() {
-    let mut bench = Bench::new(10, 3, |_| ());
-    let options = BufferOptions {
-        pages: PageSize::Base,
-        ..BufferOptions::default()
-    };
-    let mut backups = DmaPool::<FromDevice>::new(bench.space.space(), 1 << 16, options).unwrap();
-    let other = Arc::new(Memory::new(bench.memory.len(), MemoryOptions::default()).unwrap());
-    other.fill(0, other.len(), 7).unwrap();
-    let posted = bench.space.post(bench.page(0), &mut backups).unwrap();
-    let elsewhere = bench.space.post(bench.page(0), &mut backups).unwrap();
-    bench.space.remove(bench.range).unwrap();
-    let again = MapOptions::new(Access::READ).at(bench.range.start());
-    assert_eq!(bench.space.add(&other, 0..other.len(), again).unwrap(), bench.range);
-    assert!(matches!(bench.space.complete(posted, 4096), Err(Error::NotAllowed(_))));
-    // Nor into what another space has there.
-    let mut twin = Bench::new(10, 3, |_| ());
-    twin.memory.fill(0, 4096, 7).unwrap();
-    assert_eq!(twin.range, bench.range);
-    assert!(matches!(
-        twin.space.complete(elsewhere, 4096),
-        Err(Error::NotAllowed(_))
-    ));
-    for memory in [&other, &twin.memory] {
-        let mut bytes = [0; 4096];
-        memory.read(0, &mut bytes).unwrap();
-        assert_eq!(bytes, [7; 4096]);
-    }
 }
 
 #[test]
