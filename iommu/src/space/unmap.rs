@@ -59,7 +59,10 @@ impl AddressSpace {
         }
         drop(mappings);
         // Each finds that it is unmapped, and lets go of its IOVAs.
-        let finished = gone.into_iter().map(|entry| self.finish(entry, kept));
+        let finished = gone.into_iter().map(|entry| {
+            let said = |error: &Error| tracing::error!(%range, %error, "not unmapped; memory and IOVA are leaked");
+            self.finish(entry, kept).inspect_err(said)
+        });
         let finished = finished.fold(Ok(()), Result::and);
         let got = unmapped?;
         finished.map(|()| got)

@@ -149,6 +149,8 @@ fn guards_know_what_a_failed_ranged_unmap_left() {
         ioas.unmap(range(0x1000, 3)).unwrap_err().kind,
         ErrorKind::Busy(_)
     ));
+    let left: Vec<_> = guards.iter().map(Mapping::is_mapped).collect();
+    assert_eq!(left, [false, true, true]);
     let next = map(&ioas, &memory, 0x1000).unwrap();
     machine.state().locked.clear();
     for guard in guards {
