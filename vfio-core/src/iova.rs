@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// An I/O virtual address, in bytes: what a device puts on the bus, before the IOMMU translates it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
 pub struct Iova(pub u64);
 
@@ -36,6 +36,13 @@ impl fmt::Display for Iova {
     }
 }
 
+/// As it is displayed: nobody reads an address in decimal.
+impl fmt::Debug for Iova {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 impl fmt::LowerHex for Iova {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::LowerHex::fmt(&self.0, f)
@@ -43,7 +50,7 @@ impl fmt::LowerHex for Iova {
 }
 
 /// A range of IOVAs that holds at least one byte. Both ends belong to it, so that it can reach the last address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IovaRange {
     start: Iova,
     last: Iova,
@@ -112,6 +119,12 @@ impl IovaRange {
 impl fmt::Display for IovaRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:#x}-{:#x}", self.start, self.last)
+    }
+}
+
+impl fmt::Debug for IovaRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

@@ -14,6 +14,11 @@
 //! and destroyed for its parent. It must drop nothing of this crate, so let it `exec` at once, as [`std::process::Command`] does. Until then it holds
 //! copies of all descriptors, and what was closed meanwhile may still be busy.
 //!
+//! # Features
+//!
+//! `fake`: a machine in memory with devices, an IOMMU that faults, and calls that fail in turn. `kvm`: KVM's VFIO device. `noiommu`: devices without an
+//! IOMMU, through `unsafe` constructors. `selftest`: the kernel's mock IOMMU.
+//!
 //! Follows the kernel's `include/uapi/linux/vfio.h` and `include/uapi/linux/iommufd.h` of Linux 7.3.
 
 mod attach;

@@ -128,16 +128,19 @@ impl Memory {
 
     /// Copies from memory into `to`; `None` outside the memory. The order in which bytes are read is not defined: use an atomic for
     /// what a device, or another thread, signals with.
+    #[must_use = "outside the memory nothing is done"]
     pub fn read(&self, offset: usize, to: &mut [u8]) -> Option<()> {
         self.covers(offset, to.len()).then(|| self.map.read(offset, to))
     }
 
     /// Copies `from` into memory; `None` outside the memory.
+    #[must_use = "outside the memory nothing is done"]
     pub fn write(&self, offset: usize, from: &[u8]) -> Option<()> {
         self.covers(offset, from.len()).then(|| self.map.write(offset, from))
     }
 
     /// Sets `len` bytes; `None` outside the memory.
+    #[must_use = "outside the memory nothing is done"]
     pub fn fill(&self, offset: usize, len: usize, byte: u8) -> Option<()> {
         self.covers(offset, len).then(|| self.map.fill(offset, len, byte))
     }
@@ -151,6 +154,7 @@ impl Memory {
     }
 
     /// Writes a value of plain bytes; `None` outside the memory.
+    #[must_use = "outside the memory nothing is done"]
     pub fn write_value<T: IntoBytes + Immutable>(&self, offset: usize, value: &T) -> Option<()> {
         self.write(offset, value.as_bytes())
     }

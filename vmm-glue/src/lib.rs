@@ -1,1 +1,1 @@
-//! Assigning functions to KVM guests: a minimal VMM, and hand-over to others.
+//! To come: assigning functions to KVM guests, by a minimal VMM and by hand-over to others.

@@ -1,7 +1,7 @@
 //! For devices that cannot wait: a transfer goes to a buffer that is always mapped if its target is not.
 
 use super::DemandSpace;
-use super::region::Region;
+use super::region::{Identity, Region};
 use crate::buffer::{DmaBuffer, FromDevice};
 use crate::pool::DmaPool;
 use crate::{Error, Iova, IovaRange, Result};
@@ -12,8 +12,8 @@ use vfio_core::Access;
 #[must_use = "the target stays pinned, and bytes in the backup buffer are lost"]
 pub struct Posted {
     target: IovaRange,
-    /// Number of the region that has the target.
-    region: u64,
+    /// The region that has the target.
+    region: Identity,
     /// `None`: the target itself, which is pinned.
     backup: Option<DmaBuffer<FromDevice>>,
 }
@@ -44,7 +44,11 @@ impl DemandSpace {
             return Err(Error::Invalid("the backup buffers are in another space"));
         }
         self.units_of(target, Access::WRITE)?;
-        let region = self.region_of(target).ok_or(Error::NotAllowed(target))?.number();
+        let region = self
+            .region_of(target)
+            .ok_or(Error::NotAllowed(target))?
+            .identity()
+            .clone();
         if self.is_resident(target) {
             self.pin(target)?;
             let backup = None;
@@ -72,7 +76,7 @@ impl DemandSpace {
     /// if other memory has the same IOVAs now, or is another space's. Nothing is copied then, and what is in the backup buffer is gone.
     pub fn complete(&mut self, posted: Posted, len: usize) -> Result<()> {
         let Posted { target, region, backup } = posted;
-        let found = self.region_of(target).filter(|found| found.number() == region);
+        let found = self.region_of(target).filter(|found| *found.identity() == region);
         found.ok_or(Error::NotAllowed(target))?;
         if backup.is_none() {
             self.unpin(target);

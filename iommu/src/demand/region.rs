@@ -4,14 +4,22 @@ use crate::space::{AddressSpace, DmaMapping, MapOptions, Reservation, Source};
 use crate::{Error, Iova, IovaRange, Result};
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use vfio_core::{Access, Memory, StableMemory};
+
+/// Which region it is. No other region is equal as long as somebody has a clone, though its IOVAs may be another's later.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Identity(Arc<u8>);
+
+impl PartialEq for Identity {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
 
 /// A part of memory and its IOVAs, of which units are mapped now and then.
 #[derive(Debug)]
 pub(super) struct Region {
-    /// No other region of any space ever has it, as its IOVAs may be another's later.
-    number: u64,
+    identity: Identity,
     reservation: Reservation,
     memory: Arc<Memory>,
     part: Range<usize>,
@@ -40,9 +48,8 @@ impl Region {
             Some(_) => options,
             None => options.aligned_to(unit.max((part.len() as u64).min(1 << 30).next_power_of_two())),
         };
-        static NEXT: AtomicU64 = AtomicU64::new(0);
         Ok(Self {
-            number: NEXT.fetch_add(1, Ordering::Relaxed),
+            identity: Identity::default(),
             reservation: space.reserve(part.len() as u64, &wish)?,
             memory: Arc::clone(memory),
             part,
@@ -50,8 +57,8 @@ impl Region {
         })
     }
 
-    pub(super) fn number(&self) -> u64 {
-        self.number
+    pub(super) fn identity(&self) -> &Identity {
+        &self.identity
     }
 
     pub(super) fn range(&self) -> IovaRange {

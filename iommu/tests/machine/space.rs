@@ -5,9 +5,9 @@ use iommu::space::{AddressSpace, MapOptions};
 use iommu::{Error, Iova, IovaRange};
 use pci::GroupId;
 use std::sync::Arc;
-use vfio_core::fake::{Copier, FaultReason, Iommu, Machine};
+use vfio_core::fake::{Copier, FaultReason, Iommu, Machine, Parting};
 use vfio_core::iommufd::{Hwpt, HwptData, HwptFlags, HwptParent, Iommufd};
-use vfio_core::{Access, Backing, Errno, ErrorKind, Memory, MemoryOptions, PageSize, Pasid, RegionIndex, StableMemory};
+use vfio_core::{Access, Backing, Errno, ErrorKind, Memory, MemoryOptions, PageSize, Pasid, RegionIndex};
 
 const READ: MapOptions = MapOptions::new(Access::READ);
 const WRITE: MapOptions = MapOptions::new(Access::WRITE);
@@ -115,46 +115,18 @@ fn what_cannot_be_unmapped_is_leaked_with_its_iova() {
     }
 }
 
-/// Memory whose owner maps and unmaps in the same space when it goes.
-#[derive(Debug)]
-struct Restless {
-    memory: Arc<Memory>,
-    space: AddressSpace,
-    gone: std::sync::mpsc::Sender<()>,
-}
-
-#[expect(unsafe_code, reason = "who brings memory of another kind makes this promise")]
-// SAFETY: the memory is that of `memory`, which is held and not replaced.
-unsafe impl StableMemory for Restless {
-    fn address(&self) -> *mut u8 {
-        self.memory.address()
-    }
-
-    fn len(&self) -> usize {
-        self.memory.len()
-    }
-}
-
-impl Drop for Restless {
-    fn drop(&mut self) {
-        let other = self.space.map(&self.memory, 0..4096, READ).unwrap();
-        other.unmap().unwrap();
-        self.space.unmap_all().unwrap();
-        self.gone.send(()).unwrap();
-    }
-}
-
 #[test]
 fn memory_may_map_and_unmap_in_the_space_when_it_goes() {
     for whole in [false, true] {
         for bench in Bench::both() {
             let (gone, is_gone) = std::sync::mpsc::channel();
             let space = bench.space.clone();
-            let restless = Restless {
-                memory: memory(1),
-                space: space.clone(),
-                gone,
-            };
+            let (memory, own) = (memory(1), space.clone());
+            let restless = Parting::new(Arc::clone(&memory), move || {
+                own.map(&memory, 0..4096, READ).unwrap().unmap().unwrap();
+                own.unmap_all().unwrap();
+                gone.send(()).unwrap();
+            });
             // On a thread of its own, which would never end.
             std::thread::spawn(move || {
                 let mapping = space.map_unowned(Arc::new(restless), 0..4096, READ).unwrap();

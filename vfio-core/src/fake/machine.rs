@@ -41,7 +41,7 @@ impl Machine {
     /// The call does nothing but fail. Opening, every ioctl, reads, writes and `mmap` are calls; closing is none.
     ///
     /// ```
-    /// use rustix::io::Errno;
+    /// use vfio_core::Errno;
     /// use vfio_core::{fake::Machine, iommufd::Iommufd};
     ///
     /// // Whichever call fails, nothing stays open.

@@ -41,6 +41,7 @@ mod state;
 mod tree;
 mod vfio;
 
+pub use crate::sys::mem::Parting;
 pub use builder::Builder;
 pub use bus::{Bus, DmaFault, FaultReason, PageRequest, PageResponse, Refused};
 pub use copier::Copier;

@@ -45,6 +45,53 @@ unsafe impl StableMemory for Memory {
     }
 }
 
+/// Memory that calls a function as it goes, to see when that is and what may be done then.
+#[cfg(feature = "fake")]
+pub struct Parting {
+    memory: std::sync::Arc<Memory>,
+    last: Option<Box<dyn FnOnce() + Send + Sync>>,
+}
+
+#[cfg(feature = "fake")]
+impl Parting {
+    /// The bytes of `memory`, which others may use too, until the value is dropped and calls `last`.
+    pub fn new(memory: std::sync::Arc<Memory>, last: impl FnOnce() + Send + Sync + 'static) -> Self {
+        let last: Box<dyn FnOnce() + Send + Sync> = Box::new(last);
+        Self {
+            memory,
+            last: Some(last),
+        }
+    }
+}
+
+// SAFETY: the memory is that of `memory`, which is held and never replaced.
+#[cfg(feature = "fake")]
+unsafe impl StableMemory for Parting {
+    fn address(&self) -> *mut u8 {
+        self.memory.address()
+    }
+
+    fn len(&self) -> usize {
+        StableMemory::len(&*self.memory)
+    }
+}
+
+#[cfg(feature = "fake")]
+impl Drop for Parting {
+    fn drop(&mut self) {
+        if let Some(last) = self.last.take() {
+            last();
+        }
+    }
+}
+
+#[cfg(feature = "fake")]
+impl std::fmt::Debug for Parting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.memory.fmt(f)
+    }
+}
+
 /// Copies out of memory that is shared with a device; `None` outside it.
 #[cfg(feature = "fake")]
 pub(crate) fn copy_from(memory: &dyn StableMemory, offset: usize, to: &mut [u8]) -> Option<()> {
