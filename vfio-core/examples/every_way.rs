@@ -20,14 +20,15 @@ fn main() -> Outcome<()> {
     let (system, sysfs) = (System::host(), Sysfs::host());
     let mut failed = false;
     for (backend, usable) in Backend::probe(&system, &sysfs, Some(bdf)) {
-        let outcome = usable
-            .map_err(Into::into)
-            .and_then(|()| try_out(backend, &system, &sysfs, bdf));
-        match outcome {
+        if let Err(reason) = usable {
+            println!("{backend}: not offered here: {reason}");
+            continue;
+        }
+        match try_out(backend, &system, &sysfs, bdf) {
             Ok(()) => println!("{backend}: all done"),
             Err(error) => {
                 println!("{backend}: {error}");
-                failed |= backend != Backend::NoIommu;
+                failed = true;
             }
         }
     }
