@@ -1,7 +1,7 @@
 //! The last leg: a Linux guest drives a VF.
 
 use crate::PASSED;
-use crate::machine::{done, physical_function, refused, vfs};
+use crate::machine::{done, physical_function, refused, sriovctl, vfs};
 use anyhow::{Context, Result, ensure};
 use lab::case::Outcome;
 
@@ -17,7 +17,7 @@ pub(crate) fn drives_a_vf() -> Result<Outcome> {
         let guest = [
             "--kernel", &kernel, "--initrd", &initrd, "--append", append, "--memory", "512M",
         ];
-        let said = done(&[&["run", &vf, "--timeout", "90"], guest.as_slice(), interface].concat())?;
+        let said = boot(&[&["run", &vf, "--timeout", "90"], guest.as_slice(), interface].concat())?;
         for (beginning, end) in [("guest: igbvf took the function", ""), ("guest: ping ", "answered")] {
             ensure!(
                 said.lines()
@@ -30,4 +30,17 @@ pub(crate) fn drives_a_vf() -> Result<Outcome> {
     // What is not on vfio-pci is not handed out.
     refused(&["run", &pf, "--kernel", &kernel], 1, &["vfio-pci"])?;
     PASSED
+}
+
+/// Boots a guest. On a busy host an emulated guest inside an emulated machine once in a while does not come up at all, whatever it was
+/// given; one that came up must do all it is there for.
+fn boot(arguments: &[&str]) -> Result<String> {
+    for _ in 0..2 {
+        let run = sriovctl(arguments)?;
+        if run.code == 0 {
+            return Ok(run.stdout);
+        }
+        ensure!(!run.stdout.contains("guest: "), "{}{}", run.stdout, run.stderr);
+    }
+    done(arguments)
 }

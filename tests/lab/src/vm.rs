@@ -113,7 +113,10 @@ impl Vm {
             .arg(scratch.path().join("machine.cpio"));
         // `iommu=nopt`: the host's own DMA goes through the IOMMU too, as on a machine set up for safety.
         // `no_timer_check`: on a busy host the emulated timer may miss the kernel's short test of it.
-        let quiet = "console=ttyS0 quiet loglevel=4 panic=-1 no_timer_check iommu=nopt hugepagesz=2M hugepages=64";
+        // `tsc=reliable`: nor does the kernel give up the TSC there, whose readings by two CPUs may lie far apart; without it KVM's guests
+        // crawl.
+        let quiet =
+            "console=ttyS0 quiet loglevel=4 panic=-1 no_timer_check tsc=reliable iommu=nopt hugepagesz=2M hugepages=64";
         command
             .arg("-append")
             .arg(format!("{quiet} {}", machine.kernel_arguments()));

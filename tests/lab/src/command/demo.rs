@@ -64,7 +64,14 @@ pub(crate) fn run(machine: &Machine, kernel: Option<Flavour>, offline: bool, lim
         "--timeout",
         "90",
     ];
-    let guest = demo.show(&arguments)?;
+    let guest = match demo.show(&arguments) {
+        Ok(guest) => guest,
+        // On a busy host an emulated guest inside an emulated machine may take longer than that, or not come up at all.
+        Err(error) => {
+            say(&format!("the guest failed, once more: {error:#}"));
+            demo.show(&arguments)?
+        }
+    };
     let took_it = guest
         .stdout
         .lines()
