@@ -195,7 +195,7 @@ impl Hwpt {
     pub fn dirty_bitmap(&self, bitmap: &mut DirtyBitmap, clear: bool) -> Result<(), Error> {
         let command = command::HWPT_GET_DIRTY_BITMAP;
         let shared = self.ioas.as_ref().map(|ioas| ioas.registry().share());
-        if clear && shared.is_some_and(|shared| shared.is_cut_by(bitmap.range())) {
+        if clear && shared.as_ref().is_some_and(|shared| shared.is_cut_by(bitmap.range())) {
             return Err(command.invalid("clearing a part of a mapping"));
         }
         let (start, len, page_size) = (bitmap.range().start().0, bitmap.len_bytes(), bitmap.page_size());

@@ -232,14 +232,9 @@ impl Map {
                     0,
                 )
             };
-            if let Err(errno) = placed {
-                drop(Self {
-                    base: whole.base,
-                    len: whole.len,
-                    file: None,
-                });
-                return Err(errno);
-            }
+            // The kernel may have left a hole there, in which somebody else has mapped by now: addresses are leaked rather than his
+            // memory taken.
+            placed?;
             whole.file = Some(file);
         }
         let tail = whole.len - head - len;

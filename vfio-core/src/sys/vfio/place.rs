@@ -56,7 +56,15 @@ pub(super) fn map(
     protection.set(ProtFlags::READ, access.contains(Access::READ));
     protection.set(ProtFlags::WRITE, access.contains(Access::WRITE));
     // SAFETY: what MAP_FIXED replaces is a part of our own reservation, which nothing refers to.
-    let placed = unsafe { mmap(place, len, protection, MapFlags::SHARED | MapFlags::FIXED, file, offset) }?;
+    let placed = unsafe { mmap(place, len, protection, MapFlags::SHARED | MapFlags::FIXED, file, offset) };
+    let placed = match placed {
+        Ok(placed) => placed,
+        Err(errno) => {
+            // The kernel may have left a hole there, in which somebody else has mapped by now: addresses are leaked rather than his memory taken.
+            std::mem::forget(reservation);
+            return Err(errno);
+        }
+    };
     // The head goes with `reservation` in any case; the tail and the map are its own from here on.
     reservation.len = skip;
     let after = skip + span;
