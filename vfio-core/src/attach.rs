@@ -150,7 +150,10 @@ impl Attachment {
         }
         let number = self.pasid.map(Pasid::number);
         let detached = self.device.calls().detach(number);
-        self.device.claims().release_attachment(number);
+        // Where it failed the place stays taken: another attach would silently replace what is still there.
+        if detached.is_ok() {
+            self.device.claims().release_attachment(number);
+        }
         detached.map_err(|errno| self.device.failed(DETACH, ErrorKind::from_errno(errno)))
     }
 }

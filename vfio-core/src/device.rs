@@ -357,14 +357,21 @@ impl Claims {
         claimed.maps = claimed.maps.saturating_sub(1);
     }
 
-    /// Whether nothing was mapped; nothing can be from now on. Says whether it could before.
-    pub(crate) fn sleep(&self) -> Option<bool> {
+    /// Does what lets the device sleep while nothing is mapped; nothing can be mapped from then on if it succeeds. `None` while something is.
+    /// One step with the call, so that two who do this at once, or one who wakes it, cannot leave it asleep and mappable.
+    pub(crate) fn sleep<E>(&self, enter: impl FnOnce() -> Result<(), E>) -> Option<Result<(), E>> {
         let mut claimed = self.lock();
-        (claimed.maps == 0).then(|| !std::mem::replace(&mut claimed.asleep, true))
+        (claimed.maps == 0).then(|| {
+            let entered = enter();
+            claimed.asleep |= entered.is_ok();
+            entered
+        })
     }
 
-    pub(crate) fn wake(&self) {
-        self.lock().asleep = false;
+    /// Does what keeps the device awake; regions can be mapped from then on if it succeeds.
+    pub(crate) fn wake<E>(&self, exit: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+        let mut claimed = self.lock();
+        exit().inspect(|()| claimed.asleep = false)
     }
 
     fn lock(&self) -> MutexGuard<'_, Claimed> {

@@ -193,13 +193,12 @@ impl BoundDevice {
                 ErrorKind::Invalid("a region of the device is mapped"),
             )
         };
-        let was_awake = self.claims().sleep().ok_or_else(mapped)?;
-        self.revoked();
-        let entered = self.set_feature(feature, data);
-        if entered.is_err() && was_awake {
-            self.claims().wake();
-        }
-        entered
+        self.claims()
+            .sleep(|| {
+                self.revoked();
+                self.set_feature(feature, data)
+            })
+            .unwrap_or_else(|| Err(mapped()))
     }
 
     /// Keeps the device awake.
@@ -209,9 +208,8 @@ impl BoundDevice {
     /// As [`low_power_entry`](Self::low_power_entry).
     #[doc(alias = "VFIO_DEVICE_FEATURE_LOW_POWER_EXIT")]
     pub fn low_power_exit(&self) -> Result<(), Error> {
-        self.set_feature(Feature::LOW_POWER_EXIT, &mut [])?;
-        self.claims().wake();
-        Ok(())
+        self.claims()
+            .wake(|| self.set_feature(Feature::LOW_POWER_EXIT, &mut []))
     }
 
     /// Exports parts of a BAR as a dma-buf, which an IOAS maps so that another device reaches them (peer to peer). Parts are of whole pages. The

@@ -24,13 +24,27 @@ pub(crate) fn refuse(system: &System, file: Result<Option<OwnedFd>, Errno>) -> R
 }
 
 fn refuse_named(sysfs: &Sysfs, file: impl AsFd) -> Result<(), ErrorKind> {
+    match name_of(sysfs, file)? {
+        Some(name) if name.starts_with(PREFIX) => Err(UNGUARDED),
+        Some(_) => Ok(()),
+        None => Err(UNKNOWN),
+    }
+}
+
+/// The kernel's name of the file of a group or device.
+fn name_of(sysfs: &Sysfs, file: impl AsFd) -> Result<Option<String>, ErrorKind> {
     let number = rustix::fs::fstat(file).map_err(ErrorKind::from_errno)?.st_rdev;
     let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
-    match sysfs.link_name(format!("sys/dev/char/{major}:{minor}")) {
-        Ok(name) if name.starts_with(PREFIX) => Err(UNGUARDED),
-        Ok(_) => Ok(()),
-        Err(_) => Err(UNKNOWN),
-    }
+    Ok(sysfs.link_name(format!("sys/dev/char/{major}:{minor}")).ok())
+}
+
+/// The number of the group whose file it is, by the kernel's name of it: what a caller says of the file proves nothing.
+pub(crate) fn number_of_group(system: &System, file: impl AsFd) -> Option<GroupId> {
+    number_in(&name_of(system.sysfs()?, file).ok()??)
+}
+
+fn number_in(name: &str) -> Option<GroupId> {
+    name.strip_prefix(PREFIX).unwrap_or(name).parse().ok().map(GroupId)
 }
 
 /// Refuses a device file that is not known to be of a function of this group. Who is in the group has its IOMMU, or none like it.
@@ -75,6 +89,24 @@ mod tests {
         std::fs::remove_file(names.join("1:3")).unwrap();
         symlink("../../devices/virtual/vfio/noiommu-0", names.join("1:3")).unwrap();
         assert_eq!(refuse_named(&sysfs, &null), Err(UNGUARDED));
+    }
+
+    #[test]
+    fn the_number_of_a_group_is_the_kernels_and_not_the_callers() {
+        let root = tempfile::tempdir().unwrap();
+        let null = std::fs::File::open("/dev/null").unwrap();
+        let names = root.path().join("sys/dev/char");
+        std::fs::create_dir_all(&names).unwrap();
+        let number = || {
+            let name = name_of(&Sysfs::at(root.path()), &null).unwrap();
+            name.and_then(|name| number_in(&name))
+        };
+        assert_eq!(number(), None);
+        for (target, wanted) in [("7", Some(7)), ("noiommu-3", Some(3)), ("vfio0", None)] {
+            symlink(format!("../../devices/virtual/vfio/{target}"), names.join("1:3")).unwrap();
+            assert_eq!(number(), wanted.map(GroupId), "{target}");
+            std::fs::remove_file(names.join("1:3")).unwrap();
+        }
     }
 
     #[test]

@@ -29,6 +29,9 @@ impl VeventKind {
     pub const TEGRA241_CMDQV: Self = Self { kind: 2, data_len: 16 };
 }
 
+/// No IOMMU's event is nearly as long.
+const MANY_BYTES: usize = 4096;
+
 /// What comes out of a queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Vevent {
@@ -61,9 +64,13 @@ impl VeventQueue {
     /// # Errors
     ///
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a kind that the virtual IOMMU does not report;
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for events of more than 4 KiB;
     /// [`ErrorKind::Os`](crate::ErrorKind::Os) with EEXIST if there is one, EINVAL for a depth of 0 or beyond the kernel's limit.
     #[doc(alias = "IOMMU_VEVENTQ_ALLOC")]
     pub fn alloc(viommu: &Viommu, kind: VeventKind, depth: u32) -> Result<Self, Error> {
+        if kind.data_len > MANY_BYTES {
+            return Err(VEVENTQ_ALLOC.invalid("events that are longer than any"));
+        }
         let iommufd = viommu.object().iommufd();
         let made = iommufd.calls().veventq_alloc(viommu.id().0, kind.kind, depth);
         let (id, queue) = made.map_err(|errno| VEVENTQ_ALLOC.error(errno))?;

@@ -28,10 +28,8 @@ struct GroupInner {
 /// Whether an IOMMU guards the devices of a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Guard {
-    /// The path says so.
-    Iommu,
-    /// The file was handed in.
-    Unknown,
+    /// What the kernel says of the file.
+    Kernel,
     /// The caller answers for them.
     #[cfg(feature = "noiommu")]
     Caller,
@@ -60,7 +58,7 @@ impl Group {
     /// [`ErrorKind::NotFound`] when no function of the group is on a VFIO driver; [`ErrorKind::Busy`] while somebody has it open, or one of
     /// its devices by its character device; [`ErrorKind::Denied`].
     pub fn open(system: &System, id: GroupId) -> Result<Self, Error> {
-        Self::open_path(system, &format!("/dev/vfio/{id}"), Some(id), Guard::Iommu)
+        Self::open_path(system, &format!("/dev/vfio/{id}"), Some(id), Guard::Kernel)
     }
 
     /// Opens `/dev/vfio/noiommu-N`: a group that no IOMMU guards. Its devices go into a [`Container`] with
@@ -85,7 +83,7 @@ impl Group {
     #[must_use]
     pub fn from_fd(file: OwnedFd, id: Option<GroupId>) -> Self {
         let calls = Arc::new(vfio::Group::new(file));
-        Self::new(calls, id, &System::host(), Guard::Unknown)
+        Self::new(calls, id, &System::host(), Guard::Kernel)
     }
 
     /// Takes over a group that no IOMMU guards.
@@ -119,12 +117,20 @@ impl Group {
         }
     }
 
-    /// Refuses a group that no IOMMU guards, unless the caller answers for it.
+    /// Refuses a group that no IOMMU guards, unless the caller answers for it. The file is asked, not the path: any file can be found by any
+    /// path.
     pub(super) fn refuse_unguarded(&self) -> Result<(), ErrorKind> {
         match self.inner.guard {
-            Guard::Unknown => unguarded::refuse(&self.inner.system, self.calls().descriptor()),
-            _ => Ok(()),
+            #[cfg(feature = "noiommu")]
+            Guard::Caller => Ok(()),
+            Guard::Kernel => unguarded::refuse(&self.inner.system, self.calls().descriptor()),
         }
+    }
+
+    /// Its number by what the kernel says of the file.
+    fn proved_id(&self) -> Option<GroupId> {
+        let file = self.calls().descriptor().ok()??;
+        unguarded::number_of_group(&self.inner.system, file)
     }
 
     /// Its number; `None` of one handed in without.
@@ -235,9 +241,9 @@ impl AttachedGroup {
     /// # Errors
     ///
     /// [`ErrorKind::Invalid`] unless the kernel says of the file that it is of this group (`vfio-device-syspath` in `/proc/self/fdinfo`, which
-    /// older kernels do not say), and for a group without a number: [`device`](Self::device) opens it anew.
+    /// older kernels do not say): [`device`](Self::device) opens it anew.
     pub fn adopt_device(&self, file: OwnedFd, bdf: Option<Bdf>) -> Result<BoundDevice, Error> {
-        let known = unguarded::refuse_stranger(self.container().system(), &file, self.group().id());
+        let known = unguarded::refuse_stranger(self.container().system(), &file, self.group().proved_id());
         known.map_err(|kind| Error::new("read /proc/self/fdinfo", kind).on(bdf))?;
         BoundDevice::in_group(Arc::new(vfio::Device::new(file)), bdf, self)
     }

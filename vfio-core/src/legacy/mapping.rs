@@ -230,7 +230,8 @@ impl LegacyMapping {
             Claim::Unclear => return Err((false, ErrorKind::Invalid("a ranged unmap failed half-way here"))),
         }
         let Some(dirty) = dirty else {
-            return self.unmap_call(None).map_err(|kind| (false, kind));
+            let unmapped = self.unmap_call(None).map_err(|errno| unmap_kind(errno, self.range));
+            return unmapped.and_then(|got| self.check(got)).map_err(|kind| (false, kind));
         };
         // The kernel wants zeros, and may overwrite what is set.
         let mut bits = vec![0; dirty.words_mut().len()];
@@ -238,18 +239,28 @@ impl LegacyMapping {
         for (to, from) in dirty.words_mut().iter_mut().zip(bits) {
             *to |= from;
         }
-        // It refuses the bits, not the unmapping: nothing is logged, or not in pages of this size.
-        unmapped.map_err(|kind| (self.unmap_call(None).is_ok(), kind))
+        match unmapped {
+            // It refuses the bits, not the unmapping: nothing is logged, or not in pages of this size. The mapping is still there.
+            Err(errno) => {
+                let again = self.unmap_call(None).is_ok_and(|got| got == length(self.range));
+                Err((again, unmap_kind(errno, self.range)))
+            }
+            // Also what is not all of it: a second call might meet a later mapping of somebody else.
+            Ok(got) => self.check(got).map_err(|kind| (false, kind)),
+        }
     }
 
-    fn unmap_call(&self, bitmap: Option<(u64, &mut [u64])>) -> Result<(), ErrorKind> {
-        let want = length(self.range);
-        match self.container.calls().unmap_dma(self.range.start().0, want, bitmap) {
-            Ok(got) if got == want => Ok(()),
+    fn unmap_call(&self, bitmap: Option<(u64, &mut [u64])>) -> Result<u64, Errno> {
+        let calls = self.container.calls();
+        calls.unmap_dma(self.range.start().0, length(self.range), bitmap)
+    }
+
+    fn check(&self, got: u64) -> Result<(), ErrorKind> {
+        match (got, length(self.range)) {
+            (got, want) if got == want => Ok(()),
             // Type1's way to say that there is nothing.
-            Ok(0) => Err(ErrorKind::NotMapped(self.range)),
-            Ok(got) => Err(ErrorKind::ShortUnmap { want, got }),
-            Err(errno) => Err(unmap_kind(errno, self.range)),
+            (0, _) => Err(ErrorKind::NotMapped(self.range)),
+            (got, want) => Err(ErrorKind::ShortUnmap { want, got }),
         }
     }
 }
