@@ -1,0 +1,367 @@
+//! A function of this machine, through VFIO: iommufd or type1.
+
+mod registers;
+mod vectors;
+
+pub use registers::Registers;
+pub use vectors::{VectorKind, Vectors};
+
+use crate::removal::Watcher;
+use crate::wait::wait;
+use crate::{Backing, Error, ErrorKind, Presence, Removal, Result, Woken};
+use iommu::space::{AddressSpace, Attached};
+use pci::cap::{Decode, Express};
+use pci::{Bdf, ConfigSpace};
+use std::fmt;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use vfio_core::{BoundDevice, Config, EventFd, Interrupts, IrqIndex, RegionIndex};
+
+/// A function that is bound to a driver of VFIO, and the memory that it reaches.
+#[derive(Clone)]
+pub struct VfioBacking {
+    inner: Arc<Inner>,
+}
+
+/// Proof that a device does no DMA any more and that none is under way: what it was given can be taken back.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Quiet {}
+
+/// What is held by all that is had of the function.
+struct Inner {
+    // Fields drop in this order, after the function is quiet.
+    _request: Option<Request>,
+    removal: Removal,
+    /// One at a time changes the command register.
+    command: Mutex<Config>,
+    attached: Attached,
+    opened: Instant,
+}
+
+/// The request interrupt, and who listens to it.
+struct Request {
+    // The interrupt is off before nobody listens.
+    _interrupt: Interrupts,
+    _watcher: Watcher,
+}
+
+/// How long DMA that is under way may take after bus mastering is off: the longest that a PCI function has to finish what it began (PCIe 6.0
+/// §6.6.2 lets 100 ms pass before a reset).
+const UNDER_WAY: Duration = Duration::from_millis(100);
+
+impl VfioBacking {
+    /// Takes over a device, lets it use `space`, and resets it if it can be: whatever its last user left running is over.
+    ///
+    /// # Errors
+    ///
+    /// Those of attaching, and of the kernel.
+    pub fn new(device: &BoundDevice, space: &AddressSpace) -> Result<Self> {
+        let failed = |error: iommu::Error| Error::new(device.bdf(), "take over the device", error.into());
+        let kernel = |error: vfio_core::Error| failed(error.into());
+        // Nothing of the last user's may run when memory can be reached.
+        let config = device.config().map_err(kernel)?;
+        config.set_bus_master(false).map_err(kernel)?;
+        match device.reset() {
+            Err(error) if !matches!(error.kind, vfio_core::ErrorKind::Unsupported { .. }) => return Err(kernel(error)),
+            _ => {}
+        }
+        let attached = space.attach(device).map_err(failed)?;
+        let removal = Removal::new().map_err(kernel)?;
+        let request = Request::new(device, &removal).map_err(kernel)?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                _request: request,
+                removal,
+                command: Mutex::new(config),
+                attached,
+                opened: Instant::now(),
+            }),
+        })
+    }
+
+    /// The device.
+    #[must_use]
+    pub fn device(&self) -> &BoundDevice {
+        self.inner.attached.device()
+    }
+
+    fn failed(&self, step: &'static str, error: impl Into<ErrorKind>) -> Error {
+        Error::new(self.bdf(), step, error.into())
+    }
+}
+
+impl Request {
+    /// `None` of a kernel that has no such interrupt.
+    fn new(device: &BoundDevice, removal: &Removal) -> Result<Option<Self>, vfio_core::Error> {
+        if device.irq_info(IrqIndex::Req)?.count == 0 {
+            return Ok(None);
+        }
+        let event = EventFd::new()?;
+        let interrupt = device.interrupts(IrqIndex::Req)?;
+        interrupt.enable(0, &[Some(&event)])?;
+        Ok(Some(Self {
+            _interrupt: interrupt,
+            _watcher: Watcher::new(removal, event)?,
+        }))
+    }
+}
+
+impl Inner {
+    fn command(&self) -> MutexGuard<'_, Config> {
+        self.command.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn presence(&self, config: &Config) -> Presence {
+        match config.read_u16(STATUS) {
+            // Reserved bits of it are 0, and VFIO emulates none of it.
+            Ok(u16::MAX) => Presence::Gone,
+            Err(error) if matches!(error.kind, vfio_core::ErrorKind::Gone(_)) => Presence::Gone,
+            _ => self.removal.presence(),
+        }
+    }
+
+    /// Whether bus mastering is off and nothing is under way.
+    fn is_quiet(&self, config: &Config) -> Result<bool, vfio_core::Error> {
+        config.set_bus_master(false)?;
+        let image = config.image()?;
+        let capabilities = image.capabilities();
+        let express = capabilities
+            .items
+            .iter()
+            .find(|capability| capability.id() == Express::ID);
+        let Some(express) = express.map(|capability| capability.offset()) else {
+            // Conventional PCI has no way to say: who is not on the bus has nothing under way.
+            return Ok(!config.bus_master()?);
+        };
+        let end = Instant::now() + UNDER_WAY;
+        loop {
+            let pending = config.read_u16(express + DEVICE_STATUS)? & TRANSACTIONS_PENDING != 0;
+            if !pending {
+                return Ok(!config.bus_master()?);
+            }
+            if Instant::now() > end {
+                return Ok(false);
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    fn quiesce(&self) -> Result<Quiet, vfio_core::Error> {
+        let config = self.command();
+        let quiet = self.is_quiet(&config);
+        if matches!(quiet, Ok(true)) || self.presence(&config) == Presence::Gone {
+            return Ok(Quiet {});
+        }
+        // A reset ends what is under way, and leaves bus mastering as it was: off.
+        self.attached.device().reset()?;
+        config.set_bus_master(false)?;
+        Ok(Quiet {})
+    }
+}
+
+/// Offsets in configuration space (PCIe 6.0 §7.5.1.1.4, §7.5.3.5).
+const STATUS: u16 = 6;
+const DEVICE_STATUS: u16 = 10;
+const TRANSACTIONS_PENDING: u16 = 1 << 5;
+
+impl Backing for VfioBacking {
+    fn bdf(&self) -> Option<Bdf> {
+        self.device().bdf()
+    }
+
+    fn config(&self) -> Result<ConfigSpace> {
+        let image = self.inner.command().image();
+        image.map_err(|error| self.failed("read the configuration space", error))
+    }
+
+    fn bar_len(&self, bar: u8) -> Result<u64> {
+        let info = self.device().region_info(bar_index(bar));
+        info.map(|info| info.size).map_err(|error| self.failed("BAR", error))
+    }
+
+    fn map_bar(&self, bar: u8, part: Range<u64>) -> Result<Registers> {
+        let map = self.device().region(bar_index(bar)).and_then(|region| region.map(part));
+        let map = map.map_err(|error| self.failed("map a BAR", error))?;
+        Ok(Registers::new(map, Arc::clone(&self.inner)))
+    }
+
+    fn space(&self) -> &AddressSpace {
+        self.inner.attached.space()
+    }
+
+    fn vectors(&self, count: usize) -> Result<Vectors> {
+        Vectors::new(&self.inner, count).map_err(|kind| self.failed("enable interrupts", kind))
+    }
+
+    fn start(&self) -> Result<()> {
+        let config = self.inner.command();
+        if self.inner.removal.presence() == Presence::Gone {
+            return Err(self.failed("switch bus mastering on", ErrorKind::Gone));
+        }
+        let started = config
+            .set_memory_decode(true)
+            .and_then(|()| config.set_bus_master(true));
+        started.map_err(|error| self.failed("switch bus mastering on", error))
+    }
+
+    fn quiesce(&self) -> Result<Quiet> {
+        let quiet = self.inner.quiesce();
+        quiet.map_err(|error| self.failed("switch bus mastering off", error))
+    }
+
+    fn reset(&self) -> Result<()> {
+        self.device().reset().map_err(|error| self.failed("reset", error))
+    }
+
+    fn removal(&self) -> &Removal {
+        &self.inner.removal
+    }
+
+    fn presence(&self) -> Presence {
+        self.inner.presence(&self.inner.command())
+    }
+
+    fn now(&self) -> Duration {
+        self.inner.opened.elapsed()
+    }
+
+    #[inline]
+    fn idle(&self) {
+        std::hint::spin_loop();
+    }
+
+    fn wait(&self, event: &EventFd, timeout: Option<Duration>) -> Result<Woken> {
+        let woken = wait(event, self.removal(), timeout);
+        woken.map_err(|error| self.failed("wait for an interrupt", error))
+    }
+}
+
+const fn bar_index(bar: u8) -> RegionIndex {
+    RegionIndex(bar as u32)
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // A reset of what is gone would be waited for in vain.
+        if self.presence(&self.command()) == Presence::Gone {
+            return;
+        }
+        let quiet = self.command().set_bus_master(false);
+        let reset = self.attached.device().reset();
+        for error in [quiet.err(), reset.err()].into_iter().flatten() {
+            // A function without a reset is quiet without its bus mastering. While the kernel waits for the device it does not reset it.
+            let is_expected = matches!(
+                error.kind,
+                vfio_core::ErrorKind::Gone(_) | vfio_core::ErrorKind::Unsupported { .. }
+            ) || error.errno() == Some(vfio_core::Errno::AGAIN);
+            if !is_expected {
+                tracing::error!(%error, "the device is not quiet; the kernel resets it when it is closed");
+            }
+        }
+    }
+}
+
+impl fmt::Debug for VfioBacking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VfioBacking")
+            .field("bdf", &self.bdf())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::fake::{FakeBacking, Interface};
+    use crate::{Backing, Presence, VectorKind};
+    use std::time::Duration;
+    use vfio_core::Errno;
+    use vfio_core::fake::{Copier, Description, Machine, Plain, Region};
+
+    #[test]
+    fn what_is_left_of_it_keeps_the_function_open_and_then_it_is_quiet() {
+        for interface in [Interface::Iommufd, Interface::Type1] {
+            let backing = FakeBacking::through(interface, Copier::new()).unwrap();
+            let machine = backing.machine().clone();
+            backing.start().unwrap();
+            let device = backing.device().clone();
+            let registers = backing.map_bar(0, 0..4096).unwrap();
+            drop(backing);
+            assert!(device.config().unwrap().bus_master().unwrap());
+            drop(registers);
+            assert!(!device.config().unwrap().bus_master().unwrap());
+            drop(device);
+            assert_eq!(machine.leaks(), Vec::<String>::new(), "{interface:?}");
+        }
+    }
+
+    #[test]
+    fn vectors_are_of_the_best_kind_and_no_more_than_there_are() {
+        let base = || Description::new(1, 2).region(Region::bar(0, 8192));
+        for (description, kind, count) in [
+            (base().intx().msi(4).msix(3, 0, 4096), VectorKind::Msix, 3),
+            (base().intx().msi(4), VectorKind::Msi, 4),
+            (base().intx(), VectorKind::Intx, 1),
+        ] {
+            let backing = FakeBacking::new(Plain::new(description)).unwrap();
+            let vectors = backing.vectors(8).unwrap();
+            assert_eq!((vectors.kind(), vectors.count()), (kind, count));
+            vectors.acknowledge(0).unwrap();
+            assert_eq!(vectors.disarm(0).is_ok(), vectors.can_disarm());
+            assert_eq!(vectors.arm(0).is_ok(), vectors.can_disarm());
+        }
+        let without = FakeBacking::new(Plain::new(base())).unwrap();
+        assert!(without.vectors(1).is_err());
+    }
+
+    #[test]
+    fn a_device_that_is_wanted_back_says_so_and_one_that_is_gone_is_quiet() {
+        let backing = FakeBacking::new(Copier::new()).unwrap();
+        let bdf = backing.bdf().unwrap();
+        backing.start().unwrap();
+        assert_eq!(backing.presence(), Presence::Present);
+        backing.machine().request_release(bdf);
+        let event = [backing.removal().event()];
+        assert_eq!(vfio_core::wait_any(&event, Some(Duration::from_secs(60))).unwrap(), [0]);
+        assert_eq!(backing.presence(), Presence::AskedBack);
+        backing.machine().remove(bdf);
+        assert_eq!(backing.presence(), Presence::Gone);
+        backing.quiesce().unwrap();
+        backing.removal().tell(Presence::Gone);
+        assert!(backing.start().unwrap_err().is_gone());
+    }
+
+    #[test]
+    fn a_quiet_device_does_no_dma() {
+        let backing = FakeBacking::new(Copier::new()).unwrap();
+        backing.start().unwrap();
+        backing.quiesce().unwrap();
+        backing.quiesce().unwrap();
+        assert!(!backing.device().config().unwrap().bus_master().unwrap());
+    }
+
+    #[test]
+    fn whichever_call_fails_nothing_is_left() {
+        for interface in [Interface::Iommufd, Interface::Type1] {
+            for n in 0.. {
+                let bdf = "0000:01:00.0".parse().unwrap();
+                let builder = Machine::builder().device(bdf, pci::GroupId(1), Copier::new());
+                let machine = builder.build();
+                machine.fail_nth(n, Errno::NOMEM);
+                let opened = FakeBacking::open(&machine, bdf, interface).and_then(|backing| {
+                    backing.start()?;
+                    let had = (backing.vectors(1)?, backing.map_bar(0, 0..4096)?);
+                    backing.quiesce()?;
+                    Ok(had)
+                });
+                drop(opened);
+                assert_eq!(machine.leaks(), Vec::<String>::new(), "{interface:?}, call {n}");
+                assert_eq!(machine.mistakes(), Vec::<String>::new(), "{interface:?}, call {n}");
+                if machine.failed().is_none() {
+                    break;
+                }
+            }
+        }
+    }
+}
