@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod backing;
+pub mod edu;
 mod error;
 #[cfg(feature = "fake")]
 pub mod fake;
