@@ -67,7 +67,7 @@ impl BoundDevice {
     ///
     /// [`ErrorKind::Busy`] while an [`Attachment`] of it lives, or while the device or another of its group is being reset;
     /// [`ErrorKind::Invalid`] on a device that was opened through a group, and for a table of another iommufd; [`ErrorKind::Unsupported`]
-    /// for a table with a fault queue on a device without PRI.
+    /// for a table with a fault queue on a device without PRI; EINVAL for a PASID before Linux 6.15.
     #[doc(alias = "VFIO_DEVICE_ATTACH_IOMMUFD_PT")]
     #[doc(alias = "VFIO_DEVICE_ATTACH_PASID")]
     pub fn attach(&self, table: &impl PageTable, pasid: Option<Pasid>) -> Result<Attachment, Error> {

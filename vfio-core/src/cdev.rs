@@ -119,12 +119,13 @@ impl CdevFile {
     }
 
     /// Binds the device to an iommufd, which it stays until it is closed. The file is the device's from then on; after an error it can be
-    /// tried again. `token` is for VFs whose PF is on vfio-pci, and for that PF; give none
-    /// to any other function.
+    /// tried again. `token` is for VFs whose PF is on vfio-pci, and for that PF; give none to any other function. Linux asks for it here since
+    /// 6.17, and before that takes none.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Token`]; [`ErrorKind::Busy`] while somebody has the device or its group open (EBUSY, EINVAL);
+    /// [`ErrorKind::Token`]; [`ErrorKind::Unsupported`] for a token on Linux 6.17 and 6.18, which ask for it and cannot read it;
+    /// [`ErrorKind::Busy`] while somebody has the device or its group open (EBUSY, EINVAL);
     /// [`ErrorKind::GroupNotViable`] while a function of its group is on a host driver; [`ErrorKind::Unsafe`] where interrupts cannot be
     /// isolated; [`ErrorKind::Invalid`] for a device that no IOMMU guards.
     #[doc(alias = "VFIO_DEVICE_BIND_IOMMUFD")]
@@ -144,6 +145,11 @@ impl CdevFile {
             let kind = match errno {
                 Errno::ACCESS => ErrorKind::Token,
                 Errno::INVAL if token.is_some() => ErrorKind::Token,
+                // The structure ends before the token there.
+                Errno::TOOBIG => ErrorKind::Unsupported {
+                    errno,
+                    since: "Linux 6.19 to give a token",
+                },
                 // The iommufd of a machine in memory, or the device.
                 Errno::BADF => ErrorKind::Invalid("device and iommufd are not of one system"),
                 // What the kernel says of a file that is open twice.

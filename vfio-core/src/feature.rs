@@ -41,7 +41,7 @@ impl Feature {
     pub const BUS_MASTER: Self = Self(10);
     /// dma-bufs of BARs.
     pub const DMA_BUF: Self = Self(11);
-    /// Telling of new initial data while pre-copying (Linux 7.2).
+    /// Telling of new initial data while pre-copying (Linux 7.1).
     pub const MIG_PRECOPY_INFO_V2: Self = Self(12);
     /// Errors of s390 PCI functions (Linux 7.3).
     pub const ZPCI_ERROR: Self = Self(13);
@@ -278,10 +278,10 @@ fn kind(feature: Feature, errno: Errno) -> ErrorKind {
     let since = match feature {
         Feature::PCI_VF_TOKEN => "a PF with SR-IOV on vfio-pci with enable_sriov=1",
         Feature::MIGRATION | Feature::MIG_DEVICE_STATE => {
-            "a driver that can migrate the device (mlx5-vfio-pci and others)"
+            "Linux 5.18 with a driver that can migrate the device (mlx5-vfio-pci and others)"
         }
         Feature::MIG_DATA_SIZE => "Linux 6.2 with a driver that can migrate the device",
-        Feature::MIG_PRECOPY_INFO_V2 => "Linux 7.2 with a driver that can migrate the device",
+        Feature::MIG_PRECOPY_INFO_V2 => "Linux 7.1 with a driver that can migrate the device",
         Feature::DMA_LOGGING_START | Feature::DMA_LOGGING_STOP | Feature::DMA_LOGGING_REPORT => {
             "Linux 6.1 with a device that logs its DMA"
         }

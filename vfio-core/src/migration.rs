@@ -184,7 +184,7 @@ impl Migration {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Unsupported`] before Linux 7.2, and EINVAL of some devices that do not have it.
+    /// [`ErrorKind::Unsupported`] before Linux 7.1, and EINVAL of some devices that do not have it.
     #[doc(alias = "VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2")]
     pub fn enable_precopy_info_v2(&self) -> Result<(), Error> {
         self.device.set_feature(Feature::MIG_PRECOPY_INFO_V2, &mut [])

@@ -250,6 +250,9 @@ fn a_vf_opens_with_the_token_of_its_pf() {
         assert_eq!(refused.kind, ErrorKind::Token);
         assert!(refused.fix().is_some());
     }
+    machine.fail_next("VFIO_DEVICE_BIND_IOMMUFD", Errno::TOOBIG);
+    let unread = open(Some(token)).unwrap_err();
+    assert!(matches!(unread.kind, ErrorKind::Unsupported { .. }), "{unread}");
     let vf = open(Some(token)).unwrap();
     let not_a_pf = vf.set_vf_token(other).unwrap_err();
     assert!(matches!(not_a_pf.kind, ErrorKind::Unsupported { .. }), "{not_a_pf}");

@@ -14,7 +14,7 @@ mod change;
 mod run;
 
 pub(crate) use change::{ChangeCommand, ChangeOptions, Force, VfCommand};
-pub(crate) use run::Run;
+pub(crate) use run::{Guest, Run};
 
 /// Where runs of this tool leave their journal and lock.
 pub(crate) const STATE_DIR: &str = "/run/sriovctl";
@@ -136,6 +136,9 @@ pub(crate) enum Command {
     /// Serve accesses to files that can block
     #[command(hide = true, name = crate::command::worker::NAME)]
     Worker,
+    /// Become the process of a guest
+    #[command(hide = true, name = crate::command::guest::NAME)]
+    Guest(Guest),
 }
 
 #[expect(

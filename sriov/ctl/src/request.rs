@@ -1,8 +1,8 @@
 //! What a command line means: the checks that concern more than one argument are behind us here.
 
 use crate::args::{
-    ChangeCommand, ChangeOptions, Cli, Command, Completion, Emit, Explain, Force, Functions, Global, List, Log, Run,
-    Show, Tree, Util, VfCommand,
+    ChangeCommand, ChangeOptions, Cli, Command, Completion, Emit, Explain, Force, Functions, Global, Guest, List, Log,
+    Run, Show, Tree, Util, VfCommand,
 };
 use crate::failure::Failure;
 use crate::output::SCHEMA_VERSION;
@@ -54,6 +54,7 @@ pub(crate) enum Task {
     Completion(Completion),
     Util(Util),
     Worker,
+    Guest(Guest),
 }
 
 /// A change of the machine.
@@ -177,6 +178,7 @@ impl From<Command> for Task {
             Command::Completion(args) => Self::Completion(args),
             Command::Util(args) => Self::Util(args),
             Command::Worker => Self::Worker,
+            Command::Guest(args) => Self::Guest(args),
         }
     }
 }

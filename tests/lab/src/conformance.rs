@@ -142,7 +142,7 @@ pub fn run(report: &mut Report, bench: &Bench<'_>, selection: &Selection<'_>) ->
     }
     if !table.is_empty() {
         report.note(table.text(&format!("conformance on the {flavour} kernel")));
-        if let Some(verdict) = table.comparison() {
+        if let Some(verdict) = table.comparison(selection.filter) {
             report.add(
                 format!("lab/{flavour} conf: what the kernel's own suites pass, ours pass"),
                 verdict,

@@ -25,7 +25,7 @@ pub(super) const OPTION: Command = command("IOMMU_OPTION", "Linux 6.2");
 pub(super) const VFIO_IOAS: Command = command("IOMMU_VFIO_IOAS", "Linux 6.2 with CONFIG_VFIO_GROUP");
 pub(super) const HWPT_ALLOC: Command = command(
     "IOMMU_HWPT_ALLOC",
-    "Linux 6.6, and an IOMMU that offers these flags and data",
+    "Linux 6.6 (6.7 to nest or track dirty pages, 6.11 for page requests, 6.15 for PASIDs), and an IOMMU that offers it",
 );
 pub(super) const GET_HW_INFO: Command = command("IOMMU_GET_HW_INFO", "Linux 6.6; a chosen type of data Linux 6.17");
 pub(super) const HWPT_SET_DIRTY_TRACKING: Command = command(
@@ -43,11 +43,11 @@ pub(super) const HWPT_INVALIDATE: Command = command(
 pub(super) const FAULT_QUEUE_ALLOC: Command = command("IOMMU_FAULT_QUEUE_ALLOC", "Linux 6.11");
 pub(super) const IOAS_MAP_FILE: Command = command(
     "IOMMU_IOAS_MAP_FILE",
-    "Linux 6.13; for a dma-buf a kernel with CONFIG_VFIO_PCI_DMABUF",
+    "Linux 6.13; for a dma-buf Linux 6.19 with CONFIG_VFIO_PCI_DMABUF",
 );
 pub(super) const VIOMMU_ALLOC: Command = command(
     "IOMMU_VIOMMU_ALLOC",
-    "Linux 6.13, and an IOMMU that can be sliced (SMMUv3)",
+    "Linux 6.13, and an IOMMU that can be sliced (SMMUv3; AMD since Linux 7.0)",
 );
 pub(super) const VDEVICE_ALLOC: Command = command("IOMMU_VDEVICE_ALLOC", "Linux 6.13");
 pub(super) const IOAS_CHANGE_PROCESS: Command = command("IOMMU_IOAS_CHANGE_PROCESS", "Linux 6.13");

@@ -42,7 +42,7 @@ impl HwInfoKind {
 pub struct HwInfo {
     /// What it can do.
     pub capabilities: HwCapabilities,
-    /// Width of the device's PASIDs in bits; 0 without PASIDs. The kernel lets a table be attached to a PASID even then, to no effect.
+    /// Width of the device's PASIDs in bits; 0 without PASIDs, and from a kernel before Linux 6.15. The kernel lets a table be attached to a PASID even then, to no effect.
     pub max_pasid_log2: u8,
     /// The vendor's registers.
     pub data: HwInfoData,

@@ -1,4 +1,4 @@
-//! Arguments of `run`.
+//! Arguments of `run`, and of the process that it starts.
 
 use super::{Interface, Selector};
 use crate::complete;
@@ -48,6 +48,20 @@ pub(crate) struct Run {
     /// Further arguments of QEMU
     #[arg(last = true, value_name = "ARGS")]
     pub(crate) extra: Vec<OsString>,
+}
+
+/// Becomes a guest's process.
+#[derive(Debug, Args)]
+pub(crate) struct Guest {
+    /// The process to end with
+    #[arg(value_name = "PID")]
+    pub(crate) parent: i32,
+    /// The program to execute
+    #[arg(value_name = "FILE")]
+    pub(crate) program: PathBuf,
+    /// Its arguments
+    #[arg(value_name = "ARGS", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) arguments: Vec<OsString>,
 }
 
 /// An amount of guest memory in bytes, a multiple of 1 MiB.

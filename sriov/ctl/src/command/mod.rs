@@ -5,6 +5,7 @@ mod completion;
 mod emit;
 mod explain;
 mod groups;
+pub(crate) mod guest;
 mod list;
 mod log;
 mod run;
@@ -38,6 +39,7 @@ pub(crate) fn run(request: Request, output: &mut Output) -> Outcome {
         Task::Completion(args) => completion::run(&args, output),
         Task::Util(args) => util::run(&args, output),
         Task::Worker => worker::run(&settings),
+        Task::Guest(args) => guest::run(&args),
     }
 }
 

@@ -1,6 +1,6 @@
 //! `run`: boots a guest that has the function, with QEMU.
 
-use super::emit;
+use super::{emit, guest};
 use crate::args::Run;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
@@ -15,7 +15,7 @@ use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::process::ExitStatusExt as _;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 mod child;
@@ -47,28 +47,27 @@ pub(crate) fn run(args: &Run, settings: &Settings, output: &mut Output) -> Outco
         output.note("without --kernel the guest has nothing to boot and stays in its firmware: Ctrl-C ends it");
     }
     let start = Instant::now();
-    let mut command = Command::new(&args.qemu);
-    command.args(&arguments);
+    let mut command = guest::command(&args.qemu, &arguments)?;
     if output.is_json() {
         // Standard output is for the one document; the guest's console is talk.
         command.stdout(
             io::stderr()
                 .as_fd()
                 .try_clone_to_owned()
-                .map_err(|error| failed(args, &error))?,
+                .map_err(|error| guest::failed(&args.qemu, &error))?,
         );
         command.stdin(Stdio::null());
     }
     // Before the guest, which no signal may leave behind.
     let mut signals = Signals::watch().map_err(|error| Failure::internal(format!("cannot take signals: {error}")))?;
-    let child = command.spawn().map_err(|error| failed(args, &error))?;
+    let child = command.spawn().map_err(|error| guest::failed(&args.qemu, &error))?;
     let limit = args.timeout.map(Duration::from_secs);
     let refuse = |exit, kind, message| {
         Failure::new(exit, kind, message)
             .device(bdf)
             .step(args.qemu.display().to_string())
     };
-    let status = match wait(child, limit, &mut signals).map_err(|error| failed(args, &error))? {
+    let status = match wait(child, limit, &mut signals).map_err(|error| guest::failed(&args.qemu, &error))? {
         Ended::Itself(status) => status,
         Ended::TimedOut => {
             let seconds = args.timeout.unwrap_or_default();
@@ -182,11 +181,6 @@ fn arguments(args: &Run, bdf: Bdf, backend: Backend) -> Result<Vec<OsString>, Fa
 fn exit_code(status: ExitStatus) -> u8 {
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
-}
-
-fn failed(args: &Run, error: &io::Error) -> Failure {
-    let failure = Failure::new(Exit::Failed, "qemu", error.to_string()).step(format!("start {}", args.qemu.display()));
-    failure.fix("install QEMU, or name it with --qemu")
 }
 
 #[derive(Serialize)]

@@ -3,6 +3,7 @@
 
 mod completion;
 mod exit_codes;
+mod guest;
 mod hostile;
 mod journal;
 mod json;

@@ -69,13 +69,15 @@ impl Table {
         text
     }
 
-    /// Whether every case that the kernel's own suites pass is passed by ours; `None` when theirs were not run.
-    pub(super) fn comparison(&self) -> Option<Verdict> {
+    /// Whether every case that the kernel's own suites pass is passed by ours; `None` when none of theirs was passed. With a filter only
+    /// cases that it chooses are compared: of theirs all were run, of ours no other.
+    pub(super) fn comparison(&self, filter: Option<&str>) -> Option<Verdict> {
         let mut compared = 0;
         let mut behind = Vec::new();
         for row in &self.rows {
             for (name, verdict) in row.theirs.iter().flatten() {
-                if *verdict != Verdict::Passed {
+                let chosen = filter.is_none_or(|filter| name.contains(filter));
+                if *verdict != Verdict::Passed || !chosen {
                     continue;
                 }
                 compared += 1;
@@ -141,7 +143,7 @@ mod tests {
                 ("conf_iommufd_change_process.basic", failed.clone()),
             ]),
         );
-        assert_eq!(table.comparison(), None);
+        assert_eq!(table.comparison(None), None);
         table.theirs(
             "iommufd",
             &named(&[
@@ -149,14 +151,38 @@ mod tests {
                 ("change_process.basic", failed.clone()),
             ]),
         );
-        assert_eq!(table.comparison(), Some(Verdict::Passed));
+        assert_eq!(table.comparison(None), Some(Verdict::Passed));
         table.theirs("iommufd", &named(&[("change_process.basic", Verdict::Passed)]));
-        assert!(matches!(table.comparison(), Some(Verdict::Failed(why)) if why.contains("change_process.basic fails")));
+        assert!(
+            matches!(table.comparison(None), Some(Verdict::Failed(why)) if why.contains("change_process.basic fails"))
+        );
         table.ours(
             "vfio_pci_device_test",
             &named(&[("conf_vfio_pci_device_test.reset", Verdict::Passed)]),
         );
         let text = table.text("conformance");
         assert!(text.contains("not run") && text.lines().count() == 4, "{text}");
+    }
+
+    #[test]
+    fn a_filter_leaves_out_what_it_does_not_choose() {
+        let mut table = Table::default();
+        table.ours("iommufd", &named(&[("conf_iommufd_ioas.map", Verdict::Passed)]));
+        table.theirs(
+            "iommufd",
+            &named(&[
+                ("iommufd_ioas.map", Verdict::Passed),
+                ("iommufd_ioas.map_file", Verdict::Passed),
+                ("iommufd_viommu.alloc", Verdict::Passed),
+            ]),
+        );
+        assert!(matches!(table.comparison(None), Some(Verdict::Failed(why)) if why.lines().count() == 2));
+        // A chosen case of theirs that we do not have still counts.
+        assert!(
+            matches!(table.comparison(Some("ioas.map")), Some(Verdict::Failed(why)) if why == "conf_iommufd_ioas.map_file is not among ours")
+        );
+        table.ours("iommufd", &named(&[("conf_iommufd_ioas.map_file", Verdict::Passed)]));
+        assert_eq!(table.comparison(Some("ioas.map")), Some(Verdict::Passed));
+        assert_eq!(table.comparison(Some("dirty")), None);
     }
 }

@@ -26,7 +26,7 @@ pub(crate) struct Device {
     file: OwnedFd,
 }
 
-/// `VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2` of Linux 7.2.
+/// `VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2` of Linux 7.1.
 const FEATURE_MIG_PRECOPY_INFO_V2: u32 = 12;
 
 /// `struct vfio_device_feature` with the structure of one feature behind it.
