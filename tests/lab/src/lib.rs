@@ -27,7 +27,7 @@ pub use cache::Cache;
 pub use initramfs::{Role, build_examples, build_programs, cargo};
 pub use kernel::{Flavour, Kernel};
 pub use kernel_log::{Trouble, trouble};
-pub use machine::{Device, Iommu, Machine};
+pub use machine::{Device, Iommu, MONITOR, Machine};
 pub use progress::{Progress, Step};
 pub use report::{Report, Verdict};
 pub use scratch::remove_on_signals;

@@ -59,7 +59,14 @@ pub struct Machine {
     /// Huge pages of 1 GiB that the kernel sets aside as it boots; they are part of the memory.
     #[serde(default)]
     pub gigantic_pages: u32,
+    /// Whether programs in it can talk to QEMU's monitor (QMP), through [`MONITOR`]: to pull a device out, for example. What runs there
+    /// can do on the host whatever QEMU can.
+    #[serde(default)]
+    pub monitor: bool,
 }
+
+/// Name of the port of QEMU's monitor in the machine (`/sys/class/virtio-ports/*/name`).
+pub const MONITOR: &str = "monitor";
 
 impl Default for Machine {
     /// Intel VT-d, one device of each common kind, memory for a guest inside.
@@ -70,6 +77,7 @@ impl Default for Machine {
             memory_mib: 3072,
             cpus: 2,
             gigantic_pages: 0,
+            monitor: false,
         }
     }
 }
@@ -97,6 +105,16 @@ impl Machine {
         }));
         for (position, device) in self.devices.iter().enumerate() {
             arguments.extend(device.arguments(position, scratch)?);
+        }
+        if self.monitor {
+            // QEMU is its own client: what a port of the machine says goes to its monitor.
+            let socket = scratch.join("monitor");
+            arguments.extend(words(&format!(
+                "-chardev socket,id=monitor,path={0},server=on,wait=off -mon chardev=monitor,mode=control \
+                 -chardev socket,id=client,path={0} -device virtio-serial-pci,id=monitors \
+                 -device virtserialport,bus=monitors.0,chardev=client,name=monitor",
+                socket.display()
+            )));
         }
         Ok(arguments)
     }

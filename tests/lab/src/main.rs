@@ -46,6 +46,9 @@ struct MachineArguments {
     /// Huge pages of 1 GiB to set aside
     #[arg(long, default_value_t = 0)]
     gigantic_pages: u32,
+    /// Give programs in it QEMU's monitor, as the virtio port named monitor: they can do on this machine whatever QEMU can
+    #[arg(long)]
+    monitor: bool,
 }
 
 impl MachineArguments {
@@ -57,6 +60,7 @@ impl MachineArguments {
             memory_mib: self.memory,
             cpus: self.cpus,
             gigantic_pages: self.gigantic_pages,
+            monitor: self.monitor,
         }
     }
 }
