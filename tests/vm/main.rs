@@ -100,6 +100,10 @@ fn main() -> ExitCode {
             limit_s: 420,
             ..Case::new("a_guest_drives_a_vf", guest::drives_a_vf)
         },
+        Case {
+            limit_s: 180,
+            ..Case::new("a_guest_ends_with_a_killed_run", guest::ends_with_a_killed_run)
+        },
     ];
     lab::case::main(&cases, machine::leaves_no_trace)
 }
