@@ -7,10 +7,12 @@ use crate::viability::{culprits, explain_denied};
 use crate::{BoundDevice, Error, ErrorKind, System, VfToken};
 use pci::{Bdf, GroupId};
 use rustix::io::Errno;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// An open group. The kernel lets it be opened once. Cheap to clone.
 #[derive(Clone)]
@@ -23,7 +25,13 @@ struct GroupInner {
     id: Option<GroupId>,
     system: System,
     guard: Guard,
+    /// Whether an [`AttachedGroup`] takes it out of its container one day.
+    is_claimed: AtomicBool,
 }
+
+/// The charge of a group. Given back when dropped.
+#[derive(Debug)]
+pub(super) struct GroupClaim(Group);
 
 /// Whether an IOMMU guards the devices of a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,6 +121,7 @@ impl Group {
                 id,
                 system,
                 guard,
+                is_claimed: AtomicBool::new(false),
             }),
         }
     }
@@ -131,6 +140,14 @@ impl Group {
     fn proved_id(&self) -> Option<GroupId> {
         let file = self.calls().descriptor().ok()??;
         unguarded::number_of_group(&self.inner.system, file)
+    }
+
+    /// Takes charge of it, while nobody is: of two, the first to go would take the group out under the other.
+    pub(super) fn claim(&self) -> Result<GroupClaim, ErrorKind> {
+        match self.inner.is_claimed.swap(true, Ordering::AcqRel) {
+            false => Ok(GroupClaim(self.clone())),
+            true => Err(ErrorKind::Busy(Errno::BUSY)),
+        }
     }
 
     /// Its number; `None` of one handed in without.
@@ -174,7 +191,13 @@ impl Group {
 
 impl fmt::Debug for Group {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.inner.calls.fmt(f)
+        f.debug_tuple("Group").field(&self.inner.id.map(|id| id.0)).finish()
+    }
+}
+
+impl Drop for GroupClaim {
+    fn drop(&mut self) {
+        self.0.inner.is_claimed.store(false, Ordering::Release);
     }
 }
 
@@ -187,22 +210,34 @@ pub struct AttachedGroup {
 #[derive(Debug)]
 struct Attached {
     // Fields drop in this order, after the group has left the container.
-    group: Group,
+    claim: GroupClaim,
     container: Container,
+    /// The kernel's names of the devices that are open.
+    open: Mutex<BTreeSet<String>>,
+}
+
+/// A device of a group, open. Its name is free again when this is dropped: after its file.
+#[derive(Debug)]
+pub(crate) struct Member {
+    group: AttachedGroup,
+    name: String,
 }
 
 impl AttachedGroup {
-    pub(super) fn new(group: &Group, container: &Container) -> Self {
-        let (group, container) = (group.clone(), container.clone());
+    pub(super) fn new(claim: GroupClaim, container: &Container) -> Self {
         Self {
-            inner: Arc::new(Attached { group, container }),
+            inner: Arc::new(Attached {
+                claim,
+                container: container.clone(),
+                open: Mutex::default(),
+            }),
         }
     }
 
     /// The group.
     #[must_use]
     pub fn group(&self) -> &Group {
-        &self.inner.group
+        &self.inner.claim.0
     }
 
     /// The container it is in.
@@ -211,12 +246,13 @@ impl AttachedGroup {
         &self.inner.container
     }
 
-    /// Opens a function of the group. `token` is for VFs whose PF is on vfio-pci, and for that PF; give none to any other function.
+    /// Opens a function of the group, once: what is in use of it is kept track of by the device, of which clones are cheap. `token` is for VFs
+    /// whose PF is on vfio-pci, and for that PF; give none to any other function.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`] for a function that is not in the group or not on a VFIO driver; [`ErrorKind::Token`];
-    /// [`ErrorKind::Invalid`] while the container has no IOMMU; [`ErrorKind::Unsafe`] and [`ErrorKind::GroupNotViable`] where an
+    /// [`ErrorKind::NotFound`] for a function that is not in the group or not on a VFIO driver; [`ErrorKind::Token`]; [`ErrorKind::Busy`]
+    /// while it is open; [`ErrorKind::Invalid`] while the container has no IOMMU; [`ErrorKind::Unsafe`] and [`ErrorKind::GroupNotViable`] where an
     /// iommufd stands in for the container.
     #[doc(alias = "VFIO_GROUP_GET_DEVICE_FD")]
     pub fn device(&self, bdf: Bdf, token: Option<VfToken>) -> Result<BoundDevice, Error> {
@@ -236,19 +272,39 @@ impl AttachedGroup {
         self.open(name, None, false)
     }
 
-    /// Takes over a device of the group that another process opened. `bdf` says which function it is, for errors.
+    /// Takes over a device of the group that another process opened. `bdf` says which function it is, for errors; without it the kernel is asked.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Invalid`] unless the kernel says of the file that it is of this group (`vfio-device-syspath` in `/proc/self/fdinfo`, which
-    /// older kernels do not say): [`device`](Self::device) opens it anew.
+    /// older kernels do not say): [`device`](Self::device) opens it anew. [`ErrorKind::Busy`] while it is open here.
     pub fn adopt_device(&self, file: OwnedFd, bdf: Option<Bdf>) -> Result<BoundDevice, Error> {
-        let known = unguarded::refuse_stranger(self.container().system(), &file, self.group().proved_id());
-        known.map_err(|kind| Error::new("read /proc/self/fdinfo", kind).on(bdf))?;
-        BoundDevice::in_group(Arc::new(vfio::Device::new(file)), bdf, self)
+        let failed = |kind| Error::new("read /proc/self/fdinfo", kind).on(bdf);
+        let name = unguarded::refuse_stranger(self.container().system(), &file, self.group().proved_id());
+        let name = name.map_err(failed)?;
+        let member = self.member(&name).map_err(failed)?;
+        let bdf = bdf.or_else(|| name.parse().ok());
+        BoundDevice::in_group(Arc::new(vfio::Device::new(file)), bdf, member)
+    }
+
+    /// Claims the name of a device that nobody has open through this value.
+    fn member(&self, name: &str) -> Result<Member, ErrorKind> {
+        let name = name.to_owned();
+        match self.inner.open().insert(name.clone()) {
+            true => Ok(Member {
+                group: self.clone(),
+                name,
+            }),
+            false => Err(ErrorKind::Busy(Errno::BUSY)),
+        }
     }
 
     fn open(&self, name: &str, bdf: Option<Bdf>, with_token: bool) -> Result<BoundDevice, Error> {
+        // What follows the name are options.
+        let plain = name.split(' ').next().unwrap_or(name);
+        let member = self
+            .member(plain)
+            .map_err(|kind| Error::new(GET_DEVICE, kind).on(bdf))?;
         let calls = self.group().calls().device(name).map_err(|errno| {
             let kind = match errno {
                 Errno::ACCESS => ErrorKind::Token,
@@ -261,14 +317,109 @@ impl AttachedGroup {
             };
             Error::new(GET_DEVICE, kind).on(bdf)
         })?;
-        BoundDevice::in_group(calls, bdf, self)
+        BoundDevice::in_group(calls, bdf, member)
+    }
+}
+
+impl Attached {
+    fn open(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        if let Err(errno) = self.container.remove(&self.group) {
-            tracing::error!(group = ?self.group.id(), %errno, "the group stays in its container until it is closed");
+        let group = &self.claim.0;
+        if let Err(errno) = self.container.remove(group) {
+            tracing::error!(group = ?group.id(), %errno, "the group stays in its container until it is closed");
         }
+    }
+}
+
+impl Member {
+    pub(crate) fn group(&self) -> &AttachedGroup {
+        &self.group
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.group.inner.open().remove(&self.name);
+    }
+}
+
+#[cfg(all(test, feature = "fake"))]
+mod tests {
+    use super::*;
+    use crate::fake::{Copier, Machine};
+    use crate::{ContainerPath, IommuType, RegionIndex};
+
+    const GROUP: GroupId = GroupId(7);
+
+    fn bdf() -> Bdf {
+        "0000:01:00.0".parse().unwrap()
+    }
+
+    fn machine() -> Machine {
+        Machine::builder().device(bdf(), GROUP, Copier::new()).build()
+    }
+
+    /// The same open file, as another process has it.
+    fn twin(group: &Group) -> Group {
+        let inner = &group.inner;
+        Group::new(Arc::clone(&inner.calls), inner.id, &inner.system, inner.guard)
+    }
+
+    fn is_busy<T>(result: Result<T, Error>) -> bool {
+        matches!(result.map(drop).unwrap_err().kind, ErrorKind::Busy(_))
+    }
+
+    #[test]
+    fn a_group_that_is_in_a_container_is_adopted_once() {
+        for path in [ContainerPath::Vfio, ContainerPath::Iommu] {
+            // One each: the forgotten group stays open.
+            let machine = machine();
+            let theirs = Group::open(&machine.system(), GROUP).unwrap();
+            let group = twin(&theirs);
+            let container = Container::open(&machine.system(), path).unwrap();
+            let refused = container.adopt(&group).unwrap_err();
+            assert!(matches!(refused.kind, ErrorKind::Invalid(_)), "{refused}");
+            // As a process leaves it that hands both over.
+            std::mem::forget(container.add(&theirs).unwrap());
+            container.set_iommu(IommuType::Type1v2).unwrap();
+            assert!(matches!(container.add(&group).unwrap_err().kind, ErrorKind::Invalid(_)));
+            let adopted = container.adopt(&group).unwrap();
+            let other = Container::open(&machine.system(), path).unwrap();
+            assert!(is_busy(container.adopt(&group)) && is_busy(other.adopt(&group)));
+            assert!(is_busy(container.add(&group)));
+            let device = adopted.device(bdf(), None).unwrap();
+            let stranger = tempfile::tempfile().unwrap().into();
+            assert!(adopted.adopt_device(stranger, None).is_err());
+            drop((device, adopted));
+            assert!(!group.status().unwrap().contains(GroupStatus::CONTAINER_SET));
+            drop(container.add(&group).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_device_of_a_group_is_open_once() {
+        let machine = machine();
+        let group = Group::open(&machine.system(), GROUP).unwrap();
+        let group = Container::with_group(&machine.system(), ContainerPath::Vfio, IommuType::Type1v2, &group).unwrap();
+        let device = group.device(bdf(), None).unwrap();
+        let token = VfToken([1; 16]);
+        assert!(is_busy(group.device(bdf(), None)) && is_busy(group.device(bdf(), Some(token))));
+        assert!(is_busy(group.device_named("0000:01:00.0")));
+        let region = device.region(RegionIndex::BAR0).unwrap();
+        drop(device);
+        assert!(is_busy(group.device(bdf(), None)), "the region holds it open");
+        drop(region);
+        let refused = group.device(bdf(), Some(token)).unwrap_err();
+        assert_eq!(refused.kind, ErrorKind::Token);
+        group.device(bdf(), None).unwrap();
     }
 }

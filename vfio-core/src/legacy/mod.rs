@@ -12,5 +12,6 @@ mod group;
 mod mapping;
 
 pub use container::{Container, ContainerPath, IommuType};
+pub(crate) use group::Member;
 pub use group::{AttachedGroup, Group, GroupStatus};
 pub use mapping::LegacyMapping;
