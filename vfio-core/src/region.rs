@@ -119,8 +119,17 @@ impl Region {
             .ok_or_else(|| invalid("longer than the address space"))?;
         let at = self.place(part.start, len, "mmap")?;
         let page = rustix::param::page_size();
-        if let Some(kind) = misaligned([("offset", Some(part.start))], page as u64) {
+        let (alignment, beyond) = options.alignment.unwrap_or_else(|| natural(part.start, len, page));
+        let numbers = [
+            ("offset", part.start),
+            ("alignment", alignment as u64),
+            ("place in the alignment", beyond as u64),
+        ];
+        if let Some(kind) = misaligned(numbers.map(|(what, value)| (what, Some(value))), page as u64) {
             return Err(self.failed("mmap", kind));
+        }
+        if !alignment.is_power_of_two() || beyond >= alignment {
+            return Err(invalid("an alignment that is no power of two, or a place beyond it"));
         }
         let mappable = self.info.mappable();
         if !mappable
@@ -130,7 +139,6 @@ impl Region {
             return Err(invalid("the region, or this part of it, cannot be mapped"));
         }
         let access = options.access.unwrap_or_else(|| self.access());
-        let (alignment, beyond) = options.alignment.unwrap_or_else(|| natural(part.start, len, page));
         if !self.device.claims().map() {
             return Err(invalid("the device may be in low power: low_power_exit comes first"));
         }

@@ -9,8 +9,7 @@ use vfio_core::iommufd::Iommufd;
 use vfio_core::migration::{MigrationState, StreamRead};
 use vfio_core::{
     Access, Backend, BoundDevice, CdevFile, Container, ContainerPath, DirtyBitmap, ErrorKind, EventFd, Feature,
-    FeatureAccess, Group, IommuType, Iova, IovaRange, IrqFlags, IrqIndex, Pasid, RegionIndex, RegionMapOptions,
-    VfToken, Width,
+    FeatureAccess, Group, IommuType, Iova, IovaRange, IrqIndex, Pasid, RegionIndex, RegionMapOptions, VfToken, Width,
 };
 
 const GROUP: GroupId = GroupId(7);
@@ -39,57 +38,6 @@ fn events<const N: usize>() -> [EventFd; N] {
 }
 
 #[test]
-fn vectors_come_and_go_one_by_one() {
-    let machine = one(Plain::new(description().msix(8, 0, 0x8000)));
-    let (_iommufd, device) = bind(&machine);
-    let [a, b, c, d] = events();
-    let interrupts = device.interrupts(IrqIndex::Msix).unwrap();
-    assert!(!interrupts.info().flags.contains(IrqFlags::NORESIZE));
-    interrupts.enable(2, &[Some(&a), Some(&b)]).unwrap();
-    interrupts.enable(6, &[Some(&c), Some(&d)]).unwrap();
-    interrupts.enable(3, &[None]).unwrap();
-    interrupts
-        .trigger_each(2, &[true, true, false, false, true, false])
-        .unwrap();
-    let got = [&a, &b, &c, &d].map(|event| event.try_read().unwrap());
-    assert_eq!(
-        got,
-        [Some(1), None, Some(1), None],
-        "the second was dropped, the fourth not triggered"
-    );
-    for (start, len) in [(8, 1), (7, 2), (0, 0), (u32::MAX, 1)] {
-        let refused = interrupts.enable(start, &vec![None; len]).unwrap_err();
-        assert!(
-            matches!(refused.kind, ErrorKind::Invalid(_)),
-            "{start} {len}: {refused}"
-        );
-    }
-    interrupts.disable().unwrap();
-    assert!(interrupts.trigger(2).is_err());
-}
-
-#[test]
-fn interrupts_of_a_function_that_is_no_bus_master_are_lost() {
-    let device = Plain::new(description().intx().msix(8, 0, 0x8000));
-    let machine = one(device.on_poke(|_, bus| bus.msix(0)));
-    let (_iommufd, device) = bind(&machine);
-    let [event] = events();
-    let interrupts = device.interrupts(IrqIndex::Msix).unwrap();
-    interrupts.enable(0, &[Some(&event)]).unwrap();
-    machine.poke(bdf("0000:01:00.0"));
-    assert_eq!(
-        (event.try_read().unwrap(), interrupts.is_silent().unwrap()),
-        (None, true)
-    );
-    device.config().unwrap().set_bus_master(true).unwrap();
-    machine.poke(bdf("0000:01:00.0"));
-    let came = event.wait_timeout(std::time::Duration::ZERO).unwrap();
-    assert_eq!((came, interrupts.is_silent().unwrap()), (Some(1), false));
-    device.config().unwrap().set_bus_master(false).unwrap();
-    assert!(!device.interrupts(IrqIndex::Intx).unwrap().is_silent().unwrap());
-}
-
-#[test]
 fn a_device_is_shown_in_few_words_and_without_its_token() {
     let [pf, vf] = ["0000:01:00.0", "0000:01:10.0"].map(bdf);
     let machine = Machine::builder()
@@ -115,63 +63,6 @@ fn a_device_is_shown_in_few_words_and_without_its_token() {
     let all = format!("{machine:?} {iommufd:?} {group:?} {region:?} {interrupts:?} {token:?}");
     assert!(!all.contains("165") && !all.to_lowercase().contains("a5a5"), "{all}");
     assert!(all.len() < 2000, "{all}");
-}
-
-#[test]
-fn an_index_that_does_not_resize_says_so() {
-    let machine = one(Plain::new(description().msix(8, 0, 0x8000).without_dynamic_msix()));
-    let (_iommufd, device) = bind(&machine);
-    let [event] = events();
-    let interrupts = device.interrupts(IrqIndex::Msix).unwrap();
-    assert!(interrupts.info().flags.contains(IrqFlags::NORESIZE));
-    interrupts.enable(0, &[Some(&event), Some(&event)]).unwrap();
-    let refused = interrupts.enable(2, &[Some(&event)]).unwrap_err();
-    assert!(refused.to_string().contains("NORESIZE"), "{refused}");
-    interrupts.disable().unwrap();
-    interrupts
-        .enable(0, &[Some(&event), Some(&event), Some(&event)])
-        .unwrap();
-}
-
-#[test]
-fn one_guard_is_in_charge_and_its_end_disables() {
-    let machine = one(Plain::new(description().msi(2).msix(8, 0, 0x8000)));
-    let (_iommufd, device) = bind(&machine);
-    let [event] = events();
-    let msix = device.interrupts(IrqIndex::Msix).unwrap();
-    let second = device.interrupts(IrqIndex::Msix).unwrap_err();
-    assert!(matches!(second.kind, ErrorKind::Busy(_)), "{second}");
-    msix.enable(0, &[Some(&event)]).unwrap();
-    let msi = device.interrupts(IrqIndex::Msi).unwrap();
-    assert!(
-        msi.enable(0, &[Some(&event)]).is_err(),
-        "MSI and MSI-X exclude each other"
-    );
-    drop(msix);
-    msi.enable(0, &[Some(&event)]).unwrap();
-    assert!(device.interrupts(IrqIndex::Msix).is_ok());
-    assert_eq!(device.interrupts(IrqIndex::Other(9)).unwrap().info().count, 0);
-}
-
-#[test]
-fn intx_is_masked_by_a_signal_until_it_is_unmasked() {
-    let device = Plain::new(description().intx()).on_poke(|_, bus| bus.intx(true));
-    let machine = one(device);
-    let (_iommufd, device) = bind(&machine);
-    let [event, resample] = events();
-    let intx = device.interrupts(IrqIndex::Intx).unwrap();
-    intx.enable(0, &[Some(&event)]).unwrap();
-    machine.poke(bdf("0000:01:00.0"));
-    machine.poke(bdf("0000:01:00.0"));
-    assert_eq!(event.try_read().unwrap(), Some(1), "masked after the first");
-    intx.unmask(0).unwrap();
-    assert_eq!(event.try_read().unwrap(), Some(1), "the line is still asserted");
-    intx.set_resample(0, Some(&resample)).unwrap();
-    resample.signal().unwrap();
-    machine.settle();
-    assert_eq!(event.try_read().unwrap(), Some(1), "unmasked by the event");
-    intx.set_resample(0, None).unwrap();
-    intx.mask(0).unwrap();
 }
 
 #[test]

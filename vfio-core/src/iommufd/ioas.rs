@@ -349,6 +349,7 @@ impl fmt::Debug for Ioas {
 }
 
 /// What became of a mapping in the kernel.
+#[derive(Clone, Copy)]
 enum Entered {
     /// It is entered in the registry.
     There(IovaRange, GuardId),

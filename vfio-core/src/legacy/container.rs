@@ -1,6 +1,7 @@
 //! Containers: one address space and the groups that use it.
 
-use super::group::{AttachedGroup, Group, GroupStatus};
+use super::attached::AttachedGroup;
+use super::group::{Group, GroupStatus};
 use crate::info::ContainerInfo;
 use crate::registry::Registry;
 use crate::sys::vfio::{self, ContainerCalls};
@@ -344,7 +345,7 @@ impl fmt::Debug for Container {
 mod tests {
     use super::*;
     use crate::fake::{Copier, Machine};
-    use crate::sys::located::Asked;
+    use crate::sys::located::tests::Asked;
     use crate::{Access, Iova, Memory, MemoryOptions};
     use pci::GroupId;
 
@@ -380,7 +381,7 @@ mod tests {
         let attached = Container::with_group(&system, ContainerPath::Vfio, IommuType::Type1v2, &group).unwrap();
         let container = attached.container();
         let asking = container.clone();
-        let memory = Asked::new(move || assert_eq!(asking.registry().is_open_for(), (true, true)));
+        let memory = Asked::shared(move || assert_eq!(asking.registry().is_open_for(), (true, true)));
         let map = |start| container.map(Arc::clone(&memory), 0..4096, Iova(start), Access::READ);
         drop(map(1 << 20).unwrap());
         let refused = map((1 << 20) + 8).unwrap_err();

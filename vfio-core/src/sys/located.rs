@@ -34,53 +34,49 @@ unsafe impl StableMemory for Located {
     }
 }
 
-/// Memory that calls a function whenever it is asked where it is.
 #[cfg(test)]
-pub(crate) struct Asked {
-    memory: crate::Memory,
-    asked: Box<dyn Fn() + Send + Sync>,
-}
-
-#[cfg(test)]
-impl Asked {
-    pub(crate) fn new(asked: impl Fn() + Send + Sync + 'static) -> Arc<dyn StableMemory> {
-        let memory = crate::Memory::new(1 << 16, crate::MemoryOptions::default()).unwrap();
-        let asked: Box<dyn Fn() + Send + Sync> = Box::new(asked);
-        Arc::new(Self { memory, asked })
-    }
-}
-
-// SAFETY: the memory is that of `memory`, which is held and never replaced.
-#[cfg(test)]
-unsafe impl StableMemory for Asked {
-    fn address(&self) -> *mut u8 {
-        (self.asked)();
-        self.memory.address()
-    }
-
-    fn len(&self) -> usize {
-        (self.asked)();
-        StableMemory::len(&self.memory)
-    }
-}
-
-#[cfg(test)]
-impl std::fmt::Debug for Asked {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.memory.fmt(f)
-    }
-}
-
-#[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::sync::atomic::AtomicUsize;
+
+    /// Memory that calls a function whenever it is asked where it is.
+    pub(crate) struct Asked {
+        memory: crate::Memory,
+        asked: Box<dyn Fn() + Send + Sync>,
+    }
+
+    impl Asked {
+        pub(crate) fn shared(asked: impl Fn() + Send + Sync + 'static) -> Arc<dyn StableMemory> {
+            let memory = crate::Memory::new(1 << 16, crate::MemoryOptions::default()).unwrap();
+            let asked: Box<dyn Fn() + Send + Sync> = Box::new(asked);
+            Arc::new(Self { memory, asked })
+        }
+    }
+
+    // SAFETY: the memory is that of `memory`, which is held and never replaced.
+    unsafe impl StableMemory for Asked {
+        fn address(&self) -> *mut u8 {
+            (self.asked)();
+            self.memory.address()
+        }
+
+        fn len(&self) -> usize {
+            (self.asked)();
+            StableMemory::len(&self.memory)
+        }
+    }
+
+    impl std::fmt::Debug for Asked {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            self.memory.fmt(f)
+        }
+    }
 
     #[test]
     fn memory_is_asked_once() {
         let count = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&count);
-        let memory = Asked::new(move || {
+        let memory = Asked::shared(move || {
             counted.fetch_add(1, Ordering::Relaxed);
         });
         let located = Located::new(&memory);

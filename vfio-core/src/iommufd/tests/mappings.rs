@@ -3,7 +3,7 @@
 use super::super::{Ioas, Mapping, PageTable, Placement};
 use super::machine::Machine;
 use super::{RW, iommufd, memory};
-use crate::sys::located::Asked;
+use crate::sys::located::tests::Asked;
 use crate::{Access, Error, ErrorKind, Iova, IovaRange, Memory};
 use rustix::io::Errno;
 use std::sync::{Arc, Mutex};
@@ -382,7 +382,7 @@ fn memory_is_asked_with_nothing_locked() {
     let (_machine, ioas, _) = set_up();
     let (asking, count) = (ioas.clone(), Arc::new(Mutex::new(0)));
     let counted = Arc::clone(&count);
-    let memory = Asked::new(move || {
+    let memory = Asked::shared(move || {
         assert_eq!(asking.registry().is_open_for(), (true, true));
         *counted.lock().unwrap() += 1;
     });
