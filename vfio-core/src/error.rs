@@ -32,7 +32,7 @@ pub enum ErrorKind {
     /// Permission denied.
     #[error("{}", message(*.0))]
     Denied(Errno),
-    /// Somebody else uses it, or it still has users.
+    /// Somebody uses it, this process or another, or it still has users.
     #[error("{}", message(*.0))]
     Busy(Errno),
     /// The device was removed, or is being removed.
@@ -193,7 +193,7 @@ impl Error {
                 Some("take an IOVA from the allowed ranges; reserved ones are in reserved_regions")
             }
             ErrorKind::GroupNotViable { .. } => {
-                Some("bind these functions of the group to vfio-pci too, or unbind them: sriovctl groups")
+                Some("bind the group's other functions to vfio-pci too, or unbind them: sriovctl groups")
             }
             ErrorKind::Token => Some("give the token that the holder of the PF has set"),
             ErrorKind::Unsafe(_) => {

@@ -81,11 +81,10 @@ impl Ioas {
         access: Access,
     ) -> Result<Mapping, Error> {
         let command = command::IOAS_MAP;
-        let memory_len = memory.len();
-        let len = part.end.checked_sub(part.start).filter(|_| part.end <= memory_len);
+        let located: Arc<dyn StableMemory> = Arc::new(Located::new(&memory));
+        let len = part.end.checked_sub(part.start).filter(|_| part.end <= located.len());
         let len = len.ok_or_else(|| command.invalid("the part lies outside the memory"))? as u64;
         check(command, len, access)?;
-        let located: Arc<dyn StableMemory> = Arc::new(Located::new(&memory));
         let (id, first) = (self.id().0, located.address().addr().wrapping_add(part.start));
         let entered = {
             let shared = self.registry().share();

@@ -45,8 +45,8 @@ impl Container {
         access: Access,
     ) -> Result<LegacyMapping, Error> {
         let invalid = |why| Error::new(MAP, ErrorKind::Invalid(why));
-        let memory_len = memory.len();
-        let len = part.end.checked_sub(part.start).filter(|_| part.end <= memory_len);
+        let located: Arc<dyn StableMemory> = Arc::new(Located::new(&memory));
+        let len = part.end.checked_sub(part.start).filter(|_| part.end <= located.len());
         let len = len.ok_or_else(|| invalid("the part lies outside the memory"))? as u64;
         if len == 0 {
             return Err(invalid("a mapping of no bytes"));
@@ -56,7 +56,6 @@ impl Container {
         }
         let range = IovaRange::new(iova, len);
         let range = range.ok_or_else(|| Error::new(MAP, ErrorKind::Os(Errno::OVERFLOW)))?;
-        let located: Arc<dyn StableMemory> = Arc::new(Located::new(&memory));
         let first = located.address().addr().wrapping_add(part.start) as u64;
         let entered = {
             let shared = self.registry().share();

@@ -8,7 +8,7 @@ use crate::stage::Staged;
 use anyhow::{Context as _, Result, ensure};
 use lab::case::Outcome;
 use std::sync::Arc;
-use vfio_core::{Access, BoundDevice, RegionMapOptions, Region, RegionIndex};
+use vfio_core::{Access, BoundDevice, Region, RegionIndex, RegionMapOptions};
 
 pub(super) fn cases(modes: &[Mode]) -> Vec<Case> {
     in_all_modes(
