@@ -2,9 +2,12 @@
 
 use super::command::{self, Command};
 use super::mapping::Mapping;
+use super::object::sealed;
 use super::{OPTION_HUGE_PAGES, Object, ObjectId, PageTable, RlimitMode};
-use crate::registry::{Entries, Registry, Shared};
+use crate::error::misaligned;
+use crate::registry::{Entries, GuardId, Registry, Shared};
 use crate::sys::iommufd::Calls;
+use crate::sys::located::Located;
 use crate::{Access, Error, ErrorKind, Iova, IovaRange, StableMemory};
 use rustix::io::Errno;
 use std::fmt;
@@ -67,7 +70,7 @@ impl Ioas {
     /// # Errors
     ///
     /// [`ErrorKind::AlreadyMapped`], [`ErrorKind::NotAllowed`], [`ErrorKind::MemlockExceeded`]; [`ErrorKind::Invalid`] for a part
-    /// outside the memory, no access, or anything off its alignment; [`ErrorKind::Os`] with EOVERFLOW past the end of the address space, ENOSPC
+    /// outside the memory, of no bytes or without access, [`ErrorKind::Misaligned`]; [`ErrorKind::Os`] with EOVERFLOW past the end of the address space, ENOSPC
     /// without room, EFAULT where memory cannot be pinned.
     #[doc(alias = "IOMMU_IOAS_MAP")]
     pub fn map(
@@ -78,15 +81,18 @@ impl Ioas {
         access: Access,
     ) -> Result<Mapping, Error> {
         let command = command::IOAS_MAP;
-        let len = part.end.checked_sub(part.start).filter(|_| part.end <= memory.len());
+        let located: Arc<dyn StableMemory> = Arc::new(Located::new(&memory));
+        let len = part.end.checked_sub(part.start).filter(|_| part.end <= located.len());
         let len = len.ok_or_else(|| command.invalid("the part lies outside the memory"))? as u64;
-        // Should mapping fail, the memory goes after the lock: what its drop does is not known here.
-        let _kept = Arc::clone(&memory);
-        let shared = self.registry().share();
-        let mapped = self
-            .calls()
-            .ioas_map(self.id().0, &memory, part, placement.fixed(), access);
-        self.enter(&shared, command, mapped, len, placement, access, Some(memory))
+        check(command, len, access)?;
+        let (id, first) = (self.id().0, located.address().addr().wrapping_add(part.start));
+        let entered = {
+            let shared = self.registry().share();
+            let mapped = self.calls().ioas_map(id, &located, part, placement.fixed(), access);
+            enter(&shared, mapped, len, placement)
+        };
+        let entered = entered.map_err(|errno| self.explain(command, errno, placement, len, Some(first as u64)))?;
+        self.guard(command, entered, access, Some(memory))
     }
 
     /// Maps `len` bytes of a memfd or of a dma-buf, from byte `start`. The kernel holds the file.
@@ -109,10 +115,15 @@ impl Ioas {
         access: Access,
     ) -> Result<Mapping, Error> {
         let command = command::IOAS_MAP_FILE;
-        let shared = self.registry().share();
-        let calls = self.calls();
-        let mapped = calls.ioas_map_file(self.id().0, file.as_fd(), start, len, placement.fixed(), access);
-        self.enter(&shared, command, mapped, len, placement, access, None)
+        check(command, len, access)?;
+        let (id, file) = (self.id().0, file.as_fd());
+        let entered = {
+            let shared = self.registry().share();
+            let mapped = (self.calls()).ioas_map_file(id, file, start, len, placement.fixed(), access);
+            enter(&shared, mapped, len, placement)
+        };
+        let entered = entered.map_err(|errno| self.explain(command, errno, placement, len, Some(start)))?;
+        self.guard(command, entered, access, None)
     }
 
     /// Maps here what `from` maps in this or another address space of the same iommufd. Its pages stay pinned once.
@@ -127,21 +138,23 @@ impl Ioas {
         let (other, range) = (from.ioas(), from.range());
         let iommufd = self.object().iommufd();
         iommufd.check_own(other.object().iommufd(), command)?;
-        self.share_with(other, |here, there| {
+        check(command, 1, access)?;
+        let len = self.length(range);
+        let entered = self.share_with(other, |here, there| {
             // Somebody else's memory may be in its place by now.
             if !there.is_live(range.start(), from.guard()) {
-                return Err(command.fail(ErrorKind::NotMapped(range)));
+                return Err(Errno::NOENT);
             }
-            let (len, source) = (self.length(range), (other.id().0, range.start().0));
-            let copied = self
-                .calls()
-                .ioas_copy(self.id().0, source, len, placement.fixed(), access);
-            match copied {
-                Err(Errno::PERM) => Err(command.invalid("write access to what is mapped without")),
-                Err(Errno::NOENT) => Err(command.fail(ErrorKind::NotMapped(range))),
-                _ => self.enter(here, command, copied, len, placement, access, from.memory().cloned()),
-            }
-        })
+            let source = (other.id().0, range.start().0);
+            let copied = (self.calls()).ioas_copy(self.id().0, source, len, placement.fixed(), access);
+            enter(here, copied, len, placement)
+        });
+        let entered = entered.map_err(|errno| match errno {
+            Errno::PERM => command.invalid("write access to what is mapped without"),
+            Errno::NOENT => command.fail(ErrorKind::NotMapped(range)),
+            other => self.explain(command, other, placement, len, None),
+        })?;
+        self.guard(command, entered, access, from.memory().cloned())
     }
 
     /// Unmaps all mappings that lie inside a range and returns how many bytes that were. Their guards have nothing left to unmap. Waits for
@@ -235,49 +248,41 @@ impl Ioas {
         u64::try_from(range.len_bytes()).unwrap_or(u64::MAX)
     }
 
-    /// Makes the guard of a new mapping.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one place for what three ways to map have in common"
-    )]
-    fn enter(
+    /// Makes the guard of a new mapping, with nothing locked: what memory does as it goes, and who listens to `tracing`, is not known here.
+    fn guard(
         &self,
-        shared: &Shared<'_>,
         command: Command,
-        mapped: Result<u64, Errno>,
-        len: u64,
-        placement: Placement,
+        entered: Entered,
         access: Access,
         memory: Option<Arc<dyn StableMemory>>,
     ) -> Result<Mapping, Error> {
-        let iova = Iova(mapped.map_err(|errno| self.explain(command, errno, placement, len))?);
-        let elsewhere = placement.fixed().is_some_and(|asked| asked != iova.0);
-        match IovaRange::new(iova, len) {
-            Some(range) if !elsewhere => {
-                let guard = shared.enter(range);
-                Ok(Mapping::new(self.clone(), range, access, guard, memory))
-            }
-            _ => {
-                tracing::error!(%iova, len, "mapped where it cannot be; the memory is leaked");
+        match entered {
+            Entered::There(range, guard) => Ok(Mapping::new(self.clone(), range, access, guard, memory)),
+            Entered::Elsewhere(iova) => {
                 std::mem::forget(memory);
+                tracing::error!(%iova, "mapped where it cannot be; the memory is leaked");
                 Err(command.malformed("mapped elsewhere than asked for"))
             }
         }
     }
 
-    /// Says which of its many reasons the kernel had.
-    fn explain(&self, command: Command, errno: Errno, placement: Placement, len: u64) -> Error {
+    /// Says which of its many reasons the kernel had. `first` is where the bytes lie, in the process or in their file.
+    fn explain(&self, command: Command, errno: Errno, placement: Placement, len: u64, first: Option<u64>) -> Error {
         let range = placement.fixed().and_then(|start| IovaRange::new(Iova(start), len));
         match (errno, range) {
             (Errno::EXIST, Some(range)) => command.fail(ErrorKind::AlreadyMapped(range)),
             (Errno::ADDRINUSE | Errno::NOSPC, Some(range)) => command.fail(ErrorKind::NotAllowed(range)),
-            (Errno::INVAL, range) => match (self.iova_ranges(), range) {
-                (Ok(now), _) if !Iova(placement.fixed().unwrap_or(0) | len).is_aligned_to(now.alignment) => {
-                    command.invalid("IOVA or length off the address space's alignment")
+            (Errno::INVAL, range) => {
+                let Ok(now) = self.iova_ranges() else {
+                    return command.error(errno);
+                };
+                let numbers = [("IOVA", placement.fixed()), ("length", Some(len)), ("address", first)];
+                match (misaligned(numbers, now.alignment), range) {
+                    (Some(kind), _) => command.fail(kind),
+                    (None, Some(range)) if !now.contains(&range) => command.fail(ErrorKind::NotAllowed(range)),
+                    _ => command.error(errno),
                 }
-                (Ok(now), Some(range)) if !now.contains(&range) => command.fail(ErrorKind::NotAllowed(range)),
-                _ => command.error(errno),
-            },
+            }
             (Errno::NOMEM, _) => {
                 let iommufd = self.object().iommufd();
                 let files = iommufd.system().files();
@@ -328,6 +333,8 @@ impl Ioas {
     }
 }
 
+impl sealed::Sealed for Ioas {}
+
 impl PageTable for Ioas {
     fn object(&self) -> &Arc<Object> {
         &self.inner.object
@@ -338,6 +345,36 @@ impl fmt::Debug for Ioas {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.inner.object.fmt(f)
     }
+}
+
+/// What became of a mapping in the kernel.
+#[derive(Clone, Copy)]
+enum Entered {
+    /// It is entered in the registry.
+    There(IovaRange, GuardId),
+    /// Not where it was asked for, or where nothing can be.
+    Elsewhere(Iova),
+}
+
+/// Enters what the kernel has just mapped, with the registry held since before.
+fn enter(shared: &Shared<'_>, mapped: Result<u64, Errno>, len: u64, placement: Placement) -> Result<Entered, Errno> {
+    let iova = Iova(mapped?);
+    let asked = placement.fixed().is_none_or(|asked| asked == iova.0);
+    Ok(match IovaRange::new(iova, len).filter(|_| asked) {
+        Some(range) => Entered::There(range, shared.enter(range)),
+        None => Entered::Elsewhere(iova),
+    })
+}
+
+/// Refuses what no kernel maps, and for which it says no more than EINVAL.
+fn check(command: Command, len: u64, access: Access) -> Result<(), Error> {
+    if len == 0 {
+        return Err(command.invalid("a mapping of no bytes"));
+    }
+    if access.is_empty() {
+        return Err(command.invalid("a mapping that may be neither read nor written"));
+    }
+    Ok(())
 }
 
 impl Placement {
