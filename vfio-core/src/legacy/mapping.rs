@@ -63,7 +63,8 @@ impl Container {
     /// # Errors
     ///
     /// [`ErrorKind::NotMapped`] if the range cuts a mapping, in which case nothing was unmapped (also in version 1, where the
-    /// kernel would have cut it); [`ErrorKind::ShortUnmap`].
+    /// kernel would have cut it). After [`ErrorKind::ShortUnmap`], and after any errno but EINVAL and EOVERFLOW, some may be unmapped and others
+    /// not, and nobody can tell: the guards of all unmap nothing any more and leak their memory.
     #[doc(alias = "VFIO_IOMMU_UNMAP_DMA")]
     #[doc(alias = "VFIO_DMA_UNMAP_FLAG_ALL")]
     pub fn unmap(&self, range: IovaRange) -> Result<u64, Error> {
@@ -76,16 +77,22 @@ impl Container {
                 // The one range that has no length.
                 Err(_) => self.calls().unmap_all(),
             };
-            let got = unmapped.map_err(|errno| failed(unmap_kind(errno, range)))?;
             let want = inside
                 .iter()
                 .fold(0, |sum: u64, entry| sum.saturating_add(length(*entry)));
-            if got < want {
-                // Which of them are gone is not told: their guards find out one by one.
-                return Err(failed(ErrorKind::ShortUnmap { want, got }));
-            }
-            inside.into_iter().for_each(|entry| entries.remove(entry));
-            Ok(got)
+            let kind = match unmapped {
+                Ok(got) if got >= want => {
+                    inside.into_iter().for_each(|entry| entries.remove(entry));
+                    return Ok(got);
+                }
+                Ok(got) => ErrorKind::ShortUnmap { want, got },
+                // Said of the range, before anything is unmapped.
+                Err(errno @ (Errno::INVAL | Errno::OVERFLOW)) => return Err(failed(unmap_kind(errno, range))),
+                Err(errno) => unmap_kind(errno, range),
+            };
+            // Which of them are gone is not told, and a guard that looked for itself could meet a later mapping.
+            inside.into_iter().for_each(|entry| entries.make_unclear(entry));
+            Err(failed(kind))
         })
     }
 
@@ -169,7 +176,7 @@ impl LegacyMapping {
         &self.container
     }
 
-    /// Whether it is mapped, as far as is known: not once [`Container::unmap`] took it away.
+    /// Whether it is mapped, as far as is known: not once [`Container::unmap`] took it away, and not where that failed and left it unclear.
     #[must_use]
     pub fn is_mapped(&self) -> bool {
         self.container
@@ -227,7 +234,12 @@ impl LegacyMapping {
         match shared.claim(self.range.start(), self.guard) {
             Claim::Live => {}
             Claim::Gone => return Ok(()),
-            Claim::Unclear => return Err((false, ErrorKind::Invalid("a ranged unmap failed half-way here"))),
+            Claim::Unclear => {
+                return Err((
+                    false,
+                    ErrorKind::Invalid("whether it is mapped cannot be told: a ranged unmap failed"),
+                ));
+            }
         }
         let Some(dirty) = dirty else {
             let unmapped = self.unmap_call(None).map_err(|errno| unmap_kind(errno, self.range));

@@ -66,13 +66,17 @@ impl Container {
             size,
             bitmap,
         };
-        // SAFETY: VFIO_IOMMU_DIRTY_PAGES reads this structure and writes to the bitmap, which callers borrow for as long as it says.
+        // SAFETY: VFIO_IOMMU_DIRTY_PAGES reads this structure. To the bitmap it writes as in `unmap`; a range that cuts a mapping, and version 1, it
+        // refuses.
         unsafe { ioctl::call(self.file.as_fd(), DIRTY_PAGES, &mut pages) }?;
         Ok(())
     }
 
     fn unmap(&self, unmap: &mut Unmap) -> Result<u64> {
-        // SAFETY: VFIO_IOMMU_UNMAP_DMA reads and writes this structure, and the bitmap, which callers borrow for as long as it says.
+        // SAFETY: VFIO_IOMMU_UNMAP_DMA reads and writes this structure. The kernel checks the bitmap's length against `size` alone, and then sets the
+        // bits of every mapping it unmaps, whole. That stays inside because none reaches beyond the range: version 2 refuses to cut one, and for
+        // version 1, which would not, there is no dirty logging and so no bitmap (`vfio_iommu_type1_dirty_pages`). `describe` has checked that
+        // there is a bit for each page of the range; the words are borrowed until after the call.
         unsafe { ioctl::call(self.file.as_fd(), request(14), unmap) }?;
         Ok(unmap.size)
     }
