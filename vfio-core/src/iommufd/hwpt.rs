@@ -195,7 +195,7 @@ impl Hwpt {
     #[doc(alias = "IOMMU_HWPT_GET_DIRTY_BITMAP")]
     pub fn dirty_bitmap(&self, bitmap: &mut DirtyBitmap, clear: bool) -> Result<(), Error> {
         let command = command::HWPT_GET_DIRTY_BITMAP;
-        let shared = self.ioas.as_ref().map(|ioas| ioas.registry().share());
+        let shared = self.ioas.as_ref().map(|ioas| ioas.space().share());
         if clear {
             match &shared {
                 Some(shared) if !shared.is_cut_by(bitmap.range()) => {}

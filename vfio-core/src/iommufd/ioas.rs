@@ -3,8 +3,8 @@
 use super::command::{self, Command};
 use super::mapping::Mapping;
 use super::{OPTION_HUGE_PAGES, Object, ObjectId, PageTable, RlimitMode};
-use crate::registry::{Entries, Registry, Shared};
 use crate::sys::iommufd::Calls;
+use crate::sys::space::{self, Failed, IoasTable, Loan, NotLent, Space};
 use crate::{Access, Error, ErrorKind, Iova, IovaRange, StableMemory};
 use rustix::io::Errno;
 use std::fmt;
@@ -36,7 +36,7 @@ pub struct Ioas {
 
 struct Inner {
     object: Arc<Object>,
-    registry: Registry,
+    space: Arc<Space<IoasTable>>,
 }
 
 /// Where a mapping goes.
@@ -50,9 +50,10 @@ pub enum Placement {
 
 impl Ioas {
     pub(super) fn new(object: Arc<Object>) -> Self {
-        let registry = Registry::default();
+        let table = IoasTable::new(Arc::clone(object.iommufd().calls()), object.id().0);
+        let space = Space::new(table);
         Self {
-            inner: Arc::new(Inner { object, registry }),
+            inner: Arc::new(Inner { object, space }),
         }
     }
 
@@ -80,13 +81,8 @@ impl Ioas {
         let command = command::IOAS_MAP;
         let len = part.end.checked_sub(part.start).filter(|_| part.end <= memory.len());
         let len = len.ok_or_else(|| command.invalid("the part lies outside the memory"))? as u64;
-        // Should mapping fail, the memory goes after the lock: what its drop does is not known here.
-        let _kept = Arc::clone(&memory);
-        let shared = self.registry().share();
-        let mapped = self
-            .calls()
-            .ioas_map(self.id().0, &memory, part, placement.fixed(), access);
-        self.enter(&shared, command, mapped, len, placement, access, Some(memory))
+        let lent = self.space().map(memory, part, placement.fixed(), access);
+        self.guard(command, lent, len, placement, access)
     }
 
     /// Maps `len` bytes of a memfd or of a dma-buf, from byte `start`. The kernel holds the file.
@@ -109,10 +105,10 @@ impl Ioas {
         access: Access,
     ) -> Result<Mapping, Error> {
         let command = command::IOAS_MAP_FILE;
-        let shared = self.registry().share();
-        let calls = self.calls();
-        let mapped = calls.ioas_map_file(self.id().0, file.as_fd(), start, len, placement.fixed(), access);
-        self.enter(&shared, command, mapped, len, placement, access, None)
+        let lent = self
+            .space()
+            .map_file(file.as_fd(), start, len, placement.fixed(), access);
+        self.guard(command, lent, len, placement, access)
     }
 
     /// Maps here what `from` maps in this or another address space of the same iommufd. Its pages stay pinned once.
@@ -127,21 +123,15 @@ impl Ioas {
         let (other, range) = (from.ioas(), from.range());
         let iommufd = self.object().iommufd();
         iommufd.check_own(other.object().iommufd(), command)?;
-        self.share_with(other, |here, there| {
-            // Somebody else's memory may be in its place by now.
-            if !there.is_live(range.start(), from.guard()) {
-                return Err(command.fail(ErrorKind::NotMapped(range)));
-            }
-            let (len, source) = (self.length(range), (other.id().0, range.start().0));
-            let copied = self
-                .calls()
-                .ioas_copy(self.id().0, source, len, placement.fixed(), access);
-            match copied {
-                Err(Errno::PERM) => Err(command.invalid("write access to what is mapped without")),
-                Err(Errno::NOENT) => Err(command.fail(ErrorKind::NotMapped(range))),
-                _ => self.enter(here, command, copied, len, placement, access, from.memory().cloned()),
-            }
-        })
+        let not_mapped = || command.fail(ErrorKind::NotMapped(range));
+        let lent = self
+            .space()
+            .copy(from.loan().ok_or_else(not_mapped)?, placement.fixed(), access);
+        match lent {
+            Err(NotLent::Kernel(Errno::PERM)) => Err(command.invalid("write access to what is mapped without")),
+            Err(NotLent::Kernel(Errno::NOENT)) => Err(not_mapped()),
+            _ => self.guard(command, lent, space::length(range), placement, access),
+        }
     }
 
     /// Unmaps all mappings that lie inside a range and returns how many bytes that were. Their guards have nothing left to unmap. Waits for
@@ -154,35 +144,9 @@ impl Ioas {
     /// Then some may be unmapped and others not, and each guard knows which.
     #[doc(alias = "IOMMU_IOAS_UNMAP")]
     pub fn unmap(&self, range: IovaRange) -> Result<u64, Error> {
-        let command = command::IOAS_UNMAP;
-        let not_mapped = || command.fail(ErrorKind::NotMapped(range));
-        self.registry().alone(|entries| {
-            let inside = entries.inside(range).ok_or_else(not_mapped)?;
-            let want = inside
-                .iter()
-                .fold(0, |sum: u64, entry| sum.saturating_add(self.length(*entry)));
-            match self
-                .calls()
-                .ioas_unmap(self.id().0, range.start().0, self.length(range))
-            {
-                Ok(got) if got >= want => {
-                    inside.iter().for_each(|entry| entries.remove(*entry));
-                    Ok(got)
-                }
-                Ok(got) => {
-                    self.sort_out(entries, &inside);
-                    Err(command.fail(ErrorKind::ShortUnmap { want, got }))
-                }
-                Err(errno) => {
-                    self.sort_out(entries, &inside);
-                    Err(if errno == Errno::NOENT {
-                        not_mapped()
-                    } else {
-                        command.error(errno)
-                    })
-                }
-            }
-        })
+        let alone = !self.object().iommufd().is_shared();
+        let unmapped = self.space().unmap(range, alone);
+        unmapped.map_err(|failed| command::IOAS_UNMAP.fail(unmap_kind(failed, range)))
     }
 
     /// Whether pages that lie together are joined to larger ones in the page tables.
@@ -223,43 +187,27 @@ impl Ioas {
     }
 
     pub(super) fn calls(&self) -> &dyn Calls {
-        self.inner.object.iommufd().calls()
+        &**self.inner.object.iommufd().calls()
     }
 
-    pub(super) fn registry(&self) -> &Registry {
-        &self.inner.registry
-    }
-
-    /// Length as the kernel counts it: its word for everything is `u64::MAX`.
-    pub(super) fn length(&self, range: IovaRange) -> u64 {
-        u64::try_from(range.len_bytes()).unwrap_or(u64::MAX)
+    pub(super) fn space(&self) -> &Arc<Space<IoasTable>> {
+        &self.inner.space
     }
 
     /// Makes the guard of a new mapping.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one place for what three ways to map have in common"
-    )]
-    fn enter(
+    fn guard(
         &self,
-        shared: &Shared<'_>,
         command: Command,
-        mapped: Result<u64, Errno>,
+        lent: Result<Loan<IoasTable>, NotLent>,
         len: u64,
         placement: Placement,
         access: Access,
-        memory: Option<Arc<dyn StableMemory>>,
     ) -> Result<Mapping, Error> {
-        let iova = Iova(mapped.map_err(|errno| self.explain(command, errno, placement, len))?);
-        let elsewhere = placement.fixed().is_some_and(|asked| asked != iova.0);
-        match IovaRange::new(iova, len) {
-            Some(range) if !elsewhere => {
-                let guard = shared.enter(range);
-                Ok(Mapping::new(self.clone(), range, access, guard, memory))
-            }
-            _ => {
+        match lent {
+            Ok(loan) => Ok(Mapping::new(self.clone(), access, loan)),
+            Err(NotLent::Kernel(errno)) => Err(self.explain(command, errno, placement, len)),
+            Err(NotLent::Elsewhere(iova)) => {
                 tracing::error!(%iova, len, "mapped where it cannot be; the memory is leaked");
-                std::mem::forget(memory);
                 Err(command.malformed("mapped elsewhere than asked for"))
             }
         }
@@ -294,38 +242,6 @@ impl Ioas {
             _ => command.error(errno),
         }
     }
-
-    /// Finds out which mappings a ranged unmap that failed has left: a copy of a mapping to its own place fails with EEXIST
-    /// where it is and with ENOENT where it is not, and changes nothing. Where others have the descriptor, ENOENT may also mean that they left a part.
-    fn sort_out(&self, entries: &mut Entries, inside: &[IovaRange]) {
-        for entry in inside {
-            let (id, start) = (self.id().0, entry.start().0);
-            match self
-                .calls()
-                .ioas_copy(id, (id, start), self.length(*entry), Some(start), Access::READ)
-            {
-                Err(Errno::EXIST) => {}
-                Err(Errno::NOENT) if !self.object().iommufd().is_shared() => entries.remove(*entry),
-                _ => entries.make_unclear(*entry),
-            }
-        }
-    }
-
-    /// Runs `work` with the registries of both held shared. They are taken in a fixed order: two copies in opposite directions, each with a
-    /// ranged unmap waiting, would otherwise wait for each other.
-    fn share_with<T>(&self, other: &Self, work: impl FnOnce(&Shared<'_>, &Shared<'_>) -> T) -> T {
-        let (here, there) = (Arc::as_ptr(&self.inner), Arc::as_ptr(&other.inner));
-        if here == there {
-            let both = self.registry().share();
-            work(&both, &both)
-        } else if here < there {
-            let here = self.registry().share();
-            work(&here, &other.registry().share())
-        } else {
-            let there = other.registry().share();
-            work(&self.registry().share(), &there)
-        }
-    }
 }
 
 impl PageTable for Ioas {
@@ -346,5 +262,17 @@ impl Placement {
             Self::Fixed(iova) => Some(iova.0),
             Self::Any => None,
         }
+    }
+}
+
+/// What is said of a range that is not unmapped, besides what the kernel has its own words for.
+pub(super) fn unmap_kind(failed: Failed, range: IovaRange) -> ErrorKind {
+    match failed {
+        Failed::Cut | Failed::Kernel(Errno::NOENT) => ErrorKind::NotMapped(range),
+        Failed::Unclear => ErrorKind::Invalid(
+            "whether it is mapped cannot be told: a ranged unmap failed, or somebody else mapped here",
+        ),
+        Failed::Short { want, got } => ErrorKind::ShortUnmap { want, got },
+        Failed::Kernel(errno) | Failed::Bits(errno) => command::IOAS_UNMAP.error(errno).kind,
     }
 }

@@ -91,7 +91,7 @@ impl Object {
 impl Drop for Object {
     fn drop(&mut self) {
         self.iommufd.orphans().destroy(
-            self.iommufd.calls(),
+            &**self.iommufd.calls(),
             Orphan {
                 id: self.id,
                 kind: self.kind,

@@ -19,6 +19,7 @@ pub(crate) mod iommufd;
 pub(crate) mod kvm;
 pub(crate) mod mem;
 pub(crate) mod mmio;
+pub(crate) mod space;
 pub(crate) mod vfio;
 
 use rustix::io::Errno;

@@ -1,6 +1,7 @@
 //! A container file of the running kernel, or an iommufd in its compatible mode.
 
 use super::{ContainerCalls, Result, ask, request, word};
+use crate::sys::space::Lent;
 use crate::sys::{bitmap, ioctl};
 use crate::{Access, StableMemory};
 use rustix::io::Errno;
@@ -107,7 +108,13 @@ impl ContainerCalls for Container {
         })
     }
 
-    fn map_dma(&self, memory: &Arc<dyn StableMemory>, part: Range<usize>, iova: u64, access: Access) -> Result<()> {
+    fn map_dma(
+        &self,
+        memory: Lent<&Arc<dyn StableMemory>>,
+        part: Range<usize>,
+        iova: u64,
+        access: Access,
+    ) -> Result<()> {
         let size = part.end.checked_sub(part.start).ok_or(Errno::INVAL)?;
         if part.end > memory.len() {
             return Err(Errno::INVAL);
@@ -127,7 +134,7 @@ impl ContainerCalls for Container {
             size: size as u64,
         };
         // SAFETY: VFIO_IOMMU_MAP_DMA reads this structure. The memory it names is inside a `StableMemory`, so a device may write to it
-        // as long as the value lives, and the caller holds it until the range is unmapped.
+        // as long as the value lives, and it is lent: not let go until the range is unmapped.
         unsafe { ioctl::call(self.file.as_fd(), request(13), &mut map) }?;
         Ok(())
     }
