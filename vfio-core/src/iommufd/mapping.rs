@@ -69,8 +69,9 @@ impl Mapping {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Busy`] while a [`HwQueue`](super::HwQueue) uses it, [`ErrorKind::ShortUnmap`], [`ErrorKind::NotMapped`] if somebody else
-    /// unmapped it, or a part of it, through another descriptor. The memory is leaked in all of these cases.
+    /// [`ErrorKind::Busy`](crate::ErrorKind::Busy) while a [`HwQueue`](super::HwQueue) uses it, [`ErrorKind::ShortUnmap`](crate::ErrorKind::ShortUnmap),
+    /// [`ErrorKind::NotMapped`](crate::ErrorKind::NotMapped) if somebody else unmapped it, or a part of it, through another descriptor. The memory is
+    /// leaked in all of these cases.
     #[doc(alias = "IOMMU_IOAS_UNMAP")]
     pub fn unmap(mut self) -> Result<(), Error> {
         self.release()

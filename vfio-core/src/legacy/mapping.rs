@@ -75,9 +75,15 @@ impl Container {
     #[doc(alias = "VFIO_IOMMU_UNMAP_DMA")]
     #[doc(alias = "VFIO_DMA_UNMAP_FLAG_ALL")]
     pub fn unmap(&self, range: IovaRange) -> Result<u64, Error> {
-        // The kernel is asked for what it knows itself: `alone` matters to an IOAS only.
+        // Whether others have the descriptor makes no difference to type1.
         let unmapped = self.space().unmap(range, false);
-        unmapped.map_err(|failed| Error::new(UNMAP, unmap_kind(failed, range)))
+        unmapped.map_err(|failed| {
+            let kind = match failed {
+                Failed::Short { want, got } => ErrorKind::ShortUnmap { want, got },
+                other => unmap_kind(other, range),
+            };
+            Error::new(UNMAP, kind)
+        })
     }
 
     /// Unmaps everything and returns how many bytes that were.
