@@ -144,8 +144,7 @@ impl Ioas {
     /// Then some may be unmapped and others not, and each guard knows which.
     #[doc(alias = "IOMMU_IOAS_UNMAP")]
     pub fn unmap(&self, range: IovaRange) -> Result<u64, Error> {
-        let alone = !self.object().iommufd().is_shared();
-        let unmapped = self.space().unmap(range, alone);
+        let unmapped = self.space().unmap(range, || !self.object().iommufd().is_shared());
         unmapped.map_err(|failed| command::IOAS_UNMAP.fail(unmap_kind(failed, range)))
     }
 

@@ -76,7 +76,7 @@ impl Container {
     #[doc(alias = "VFIO_DMA_UNMAP_FLAG_ALL")]
     pub fn unmap(&self, range: IovaRange) -> Result<u64, Error> {
         // Whether others have the descriptor makes no difference to type1.
-        let unmapped = self.space().unmap(range, false);
+        let unmapped = self.space().unmap(range, || false);
         unmapped.map_err(|failed| {
             let kind = match failed {
                 Failed::Short { want, got } => ErrorKind::ShortUnmap { want, got },

@@ -139,8 +139,8 @@ impl<T: Table> Space<T> {
     }
 
     /// Unmaps all mappings that lie inside a range, and returns how many bytes that were. Their loans have nothing left to unmap, and those which may
-    /// be gone are never unmapped again.
-    pub(crate) fn unmap(&self, range: IovaRange, alone: bool) -> std::result::Result<u64, Failed> {
+    /// be gone are never unmapped again. `alone` says whether nobody else has the descriptor, and is asked after a failure.
+    pub(crate) fn unmap(&self, range: IovaRange, alone: impl FnOnce() -> bool) -> std::result::Result<u64, Failed> {
         self.registry.alone(|entries| {
             let inside = entries.inside(range).ok_or(Failed::Cut)?;
             let want = inside
@@ -154,6 +154,7 @@ impl<T: Table> Space<T> {
                 Ok(got) => Failed::Short { want, got },
                 Err(errno) => Failed::Kernel(errno),
             };
+            let alone = alone();
             for entry in inside {
                 match self.table.left(failed, entry, alone) {
                     Left::All => {}
