@@ -79,7 +79,7 @@ pub use legacy::{AttachedGroup, Container, ContainerPath, Group, GroupStatus, Io
 pub use memory::{Access, Backing, Memory, MemoryOptions, PageSize, StableMemory};
 pub use migration::Migration;
 pub use mmio::Mmio;
-pub use region::{MapOptions, Region, RegionMap};
+pub use region::{Region, RegionMap, RegionMapOptions};
 pub use rustix::io::Errno;
 pub use system::System;
 pub use token::{ParseVfTokenError, VfToken};

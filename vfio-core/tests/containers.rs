@@ -173,7 +173,7 @@ fn refusals_say_what_is_wrong() {
         ] {
             let refused = map(part.clone(), iova, access).unwrap_err();
             assert!(
-                matches!(refused.kind, ErrorKind::Invalid(_)),
+                matches!(refused.kind, ErrorKind::Invalid(_) | ErrorKind::Misaligned { .. }),
                 "{part:?} {iova}: {refused}"
             );
         }
@@ -237,7 +237,7 @@ fn a_group_is_opened_once_and_is_in_one_container() {
     assert!(matches!(again.kind, ErrorKind::Busy(_)), "{again}");
     let other = Container::open(&machine.system(), ContainerPath::Vfio).unwrap();
     let refused = other.add(group.group()).unwrap_err();
-    assert!(matches!(refused.kind, ErrorKind::Invalid(_)), "{refused}");
+    assert!(matches!(refused.kind, ErrorKind::Busy(_)), "{refused}");
     let early = other.set_iommu(IommuType::Type1).unwrap_err();
     assert!(
         matches!(early.kind, ErrorKind::Invalid(_)),
@@ -290,27 +290,4 @@ fn pages_that_a_device_may_have_written_are_dirty() {
     mapping.unmap_dirty(&mut dirty).unwrap();
     assert_eq!(dirty.count(), SIZE as u64 / page_size);
     container.dirty_stop().unwrap();
-}
-
-#[test]
-fn a_group_that_is_in_a_container_is_adopted_and_no_other() {
-    for (path, kind) in WAYS {
-        let machine = machine();
-        let group = Group::open(&machine.system(), GROUP).unwrap();
-        let container = Container::open(&machine.system(), path).unwrap();
-        let refused = container.adopt(&group).unwrap_err();
-        assert!(
-            matches!(refused.kind, ErrorKind::Invalid(_)),
-            "{path:?} {kind:?}: {refused}"
-        );
-        // As a process leaves it that hands both over.
-        std::mem::forget(container.add(&group).unwrap());
-        container.set_iommu(kind).unwrap();
-        let adopted = container.adopt(&group).unwrap();
-        let device = adopted.device(bdf(), None).unwrap();
-        let stranger = tempfile::tempfile().unwrap().into();
-        assert!(adopted.adopt_device(stranger, None).is_err());
-        drop((device, adopted));
-        assert!(!group.status().unwrap().contains(vfio_core::GroupStatus::CONTAINER_SET));
-    }
 }

@@ -4,7 +4,7 @@ use super::command;
 use super::fault::FaultQueue;
 use super::invalidate::{self, InvalidateError, Invalidation};
 use super::ioas::Ioas;
-use super::object::FAULTING_HWPT;
+use super::object::{FAULTING_HWPT, sealed};
 use super::viommu::Viommu;
 use super::{IommuDevice, Object, ObjectId, PageTable, Parent};
 use crate::sys::iommufd::HwptAlloc;
@@ -220,6 +220,8 @@ impl Hwpt {
         invalidate::run(&self.object, entries)
     }
 }
+
+impl sealed::Sealed for Hwpt {}
 
 impl PageTable for Hwpt {
     fn object(&self) -> &Arc<Object> {

@@ -2,8 +2,11 @@
 
 use super::command::{self, Command};
 use super::mapping::Mapping;
+use super::object::sealed;
 use super::{OPTION_HUGE_PAGES, Object, ObjectId, PageTable, RlimitMode};
+use crate::error::misaligned;
 use crate::sys::iommufd::Calls;
+use crate::sys::located::Located;
 use crate::sys::space::{self, Failed, IoasTable, Loan, NotLent, Space};
 use crate::{Access, Error, ErrorKind, Iova, IovaRange, StableMemory};
 use rustix::io::Errno;
@@ -68,7 +71,7 @@ impl Ioas {
     /// # Errors
     ///
     /// [`ErrorKind::AlreadyMapped`], [`ErrorKind::NotAllowed`], [`ErrorKind::MemlockExceeded`]; [`ErrorKind::Invalid`] for a part
-    /// outside the memory, no access, or anything off its alignment; [`ErrorKind::Os`] with EOVERFLOW past the end of the address space, ENOSPC
+    /// outside the memory, of no bytes or without access, [`ErrorKind::Misaligned`]; [`ErrorKind::Os`] with EOVERFLOW past the end of the address space, ENOSPC
     /// without room, EFAULT where memory cannot be pinned.
     #[doc(alias = "IOMMU_IOAS_MAP")]
     pub fn map(
@@ -79,10 +82,13 @@ impl Ioas {
         access: Access,
     ) -> Result<Mapping, Error> {
         let command = command::IOAS_MAP;
-        let len = part.end.checked_sub(part.start).filter(|_| part.end <= memory.len());
+        let located = Arc::new(Located::new(memory));
+        let len = part.end.checked_sub(part.start).filter(|_| part.end <= located.len());
         let len = len.ok_or_else(|| command.invalid("the part lies outside the memory"))? as u64;
-        let lent = self.space().map(memory, part, placement.fixed(), access);
-        self.guard(command, lent, len, placement, access)
+        check(command, len, access)?;
+        let first = located.address().addr().wrapping_add(part.start) as u64;
+        let lent = self.space().map(located, part, placement.fixed(), access);
+        self.guard(command, lent, len, placement, access, Some(first))
     }
 
     /// Maps `len` bytes of a memfd or of a dma-buf, from byte `start`. The kernel holds the file.
@@ -105,10 +111,10 @@ impl Ioas {
         access: Access,
     ) -> Result<Mapping, Error> {
         let command = command::IOAS_MAP_FILE;
-        let lent = self
-            .space()
-            .map_file(file.as_fd(), start, len, placement.fixed(), access);
-        self.guard(command, lent, len, placement, access)
+        check(command, len, access)?;
+        let file = file.as_fd();
+        let lent = self.space().map_file(file, start, len, placement.fixed(), access);
+        self.guard(command, lent, len, placement, access, Some(start))
     }
 
     /// Maps here what `from` maps in this or another address space of the same iommufd. Its pages stay pinned once.
@@ -123,6 +129,7 @@ impl Ioas {
         let (other, range) = (from.ioas(), from.range());
         let iommufd = self.object().iommufd();
         iommufd.check_own(other.object().iommufd(), command)?;
+        check(command, 1, access)?;
         let not_mapped = || command.fail(ErrorKind::NotMapped(range));
         let lent = self
             .space()
@@ -130,7 +137,7 @@ impl Ioas {
         match lent {
             Err(NotLent::Kernel(Errno::PERM)) => Err(command.invalid("write access to what is mapped without")),
             Err(NotLent::Kernel(Errno::NOENT)) => Err(not_mapped()),
-            _ => self.guard(command, lent, space::length(range), placement, access),
+            _ => self.guard(command, lent, space::length(range), placement, access, None),
         }
     }
 
@@ -201,10 +208,11 @@ impl Ioas {
         len: u64,
         placement: Placement,
         access: Access,
+        first: Option<u64>,
     ) -> Result<Mapping, Error> {
         match lent {
             Ok(loan) => Ok(Mapping::new(self.clone(), access, loan)),
-            Err(NotLent::Kernel(errno)) => Err(self.explain(command, errno, placement, len)),
+            Err(NotLent::Kernel(errno)) => Err(self.explain(command, errno, placement, len, first)),
             Err(NotLent::Elsewhere(iova)) => {
                 tracing::error!(%iova, len, "mapped where it cannot be; the memory is leaked");
                 Err(command.malformed("mapped elsewhere than asked for"))
@@ -212,19 +220,23 @@ impl Ioas {
         }
     }
 
-    /// Says which of its many reasons the kernel had.
-    fn explain(&self, command: Command, errno: Errno, placement: Placement, len: u64) -> Error {
+    /// Says which of its many reasons the kernel had. `first` is where the bytes lie, in the process or in their file.
+    fn explain(&self, command: Command, errno: Errno, placement: Placement, len: u64, first: Option<u64>) -> Error {
         let range = placement.fixed().and_then(|start| IovaRange::new(Iova(start), len));
         match (errno, range) {
             (Errno::EXIST, Some(range)) => command.fail(ErrorKind::AlreadyMapped(range)),
             (Errno::ADDRINUSE | Errno::NOSPC, Some(range)) => command.fail(ErrorKind::NotAllowed(range)),
-            (Errno::INVAL, range) => match (self.iova_ranges(), range) {
-                (Ok(now), _) if !Iova(placement.fixed().unwrap_or(0) | len).is_aligned_to(now.alignment) => {
-                    command.invalid("IOVA or length off the address space's alignment")
+            (Errno::INVAL, range) => {
+                let Ok(now) = self.iova_ranges() else {
+                    return command.error(errno);
+                };
+                let numbers = [("IOVA", placement.fixed()), ("length", Some(len)), ("address", first)];
+                match (misaligned(numbers, now.alignment), range) {
+                    (Some(kind), _) => command.fail(kind),
+                    (None, Some(range)) if !now.contains(&range) => command.fail(ErrorKind::NotAllowed(range)),
+                    _ => command.error(errno),
                 }
-                (Ok(now), Some(range)) if !now.contains(&range) => command.fail(ErrorKind::NotAllowed(range)),
-                _ => command.error(errno),
-            },
+            }
             (Errno::NOMEM, _) => {
                 let iommufd = self.object().iommufd();
                 let files = iommufd.system().files();
@@ -243,6 +255,8 @@ impl Ioas {
     }
 }
 
+impl sealed::Sealed for Ioas {}
+
 impl PageTable for Ioas {
     fn object(&self) -> &Arc<Object> {
         &self.inner.object
@@ -253,6 +267,17 @@ impl fmt::Debug for Ioas {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.inner.object.fmt(f)
     }
+}
+
+/// Refuses what no kernel maps, and for which it says no more than EINVAL.
+fn check(command: Command, len: u64, access: Access) -> Result<(), Error> {
+    if len == 0 {
+        return Err(command.invalid("a mapping of no bytes"));
+    }
+    if access.is_empty() {
+        return Err(command.invalid("a mapping that may be neither read nor written"));
+    }
+    Ok(())
 }
 
 impl Placement {

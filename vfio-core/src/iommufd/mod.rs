@@ -37,6 +37,7 @@ pub use viommu::{HwQueue, HwQueueKind, ObjectMap, Vdevice, Viommu, ViommuKind};
 
 use crate::sys::iommufd::{Calls, Descriptor};
 use crate::{Error, ErrorKind, System};
+pub(crate) use object::sealed;
 use object::{Orphans, Parent};
 use rustix::io::Errno;
 use std::fmt;

@@ -1,6 +1,7 @@
 //! Containers: one address space and the groups that use it.
 
-use super::group::{AttachedGroup, Group, GroupStatus};
+use super::attached::AttachedGroup;
+use super::group::{Group, GroupStatus};
 use crate::info::ContainerInfo;
 use crate::sys::space::{Space, Type1Table};
 use crate::sys::vfio::{self, ContainerCalls};
@@ -179,14 +180,18 @@ impl Container {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::GroupNotViable`] while a function of the group is on a host driver; [`ErrorKind::Invalid`] for a group that is in a
-    /// container; [`ErrorKind::Unsafe`] when the container has an IOMMU and this group's interrupts cannot be isolated.
+    /// [`ErrorKind::GroupNotViable`] while a function of the group is on a host driver; [`ErrorKind::Busy`] while an [`AttachedGroup`] of it lives,
+    /// and [`ErrorKind::Invalid`] for a group that is in a container without one; [`ErrorKind::Unsafe`] when the container has an IOMMU and this group's interrupts cannot be isolated.
     #[doc(alias = "VFIO_GROUP_SET_CONTAINER")]
     pub fn add(&self, group: &Group) -> Result<AttachedGroup, Error> {
         const STEP: &str = "VFIO_GROUP_SET_CONTAINER";
         group.refuse_unguarded().map_err(|kind| Error::new(STEP, kind))?;
-        let _coming = self.groups();
-        group.calls().set_container(&*self.inner.calls).map_err(|errno| {
+        let claim = group.claim().map_err(|kind| Error::new(STEP, kind))?;
+        let joined = {
+            let _coming = self.groups();
+            group.calls().set_container(&*self.inner.calls)
+        };
+        joined.map_err(|errno| {
             let kind = match errno {
                 Errno::PERM => match (group.id(), group.viable()) {
                     (Some(group_id), Ok(false)) => ErrorKind::GroupNotViable {
@@ -200,7 +205,7 @@ impl Container {
             };
             Error::new(STEP, kind)
         })?;
-        Ok(AttachedGroup::new(group, self))
+        Ok(AttachedGroup::new(claim, self))
     }
 
     /// Takes charge of a group that is in the container already, where another process opened both and handed them over. It leaves as one that
@@ -208,15 +213,16 @@ impl Container {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`] for a group that is in no container, and for one that no IOMMU guards. Which container it is in the kernel does
-    /// not tell: the caller knows it.
+    /// [`ErrorKind::Invalid`] for a group that is in no container, and for one that no IOMMU guards; [`ErrorKind::Busy`] while an
+    /// [`AttachedGroup`] of it lives, of whichever container. Which container it is in the kernel does not tell: the caller knows it.
     pub fn adopt(&self, group: &Group) -> Result<AttachedGroup, Error> {
         let failed = |kind| Error::new("VFIO_GROUP_GET_STATUS", kind);
         group.refuse_unguarded().map_err(failed)?;
+        let claim = group.claim().map_err(failed)?;
         if !group.status()?.contains(GroupStatus::CONTAINER_SET) {
             return Err(failed(ErrorKind::Invalid("the group is in no container")));
         }
-        Ok(AttachedGroup::new(group, self))
+        Ok(AttachedGroup::new(claim, self))
     }
 
     /// Takes a group out; whatever it still had mapped is gone if it was the last.
@@ -335,6 +341,7 @@ impl fmt::Debug for Container {
 mod tests {
     use super::*;
     use crate::fake::{Copier, Machine};
+    use crate::sys::located::tests::Asked;
     use crate::{Access, Iova, Memory, MemoryOptions};
     use pci::GroupId;
 
@@ -358,5 +365,23 @@ mod tests {
         let range = mapping.range();
         mapping.unmap().unwrap();
         assert_eq!(theirs.container().unmap(range).unwrap(), 0, "its guard has unmapped it");
+    }
+
+    #[test]
+    fn memory_is_asked_with_nothing_locked() {
+        let machine = Machine::builder()
+            .device("0000:01:00.0".parse().unwrap(), GroupId(7), Copier::new())
+            .build();
+        let system = machine.system();
+        let group = Group::open(&system, GroupId(7)).unwrap();
+        let attached = Container::with_group(&system, ContainerPath::Vfio, IommuType::Type1v2, &group).unwrap();
+        let container = attached.container();
+        let asking = container.clone();
+        let memory = Asked::shared(move || assert_eq!(asking.space().is_open_for(), (true, true)));
+        let map = |start| container.map(Arc::clone(&memory), 0..4096, Iova(start), Access::READ);
+        drop(map(1 << 20).unwrap());
+        let refused = map((1 << 20) + 8).unwrap_err();
+        let expected = "VFIO_IOMMU_MAP_DMA: the IOVA must be a multiple of 0x1000, and is 0x100008";
+        assert_eq!(refused.to_string(), expected);
     }
 }

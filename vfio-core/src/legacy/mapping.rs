@@ -1,7 +1,9 @@
 //! Mapping memory into a container, and the guard of each mapping.
 
 use super::Container;
+use crate::error::misaligned;
 use crate::info::ContainerInfo;
+use crate::sys::located::Located;
 use crate::sys::space::{Failed, Loan, NotLent, Type1Table, length};
 use crate::{Access, DirtyBitmap, Error, ErrorKind, Iova, IovaRange, StableMemory};
 use rustix::io::Errno;
@@ -30,7 +32,7 @@ impl Container {
     /// # Errors
     ///
     /// [`ErrorKind::AlreadyMapped`], [`ErrorKind::NotAllowed`], [`ErrorKind::MappingLimit`], [`ErrorKind::MemlockExceeded`];
-    /// [`ErrorKind::Invalid`] for a part outside the memory or anything off its alignment; [`ErrorKind::Os`] with EOVERFLOW past the end
+    /// [`ErrorKind::Invalid`] for a part outside the memory, of no bytes or without access, [`ErrorKind::Misaligned`]; [`ErrorKind::Os`] with EOVERFLOW past the end
     /// of the address space, EFAULT where memory cannot be pinned.
     #[doc(alias = "VFIO_IOMMU_MAP_DMA")]
     pub fn map(
@@ -41,17 +43,22 @@ impl Container {
         access: Access,
     ) -> Result<LegacyMapping, Error> {
         let invalid = |why| Error::new(MAP, ErrorKind::Invalid(why));
-        let len = part.end.checked_sub(part.start).filter(|_| part.end <= memory.len());
+        let located = Arc::new(Located::new(memory));
+        let len = part.end.checked_sub(part.start).filter(|_| part.end <= located.len());
         let len = len.ok_or_else(|| invalid("the part lies outside the memory"))? as u64;
-        if len == 0 || access.is_empty() {
-            return Err(invalid("a mapping of no bytes, or without access"));
+        if len == 0 {
+            return Err(invalid("a mapping of no bytes"));
+        }
+        if access.is_empty() {
+            return Err(invalid("a mapping that may be neither read nor written"));
         }
         let range = IovaRange::new(iova, len);
         let range = range.ok_or_else(|| Error::new(MAP, ErrorKind::Os(Errno::OVERFLOW)))?;
-        let loan = self.space().map(memory, part, Some(iova.0), access);
+        let first = located.address().addr().wrapping_add(part.start) as u64;
+        let loan = self.space().map(located, part, Some(iova.0), access);
         let loan = loan.map_err(|failed| {
             let kind = match failed {
-                NotLent::Kernel(errno) => self.explain(errno, range),
+                NotLent::Kernel(errno) => self.explain(errno, range, first),
                 NotLent::Elsewhere(_) => ErrorKind::Malformed("mapped elsewhere than asked for"),
             };
             Error::new(MAP, kind)
@@ -95,8 +102,8 @@ impl Container {
         self.unmap(IovaRange::ALL)
     }
 
-    /// Says which of its reasons the kernel had not to map.
-    fn explain(&self, errno: Errno, range: IovaRange) -> ErrorKind {
+    /// Says which of its reasons the kernel had not to map. `first` is the address of the bytes.
+    fn explain(&self, errno: Errno, range: IovaRange, first: u64) -> ErrorKind {
         let allowed = |info: &ContainerInfo| match &info.iova_ranges {
             Some(ranges) => ranges.iter().any(|allowed| allowed.contains(&range)),
             None => true,
@@ -112,13 +119,21 @@ impl Container {
                     _ => ErrorKind::from_errno(errno),
                 }
             }
-            Errno::INVAL | Errno::ADDRINUSE => match self.info() {
-                Ok(info) if !Iova(range.start().0 | length(range)).is_aligned_to(info.granule()) => {
-                    ErrorKind::Invalid("IOVA or length off the IOMMU's page size")
+            Errno::INVAL | Errno::ADDRINUSE => {
+                let Ok(info) = self.info() else {
+                    return ErrorKind::from_errno(errno);
+                };
+                let numbers = [
+                    ("IOVA", Some(range.start().0)),
+                    ("length", Some(length(range))),
+                    ("address", Some(first)),
+                ];
+                match misaligned(numbers, info.granule()) {
+                    Some(kind) => kind,
+                    None if !allowed(&info) => ErrorKind::NotAllowed(range),
+                    None => ErrorKind::from_errno(errno),
                 }
-                Ok(info) if !allowed(&info) => ErrorKind::NotAllowed(range),
-                _ => ErrorKind::from_errno(errno),
-            },
+            }
             other => ErrorKind::from_errno(other),
         }
     }

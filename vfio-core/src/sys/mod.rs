@@ -17,6 +17,7 @@ pub(crate) mod ioctl;
 pub(crate) mod iommufd;
 #[cfg(feature = "kvm")]
 pub(crate) mod kvm;
+pub(crate) mod located;
 pub(crate) mod mem;
 pub(crate) mod mmio;
 pub(crate) mod space;

@@ -3,7 +3,7 @@
 use super::function::{DmaLog, Function, LowPower};
 use super::{irq, migration};
 use crate::fake::device::Abilities;
-use crate::fake::iommu::{PAGE, Source};
+use crate::fake::iommu::{PAGE, Source, mark};
 use crate::fake::state::{DmaBuf, Shared, Slot, State};
 use crate::sys::Result;
 use rustix::fs::{MemfdFlags, fstat, ftruncate, memfd_create};
@@ -47,7 +47,7 @@ impl Function {
                     return Err(Errno::NOTTY);
                 }
                 if check(flags, data, SET, 16)? {
-                    put(&mut self.token, data);
+                    put(&mut self.token.0, data);
                 }
                 Ok(())
             }
@@ -200,7 +200,13 @@ impl Function {
         let per_page = log.page_size / PAGE;
         let whole: BTreeSet<u64> = log.dirty.iter().map(|page| page / per_page * per_page).collect();
         log.dirty = whole.iter().flat_map(|page| *page..page + per_page).collect();
-        crate::fake::iommu::report(&mut log.dirty, true, (iova, last), page_size, bitmap)
+        let told: Vec<u64> = log.dirty.range(iova / PAGE..=last / PAGE).copied().collect();
+        for page in told {
+            let written = (page * PAGE, page * PAGE + (PAGE - 1));
+            mark((iova, last), page_size, bitmap, written)?;
+            log.dirty.remove(&page);
+        }
+        Ok(())
     }
 }
 

@@ -3,6 +3,7 @@
 use super::config::Config;
 use super::irq::{self, Irqs};
 use super::migration::Migration;
+use crate::VfToken;
 use crate::fake::iommu::{Fault, PAGE};
 use crate::sys::iommufd::Id;
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,7 +29,7 @@ pub(crate) struct Function {
     /// Mapped parts of its regions.
     pub(crate) maps: BTreeMap<u64, (u32, u64, usize)>,
     /// The token that its VFs are opened with.
-    pub(crate) token: [u8; 16],
+    pub(crate) token: VfToken,
     /// Open VFs.
     pub(crate) token_users: u32,
     /// Page requests whose group is not complete.
@@ -73,7 +74,7 @@ impl Function {
             dma_log: None,
             ioeventfds: Vec::new(),
             maps: BTreeMap::new(),
-            token: [0; 16],
+            token: VfToken([0; 16]),
             token_users: 0,
             partial: Vec::new(),
         }

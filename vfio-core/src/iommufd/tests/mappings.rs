@@ -3,8 +3,10 @@
 use super::super::{Ioas, Mapping, PageTable, Placement};
 use super::machine::Machine;
 use super::{RW, iommufd, memory};
+use crate::sys::located::Located;
+use crate::sys::located::tests::Asked;
 use crate::sys::space::NotLent;
-use crate::{Error, ErrorKind, Iova, IovaRange, Memory};
+use crate::{Access, Error, ErrorKind, Iova, IovaRange, Memory};
 use rustix::io::Errno;
 use std::sync::{Arc, Mutex};
 
@@ -107,7 +109,8 @@ fn a_failed_ranged_unmap_tells_nothing_where_others_unmap_too() {
 #[test]
 fn memory_comes_back_by_its_own_unmap_only() {
     let (machine, ioas, memory) = set_up();
-    let loan = ioas.space().map(memory.clone(), 0..4096, Some(0x1000), RW);
+    let located = Arc::new(Located::new(memory.clone()));
+    let loan = ioas.space().map(located, 0..4096, Some(0x1000), RW);
     drop(loan.unwrap());
     assert_eq!(machine.state().mappings.len(), 1, "nobody has unmapped it");
     assert_eq!(ioas.unmap(IovaRange::ALL).unwrap(), PAGE);
@@ -238,7 +241,7 @@ fn errors_say_why() {
     let held = map(&ioas, &memory, 0x1000).unwrap();
     assert_eq!(fail(0x1000, None), ErrorKind::AlreadyMapped(range(0x1000, 1)));
     assert_eq!(fail(0, None), ErrorKind::NotAllowed(range(0, 1)));
-    assert!(matches!(fail(0x1800, None), ErrorKind::Invalid(_)));
+    assert!(matches!(fail(0x1800, None), ErrorKind::Misaligned { .. }));
     for errno in [Errno::ADDRINUSE, Errno::NOSPC] {
         assert_eq!(fail(0x2000, Some(errno)), ErrorKind::NotAllowed(range(0x2000, 1)));
     }
@@ -249,6 +252,26 @@ fn errors_say_why() {
         fail(0x2000, Some(Errno::OPNOTSUPP)),
         ErrorKind::Unsupported { .. }
     ));
+    let kind = |part, access| {
+        let mapped = ioas.map(memory.clone(), part, Placement::Fixed(Iova(0x2000)), access);
+        mapped.unwrap_err().kind.to_string()
+    };
+    for (alignment, part, what, value) in [
+        (0x1000, 16..4096, "length", 4080),
+        (0x20, 16..48, "address", memory.map().address().addr() + 16),
+        (0x4000, 0..4096, "IOVA", 0x2000),
+    ] {
+        machine.state().alignment = alignment;
+        machine.fail("ioas_map", Errno::INVAL);
+        let expected = format!("the {what} must be a multiple of {alignment:#x}, and is {value:#x}");
+        assert_eq!(kind(part, RW), expected);
+    }
+    machine.state().alignment = 0x1000;
+    assert_eq!(kind(16..16, RW), "a mapping of no bytes");
+    assert_eq!(
+        kind(0..4096, Access::empty()),
+        "a mapping that may be neither read nor written"
+    );
     let outside = ioas.map(memory.clone(), 0..4097, Placement::Any, RW);
     assert!(matches!(outside.unwrap_err().kind, ErrorKind::Invalid(_)));
     #[expect(clippy::reversed_empty_ranges, reason = "that is what is tried")]
@@ -378,4 +401,19 @@ fn guards_and_ranged_unmaps_race_without_harm() {
     });
     assert!(machine.state().mappings.is_empty());
     assert_eq!(holders(&memory), 0);
+}
+
+#[test]
+fn memory_is_asked_with_nothing_locked() {
+    let (_machine, ioas, _) = set_up();
+    let (asking, count) = (ioas.clone(), Arc::new(Mutex::new(0)));
+    let counted = Arc::clone(&count);
+    let memory = Asked::shared(move || {
+        assert_eq!(asking.space().is_open_for(), (true, true));
+        *counted.lock().unwrap() += 1;
+    });
+    let fixed = |start| Placement::Fixed(Iova(start));
+    drop(ioas.map(Arc::clone(&memory), 0..4096, fixed(0x1000), RW).unwrap());
+    ioas.map(memory, 0..4096, fixed(0x1800), RW).unwrap_err();
+    assert!(*count.lock().unwrap() > 0);
 }

@@ -171,6 +171,24 @@ fn objects_in_use_are_tried_a_bounded_number_of_times() {
 }
 
 #[test]
+fn an_object_in_use_is_left_alone_where_others_have_the_iommufd() {
+    let machine = Machine::new();
+    let iommufd = iommufd(&machine);
+    let [first, second, third] = [(); 3].map(|()| iommufd.alloc_ioas().unwrap());
+    let left = first.id().0;
+    machine.fail("destroy", Errno::BUSY);
+    drop(first);
+    iommufd.set_vfio_ioas(&second).unwrap();
+    // It was an orphan before, and its number may be another's now.
+    drop(third);
+    machine.fail("destroy", Errno::BUSY);
+    let busy = second.id().0;
+    drop(second);
+    drop(iommufd.alloc_ioas().unwrap());
+    assert_eq!(ids(&machine), [left, busy]);
+}
+
+#[test]
 fn objects_of_two_iommufds_do_not_mix() {
     let machine = Machine::new();
     let (one, other) = (iommufd(&machine), iommufd(&machine));

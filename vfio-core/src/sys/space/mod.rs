@@ -19,6 +19,7 @@ pub(crate) use registry::Shared;
 pub(crate) use type1::Type1Table;
 
 use super::Result;
+use super::located::Located;
 use crate::{Access, Iova, IovaRange, StableMemory};
 use registry::{Claim, GuardId, Registry};
 use rustix::io::Errno;
@@ -123,15 +124,17 @@ impl<T: Table> Space<T> {
     /// Maps a part of memory. EINVAL outside it.
     pub(crate) fn map(
         self: &Arc<Self>,
-        memory: Arc<dyn StableMemory>,
+        located: Arc<Located>,
         part: Range<usize>,
         iova: Option<u64>,
         access: Access,
     ) -> std::result::Result<Loan<T>, NotLent> {
         let len = part.len() as u64;
+        let memory = Arc::clone(located.memory());
+        let located: Arc<dyn StableMemory> = located;
         let entered = {
             let shared = self.registry.share();
-            let mapped = self.table.map(Lent(&memory), part, iova, access);
+            let mapped = self.table.map(Lent(&located), part, iova, access);
             enter(&shared, mapped, iova, len)
         };
         // With nothing locked: what its drop does is not known here.
