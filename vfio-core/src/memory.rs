@@ -70,6 +70,10 @@ impl Memory {
     /// Maps `len` bytes, rounded up to whole pages. The pages are zero, and come into being when they are first touched
     /// ([`populate`](Self::populate)).
     ///
+    /// A page that is not there to be had then ends the process with SIGBUS, whoever touches it. Reserved pages (hugetlb) are set apart here, and still may
+    /// not be had: the control group's limit for them counts when they are touched. Populated memory is safe from that, and populating it tells by
+    /// an error.
+    ///
     /// # Errors
     ///
     /// [`ErrorKind::Invalid`] for a length of 0 or one that is too large; the kernel's errno when there are no (huge) pages left.
@@ -102,7 +106,11 @@ impl Memory {
         false
     }
 
-    /// The memfd, of memory that is [`Backing::Shared`].
+    /// The memfd, of memory that is [`Backing::Shared`]. Sealed against shrinking and growing.
+    ///
+    /// Whoever has it may still punch holes (`fallocate(2)`): what was there reads as zeros, while devices keep the pages that they had; where pages are
+    /// reserved ones, and another cannot be had for the hole, the next touch ends the process with SIGBUS. To be given to those only who are trusted
+    /// with the memory itself.
     #[must_use]
     pub fn file(&self) -> Option<BorrowedFd<'_>> {
         self.map.file().map(AsFd::as_fd)
@@ -112,7 +120,7 @@ impl Memory {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`] outside the memory; ENOMEM or EFAULT when there are no pages left.
+    /// [`ErrorKind::Invalid`] outside the memory; ENOMEM or EFAULT when there are no pages left, or none that the control group may have.
     pub fn populate(&self, part: Range<usize>) -> Result<(), Error> {
         let outside = || Error::new("madvise", ErrorKind::Invalid("part lies outside the memory"));
         let len = part.end.checked_sub(part.start).ok_or_else(outside)?;

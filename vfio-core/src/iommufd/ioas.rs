@@ -5,9 +5,9 @@ use super::mapping::Mapping;
 use super::object::sealed;
 use super::{OPTION_HUGE_PAGES, Object, ObjectId, PageTable, RlimitMode};
 use crate::error::misaligned;
-use crate::registry::{Entries, GuardId, Registry, Shared};
 use crate::sys::iommufd::Calls;
 use crate::sys::located::Located;
+use crate::sys::space::{self, Failed, IoasTable, Loan, NotLent, Space};
 use crate::{Access, Error, ErrorKind, Iova, IovaRange, StableMemory};
 use rustix::io::Errno;
 use std::fmt;
@@ -39,7 +39,7 @@ pub struct Ioas {
 
 struct Inner {
     object: Arc<Object>,
-    registry: Registry,
+    space: Arc<Space<IoasTable>>,
 }
 
 /// Where a mapping goes.
@@ -53,9 +53,10 @@ pub enum Placement {
 
 impl Ioas {
     pub(super) fn new(object: Arc<Object>) -> Self {
-        let registry = Registry::default();
+        let table = IoasTable::new(Arc::clone(object.iommufd().calls()), object.id().0);
+        let space = Space::new(table);
         Self {
-            inner: Arc::new(Inner { object, registry }),
+            inner: Arc::new(Inner { object, space }),
         }
     }
 
@@ -81,18 +82,13 @@ impl Ioas {
         access: Access,
     ) -> Result<Mapping, Error> {
         let command = command::IOAS_MAP;
-        let located: Arc<dyn StableMemory> = Arc::new(Located::new(&memory));
+        let located = Arc::new(Located::new(memory));
         let len = part.end.checked_sub(part.start).filter(|_| part.end <= located.len());
         let len = len.ok_or_else(|| command.invalid("the part lies outside the memory"))? as u64;
         check(command, len, access)?;
-        let (id, first) = (self.id().0, located.address().addr().wrapping_add(part.start));
-        let entered = {
-            let shared = self.registry().share();
-            let mapped = self.calls().ioas_map(id, &located, part, placement.fixed(), access);
-            enter(&shared, mapped, len, placement)
-        };
-        let entered = entered.map_err(|errno| self.explain(command, errno, placement, len, Some(first as u64)))?;
-        self.guard(command, entered, access, Some(memory))
+        let first = located.address().addr().wrapping_add(part.start) as u64;
+        let lent = self.space().map(located, part, placement.fixed(), access);
+        self.guard(command, lent, len, placement, access, Some(first))
     }
 
     /// Maps `len` bytes of a memfd or of a dma-buf, from byte `start`. The kernel holds the file.
@@ -116,14 +112,9 @@ impl Ioas {
     ) -> Result<Mapping, Error> {
         let command = command::IOAS_MAP_FILE;
         check(command, len, access)?;
-        let (id, file) = (self.id().0, file.as_fd());
-        let entered = {
-            let shared = self.registry().share();
-            let mapped = (self.calls()).ioas_map_file(id, file, start, len, placement.fixed(), access);
-            enter(&shared, mapped, len, placement)
-        };
-        let entered = entered.map_err(|errno| self.explain(command, errno, placement, len, Some(start)))?;
-        self.guard(command, entered, access, None)
+        let file = file.as_fd();
+        let lent = self.space().map_file(file, start, len, placement.fixed(), access);
+        self.guard(command, lent, len, placement, access, Some(start))
     }
 
     /// Maps here what `from` maps in this or another address space of the same iommufd. Its pages stay pinned once.
@@ -139,22 +130,15 @@ impl Ioas {
         let iommufd = self.object().iommufd();
         iommufd.check_own(other.object().iommufd(), command)?;
         check(command, 1, access)?;
-        let len = self.length(range);
-        let entered = self.share_with(other, |here, there| {
-            // Somebody else's memory may be in its place by now.
-            if !there.is_live(range.start(), from.guard()) {
-                return Err(Errno::NOENT);
-            }
-            let source = (other.id().0, range.start().0);
-            let copied = (self.calls()).ioas_copy(self.id().0, source, len, placement.fixed(), access);
-            enter(here, copied, len, placement)
-        });
-        let entered = entered.map_err(|errno| match errno {
-            Errno::PERM => command.invalid("write access to what is mapped without"),
-            Errno::NOENT => command.fail(ErrorKind::NotMapped(range)),
-            other => self.explain(command, other, placement, len, None),
-        })?;
-        self.guard(command, entered, access, from.memory().cloned())
+        let not_mapped = || command.fail(ErrorKind::NotMapped(range));
+        let lent = self
+            .space()
+            .copy(from.loan().ok_or_else(not_mapped)?, placement.fixed(), access);
+        match lent {
+            Err(NotLent::Kernel(Errno::PERM)) => Err(command.invalid("write access to what is mapped without")),
+            Err(NotLent::Kernel(Errno::NOENT)) => Err(not_mapped()),
+            _ => self.guard(command, lent, space::length(range), placement, access, None),
+        }
     }
 
     /// Unmaps all mappings that lie inside a range and returns how many bytes that were. Their guards have nothing left to unmap. Waits for
@@ -167,35 +151,8 @@ impl Ioas {
     /// Then some may be unmapped and others not, and each guard knows which.
     #[doc(alias = "IOMMU_IOAS_UNMAP")]
     pub fn unmap(&self, range: IovaRange) -> Result<u64, Error> {
-        let command = command::IOAS_UNMAP;
-        let not_mapped = || command.fail(ErrorKind::NotMapped(range));
-        self.registry().alone(|entries| {
-            let inside = entries.inside(range).ok_or_else(not_mapped)?;
-            let want = inside
-                .iter()
-                .fold(0, |sum: u64, entry| sum.saturating_add(self.length(*entry)));
-            match self
-                .calls()
-                .ioas_unmap(self.id().0, range.start().0, self.length(range))
-            {
-                Ok(got) if got >= want => {
-                    inside.iter().for_each(|entry| entries.remove(*entry));
-                    Ok(got)
-                }
-                Ok(got) => {
-                    self.sort_out(entries, &inside);
-                    Err(command.fail(ErrorKind::ShortUnmap { want, got }))
-                }
-                Err(errno) => {
-                    self.sort_out(entries, &inside);
-                    Err(if errno == Errno::NOENT {
-                        not_mapped()
-                    } else {
-                        command.error(errno)
-                    })
-                }
-            }
-        })
+        let unmapped = self.space().unmap(range, || !self.object().iommufd().is_shared());
+        unmapped.map_err(|failed| command::IOAS_UNMAP.fail(unmap_kind(failed, range)))
     }
 
     /// Whether pages that lie together are joined to larger ones in the page tables.
@@ -236,31 +193,28 @@ impl Ioas {
     }
 
     pub(super) fn calls(&self) -> &dyn Calls {
-        self.inner.object.iommufd().calls()
+        &**self.inner.object.iommufd().calls()
     }
 
-    pub(super) fn registry(&self) -> &Registry {
-        &self.inner.registry
+    pub(super) fn space(&self) -> &Arc<Space<IoasTable>> {
+        &self.inner.space
     }
 
-    /// Length as the kernel counts it: its word for everything is `u64::MAX`.
-    pub(super) fn length(&self, range: IovaRange) -> u64 {
-        u64::try_from(range.len_bytes()).unwrap_or(u64::MAX)
-    }
-
-    /// Makes the guard of a new mapping, with nothing locked: what memory does as it goes, and who listens to `tracing`, is not known here.
+    /// Makes the guard of a new mapping.
     fn guard(
         &self,
         command: Command,
-        entered: Entered,
+        lent: Result<Loan<IoasTable>, NotLent>,
+        len: u64,
+        placement: Placement,
         access: Access,
-        memory: Option<Arc<dyn StableMemory>>,
+        first: Option<u64>,
     ) -> Result<Mapping, Error> {
-        match entered {
-            Entered::There(range, guard) => Ok(Mapping::new(self.clone(), range, access, guard, memory)),
-            Entered::Elsewhere(iova) => {
-                std::mem::forget(memory);
-                tracing::error!(%iova, "mapped where it cannot be; the memory is leaked");
+        match lent {
+            Ok(loan) => Ok(Mapping::new(self.clone(), access, loan)),
+            Err(NotLent::Kernel(errno)) => Err(self.explain(command, errno, placement, len, first)),
+            Err(NotLent::Elsewhere(iova)) => {
+                tracing::error!(%iova, len, "mapped where it cannot be; the memory is leaked");
                 Err(command.malformed("mapped elsewhere than asked for"))
             }
         }
@@ -299,38 +253,6 @@ impl Ioas {
             _ => command.error(errno),
         }
     }
-
-    /// Finds out which mappings a ranged unmap that failed has left: a copy of a mapping to its own place fails with EEXIST
-    /// where it is and with ENOENT where it is not, and changes nothing. Where others have the descriptor, ENOENT may also mean that they left a part.
-    fn sort_out(&self, entries: &mut Entries, inside: &[IovaRange]) {
-        for entry in inside {
-            let (id, start) = (self.id().0, entry.start().0);
-            match self
-                .calls()
-                .ioas_copy(id, (id, start), self.length(*entry), Some(start), Access::READ)
-            {
-                Err(Errno::EXIST) => {}
-                Err(Errno::NOENT) if !self.object().iommufd().is_shared() => entries.remove(*entry),
-                _ => entries.make_unclear(*entry),
-            }
-        }
-    }
-
-    /// Runs `work` with the registries of both held shared. They are taken in a fixed order: two copies in opposite directions, each with a
-    /// ranged unmap waiting, would otherwise wait for each other.
-    fn share_with<T>(&self, other: &Self, work: impl FnOnce(&Shared<'_>, &Shared<'_>) -> T) -> T {
-        let (here, there) = (Arc::as_ptr(&self.inner), Arc::as_ptr(&other.inner));
-        if here == there {
-            let both = self.registry().share();
-            work(&both, &both)
-        } else if here < there {
-            let here = self.registry().share();
-            work(&here, &other.registry().share())
-        } else {
-            let there = other.registry().share();
-            work(&self.registry().share(), &there)
-        }
-    }
 }
 
 impl sealed::Sealed for Ioas {}
@@ -345,25 +267,6 @@ impl fmt::Debug for Ioas {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.inner.object.fmt(f)
     }
-}
-
-/// What became of a mapping in the kernel.
-#[derive(Clone, Copy)]
-enum Entered {
-    /// It is entered in the registry.
-    There(IovaRange, GuardId),
-    /// Not where it was asked for, or where nothing can be.
-    Elsewhere(Iova),
-}
-
-/// Enters what the kernel has just mapped, with the registry held since before.
-fn enter(shared: &Shared<'_>, mapped: Result<u64, Errno>, len: u64, placement: Placement) -> Result<Entered, Errno> {
-    let iova = Iova(mapped?);
-    let asked = placement.fixed().is_none_or(|asked| asked == iova.0);
-    Ok(match IovaRange::new(iova, len).filter(|_| asked) {
-        Some(range) => Entered::There(range, shared.enter(range)),
-        None => Entered::Elsewhere(iova),
-    })
 }
 
 /// Refuses what no kernel maps, and for which it says no more than EINVAL.
@@ -383,5 +286,17 @@ impl Placement {
             Self::Fixed(iova) => Some(iova.0),
             Self::Any => None,
         }
+    }
+}
+
+/// What is said of a range that is not unmapped, besides what the kernel has its own words for.
+pub(super) fn unmap_kind(failed: Failed, range: IovaRange) -> ErrorKind {
+    match failed {
+        Failed::Cut | Failed::Kernel(Errno::NOENT) => ErrorKind::NotMapped(range),
+        Failed::Unclear => ErrorKind::Invalid(
+            "whether it is mapped cannot be told: a ranged unmap failed, or somebody else mapped here",
+        ),
+        Failed::Short { want, got } => ErrorKind::ShortUnmap { want, got },
+        Failed::Kernel(errno) | Failed::Bits(errno) => command::IOAS_UNMAP.error(errno).kind,
     }
 }

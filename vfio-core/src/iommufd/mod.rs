@@ -271,8 +271,8 @@ impl Iommufd {
         Arc::ptr_eq(&self.shared, &other.shared)
     }
 
-    pub(crate) fn calls(&self) -> &dyn Calls {
-        &*self.shared.calls
+    pub(crate) fn calls(&self) -> &Arc<dyn Calls> {
+        &self.shared.calls
     }
 
     /// Whether others may have unmapped, or mapped, in its address spaces.

@@ -98,7 +98,7 @@ impl Drop for Object {
         let (id, kind) = (self.id, self.kind);
         let iommufd = &self.iommufd;
         let orphans = (!iommufd.is_shared()).then(|| iommufd.orphans());
-        destroy(iommufd.calls(), orphans, Orphan { id, kind });
+        destroy(&**iommufd.calls(), orphans, Orphan { id, kind });
     }
 }
 

@@ -3,10 +3,10 @@
 use super::attached::AttachedGroup;
 use super::group::{Group, GroupStatus};
 use crate::info::ContainerInfo;
-use crate::registry::Registry;
+use crate::sys::space::{Space, Type1Table};
 use crate::sys::vfio::{self, ContainerCalls};
 use crate::viability::explain_denied;
-use crate::{Error, ErrorKind, IovaRange, System};
+use crate::{Error, ErrorKind, System};
 use rustix::io::Errno;
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -55,7 +55,7 @@ struct Inner {
     calls: Arc<dyn ContainerCalls>,
     path: ContainerPath,
     system: System,
-    registry: Registry,
+    space: Arc<Space<Type1Table>>,
     /// Held while a group comes or goes.
     groups: Mutex<()>,
 }
@@ -118,12 +118,13 @@ impl Container {
     }
 
     fn new(calls: Arc<dyn ContainerCalls>, path: ContainerPath, system: &System) -> Self {
+        let space = Space::new(Type1Table::new(Arc::clone(&calls)));
         Self {
             inner: Arc::new(Inner {
                 calls,
                 path,
                 system: system.clone(),
-                registry: Registry::default(),
+                space,
                 groups: Mutex::default(),
             }),
         }
@@ -227,16 +228,11 @@ impl Container {
     /// Takes a group out; whatever it still had mapped is gone if it was the last.
     pub(super) fn remove(&self, group: &Group) -> Result<(), Errno> {
         let _going = self.groups();
-        // Nobody maps between the last group's end and the end of what was mapped.
-        self.inner.registry.alone(|entries| {
-            group.calls().unset_container()?;
-            // Groups may be in it that are not known here. With the last one it loses its IOMMU, and EINVAL is what is said without.
-            if self.inner.path == ContainerPath::Vfio && self.calls().info() == Err(Errno::INVAL) {
-                let all = entries.inside(IovaRange::ALL).unwrap_or_default();
-                all.into_iter().for_each(|entry| entries.remove(entry));
-            }
-            Ok(())
-        })
+        match self.inner.path {
+            ContainerPath::Vfio => self.space().leave(|| group.calls().unset_container()),
+            // What is mapped stays.
+            ContainerPath::Iommu => group.calls().unset_container(),
+        }
     }
 
     /// Gives the container an IOMMU, which it keeps while it has groups.
@@ -319,8 +315,8 @@ impl Container {
         &*self.inner.calls
     }
 
-    pub(super) fn registry(&self) -> &Registry {
-        &self.inner.registry
+    pub(super) fn space(&self) -> &Arc<Space<Type1Table>> {
+        &self.inner.space
     }
 
     pub(super) fn system(&self) -> &System {
@@ -381,7 +377,7 @@ mod tests {
         let attached = Container::with_group(&system, ContainerPath::Vfio, IommuType::Type1v2, &group).unwrap();
         let container = attached.container();
         let asking = container.clone();
-        let memory = Asked::shared(move || assert_eq!(asking.registry().is_open_for(), (true, true)));
+        let memory = Asked::shared(move || assert_eq!(asking.space().is_open_for(), (true, true)));
         let map = |start| container.map(Arc::clone(&memory), 0..4096, Iova(start), Access::READ);
         drop(map(1 << 20).unwrap());
         let refused = map((1 << 20) + 8).unwrap_err();

@@ -10,20 +10,25 @@ pub(crate) struct Located {
     /// Never changed: a pointer that may go to other threads.
     address: AtomicPtr<u8>,
     len: usize,
-    _memory: Arc<dyn StableMemory>,
+    memory: Arc<dyn StableMemory>,
 }
 
 impl Located {
-    pub(crate) fn new(memory: &Arc<dyn StableMemory>) -> Self {
+    pub(crate) fn new(memory: Arc<dyn StableMemory>) -> Self {
         Self {
             address: AtomicPtr::new(memory.address()),
             len: memory.len(),
-            _memory: Arc::clone(memory),
+            memory,
         }
+    }
+
+    /// The memory that was asked.
+    pub(crate) fn memory(&self) -> &Arc<dyn StableMemory> {
+        &self.memory
     }
 }
 
-// SAFETY: address and length are those of `_memory`, of which `StableMemory` says that they never change, and which is held and never replaced.
+// SAFETY: address and length are those of `memory`, of which `StableMemory` says that they never change, and which is held and never replaced.
 unsafe impl StableMemory for Located {
     fn address(&self) -> *mut u8 {
         self.address.load(Ordering::Relaxed)
@@ -79,7 +84,7 @@ pub(crate) mod tests {
         let memory = Asked::shared(move || {
             counted.fetch_add(1, Ordering::Relaxed);
         });
-        let located = Located::new(&memory);
+        let located = Located::new(Arc::clone(&memory));
         let asked = count.load(Ordering::Relaxed);
         let answers = [(); 2].map(|()| (located.address(), located.len()));
         assert_eq!(count.load(Ordering::Relaxed), asked);

@@ -20,6 +20,7 @@ pub(crate) mod kvm;
 pub(crate) mod located;
 pub(crate) mod mem;
 pub(crate) mod mmio;
+pub(crate) mod space;
 pub(crate) mod vfio;
 
 use rustix::io::Errno;

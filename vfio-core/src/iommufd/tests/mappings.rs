@@ -3,7 +3,9 @@
 use super::super::{Ioas, Mapping, PageTable, Placement};
 use super::machine::Machine;
 use super::{RW, iommufd, memory};
+use crate::sys::located::Located;
 use crate::sys::located::tests::Asked;
+use crate::sys::space::NotLent;
 use crate::{Access, Error, ErrorKind, Iova, IovaRange, Memory};
 use rustix::io::Errno;
 use std::sync::{Arc, Mutex};
@@ -102,6 +104,30 @@ fn a_failed_ranged_unmap_tells_nothing_where_others_unmap_too() {
     machine.state().locked.clear();
     drop(guards);
     assert_eq!(holders(&memory), 2, "the two that are not found, or not whole");
+}
+
+#[test]
+fn memory_comes_back_by_its_own_unmap_only() {
+    let (machine, ioas, memory) = set_up();
+    let located = Arc::new(Located::new(memory.clone()));
+    let loan = ioas.space().map(located, 0..4096, Some(0x1000), RW);
+    drop(loan.unwrap());
+    assert_eq!(machine.state().mappings.len(), 1, "nobody has unmapped it");
+    assert_eq!(ioas.unmap(IovaRange::ALL).unwrap(), PAGE);
+    assert_eq!(holders(&memory), 1, "and nobody is left to let go of it");
+}
+
+#[test]
+fn what_another_iommufd_has_mapped_is_not_copied() {
+    let (_, ioas, memory) = set_up();
+    let (_, other, _) = set_up();
+    let source = map(&ioas, &memory, 0x1000).unwrap();
+    // The same numbers, of something else.
+    let theirs = map(&other, &memory, 0x1000).unwrap();
+    let copied = other.space().copy(source.loan().unwrap(), Some(0x8000), RW);
+    assert_eq!(copied.unwrap_err(), NotLent::Kernel(Errno::XDEV));
+    drop((source, theirs));
+    assert_eq!(holders(&memory), 0);
 }
 
 #[test]
@@ -322,7 +348,7 @@ fn a_ranged_unmap_waits_for_guards_and_they_for_it() {
     let (machine, ioas, memory) = set_up();
     let seen = Arc::new(Mutex::new(Vec::new()));
     let (watched, noted) = (ioas.clone(), Arc::clone(&seen));
-    machine.observe(move |call| noted.lock().unwrap().push((call, watched.registry().is_open_for())));
+    machine.observe(move |call| noted.lock().unwrap().push((call, watched.space().is_open_for())));
     let mapping = map(&ioas, &memory, 0x1000).unwrap();
     let copy = ioas.copy(&mapping, Placement::Fixed(Iova(0x2000)), RW).unwrap();
     drop(mapping);
@@ -341,7 +367,7 @@ fn a_ranged_unmap_waits_for_guards_and_they_for_it() {
         calls,
         "the kernel is called with the registry held, a ranged unmap with it alone"
     );
-    assert_eq!(ioas.registry().is_open_for(), (true, true));
+    assert_eq!(ioas.space().is_open_for(), (true, true));
 }
 
 /// Threads map the same few places, unmap them one by one and by ranges. If a guard ever unmapped another's mapping, that other's guard
@@ -383,7 +409,7 @@ fn memory_is_asked_with_nothing_locked() {
     let (asking, count) = (ioas.clone(), Arc::new(Mutex::new(0)));
     let counted = Arc::clone(&count);
     let memory = Asked::shared(move || {
-        assert_eq!(asking.registry().is_open_for(), (true, true));
+        assert_eq!(asking.space().is_open_for(), (true, true));
         *counted.lock().unwrap() += 1;
     });
     let fixed = |start| Placement::Fixed(Iova(start));

@@ -121,6 +121,24 @@ fn a_child_in_use_takes_its_parent_with_it_when_it_goes() {
 }
 
 #[test]
+fn marks_are_cleared_only_where_the_mappings_are_known() {
+    let machine = Machine::new();
+    let iommufd = iommufd(&machine);
+    let device = Device::new(&iommufd);
+    let ioas = iommufd.alloc_ioas().unwrap();
+    let alloc = |parent| Hwpt::alloc(&device, parent, HwptFlags::empty(), HwptData::None, None).unwrap();
+    let parent = alloc(HwptParent::Ioas(&ioas));
+    let viommu = Viommu::alloc(&device, &parent, ViommuKind::ARM_SMMUV3, &mut []).unwrap();
+    let mut bitmap = DirtyBitmap::new(IovaRange::new(Iova(0x1000), 4096).unwrap(), 4096).unwrap();
+    parent.dirty_bitmap(&mut bitmap, true).unwrap();
+    for own in [alloc(HwptParent::Hwpt(&parent)), alloc(HwptParent::Viommu(&viommu))] {
+        own.dirty_bitmap(&mut bitmap, false).unwrap();
+        let refused = own.dirty_bitmap(&mut bitmap, true).unwrap_err();
+        assert!(matches!(refused.kind, ErrorKind::Invalid(_)));
+    }
+}
+
+#[test]
 fn a_number_is_not_destroyed_twice() {
     let machine = Machine::new();
     let iommufd = iommufd(&machine);
