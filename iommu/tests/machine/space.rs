@@ -110,7 +110,7 @@ fn what_cannot_be_unmapped_is_leaked_with_its_iova() {
         assert!(Arc::strong_count(&one) > 1, "so it is still there");
         assert!(matches!(
             bench.space.map(&other, 0..4096, READ.at(iova)),
-            Err(Error::InUse(_))
+            Err(Error::InUse { .. })
         ));
     }
 }
@@ -358,15 +358,18 @@ fn one_function_reaches_anothers_bar_while_that_decodes() {
         (Status::Done, 0x4350_4d45),
         "the other engine's ID register"
     );
+    machine.forget_calls();
+    assert!(bar.is_mapped() && bar.refresh().unwrap());
+    assert_eq!(machine.calls(), [], "nothing has happened");
     peer.config().unwrap().set_memory_decode(false).unwrap();
-    assert!(!bar.follow_decode().unwrap());
+    assert!(!bar.is_mapped() && !bar.refresh().unwrap());
     assert_eq!(reads_id(iova).0, Status::Failed);
     assert!(
-        matches!(space.map(&page, 0..4096, READ.at(iova)), Err(Error::InUse(_))),
+        matches!(space.map(&page, 0..4096, READ.at(iova)), Err(Error::InUse { .. })),
         "its place is kept"
     );
     peer.config().unwrap().set_memory_decode(true).unwrap();
-    assert!(bar.follow_decode().unwrap() && bar.iova() == iova);
+    assert!(bar.refresh().unwrap() && bar.iova() == iova);
     assert_eq!(reads_id(iova), (Status::Done, 0x4350_4d45));
     drop(bar);
     drop(space.map(&page, 0..4096, READ.at(iova)).unwrap());
@@ -374,6 +377,56 @@ fn one_function_reaches_anothers_bar_while_that_decodes() {
     #[expect(clippy::reversed_empty_ranges, reason = "what a caller may get wrong")]
     let backwards = space.map_bar(&peer, RegionIndex::BAR0, 4096..0, BOTH);
     assert!(matches!(backwards, Err(Error::Invalid(_))));
+}
+
+#[test]
+fn a_bar_is_mapped_anew_after_whatever_takes_it_back() {
+    let machine = two().build();
+    let iommufd = Iommufd::open(&machine.system()).unwrap();
+    let [device, peer] = [0, 1].map(|function| open(&machine, &iommufd, function).unwrap());
+    let engine = crate::bench::Engine(device.clone());
+    let space = AddressSpace::iommufd(&iommufd).unwrap();
+    let _attached = space.attach(&device).unwrap();
+    let config = peer.config().unwrap();
+    config.set_memory_decode(true).unwrap();
+    let mut bar = space.map_bar(&peer, RegionIndex::BAR0, 0..4096, BOTH).unwrap();
+    let page = memory(1);
+    let target = space.map(&page, 0..4096, WRITE).unwrap();
+    let iova = bar.iova();
+    let off_and_on: &dyn Fn() = &|| {
+        config.set_memory_decode(false).unwrap();
+        config.set_memory_decode(true).unwrap();
+    };
+    let reset: &dyn Fn() = &|| peer.reset().unwrap();
+    let sleep: &dyn Fn() = &|| {
+        peer.low_power_entry().unwrap();
+        peer.low_power_exit().unwrap();
+    };
+    for happening in [off_and_on, reset, sleep] {
+        assert_eq!(engine.copy(iova, target.iova(), 4), Status::Done);
+        happening();
+        assert_eq!(
+            engine.copy(iova, target.iova(), 4),
+            Status::Failed,
+            "what was taken back does not come back by itself"
+        );
+        assert!(!bar.is_mapped());
+        assert!(bar.refresh().unwrap() && bar.is_mapped());
+        assert_eq!(bar.iova(), iova);
+    }
+    // A failure on the way leaves something that can be tried again.
+    peer.reset().unwrap();
+    machine.fail_next("IOMMU_IOAS_MAP_FILE", Errno::NOMEM);
+    assert!(bar.refresh().is_err() && !bar.is_mapped());
+    assert!(bar.refresh().unwrap());
+    assert_eq!(engine.copy(iova, target.iova(), 4), Status::Done);
+    // A reset that this process has not asked for is not noticed; what is asked for in any case helps.
+    bar.suspend().unwrap();
+    assert!(!bar.is_mapped());
+    bar.resume().unwrap();
+    assert_eq!(engine.copy(iova, target.iova(), 4), Status::Done);
+    bar.resume().unwrap();
+    assert!(bar.is_mapped());
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::command::{self, Command};
 use super::mapping::Mapping;
-use super::{OPTION_HUGE_PAGES, Object, ObjectId, PageTable, RlimitMode};
+use super::{Iommufd, OPTION_HUGE_PAGES, Object, ObjectId, PageTable, RlimitMode};
 use crate::registry::{Entries, Registry, Shared};
 use crate::sys::iommufd::Calls;
 use crate::{Access, Error, ErrorKind, Iova, IovaRange, StableMemory};
@@ -54,6 +54,12 @@ impl Ioas {
         Self {
             inner: Arc::new(Inner { object, registry }),
         }
+    }
+
+    /// The iommufd it is in.
+    #[must_use]
+    pub fn iommufd(&self) -> &Iommufd {
+        self.object().iommufd()
     }
 
     /// Its number.
