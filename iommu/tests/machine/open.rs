@@ -1,11 +1,12 @@
 use crate::bench::{Engine, Status, bdf, memory, two};
+use iommu::buffer::BufferOptions;
 use iommu::space::MapOptions;
 use iommu::{Error, OpenOptions};
 use pci::{GroupId, Sysfs};
 use std::sync::Arc;
 use tempfile::TempDir;
 use vfio_core::fake::{Builder, Copier, Machine};
-use vfio_core::{Access, Backend, ErrorKind, System, VfToken};
+use vfio_core::{Access, Backend, ErrorKind, NumaNode, System, VfToken};
 
 const BOTH: MapOptions = MapOptions::new(Access::READ.union(Access::WRITE));
 const WAYS: [Backend; 5] = [
@@ -123,6 +124,21 @@ fn without_a_way_each_one_says_why() {
     };
     assert_eq!(reasons.len(), 1);
     assert_eq!(machine.leaks(), Vec::<String>::new());
+}
+
+#[test]
+fn memory_is_taken_near_a_device_whose_node_is_told() {
+    let (_machine, _system, sysfs, root) = found(two());
+    let options = BufferOptions::default();
+    assert_eq!(options.near(&sysfs, bdf(0)).unwrap(), options, "-1 is no node");
+    let file = root
+        .path()
+        .join("sys/bus/pci/devices")
+        .join(bdf(0).to_string())
+        .join("numa_node");
+    std::io::Write::write_all(&mut std::fs::File::create(file).unwrap(), b"1\n").unwrap();
+    assert_eq!(options.near(&sysfs, bdf(0)).unwrap().numa_node, Some(NumaNode(1)));
+    assert_eq!(options.near(&sysfs, bdf(7)).unwrap_err().device(), Some(bdf(7)));
 }
 
 #[test]

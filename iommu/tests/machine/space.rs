@@ -4,6 +4,7 @@ use iommu::pool::DmaPool;
 use iommu::space::{AddressSpace, MapOptions};
 use iommu::{Error, Iova, IovaRange};
 use pci::GroupId;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use vfio_core::fake::{Copier, FaultReason, Iommu, Machine, Parting};
 use vfio_core::iommufd::{Hwpt, HwptData, HwptFlags, HwptParent, Iommufd};
@@ -64,6 +65,43 @@ fn memory_in_a_file_is_mapped_by_it_where_the_kernel_can() {
         assert_eq!(bench.engine.fill(mapping.iova(), 3, 0x55), Status::Done);
         assert_eq!(bytes(&shared, 4095, 5), [0, 0x55, 0x55, 0x55, 0]);
         assert_eq!(bench.space.lookup_part(&*shared, 4096..8192), Some(mapping.iova()));
+    }
+}
+
+#[test]
+fn a_watched_map_is_made_in_pieces_and_is_one_mapping() {
+    const PIECE: usize = 1 << 30;
+    for (bench, call) in Bench::both().into_iter().zip(["IOMMU_IOAS_MAP", "VFIO_IOMMU_MAP_DMA"]) {
+        // Hardly any of it is touched.
+        let large = Arc::new(Memory::new(2 * PIECE, MemoryOptions::default()).unwrap());
+        let fixed = BOTH.at(Iova(PIECE as u64));
+        bench.machine.forget_calls();
+        let mut told = 0;
+        let mut count = |_| {
+            told += 1;
+            ControlFlow::Continue(())
+        };
+        let mapping = bench
+            .space
+            .map(&large, 0..2 * PIECE, fixed.progress(&mut count))
+            .unwrap();
+        let maps = bench.machine.calls().into_iter().filter(|step| step.as_str() == call);
+        assert_eq!((maps.count(), told, bench.space.mappings()), (2, 2, 1));
+        let across = Iova(mapping.iova().0 + PIECE as u64 - 2);
+        assert_eq!(bench.engine.fill(across, 4, 7), Status::Done);
+        assert_eq!(bytes(&large, PIECE - 3, 6), [0, 7, 7, 7, 7, 0]);
+        mapping.unmap().unwrap();
+        assert_eq!(bench.engine.fill(across, 4, 7), Status::Failed);
+        let mut stop = |_| ControlFlow::Break(());
+        let cancelled = bench.space.map(&large, 0..2 * PIECE, fixed.progress(&mut stop));
+        assert!(matches!(cancelled, Err(Error::Cancelled)));
+        bench.machine.fail_nth(1, Errno::NOMEM);
+        let failed = bench
+            .space
+            .map(&large, 0..2 * PIECE, fixed.progress(&mut |_| ControlFlow::Continue(())));
+        assert_eq!(failed.unwrap_err().errno(), Some(Errno::NOMEM));
+        assert_eq!((bench.space.mappings(), bench.machine.pinned()), (0, 0));
+        assert_eq!(Arc::strong_count(&large), 1);
     }
 }
 
