@@ -67,6 +67,7 @@ fn main() -> ExitCode {
         Case::new("without_root_it_reads_and_refuses_to_change", refusals::not_root),
         Case::new("a_device_opens_in_every_way", dma::every_way),
         Case::new("a_device_moves_memory_where_it_may", dma::edu),
+        Case::new("a_device_reaches_another_ones_registers", dma::peer),
         Case::new("demand_paging_keeps_its_budget", dma::demand),
         Case::new("a_device_state_moves_to_another", dma::migrate),
         Case {

@@ -224,8 +224,9 @@ impl BoundDevice {
     /// again.
     #[doc(alias = "VFIO_DEVICE_RESET")]
     pub fn reset(&self) -> Result<(), Error> {
+        let reset = self.calls().reset();
         self.revoked();
-        self.calls().reset().map_err(|errno| {
+        reset.map_err(|errno| {
             let kind = match errno {
                 Errno::INVAL | Errno::NOTTY => ErrorKind::Unsupported {
                     errno,
@@ -246,7 +247,8 @@ impl BoundDevice {
         self.inner.revocations.load(Ordering::Acquire)
     }
 
-    /// Something is about to be done that takes dma-bufs back.
+    /// Something was done that takes dma-bufs back, or was tried. Counted afterwards: who maps meanwhile has read the former count, and maps
+    /// once more than needed rather than once less.
     pub(crate) fn revoked(&self) {
         self.inner.revocations.fetch_add(1, Ordering::AcqRel);
     }

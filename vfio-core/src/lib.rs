@@ -76,7 +76,7 @@ pub use irq::{Interrupts, IrqFlags, IrqIndex, IrqInfo};
 #[cfg(feature = "kvm")]
 pub use kvm::{KvmFile, KvmVfio};
 pub use legacy::{AttachedGroup, Container, ContainerPath, Group, GroupStatus, IommuType, LegacyMapping};
-pub use memory::{Access, Backing, Memory, MemoryOptions, PageSize, StableMemory};
+pub use memory::{Access, Backing, Memory, MemoryOptions, NumaNode, PageSize, StableMemory};
 pub use migration::Migration;
 pub use mmio::Mmio;
 pub use region::{Region, RegionMap, RegionMapOptions};

@@ -5,6 +5,8 @@
 
 use crate::sys::mem;
 use crate::{Error, ErrorKind};
+use pci::{Bdf, Sysfs};
+use rustix::io::Errno;
 use std::fmt;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -57,7 +59,32 @@ pub struct MemoryOptions {
     /// Their size; memory on other pages is an error, never a silent choice.
     pub pages: PageSize,
     /// The NUMA node that they come from as long as it has any (`MPOL_PREFERRED`).
-    pub numa_node: Option<u32>,
+    pub numa_node: Option<NumaNode>,
+}
+
+/// A NUMA node, by the kernel's number (`/sys/devices/system/node/nodeN`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NumaNode(pub u32);
+
+impl NumaNode {
+    /// The node that a PCI function is attached to, from its `numa_node` in `/sys`: memory of this node is the nearest. `None` where the
+    /// firmware does not tell (-1), as on machines with one node.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] for a function that is not there; [`ErrorKind::Malformed`].
+    pub fn of(sysfs: &Sysfs, bdf: Bdf) -> Result<Option<Self>, Error> {
+        let path = format!("sys/bus/pci/devices/{bdf}/numa_node");
+        let failed = |kind| Error::new(format!("read /{path}"), kind).on(bdf);
+        let text = sysfs
+            .read(&path)
+            .map_err(|_unread| failed(ErrorKind::NotFound(Errno::NOENT)))?;
+        match text.parse::<i32>() {
+            Ok(-1) => Ok(None),
+            Ok(node) if node >= 0 => Ok(Some(Self(node.unsigned_abs()))),
+            _ => Err(failed(ErrorKind::Malformed("not the number of a NUMA node"))),
+        }
+    }
 }
 
 /// A mapping of the process's own. Unmapped when dropped.
@@ -302,10 +329,7 @@ mod tests {
                 Ok(memory) => memory,
                 // A kernel without transparent huge pages refuses them.
                 Err(error) => {
-                    assert_eq!(
-                        (pages, error.errno()),
-                        (PageSize::Transparent, Some(rustix::io::Errno::INVAL))
-                    );
+                    assert_eq!((pages, error.errno()), (PageSize::Transparent, Some(Errno::INVAL)));
                     continue;
                 }
             };
@@ -334,7 +358,36 @@ mod tests {
                 assert_eq!(memory.page_size().unwrap(), PageSize::Huge2M);
             }
             // No page of that size is reserved here: an error, never other pages.
-            Err(error) => assert_eq!(error.errno(), Some(rustix::io::Errno::NOMEM)),
+            Err(error) => assert_eq!(error.errno(), Some(Errno::NOMEM)),
+        }
+    }
+
+    #[test]
+    #[cfg(not(miri))]
+    fn the_node_of_a_function_is_read_from_its_directory() {
+        let root = tempfile::tempdir().unwrap();
+        let bdf: Bdf = "0000:01:00.0".parse().unwrap();
+        let directory = root.path().join("sys/bus/pci/devices").join(bdf.to_string());
+        std::fs::create_dir_all(&directory).unwrap();
+        let sysfs = Sysfs::at(root.path());
+        let missing = NumaNode::of(&sysfs, bdf).unwrap_err();
+        assert_eq!((missing.device, missing.errno()), (Some(bdf), Some(Errno::NOENT)));
+        for (text, node) in [("1\n", Some(NumaNode(1))), ("-1\n", None)] {
+            std::io::Write::write_all(
+                &mut std::fs::File::create(directory.join("numa_node")).unwrap(),
+                text.as_bytes(),
+            )
+            .unwrap();
+            assert_eq!(NumaNode::of(&sysfs, bdf).unwrap(), node);
+        }
+        for text in ["-2", "many"] {
+            std::io::Write::write_all(
+                &mut std::fs::File::create(directory.join("numa_node")).unwrap(),
+                text.as_bytes(),
+            )
+            .unwrap();
+            let kind = NumaNode::of(&sysfs, bdf).unwrap_err().kind;
+            assert!(matches!(kind, ErrorKind::Malformed(_)), "{kind}");
         }
     }
 

@@ -86,10 +86,10 @@ impl Region {
     /// As [`read`](Self::read).
     pub fn write(&self, offset: u64, from: &[u8]) -> Result<(), Error> {
         let at = self.place(offset, from.len(), "write")?;
+        let written = self.device.calls().write(at, from);
         if self.index() == RegionIndex::CONFIG && may_revoke(offset, from) {
             self.device.revoked();
         }
-        let written = self.device.calls().write(at, from);
         let done = written.map_err(|errno| self.failed("write", ErrorKind::from_errno(errno)))?;
         self.whole("write", from.len(), done)
     }

@@ -15,4 +15,6 @@ mod group;
 #[cfg(test)]
 mod nested;
 #[cfg(test)]
+mod open;
+#[cfg(test)]
 mod space;

@@ -4,6 +4,7 @@ use iommu::pool::DmaPool;
 use iommu::space::{AddressSpace, MapOptions};
 use iommu::{Error, Iova, IovaRange};
 use pci::GroupId;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use vfio_core::fake::{Copier, FaultReason, Iommu, Machine, Parting};
 use vfio_core::iommufd::{Hwpt, HwptData, HwptFlags, HwptParent, Iommufd};
@@ -68,6 +69,43 @@ fn memory_in_a_file_is_mapped_by_it_where_the_kernel_can() {
 }
 
 #[test]
+fn a_watched_map_is_made_in_pieces_and_is_one_mapping() {
+    const PIECE: usize = 1 << 30;
+    for (bench, call) in Bench::both().into_iter().zip(["IOMMU_IOAS_MAP", "VFIO_IOMMU_MAP_DMA"]) {
+        // Hardly any of it is touched.
+        let large = Arc::new(Memory::new(2 * PIECE, MemoryOptions::default()).unwrap());
+        let fixed = BOTH.at(Iova(PIECE as u64));
+        bench.machine.forget_calls();
+        let mut told = 0;
+        let mut count = |_| {
+            told += 1;
+            ControlFlow::Continue(())
+        };
+        let mapping = bench
+            .space
+            .map(&large, 0..2 * PIECE, fixed.progress(&mut count))
+            .unwrap();
+        let maps = bench.machine.calls().into_iter().filter(|step| step.as_str() == call);
+        assert_eq!((maps.count(), told, bench.space.mappings()), (2, 2, 1));
+        let across = Iova(mapping.iova().0 + PIECE as u64 - 2);
+        assert_eq!(bench.engine.fill(across, 4, 7), Status::Done);
+        assert_eq!(bytes(&large, PIECE - 3, 6), [0, 7, 7, 7, 7, 0]);
+        mapping.unmap().unwrap();
+        assert_eq!(bench.engine.fill(across, 4, 7), Status::Failed);
+        let mut stop = |_| ControlFlow::Break(());
+        let cancelled = bench.space.map(&large, 0..2 * PIECE, fixed.progress(&mut stop));
+        assert!(matches!(cancelled, Err(Error::Cancelled)));
+        bench.machine.fail_nth(1, Errno::NOMEM);
+        let failed = bench
+            .space
+            .map(&large, 0..2 * PIECE, fixed.progress(&mut |_| ControlFlow::Continue(())));
+        assert_eq!(failed.unwrap_err().errno(), Some(Errno::NOMEM));
+        assert_eq!((bench.space.mappings(), bench.machine.pinned()), (0, 0));
+        assert_eq!(Arc::strong_count(&large), 1);
+    }
+}
+
+#[test]
 fn everything_goes_with_one_call() {
     for (bench, call) in Bench::both()
         .into_iter()
@@ -110,7 +148,7 @@ fn what_cannot_be_unmapped_is_leaked_with_its_iova() {
         assert!(Arc::strong_count(&one) > 1, "so it is still there");
         assert!(matches!(
             bench.space.map(&other, 0..4096, READ.at(iova)),
-            Err(Error::InUse(_))
+            Err(Error::InUse { .. })
         ));
     }
 }
@@ -358,15 +396,18 @@ fn one_function_reaches_anothers_bar_while_that_decodes() {
         (Status::Done, 0x4350_4d45),
         "the other engine's ID register"
     );
+    machine.forget_calls();
+    assert!(bar.is_mapped() && bar.refresh().unwrap());
+    assert_eq!(machine.calls(), [], "nothing has happened");
     peer.config().unwrap().set_memory_decode(false).unwrap();
-    assert!(!bar.follow_decode().unwrap());
+    assert!(!bar.is_mapped() && !bar.refresh().unwrap());
     assert_eq!(reads_id(iova).0, Status::Failed);
     assert!(
-        matches!(space.map(&page, 0..4096, READ.at(iova)), Err(Error::InUse(_))),
+        matches!(space.map(&page, 0..4096, READ.at(iova)), Err(Error::InUse { .. })),
         "its place is kept"
     );
     peer.config().unwrap().set_memory_decode(true).unwrap();
-    assert!(bar.follow_decode().unwrap() && bar.iova() == iova);
+    assert!(bar.refresh().unwrap() && bar.iova() == iova);
     assert_eq!(reads_id(iova), (Status::Done, 0x4350_4d45));
     drop(bar);
     drop(space.map(&page, 0..4096, READ.at(iova)).unwrap());
@@ -374,6 +415,56 @@ fn one_function_reaches_anothers_bar_while_that_decodes() {
     #[expect(clippy::reversed_empty_ranges, reason = "what a caller may get wrong")]
     let backwards = space.map_bar(&peer, RegionIndex::BAR0, 4096..0, BOTH);
     assert!(matches!(backwards, Err(Error::Invalid(_))));
+}
+
+#[test]
+fn a_bar_is_mapped_anew_after_whatever_takes_it_back() {
+    let machine = two().build();
+    let iommufd = Iommufd::open(&machine.system()).unwrap();
+    let [device, peer] = [0, 1].map(|function| open(&machine, &iommufd, function).unwrap());
+    let engine = crate::bench::Engine(device.clone());
+    let space = AddressSpace::iommufd(&iommufd).unwrap();
+    let _attached = space.attach(&device).unwrap();
+    let config = peer.config().unwrap();
+    config.set_memory_decode(true).unwrap();
+    let mut bar = space.map_bar(&peer, RegionIndex::BAR0, 0..4096, BOTH).unwrap();
+    let page = memory(1);
+    let target = space.map(&page, 0..4096, WRITE).unwrap();
+    let iova = bar.iova();
+    let off_and_on: &dyn Fn() = &|| {
+        config.set_memory_decode(false).unwrap();
+        config.set_memory_decode(true).unwrap();
+    };
+    let reset: &dyn Fn() = &|| peer.reset().unwrap();
+    let sleep: &dyn Fn() = &|| {
+        peer.low_power_entry().unwrap();
+        peer.low_power_exit().unwrap();
+    };
+    for happening in [off_and_on, reset, sleep] {
+        assert_eq!(engine.copy(iova, target.iova(), 4), Status::Done);
+        happening();
+        assert_eq!(
+            engine.copy(iova, target.iova(), 4),
+            Status::Failed,
+            "what was taken back does not come back by itself"
+        );
+        assert!(!bar.is_mapped());
+        assert!(bar.refresh().unwrap() && bar.is_mapped());
+        assert_eq!(bar.iova(), iova);
+    }
+    // A failure on the way leaves something that can be tried again.
+    peer.reset().unwrap();
+    machine.fail_next("IOMMU_IOAS_MAP_FILE", Errno::NOMEM);
+    assert!(bar.refresh().is_err() && !bar.is_mapped());
+    assert!(bar.refresh().unwrap());
+    assert_eq!(engine.copy(iova, target.iova(), 4), Status::Done);
+    // A reset that this process has not asked for is not noticed; what is asked for in any case helps.
+    bar.suspend().unwrap();
+    assert!(!bar.is_mapped());
+    bar.resume().unwrap();
+    assert_eq!(engine.copy(iova, target.iova(), 4), Status::Done);
+    bar.resume().unwrap();
+    assert!(bar.is_mapped());
 }
 
 #[test]

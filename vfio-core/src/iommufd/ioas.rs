@@ -3,7 +3,7 @@
 use super::command::{self, Command};
 use super::mapping::Mapping;
 use super::object::sealed;
-use super::{OPTION_HUGE_PAGES, Object, ObjectId, PageTable, RlimitMode};
+use super::{Iommufd, OPTION_HUGE_PAGES, Object, ObjectId, PageTable, RlimitMode};
 use crate::error::misaligned;
 use crate::sys::iommufd::Calls;
 use crate::sys::located::Located;
@@ -58,6 +58,12 @@ impl Ioas {
         Self {
             inner: Arc::new(Inner { object, space }),
         }
+    }
+
+    /// The iommufd it is in.
+    #[must_use]
+    pub fn iommufd(&self) -> &Iommufd {
+        self.object().iommufd()
     }
 
     /// Its number.

@@ -180,7 +180,7 @@ impl Map {
         };
         let map = if slack == 0 { whole } else { whole.aligned(len)? };
         if let Some(node) = options.numa_node {
-            map.prefer(node)?;
+            map.prefer(node.0)?;
         }
         match options.pages {
             PageSize::Transparent => map.advise(Advice::LinuxHugepage)?,

@@ -140,6 +140,7 @@ impl Function {
         if self.low_power.is_some() {
             return Err(Errno::INVAL);
         }
+        self.revocations += 1;
         self.low_power = Some(LowPower { wakeup });
         Ok(())
     }
@@ -299,9 +300,11 @@ impl Shared {
         if start.checked_add(len).is_none_or(|end| end > known.size) {
             return Err(Errno::INVAL);
         }
-        if known.revoked {
+        let function = state.functions.get(known.function).ok_or(Errno::NODEV)?;
+        if known.revoked || !function.answers_mapped() {
             return Err(Errno::NODEV);
         }
+        let revocations = function.revocations;
         let (function, region, ranges) = (known.function, known.region, known.ranges.clone());
         // Mapped through the chosen ranges, which follow one another in the dma-buf.
         Ok(Some(Source::Registers {
@@ -309,6 +312,7 @@ impl Shared {
             region,
             ranges,
             start,
+            revocations,
         }))
     }
 }

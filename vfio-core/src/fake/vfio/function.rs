@@ -34,6 +34,8 @@ pub(crate) struct Function {
     pub(crate) token_users: u32,
     /// Page requests whose group is not complete.
     pub(crate) partial: Vec<Fault>,
+    /// How often its registers stopped answering where they are mapped: what is mapped of a dma-buf before is gone.
+    pub(crate) revocations: u64,
 }
 
 /// The user let the device sleep.
@@ -77,6 +79,7 @@ impl Function {
             token: VfToken([0; 16]),
             token_users: 0,
             partial: Vec::new(),
+            revocations: 0,
         }
     }
 
@@ -102,6 +105,7 @@ impl Function {
 
     /// A reset leaves configuration space as it was, bus mastering included: the kernel saves it before and restores it after.
     pub(crate) fn after_reset(&mut self) {
+        self.revocations += 1;
         self.migration.reset();
         self.partial.clear();
         self.irqs.set_level(false, &self.config);
