@@ -52,9 +52,9 @@ pub(crate) fn peer() -> Result<Outcome> {
         };
         for way in ways {
             let said = example("peer", &[edu, &nvme, way])?.stdout;
-            let chosen = *way == "iommufd" || (*way == "best" && has_iommufd());
-            let kept = format!("the old mapping reaches it: {}", !chosen);
-            ensure!(said.contains(&kept) && said.contains("at the end"), "{way}: {said}");
+            let is_type1 = *way == "type1" || !has_iommufd();
+            let is_as_asked = said.contains("type1 has kept it") == is_type1;
+            ensure!(is_as_asked && said.contains("at the end"), "{way}: {said}");
         }
         Ok(())
     });
