@@ -18,7 +18,7 @@ impl AddressSpace {
     /// # Errors
     ///
     /// [`Error::Invalid`] if a mapping lies across an end of the range; nothing is unmapped then. If the kernel fails, what is left
-    /// is found and unmapped as before, by each mapping's own guard.
+    /// is found and unmapped as before, by each mapping's own guard; where a container does not tell what is left, memory and IOVAs are leaked.
     pub fn unmap_range(&self, range: IovaRange) -> Result<u64> {
         let mut kept = Kept::new();
         self.unmap_alone(range, &mut kept)

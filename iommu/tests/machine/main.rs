@@ -18,3 +18,5 @@ mod nested;
 mod open;
 #[cfg(test)]
 mod space;
+#[cfg(test)]
+mod unmap;
