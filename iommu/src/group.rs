@@ -3,11 +3,11 @@
 use crate::space::AddressSpace;
 use crate::{Error, Result};
 use pci::{Bdf, GroupId};
-use vfio_core::{AttachedGroup, BoundDevice, Container, ContainerPath, ErrorKind, Group, IommuType, System, VfToken};
+use vfio_core::{BoundDevice, Container, ContainerPath, ErrorKind, Group, IommuType, System, VfToken};
 
 /// Groups in one container, and the space that all their devices share.
 ///
-/// Devices hold what they need: this, the groups and the devices can go in any order.
+/// Devices and mappings hold what they need: they and this can go in any order. The groups stay open as long as the space.
 ///
 /// ```no_run
 /// use iommu::group::GroupSpace;
@@ -25,7 +25,6 @@ use vfio_core::{AttachedGroup, BoundDevice, Container, ContainerPath, ErrorKind,
 #[derive(Debug, Clone)]
 pub struct GroupSpace {
     system: System,
-    groups: Vec<AttachedGroup>,
     space: AddressSpace,
 }
 
@@ -40,10 +39,11 @@ impl GroupSpace {
         let (first, others) = ids.split_first().ok_or(Error::Invalid("a container needs a group"))?;
         let first = container.add(&viable(system, *first)?)?;
         container.set_iommu(IommuType::Type1v2)?;
+        let space = AddressSpace::type1(container)?;
+        space.groups().push(first);
         let mut opened = Self {
             system: system.clone(),
-            groups: vec![first],
-            space: AddressSpace::type1(container)?,
+            space,
         };
         for id in others {
             opened.add(*id)?;
@@ -58,7 +58,8 @@ impl GroupSpace {
     /// As [`open`](Self::open).
     pub fn add(&mut self, id: GroupId) -> Result<()> {
         let container = self.space.container().ok_or(Error::Invalid("no container"))?;
-        self.groups.push(container.add(&viable(&self.system, id)?)?);
+        let group = container.add(&viable(&self.system, id)?)?;
+        self.space.groups().push(group);
         self.space.refresh().map(drop)
     }
 
@@ -66,10 +67,10 @@ impl GroupSpace {
     ///
     /// # Errors
     ///
-    /// [`NotFound`](ErrorKind::NotFound) if none of the groups has it; those of [`AttachedGroup::device`].
+    /// [`NotFound`](ErrorKind::NotFound) if none of the groups has it; those of [`AttachedGroup::device`](vfio_core::AttachedGroup::device).
     pub fn device(&self, bdf: Bdf, token: Option<VfToken>) -> Result<BoundDevice> {
         let mut last = Error::Invalid("a container needs a group");
-        for group in &self.groups {
+        for group in self.space.groups().iter() {
             match group.device(bdf, token) {
                 Ok(device) => return Ok(device),
                 Err(error) => {
@@ -92,7 +93,7 @@ impl GroupSpace {
 }
 
 /// Opens a group that the kernel would hand out, or says which functions are in the way.
-fn viable(system: &System, id: GroupId) -> Result<Group> {
+pub(crate) fn viable(system: &System, id: GroupId) -> Result<Group> {
     let group = Group::open(system, id)?;
     if group.viable()? {
         return Ok(group);

@@ -2,7 +2,7 @@
 //!
 //! An [`AddressSpace`](space::AddressSpace) maps memory for devices, over iommufd and type1 alike. On it stand buffers and
 //! pools of buffers ([`buffer`], [`pool`], [`bounce`]), demand-paged DMA ([`demand`]), dirty tracking ([`dirty`]), nesting ([`nested`]) and
-//! groups that share a space ([`group`]). Its parts can be used alone: the IOVA [`allocator`], the [`lookup`] table, [`prefault`].
+//! groups that share a space ([`group`]). [`open`](open()) opens a device with a space of its own, by the best way that there is. Its parts can be used alone: the IOVA [`allocator`], the [`lookup`] table, [`prefault`].
 //!
 //! Nothing here is `unsafe`. Looking up an IOVA never waits, nor does taking a buffer of a pool that needs no new chunk, or returning one.
 //! Mapping and unmapping wait for each other while one of them notes what it does, and both for an unmapping of a whole range.
@@ -62,10 +62,12 @@ mod error;
 pub mod group;
 pub mod lookup;
 pub mod nested;
+mod open;
 pub mod pool;
 pub mod prefault;
 pub mod space;
 mod sync;
 
-pub use error::{Error, Result};
+pub use error::{Error, Obstacle, Result};
+pub use open::{OpenOptions, open};
 pub use vfio_core::{Iova, IovaRange};

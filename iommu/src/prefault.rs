@@ -5,7 +5,7 @@
 
 use crate::{Error, Result};
 use std::num::NonZeroUsize;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
@@ -15,7 +15,7 @@ use vfio_core::{Memory, StableMemory};
 const PIECE: usize = 2 << 20;
 
 /// Makes the pages of a part of `memory` present and zeroed, with as many as `threads` threads. `progress` is told the bytes done and the
-/// bytes in all, on this thread, after each piece; it may be called a few more times after a failure.
+/// bytes in all, on this thread, after each piece. [`MapOptions::prefault`](crate::space::MapOptions::prefault) does it as a part of mapping.
 ///
 /// What was populated before a failure stays so.
 ///
@@ -38,7 +38,20 @@ pub fn populate(
     memory: &Memory,
     part: Range<usize>,
     threads: NonZeroUsize,
-    progress: impl FnMut(usize, usize),
+    mut progress: impl FnMut(usize, usize),
+) -> Result<()> {
+    populate_watched(memory, part, threads, |done, total| {
+        progress(done, total);
+        ControlFlow::Continue(())
+    })
+}
+
+/// As [`populate`], until `progress` breaks it off, which is [`Error::Cancelled`].
+pub(crate) fn populate_watched(
+    memory: &Memory,
+    part: Range<usize>,
+    threads: NonZeroUsize,
+    progress: impl FnMut(usize, usize) -> ControlFlow<()>,
 ) -> Result<()> {
     if part.start > part.end || part.end > memory.len() {
         return Err(Error::Invalid("part lies outside the memory"));
@@ -56,7 +69,7 @@ fn in_pieces(
     part: Range<usize>,
     piece: usize,
     threads: NonZeroUsize,
-    mut progress: impl FnMut(usize, usize),
+    mut progress: impl FnMut(usize, usize) -> ControlFlow<()>,
     work: impl Fn(Range<usize>) -> Result<()> + Sync,
 ) -> Result<()> {
     if part.is_empty() {
@@ -109,7 +122,10 @@ fn in_pieces(
             match result {
                 Ok(len) => {
                     done += len;
-                    progress(done, total);
+                    if first_error.is_ok() && progress(done, total).is_break() {
+                        failed.store(true, Ordering::Relaxed);
+                        first_error = Err(Error::Cancelled);
+                    }
                 }
                 Err(error) => first_error = first_error.and(Err(error)),
             }
@@ -122,7 +138,7 @@ fn one_after_the_other(
     bounds: &impl Fn(usize) -> Range<usize>,
     pieces: usize,
     total: usize,
-    progress: &mut impl FnMut(usize, usize),
+    progress: &mut impl FnMut(usize, usize) -> ControlFlow<()>,
     work: &impl Fn(Range<usize>) -> Result<()>,
 ) -> Result<()> {
     let mut done = 0;
@@ -130,7 +146,9 @@ fn one_after_the_other(
         let len = range.len();
         work(range)?;
         done += len;
-        progress(done, total);
+        if progress(done, total).is_break() {
+            return Err(Error::Cancelled);
+        }
     }
     Ok(())
 }
@@ -152,7 +170,10 @@ mod tests {
             let seen = Mutex::new(Vec::new());
             let mut reported = Vec::new();
             let threads = NonZeroUsize::new(threads).unwrap();
-            in_pieces(address, start..start + len, piece, threads, |done, total| reported.push((done, total)), |range| {
+            in_pieces(address, start..start + len, piece, threads, |done, total| {
+                reported.push((done, total));
+                ControlFlow::Continue(())
+            }, |range| {
                 seen.lock().unwrap().push(range);
                 Ok(())
             }).unwrap();
@@ -178,7 +199,7 @@ mod tests {
             0..1_000_000,
             1,
             THREADS,
-            |_, _| (),
+            |_, _| ControlFlow::Continue(()),
             |range| {
                 calls.fetch_add(1, Ordering::Relaxed);
                 if range.start >= 10 {
@@ -190,6 +211,22 @@ mod tests {
         );
         assert!(matches!(result, Err(Error::Invalid("no pages left"))));
         assert!(calls.into_inner() <= 10 + 2 * THREADS.get());
+    }
+
+    #[test]
+    fn who_watches_ends_the_work() {
+        let mut told = 0;
+        let stop = |_: usize, _: usize| {
+            told += 1;
+            if told < 3 {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        };
+        let result = in_pieces(0, 0..1_000, 1, THREADS, stop, |_| Ok(()));
+        assert!(matches!(result, Err(Error::Cancelled)));
+        assert_eq!(told, 3, "and is told no more");
     }
 
     #[test]

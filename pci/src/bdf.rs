@@ -9,7 +9,7 @@ pub struct Segment(pub u32);
 
 /// The 16 bits that a function puts on the bus as its identity (PCIe 6.0 §2.2.6.2). Under ARI the low 8 bits are all
 /// function number; the `device.function` split is then only a way to print it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RoutingId(pub u16);
 
 impl RoutingId {
@@ -45,7 +45,7 @@ impl RoutingId {
 }
 
 /// The full name of a function: segment and routing id. Prints as `0000:3b:00.2`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Bdf {
     /// The segment (Linux: domain).
     pub segment: Segment,
@@ -78,6 +78,20 @@ fn digit(nibble: u8) -> char {
 impl fmt::Display for Bdf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:04x}:{}", self.segment.0, self.routing_id)
+    }
+}
+
+/// As it is displayed: nobody reads an address in decimal.
+impl fmt::Debug for RoutingId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// As it is displayed.
+impl fmt::Debug for Bdf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -130,6 +144,15 @@ mod tests {
                 bdf.routing_id
             );
         }
+    }
+
+    #[test]
+    fn a_log_shows_an_address_as_everybody_writes_it() {
+        let bdf = Bdf::new(Segment(0), RoutingId(0x0180));
+        assert_eq!(
+            format!("{:?} {:?}", Some(bdf), bdf.routing_id),
+            "Some(0000:01:10.0) 01:10.0"
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The libraries on the real kernel: their examples, which check what they do.
 
 use crate::PASSED;
-use crate::machine::{Run, done, run};
+use crate::machine::{Run, done, physical_function, run};
 use anyhow::{Context, Result, ensure};
 use lab::case::Outcome;
 use std::fs::{self, OpenOptions};
@@ -37,6 +37,29 @@ pub(crate) fn edu() -> Result<Outcome> {
         }
         Ok(())
     })?;
+    PASSED
+}
+
+/// Both interfaces, and the one that is chosen where none is asked for.
+pub(crate) fn peer() -> Result<Outcome> {
+    let nvme = physical_function("nvme")?;
+    done(&["bind", &nvme, "--driver", "vfio-pci"])?;
+    let outcome = on_edu(|edu| {
+        let ways: &[&str] = if has_iommufd() {
+            &["type1", "iommufd", "best"]
+        } else {
+            &["type1", "best"]
+        };
+        for way in ways {
+            let said = example("peer", &[edu, &nvme, way])?.stdout;
+            let is_type1 = *way == "type1" || !has_iommufd();
+            let is_as_asked = said.contains("type1 has kept it") == is_type1;
+            ensure!(is_as_asked && said.contains("at the end"), "{way}: {said}");
+        }
+        Ok(())
+    });
+    done(&["release", &nvme])?;
+    outcome?;
     PASSED
 }
 

@@ -1,9 +1,12 @@
 //! The last leg: a Linux guest drives a VF.
 
 use crate::PASSED;
-use crate::machine::{done, physical_function, refused, sriovctl, vfs};
+use crate::machine::{done, json, physical_function, refused, sriovctl, vfs};
 use anyhow::{Context, Result, ensure};
 use lab::case::Outcome;
+use std::io::Read;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 pub(crate) fn drives_a_vf() -> Result<Outcome> {
     let pf = physical_function("igb")?;
@@ -30,6 +33,43 @@ pub(crate) fn drives_a_vf() -> Result<Outcome> {
     // What is not on vfio-pci is not handed out.
     refused(&["run", &pf, "--kernel", &kernel], 1, &["vfio-pci"])?;
     PASSED
+}
+
+/// Without a kernel the guest stays in its firmware, until somebody ends it.
+pub(crate) fn ends_with_a_killed_run() -> Result<Outcome> {
+    let pf = physical_function("igb")?;
+    done(&["vf", "create", &pf, "1", "--driver", "vfio-pci"])?;
+    let vf = vfs(&pf).pop().context("no VF")?;
+    let is_held = || -> Result<bool> {
+        let shown = json(&["show", &vf])?;
+        let holders = shown
+            .pointer("/functions/0/held_by")
+            .and_then(|held_by| held_by.as_array());
+        Ok(!holders.context("no held_by")?.is_empty())
+    };
+    let mut run = Command::new("sriovctl")
+        .args(["run", &vf, "--memory", "256M"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut console = run.stdout.take().context("no output")?;
+    let deadline = Instant::now() + Duration::from_secs(90);
+    while !is_held()? {
+        ensure!(run.try_wait()?.is_none(), "the guest has ended by itself");
+        ensure!(Instant::now() < deadline, "the guest does not open its function");
+    }
+    run.kill()?;
+    run.wait()?;
+    // At its end when the last process that writes to it is gone.
+    console.read_to_end(&mut Vec::new())?;
+    // The kernel closes the other files of a process that ends after that, and in nobody's sight.
+    loop {
+        let delete = sriovctl(&["vf", "delete", &pf])?;
+        if delete.code == 0 {
+            return PASSED;
+        }
+        ensure!(delete.code == 16 && Instant::now() < deadline, "{}", delete.stderr);
+    }
 }
 
 /// Boots a guest. On a busy host an emulated guest inside an emulated machine once in a while does not come up at all, whatever it was

@@ -67,6 +67,7 @@ fn main() -> ExitCode {
         Case::new("without_root_it_reads_and_refuses_to_change", refusals::not_root),
         Case::new("a_device_opens_in_every_way", dma::every_way),
         Case::new("a_device_moves_memory_where_it_may", dma::edu),
+        Case::new("a_device_reaches_another_ones_registers", dma::peer),
         Case::new("demand_paging_keeps_its_budget", dma::demand),
         Case::new("a_device_state_moves_to_another", dma::migrate),
         Case {
@@ -99,6 +100,10 @@ fn main() -> ExitCode {
         Case {
             limit_s: 420,
             ..Case::new("a_guest_drives_a_vf", guest::drives_a_vf)
+        },
+        Case {
+            limit_s: 180,
+            ..Case::new("a_guest_ends_with_a_killed_run", guest::ends_with_a_killed_run)
         },
     ];
     lab::case::main(&cases, machine::leaves_no_trace)

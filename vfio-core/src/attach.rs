@@ -75,9 +75,10 @@ impl BoundDevice {
         if !self.claims().attachment(number) {
             return Err(self.failed(ATTACH, ErrorKind::Busy(Errno::BUSY)));
         }
-        match self.attach_to(table.object(), pasid) {
+        let table = table.object();
+        match self.attach_to(table, pasid) {
             Ok(hwpt) => Ok(Attachment {
-                table: Arc::clone(table.object()),
+                table: Arc::clone(table),
                 device: self.clone(),
                 pasid,
                 hwpt,
@@ -128,8 +129,9 @@ impl Attachment {
     ///
     /// As [`BoundDevice::attach`].
     pub fn replace(&mut self, table: &impl PageTable) -> Result<(), Error> {
-        self.hwpt = self.device.attach_to(table.object(), self.pasid)?;
-        self.table = Arc::clone(table.object());
+        let table = table.object();
+        self.hwpt = self.device.attach_to(table, self.pasid)?;
+        self.table = Arc::clone(table);
         Ok(())
     }
 

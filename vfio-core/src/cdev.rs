@@ -38,7 +38,7 @@ impl CdevFile {
         Self::open_path(system, &path, Some(bdf))
     }
 
-    /// Opens a file by its path: that of a mediated device, for example.
+    /// Opens a file by its path: that of a mediated device, for example. Which function it is, errors say as far as `/sys` tells.
     ///
     /// # Errors
     ///
@@ -106,6 +106,7 @@ impl CdevFile {
         let calls = system.files().cdev(path);
         let calls = calls
             .map_err(|errno| Error::new(format!("open {}", path.display()), ErrorKind::from_errno(errno)).on(bdf))?;
+        let bdf = bdf.or_else(|| unguarded::function_of(system, calls.descriptor(), path));
         Ok(Self {
             calls: Mutex::new(Some(calls)),
             bdf,
@@ -118,8 +119,9 @@ impl CdevFile {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Binds the device to an iommufd, which it stays until it is closed. The file is the device's from then on; after an error it can be
-    /// tried again. `token` is for VFs whose PF is on vfio-pci, and for that PF; give none to any other function. Linux asks for it here since
+    /// Binds the device to an iommufd, which it stays until it is closed. Its registers and interrupts can be used then; it does DMA only once it is
+    /// [attached](BoundDevice::attach) to an address space too. The file is the device's from then on; after an error it can be tried
+    /// again. `token` is for VFs whose PF is on vfio-pci, and for that PF; give none to any other function. Linux asks for it here since
     /// 6.17, and before that takes none.
     ///
     /// # Errors
@@ -184,6 +186,8 @@ fn path_of(sysfs: &Sysfs, bdf: Bdf) -> Result<PathBuf, Error> {
 
 impl fmt::Debug for CdevFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.open_file().fmt(f)
+        let mut shown = f.debug_struct("CdevFile");
+        shown.field("bdf", &self.bdf);
+        shown.field("is_bound", &self.open_file().is_none()).finish()
     }
 }

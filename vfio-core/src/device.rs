@@ -6,8 +6,8 @@
 
 use crate::config::Config;
 use crate::info::{DeviceInfo, RegionIndex, RegionInfo};
-use crate::iommufd::{IommuDevice, Iommufd, ObjectId};
-use crate::legacy::AttachedGroup;
+use crate::iommufd::{IommuDevice, Iommufd, ObjectId, sealed};
+use crate::legacy::{AttachedGroup, Member};
 use crate::sys::vfio::DeviceCalls;
 use crate::{Error, ErrorKind, Interrupts, IrqFlags, IrqIndex, IrqInfo, Region, Step};
 use pci::Bdf;
@@ -20,6 +20,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A device that can be used. Cheap to clone.
+///
+/// One that is bound to an iommufd has no address space at first: all its DMA is stopped, and page tables, dirty bits and page requests are of no
+/// use to it, until it is [attached](Self::attach) to one. One of a group has that of its container from the start. Either does DMA
+/// and sends MSI only as a bus master ([`Config::set_bus_master`]), which is off after opening.
 ///
 /// ```no_run
 /// use vfio_core::{CdevFile, RegionIndex, System};
@@ -52,10 +56,9 @@ struct Inner {
 }
 
 /// What keeps a device usable.
-#[derive(Debug)]
 enum Hold {
     Iommufd { iommufd: Iommufd, id: ObjectId },
-    Group(AttachedGroup),
+    Group(Member),
 }
 
 /// What one guard at a time may have.
@@ -83,12 +86,8 @@ impl BoundDevice {
         Self::new(calls, bdf, Hold::Iommufd { iommufd, id })
     }
 
-    pub(crate) fn in_group(
-        calls: Arc<dyn DeviceCalls>,
-        bdf: Option<Bdf>,
-        group: &AttachedGroup,
-    ) -> Result<Self, Error> {
-        Self::new(calls, bdf, Hold::Group(group.clone()))
+    pub(crate) fn in_group(calls: Arc<dyn DeviceCalls>, bdf: Option<Bdf>, member: Member) -> Result<Self, Error> {
+        Self::new(calls, bdf, Hold::Group(member))
     }
 
     fn new(calls: Arc<dyn DeviceCalls>, bdf: Option<Bdf>, hold: Hold) -> Result<Self, Error> {
@@ -124,7 +123,7 @@ impl BoundDevice {
     #[must_use]
     pub fn group(&self) -> Option<&AttachedGroup> {
         match &self.inner.hold {
-            Hold::Group(group) => Some(group),
+            Hold::Group(member) => Some(member.group()),
             Hold::Iommufd { .. } => None,
         }
     }
@@ -225,8 +224,9 @@ impl BoundDevice {
     /// again.
     #[doc(alias = "VFIO_DEVICE_RESET")]
     pub fn reset(&self) -> Result<(), Error> {
+        let reset = self.calls().reset();
         self.revoked();
-        self.calls().reset().map_err(|errno| {
+        reset.map_err(|errno| {
             let kind = match errno {
                 Errno::INVAL | Errno::NOTTY => ErrorKind::Unsupported {
                     errno,
@@ -247,7 +247,8 @@ impl BoundDevice {
         self.inner.revocations.load(Ordering::Acquire)
     }
 
-    /// Something is about to be done that takes dma-bufs back.
+    /// Something was done that takes dma-bufs back, or was tried. Counted afterwards: who maps meanwhile has read the former count, and maps
+    /// once more than needed rather than once less.
     pub(crate) fn revoked(&self) {
         self.inner.revocations.fetch_add(1, Ordering::AcqRel);
     }
@@ -288,11 +289,15 @@ const NO_REGION: ErrorKind = ErrorKind::Invalid("the device has no such region")
 
 impl fmt::Debug for BoundDevice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BoundDevice")
-            .field("bdf", &self.inner.bdf.map(|bdf| bdf.to_string()))
-            .field("calls", &self.inner.calls)
-            .field("hold", &self.inner.hold)
-            .finish_non_exhaustive()
+        let mut shown = f.debug_struct("BoundDevice");
+        shown.field("bdf", &self.inner.bdf);
+        match &self.inner.hold {
+            Hold::Iommufd { id, .. } => shown.field("iommufd", &id.0),
+            Hold::Group(member) => shown
+                .field("name", &member.name())
+                .field("container", &member.group().container().path()),
+        };
+        shown.finish()
     }
 }
 
@@ -311,6 +316,8 @@ impl IommufdDevice {
         &self.device
     }
 }
+
+impl sealed::Sealed for IommufdDevice {}
 
 impl IommuDevice for IommufdDevice {
     fn device_id(&self) -> ObjectId {

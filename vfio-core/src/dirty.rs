@@ -1,5 +1,6 @@
 //! Which pages devices have written.
 
+use crate::error::misaligned;
 use crate::{Error, ErrorKind, Iova, IovaRange};
 use rustix::io::Errno;
 use std::fmt;
@@ -31,7 +32,7 @@ impl DirtyBitmap {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`] if the page size is no power of two or the range is not made of whole pages; ENOMEM if there is no
+    /// [`ErrorKind::Invalid`] if the page size is no power of two, [`ErrorKind::Misaligned`] if the range is not made of whole pages; ENOMEM if there is no
     /// memory for it.
     pub fn new(range: IovaRange, page_size: u64) -> Result<Self, Error> {
         let fail = |kind| Error::new("dirty bitmap", kind);
@@ -40,8 +41,9 @@ impl DirtyBitmap {
             return Err(invalid("a page size that is no power of two"));
         }
         let len = u64::try_from(range.len_bytes()).map_err(|_too_long| invalid("a range of all addresses"))?;
-        if !Iova(range.start().0 | len).is_aligned_to(page_size) {
-            return Err(invalid("a range that is not made of whole pages"));
+        let numbers = [("start", Some(range.start().0)), ("length", Some(len))];
+        if let Some(kind) = misaligned(numbers, page_size) {
+            return Err(fail(kind));
         }
         let pages = len / page_size;
         let count = usize::try_from(pages.div_ceil(64)).map_err(|_too_long| fail(ErrorKind::Os(Errno::NOMEM)))?;

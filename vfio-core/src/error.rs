@@ -1,6 +1,6 @@
 //! The crate's error: which step, on which device, went wrong how, and what helps.
 
-use crate::IovaRange;
+use crate::{Iova, IovaRange};
 use pci::{Bdf, GroupId};
 use rustix::io::Errno;
 use std::borrow::Cow;
@@ -32,7 +32,7 @@ pub enum ErrorKind {
     /// Permission denied.
     #[error("{}", message(*.0))]
     Denied(Errno),
-    /// Somebody else uses it, or it still has users.
+    /// Somebody uses it, this process or another, or it still has users.
     #[error("{}", message(*.0))]
     Busy(Errno),
     /// The device was removed, or is being removed.
@@ -96,7 +96,7 @@ pub enum ErrorKind {
         done: usize,
     },
     /// Not every function of the group is on a VFIO driver or without one.
-    #[error("IOMMU group {} is not viable", .group.0)]
+    #[error("IOMMU group {} is not viable{}", .group.0, in_the_way(.culprits))]
     GroupNotViable {
         /// The group.
         group: GroupId,
@@ -109,6 +109,16 @@ pub enum ErrorKind {
     /// The kernel refuses direct hardware access: lockdown, or interrupts that cannot be isolated.
     #[error("refused to keep the machine safe: {}", message(*.0))]
     Unsafe(Errno),
+    /// A number is off its alignment.
+    #[error("the {what} must be a multiple of {multiple_of:#x}, and is {value:#x}")]
+    Misaligned {
+        /// Which number.
+        what: &'static str,
+        /// What it is.
+        value: u64,
+        /// What it must be a multiple of: the smallest page of the IOMMU, the page of the CPU.
+        multiple_of: u64,
+    },
     /// The request cannot be expressed or makes no sense; says why.
     #[error("{0}")]
     Invalid(&'static str),
@@ -166,7 +176,9 @@ impl Error {
     pub fn fix(&self) -> Option<&'static str> {
         match &self.kind {
             ErrorKind::Denied(_) => Some("run as root, or give this user the device node (udev rule, chown)"),
-            ErrorKind::Busy(_) => Some("stop the process that holds it: sriovctl status"),
+            ErrorKind::Busy(_) => Some(
+                "drop what this process has open or in use of it (device, group, guard), or stop the process that holds it: sriovctl status",
+            ),
             ErrorKind::NotFound(_) if self.step.is_a_node() => {
                 Some("bind the function to vfio-pci, and load the modules vfio and vfio_pci")
             }
@@ -181,7 +193,7 @@ impl Error {
                 Some("take an IOVA from the allowed ranges; reserved ones are in reserved_regions")
             }
             ErrorKind::GroupNotViable { .. } => {
-                Some("bind the group's other functions to vfio-pci too, or unbind them")
+                Some("bind the group's other functions to vfio-pci too, or unbind them: sriovctl groups")
             }
             ErrorKind::Token => Some("give the token that the holder of the PF has set"),
             ErrorKind::Unsafe(_) => {
@@ -236,6 +248,29 @@ impl ErrorKind {
     }
 }
 
+/// The first of the numbers that is no multiple of an alignment, a power of two.
+pub(crate) fn misaligned<const N: usize>(
+    numbers: [(&'static str, Option<u64>); N],
+    multiple_of: u64,
+) -> Option<ErrorKind> {
+    let mut known = numbers.into_iter().filter_map(|(what, value)| Some((what, value?)));
+    let (what, value) = known.find(|(_, value)| !Iova(*value).is_aligned_to(multiple_of))?;
+    Some(ErrorKind::Misaligned {
+        what,
+        value,
+        multiple_of,
+    })
+}
+
+/// Who spoils a group, as far as it is known.
+fn in_the_way(culprits: &[Bdf]) -> String {
+    let names: Vec<_> = culprits.iter().map(Bdf::to_string).collect();
+    match names.is_empty() {
+        true => String::new(),
+        false => format!(": {} on a driver of the host", names.join(", ")),
+    }
+}
+
 /// The system's words for an errno, without Rust's `(os error N)`.
 fn message(errno: Errno) -> String {
     let text = std::io::Error::from(errno).to_string();
@@ -257,6 +292,29 @@ mod tests {
         assert_eq!(error.errno(), Some(Errno::BUSY));
         assert!(error.fix().is_some());
         assert_eq!(error.on(None).device, Some(bdf), "a name once given stays");
+    }
+
+    #[test]
+    fn who_spoils_a_group_is_said() {
+        let group = GroupId(7);
+        let spoiled = |culprits| ErrorKind::GroupNotViable { group, culprits }.to_string();
+        let culprits = ["0000:01:00.1", "0000:01:00.2"].map(|bdf| bdf.parse().unwrap());
+        assert_eq!(
+            spoiled(culprits.to_vec()),
+            "IOMMU group 7 is not viable: 0000:01:00.1, 0000:01:00.2 on a driver of the host"
+        );
+        assert_eq!(spoiled(Vec::new()), "IOMMU group 7 is not viable");
+    }
+
+    #[test]
+    fn what_is_off_its_alignment_is_said_in_numbers() {
+        let numbers = [("IOVA", None), ("length", Some(0x2000)), ("address", Some(0x1234))];
+        let kind = misaligned(numbers, 0x1000).unwrap();
+        assert_eq!(
+            kind.to_string(),
+            "the address must be a multiple of 0x1000, and is 0x1234"
+        );
+        assert_eq!(misaligned(numbers, 4), None);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Events: eventfds, which the kernel signals for an interrupt and a program waits for.
 //!
-//! Three ways to wait, and no runtime: block on one ([`EventFd::wait`]), poll several ([`wait_any`]), or keep a set of many
+//! Three ways to wait, and no runtime: block on one ([`EventFd::wait`], [`EventFd::wait_timeout`]), poll several ([`wait_any`]), or keep a set of many
 //! ([`EventSet`]). Every descriptor can also be handed to a runtime of the caller's ([`AsFd`]).
 //!
 //! Follows `eventfd(2)`, `poll(2)` and `epoll(7)`.
@@ -69,6 +69,25 @@ impl EventFd {
                 // Somebody made the descriptor nonblocking.
                 Err(Errno::AGAIN) => wait_any(&[self], None).map(drop)?,
                 Err(errno) => return Err(failed("read eventfd", errno)),
+            }
+        }
+    }
+
+    /// Waits as [`wait`](Self::wait), but no longer than `timeout`; `None` if no signal came.
+    ///
+    /// # Errors
+    ///
+    /// As [`wait`](Self::wait).
+    pub fn wait_timeout(&self, timeout: Duration) -> Result<Option<u64>, Error> {
+        // A time so far away that no clock reaches it is no limit.
+        let deadline = Instant::now().checked_add(timeout);
+        loop {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let is_over = wait_any(&[self], left)?.is_empty();
+            // Somebody else may take the signals in between.
+            let taken = self.try_read()?;
+            if taken.is_some() || is_over {
+                return Ok(taken);
             }
         }
     }
@@ -289,6 +308,27 @@ mod tests {
         rustix::io::write(&event, &(u64::MAX - 1).to_ne_bytes()).unwrap();
         event.signal().unwrap();
         assert_eq!(event.wait().unwrap(), u64::MAX - 1);
+    }
+
+    #[test]
+    fn waiting_ends_with_a_signal_or_with_the_time() {
+        let event = EventFd::new().unwrap();
+        let began = Instant::now();
+        assert_eq!(event.wait_timeout(Duration::from_millis(1)).unwrap(), None);
+        assert!(began.elapsed() >= Duration::from_millis(1));
+        event.signal().unwrap();
+        event.signal().unwrap();
+        assert_eq!(
+            event.wait_timeout(Duration::ZERO).unwrap(),
+            Some(2),
+            "what is there is taken without time"
+        );
+        let signaller = event.try_clone().unwrap();
+        let thread = std::thread::spawn(move || signaller.signal());
+        assert_eq!(event.wait_timeout(Duration::MAX).unwrap(), Some(1));
+        thread.join().unwrap().unwrap();
+        let file = EventFd::from_fd(tempfile::tempfile().unwrap().into());
+        assert!(file.wait_timeout(Duration::ZERO).is_err());
     }
 
     #[test]

@@ -195,8 +195,9 @@ impl BoundDevice {
         };
         self.claims()
             .sleep(|| {
+                let entered = self.set_feature(feature, data);
                 self.revoked();
-                self.set_feature(feature, data)
+                entered
             })
             .unwrap_or_else(|| Err(mapped()))
     }

@@ -77,9 +77,10 @@ impl BoundDevice {
     /// and (ENOTTY) when the device was reset and did not come back.
     #[doc(alias = "VFIO_DEVICE_PCI_HOT_RESET")]
     pub fn hot_reset(&self, groups: &[&Group]) -> Result<(), Error> {
-        self.revoked();
         let groups: Vec<&dyn GroupCalls> = groups.iter().map(|group| group.calls()).collect();
-        self.calls().hot_reset(&groups).map_err(|errno| {
+        let reset = self.calls().hot_reset(&groups);
+        self.revoked();
+        reset.map_err(|errno| {
             let kind = match errno {
                 Errno::INVAL => ErrorKind::Denied(errno),
                 Errno::NODEV | Errno::NOTTY => ErrorKind::Unsupported {

@@ -1,7 +1,8 @@
 //! Interrupts of a device, delivered to eventfds.
 //!
 //! [`Interrupts`] is the guard of one kind of interrupt ([`IrqIndex`]): it enables vectors, replaces and drops them one by one, triggers
-//! them from software, masks and unmasks them, and disables them all when dropped. INTx, MSI and MSI-X exclude one another.
+//! them from software, masks and unmasks them, and disables them all when dropped. INTx, MSI and MSI-X exclude one another. MSI and MSI-X are writes to
+//! memory: of a function that is no bus master nothing comes, and no error tells of it.
 //!
 //! Follows `VFIO_DEVICE_GET_IRQ_INFO` and `VFIO_DEVICE_SET_IRQS` of `include/uapi/linux/vfio.h`.
 
@@ -10,6 +11,7 @@ use crate::{BoundDevice, Error, ErrorKind, EventFd};
 use rustix::io::Errno;
 use std::fmt;
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use vfio_bindings::bindings::vfio::{
     VFIO_IRQ_SET_ACTION_MASK, VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_ACTION_UNMASK,
 };
@@ -89,6 +91,9 @@ pub struct IrqInfo {
 
 /// The interrupts of one kind of one device. Disables them when dropped; holds the device open.
 ///
+/// A function sends MSI and MSI-X only as a bus master ([`Config::set_bus_master`](crate::Config::set_bus_master)), which is off after opening: what it
+/// raises before is lost. [`trigger`](Self::trigger) works all the same, because the kernel signals the event without the device.
+///
 /// ```no_run
 /// use vfio_core::{BoundDevice, EventFd, IrqIndex};
 ///
@@ -105,6 +110,8 @@ pub struct IrqInfo {
 pub struct Interrupts {
     device: BoundDevice,
     info: IrqInfo,
+    /// Whether it was looked if anything comes of them.
+    was_checked: AtomicBool,
 }
 
 impl Interrupts {
@@ -117,6 +124,7 @@ impl Interrupts {
         Ok(Self {
             device: device.clone(),
             info,
+            was_checked: AtomicBool::new(false),
         })
     }
 
@@ -134,7 +142,8 @@ impl Interrupts {
 
     /// Delivers the vectors from `start` on to these events; `None` drops a vector. Vectors outside of the range stay as they are. The
     /// kernel holds the events from here on. The first range to be enabled of MSI or MSI-X makes the kernel allocate all vectors up to its
-    /// end; what can be added later, without [`disable`](Self::disable), is up to [`IrqFlags::NORESIZE`].
+    /// end; what can be added later, without [`disable`](Self::disable), is up to [`IrqFlags::NORESIZE`]. `tracing` gets a warning if the first
+    /// to be enabled [are lost](Self::is_silent).
     ///
     /// # Errors
     ///
@@ -143,7 +152,23 @@ impl Interrupts {
     #[doc(alias = "VFIO_DEVICE_SET_IRQS")]
     pub fn enable(&self, start: u32, events: &[Option<&EventFd>]) -> Result<(), Error> {
         let files: Vec<_> = events.iter().map(|event| event.map(AsFd::as_fd)).collect();
-        self.set(start, VFIO_IRQ_SET_ACTION_TRIGGER, IrqData::Event(&files))
+        self.set(start, VFIO_IRQ_SET_ACTION_TRIGGER, IrqData::Event(&files))?;
+        // Once: it costs a call, and later the caller may want it so.
+        if !self.was_checked.swap(true, Ordering::Relaxed) && self.is_silent().is_ok_and(|silent| silent) {
+            let (device, index) = (self.device.bdf(), self.info.index);
+            tracing::warn!(?device, %index, "interrupts of a function that is no bus master are lost: Config::set_bus_master");
+        }
+        Ok(())
+    }
+
+    /// Whether what the function raises is lost: MSI and MSI-X while it is no bus master.
+    ///
+    /// # Errors
+    ///
+    /// As [`Region::read`](crate::Region::read).
+    pub fn is_silent(&self) -> Result<bool, Error> {
+        let in_memory = matches!(self.info.index, IrqIndex::Msi | IrqIndex::Msix);
+        Ok(in_memory && !self.device.config()?.bus_master()?)
     }
 
     /// Signals a vector from software, as if the device had. That it succeeds proves nothing: of a vector that was never enabled, or was

@@ -6,7 +6,8 @@
 //!
 //! All `unsafe` code of the workspace is in `sys`; everything above it is safe by these rules:
 //!
-//! - Memory that a device may reach implements [`StableMemory`], an `unsafe` trait, and is held alive by whatever maps it.
+//! - Memory that a device may reach implements [`StableMemory`], an `unsafe` trait. It is lent: mapping it takes a share in it, which goes
+//!   when the kernel has unmapped it and never before. That is decided in `sys` too (`sys/space`), and no code above it can map in another way.
 //! - Such memory is read and written by opaque copies or through atomics, never through a `&[u8]` or `&mut [u8]`.
 //! - A file descriptor is owned ([`OwnedFd`](std::os::fd::OwnedFd)) or borrowed, never a number.
 //!
@@ -46,7 +47,6 @@ mod memory;
 pub mod migration;
 pub mod mmio;
 mod region;
-mod registry;
 mod sys;
 mod system;
 mod token;
@@ -76,10 +76,10 @@ pub use irq::{Interrupts, IrqFlags, IrqIndex, IrqInfo};
 #[cfg(feature = "kvm")]
 pub use kvm::{KvmFile, KvmVfio};
 pub use legacy::{AttachedGroup, Container, ContainerPath, Group, GroupStatus, IommuType, LegacyMapping};
-pub use memory::{Access, Backing, Memory, MemoryOptions, PageSize, StableMemory};
+pub use memory::{Access, Backing, Memory, MemoryOptions, NumaNode, PageSize, StableMemory};
 pub use migration::Migration;
 pub use mmio::Mmio;
-pub use region::{MapOptions, Region, RegionMap};
+pub use region::{Region, RegionMap, RegionMapOptions};
 pub use rustix::io::Errno;
 pub use system::System;
 pub use token::{ParseVfTokenError, VfToken};

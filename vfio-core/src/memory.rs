@@ -5,6 +5,8 @@
 
 use crate::sys::mem;
 use crate::{Error, ErrorKind};
+use pci::{Bdf, Sysfs};
+use rustix::io::Errno;
 use std::fmt;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -57,7 +59,32 @@ pub struct MemoryOptions {
     /// Their size; memory on other pages is an error, never a silent choice.
     pub pages: PageSize,
     /// The NUMA node that they come from as long as it has any (`MPOL_PREFERRED`).
-    pub numa_node: Option<u32>,
+    pub numa_node: Option<NumaNode>,
+}
+
+/// A NUMA node, by the kernel's number (`/sys/devices/system/node/nodeN`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NumaNode(pub u32);
+
+impl NumaNode {
+    /// The node that a PCI function is attached to, from its `numa_node` in `/sys`: memory of this node is the nearest. `None` where the
+    /// firmware does not tell (-1), as on machines with one node.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] for a function that is not there; [`ErrorKind::Malformed`].
+    pub fn of(sysfs: &Sysfs, bdf: Bdf) -> Result<Option<Self>, Error> {
+        let path = format!("sys/bus/pci/devices/{bdf}/numa_node");
+        let failed = |kind| Error::new(format!("read /{path}"), kind).on(bdf);
+        let text = sysfs
+            .read(&path)
+            .map_err(|_unread| failed(ErrorKind::NotFound(Errno::NOENT)))?;
+        match text.parse::<i32>() {
+            Ok(-1) => Ok(None),
+            Ok(node) if node >= 0 => Ok(Some(Self(node.unsigned_abs()))),
+            _ => Err(failed(ErrorKind::Malformed("not the number of a NUMA node"))),
+        }
+    }
 }
 
 /// A mapping of the process's own. Unmapped when dropped.
@@ -69,6 +96,10 @@ pub struct Memory {
 impl Memory {
     /// Maps `len` bytes, rounded up to whole pages. The pages are zero, and come into being when they are first touched
     /// ([`populate`](Self::populate)).
+    ///
+    /// A page that is not there to be had then ends the process with SIGBUS, whoever touches it. Reserved pages (hugetlb) are set apart here, and still may
+    /// not be had: the control group's limit for them counts when they are touched. Populated memory is safe from that, and populating it tells by
+    /// an error.
     ///
     /// # Errors
     ///
@@ -102,7 +133,11 @@ impl Memory {
         false
     }
 
-    /// The memfd, of memory that is [`Backing::Shared`].
+    /// The memfd, of memory that is [`Backing::Shared`]. Sealed against shrinking and growing.
+    ///
+    /// Whoever has it may still punch holes (`fallocate(2)`): what was there reads as zeros, while devices keep the pages that they had; where pages are
+    /// reserved ones, and another cannot be had for the hole, the next touch ends the process with SIGBUS. To be given to those only who are trusted
+    /// with the memory itself.
     #[must_use]
     pub fn file(&self) -> Option<BorrowedFd<'_>> {
         self.map.file().map(AsFd::as_fd)
@@ -112,7 +147,7 @@ impl Memory {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`] outside the memory; ENOMEM or EFAULT when there are no pages left.
+    /// [`ErrorKind::Invalid`] outside the memory; ENOMEM or EFAULT when there are no pages left, or none that the control group may have.
     pub fn populate(&self, part: Range<usize>) -> Result<(), Error> {
         let outside = || Error::new("madvise", ErrorKind::Invalid("part lies outside the memory"));
         let len = part.end.checked_sub(part.start).ok_or_else(outside)?;
@@ -294,10 +329,7 @@ mod tests {
                 Ok(memory) => memory,
                 // A kernel without transparent huge pages refuses them.
                 Err(error) => {
-                    assert_eq!(
-                        (pages, error.errno()),
-                        (PageSize::Transparent, Some(rustix::io::Errno::INVAL))
-                    );
+                    assert_eq!((pages, error.errno()), (PageSize::Transparent, Some(Errno::INVAL)));
                     continue;
                 }
             };
@@ -326,7 +358,36 @@ mod tests {
                 assert_eq!(memory.page_size().unwrap(), PageSize::Huge2M);
             }
             // No page of that size is reserved here: an error, never other pages.
-            Err(error) => assert_eq!(error.errno(), Some(rustix::io::Errno::NOMEM)),
+            Err(error) => assert_eq!(error.errno(), Some(Errno::NOMEM)),
+        }
+    }
+
+    #[test]
+    #[cfg(not(miri))]
+    fn the_node_of_a_function_is_read_from_its_directory() {
+        let root = tempfile::tempdir().unwrap();
+        let bdf: Bdf = "0000:01:00.0".parse().unwrap();
+        let directory = root.path().join("sys/bus/pci/devices").join(bdf.to_string());
+        std::fs::create_dir_all(&directory).unwrap();
+        let sysfs = Sysfs::at(root.path());
+        let missing = NumaNode::of(&sysfs, bdf).unwrap_err();
+        assert_eq!((missing.device, missing.errno()), (Some(bdf), Some(Errno::NOENT)));
+        for (text, node) in [("1\n", Some(NumaNode(1))), ("-1\n", None)] {
+            std::io::Write::write_all(
+                &mut std::fs::File::create(directory.join("numa_node")).unwrap(),
+                text.as_bytes(),
+            )
+            .unwrap();
+            assert_eq!(NumaNode::of(&sysfs, bdf).unwrap(), node);
+        }
+        for text in ["-2", "many"] {
+            std::io::Write::write_all(
+                &mut std::fs::File::create(directory.join("numa_node")).unwrap(),
+                text.as_bytes(),
+            )
+            .unwrap();
+            let kind = NumaNode::of(&sysfs, bdf).unwrap_err().kind;
+            assert!(matches!(kind, ErrorKind::Malformed(_)), "{kind}");
         }
     }
 

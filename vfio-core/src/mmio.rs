@@ -10,11 +10,11 @@
 //! While the function's memory decoding is off, or once it has gone, an access ends the process with SIGBUS or reads all ones: that is the
 //! machine's answer, no undefined behaviour.
 
-use crate::Access;
 use crate::sys::mmio::Map;
+use crate::{Access, RegionMap};
 use std::fmt;
 use std::marker::PhantomData;
-use std::ops::Deref;
+use std::sync::Arc;
 
 /// A mapped part of a region. Offsets count in bytes from its start.
 #[derive(Debug)]
@@ -125,6 +125,10 @@ mod sealed {
     }
 
     pub trait Direction {}
+
+    pub trait Holds {
+        fn held(&self) -> &super::Mmio;
+    }
 }
 
 /// What a register holds: a number, or a type of the caller's around one, such as a `bitfield-struct`.
@@ -196,7 +200,8 @@ impl<V, A, const OFFSET: usize> fmt::Debug for Reg<V, A, OFFSET> {
 
 /// `LEN` bytes of a map that are known to be there, so that a register inside needs no check when it is used.
 ///
-/// `M` is what gives access to the map: a borrowed [`Mmio`], or a [`RegionMap`](crate::RegionMap) by value.
+/// `M` is what holds the map: a borrowed [`Mmio`], or a [`RegionMap`] by value, borrowed or shared. What was checked of it once
+/// holds for good, which is why it can be nothing else ([`HoldsMmio`]).
 ///
 /// ```no_run
 /// use vfio_core::mmio::{ReadOnly, ReadWrite, Reg, Window};
@@ -220,6 +225,24 @@ impl<V, A, const OFFSET: usize> fmt::Debug for Reg<V, A, OFFSET> {
 /// const STATUS: Reg<u32, ReadOnly, 0x08> = Reg::new();
 /// fn clear(registers: &Window<&Mmio, 0x1000>) {
 ///     registers.write(STATUS, 0);
+/// }
+/// ```
+///
+/// what is not of this crate cannot stand for a map, since it could show another one each time:
+///
+/// ```compile_fail,E0277
+/// use std::ops::Deref;
+/// use vfio_core::mmio::{Mmio, Window};
+///
+/// struct Fickle<'a>(&'a Mmio);
+/// impl Deref for Fickle<'_> {
+///     type Target = Mmio;
+///     fn deref(&self) -> &Mmio {
+///         self.0
+///     }
+/// }
+/// fn window(mmio: &Mmio) -> Option<Window<Fickle<'_>, 8>> {
+///     Window::new(Fickle(mmio), 0)
 /// }
 /// ```
 ///
@@ -261,11 +284,31 @@ pub struct Window<M, const LEN: usize> {
     base: usize,
 }
 
-impl<M: Deref<Target = Mmio>, const LEN: usize> Window<M, LEN> {
+/// What has one map, and always the same. Only types of this crate.
+pub trait HoldsMmio: sealed::Holds {}
+
+macro_rules! holds_mmio {
+    ($($type:ty),*) => {
+        $(
+            impl HoldsMmio for $type {}
+
+            impl sealed::Holds for $type {
+                #[inline]
+                fn held(&self) -> &Mmio {
+                    self
+                }
+            }
+        )*
+    };
+}
+
+holds_mmio!(&Mmio, Arc<Mmio>, RegionMap, &RegionMap, Arc<RegionMap>);
+
+impl<M: HoldsMmio, const LEN: usize> Window<M, LEN> {
     /// The `LEN` bytes from `base`; `None` if not all of them are mapped for reading and writing, or `base` is no multiple of 8.
     pub fn new(mmio: M, base: usize) -> Option<Self> {
-        let inside = base.checked_add(LEN).is_some_and(|end| end <= mmio.len());
-        let both = mmio.access().contains(Access::READ | Access::WRITE);
+        let inside = base.checked_add(LEN).is_some_and(|end| end <= mmio.held().len());
+        let both = mmio.held().access().contains(Access::READ | Access::WRITE);
         (inside && both && base.is_multiple_of(8)).then_some(Self { mmio, base })
     }
 
@@ -278,7 +321,7 @@ impl<M: Deref<Target = Mmio>, const LEN: usize> Window<M, LEN> {
                 "the register lies outside the window, or off its alignment"
             );
         };
-        V::from_bits(V::Bits::load(&self.mmio, self.base + OFFSET))
+        V::from_bits(V::Bits::load(self.mmio.held(), self.base + OFFSET))
     }
 
     /// Writes a register.
@@ -290,13 +333,13 @@ impl<M: Deref<Target = Mmio>, const LEN: usize> Window<M, LEN> {
                 "the register lies outside the window, or off its alignment"
             );
         };
-        value.into_bits().store(&self.mmio, self.base + OFFSET);
+        value.into_bits().store(self.mmio.held(), self.base + OFFSET);
     }
 
     /// The whole map, for registers whose place is known only at run time.
     #[must_use]
     pub fn mmio(&self) -> &Mmio {
-        &self.mmio
+        self.mmio.held()
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Key types: [`Region`], and [`RegionMap`], which is an [`Mmio`] that holds its device open.
 
+use crate::error::misaligned;
 use crate::info::{RegionFlags, RegionIndex, RegionInfo};
 use crate::sys::bar::BarMemory;
 use crate::{Access, BoundDevice, Error, ErrorKind, Mmio, StableMemory};
@@ -25,7 +26,7 @@ pub struct Region {
 
 /// How a part of a region is mapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct MapOptions {
+pub struct RegionMapOptions {
     /// Which way. Default: both that the region offers.
     pub access: Option<Access>,
     /// The address is a multiple of `.0`, a power of two, plus `.1`; both are multiples of the page size. Default: the largest power of two
@@ -85,10 +86,10 @@ impl Region {
     /// As [`read`](Self::read).
     pub fn write(&self, offset: u64, from: &[u8]) -> Result<(), Error> {
         let at = self.place(offset, from.len(), "write")?;
+        let written = self.device.calls().write(at, from);
         if self.index() == RegionIndex::CONFIG && may_revoke(offset, from) {
             self.device.revoked();
         }
-        let written = self.device.calls().write(at, from);
         let done = written.map_err(|errno| self.failed("write", ErrorKind::from_errno(errno)))?;
         self.whole("write", from.len(), done)
     }
@@ -97,11 +98,11 @@ impl Region {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::OutOfRegion`] outside; [`ErrorKind::Invalid`] off a page, where the region cannot be mapped, and in low power; the kernel's
-    /// errno.
+    /// [`ErrorKind::OutOfRegion`] outside; [`ErrorKind::Misaligned`] off a page; [`ErrorKind::Invalid`] for no bytes, where the region cannot be
+    /// mapped, and in low power; the kernel's errno.
     #[doc(alias = "mmap")]
     pub fn map(&self, part: Range<u64>) -> Result<RegionMap, Error> {
-        self.map_with(part, MapOptions::default())
+        self.map_with(part, RegionMapOptions::default())
     }
 
     /// Maps a part in a special way.
@@ -109,7 +110,7 @@ impl Region {
     /// # Errors
     ///
     /// As [`map`](Self::map).
-    pub fn map_with(&self, part: Range<u64>, options: MapOptions) -> Result<RegionMap, Error> {
+    pub fn map_with(&self, part: Range<u64>, options: RegionMapOptions) -> Result<RegionMap, Error> {
         let invalid = |why| self.failed("mmap", ErrorKind::Invalid(why));
         let len = part.end.checked_sub(part.start).filter(|len| *len != 0);
         let len = len.ok_or_else(|| invalid("a map of no bytes"))?;
@@ -118,8 +119,17 @@ impl Region {
             .ok_or_else(|| invalid("longer than the address space"))?;
         let at = self.place(part.start, len, "mmap")?;
         let page = rustix::param::page_size();
-        if !part.start.is_multiple_of(page as u64) {
-            return Err(invalid("a map begins at a page"));
+        let (alignment, beyond) = options.alignment.unwrap_or_else(|| natural(part.start, len, page));
+        let numbers = [
+            ("offset", part.start),
+            ("alignment", alignment as u64),
+            ("place in the alignment", beyond as u64),
+        ];
+        if let Some(kind) = misaligned(numbers.map(|(what, value)| (what, Some(value))), page as u64) {
+            return Err(self.failed("mmap", kind));
+        }
+        if !alignment.is_power_of_two() || beyond >= alignment {
+            return Err(invalid("an alignment that is no power of two, or a place beyond it"));
         }
         let mappable = self.info.mappable();
         if !mappable
@@ -129,7 +139,6 @@ impl Region {
             return Err(invalid("the region, or this part of it, cannot be mapped"));
         }
         let access = options.access.unwrap_or_else(|| self.access());
-        let (alignment, beyond) = options.alignment.unwrap_or_else(|| natural(part.start, len, page));
         if !self.device.claims().map() {
             return Err(invalid("the device may be in low power: low_power_exit comes first"));
         }

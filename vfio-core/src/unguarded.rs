@@ -3,9 +3,10 @@
 //! What the kernel calls such a device and such a group begins with `noiommu-`; nothing else tells it of a file that was handed in.
 
 use crate::{ErrorKind, System};
-use pci::{GroupId, Sysfs};
+use pci::{Bdf, GroupId, Sysfs};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
 
 /// What the kernel's names begin with.
 pub(crate) const PREFIX: &str = "noiommu-";
@@ -47,28 +48,39 @@ fn number_in(name: &str) -> Option<GroupId> {
     name.strip_prefix(PREFIX).unwrap_or(name).parse().ok().map(GroupId)
 }
 
-/// Refuses a device file that is not known to be of a function of this group. Who is in the group has its IOMMU, or none like it.
-pub(crate) fn refuse_stranger(system: &System, file: impl AsFd, group: Option<GroupId>) -> Result<(), ErrorKind> {
-    let is_member = system
-        .sysfs()
-        .is_some_and(|sysfs| group_of(sysfs, file) == group && group.is_some());
-    match is_member {
-        true => Ok(()),
-        false => Err(ErrorKind::Invalid(
-            "the kernel does not say that the device is of this group",
-        )),
-    }
+/// Refuses a device file that is not known to be of a function of this group, and returns the kernel's name of the device. Who is in the group has
+/// its IOMMU, or none like it.
+pub(crate) fn refuse_stranger(system: &System, file: impl AsFd, group: Option<GroupId>) -> Result<String, ErrorKind> {
+    let device = system.sysfs().and_then(|sysfs| device_of(sysfs, file));
+    let member = device.filter(|(_, of)| Some(*of) == group).map(|(name, _)| name);
+    member.ok_or(ErrorKind::Invalid(
+        "the kernel does not say that the device is of this group",
+    ))
 }
 
-/// The group of the device whose file it is, by what the kernel says of the file.
-fn group_of(sysfs: &Sysfs, file: impl AsFd) -> Option<GroupId> {
+/// The function whose character device it is, by what the kernel says of the file; in a machine in memory by its path, which is true there.
+/// `None` also of a device that is no PCI function.
+pub(crate) fn function_of(system: &System, file: Result<Option<OwnedFd>, Errno>, path: &Path) -> Option<Bdf> {
+    let sysfs = system.sysfs()?;
+    let name = match file.ok()? {
+        Some(file) => name_of(sysfs, file).ok()??,
+        None => path.file_name()?.to_str()?.to_owned(),
+    };
+    let device = sysfs.link_name(format!("sys/class/vfio-dev/{name}/device"));
+    device.ok()?.parse().ok()
+}
+
+/// Name and group of the device whose file it is, by what the kernel says of the file.
+fn device_of(sysfs: &Sysfs, file: impl AsFd) -> Option<(String, GroupId)> {
     let number = file.as_fd().as_raw_fd();
     let facts = sysfs.read(format!("proc/self/fdinfo/{number}")).ok()?;
     let path = facts
         .lines()
         .find_map(|line| line.strip_prefix("vfio-device-syspath:"))?;
-    let link = format!("{}/iommu_group", path.trim().strip_prefix('/')?);
-    sysfs.link_name(link).ok()?.parse().ok().map(GroupId)
+    let path = path.trim().strip_prefix('/')?;
+    let group = sysfs.link_name(format!("{path}/iommu_group")).ok()?.parse().ok()?;
+    let (_, name) = path.rsplit_once('/')?;
+    Some((name.to_owned(), GroupId(group)))
 }
 
 #[cfg(test)]
@@ -117,11 +129,12 @@ mod tests {
         let facts = root.path().join("proc/self/fdinfo");
         std::fs::create_dir_all(&function).unwrap();
         std::fs::create_dir_all(&facts).unwrap();
-        assert_eq!(group_of(&sysfs, &file), None);
+        assert_eq!(device_of(&sysfs, &file), None);
         symlink("../../../kernel/iommu_groups/7", function.join("iommu_group")).unwrap();
         let mut written = std::fs::File::create(facts.join(file.as_raw_fd().to_string())).unwrap();
         let text = "pos:\t0\nvfio-device-syspath: /sys/devices/pci0000:00/0000:00:01.0\n";
         std::io::Write::write_all(&mut written, text.as_bytes()).unwrap();
-        assert_eq!(group_of(&sysfs, &file), Some(GroupId(7)));
+        let name = "0000:00:01.0".to_owned();
+        assert_eq!(device_of(&sysfs, &file), Some((name, GroupId(7))));
     }
 }

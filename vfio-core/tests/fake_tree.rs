@@ -28,6 +28,11 @@ fn a_machine_is_found_by_address() {
         .unwrap();
     assert_eq!(device.bdf(), Some(pf));
     drop(device);
+    let by_path = CdevFile::open(&system, root.path().join("dev/vfio/devices/vfio2")).unwrap();
+    let refused = by_path.bind(&iommufd, None).unwrap_err();
+    assert_eq!(refused.device, Some(spoiled), "found by the name of its file");
+    assert!(refused.to_string().contains(&host.to_string()), "{refused}");
+    drop(by_path);
     let refused = CdevFile::open_bdf(&system, &sysfs, spoiled)
         .unwrap()
         .bind(&iommufd, None);
@@ -50,4 +55,23 @@ fn a_machine_is_found_by_address() {
     );
     drop(iommufd);
     assert_eq!(machine.leaks(), Vec::<String>::new());
+}
+
+#[test]
+fn an_address_has_one_function() {
+    let [one, other] = ["0000:01:00.0", "0000:01:00.1"].map(|bdf| bdf.parse().unwrap());
+    let builder = || Machine::builder().device(one, GroupId(7), Plain::default());
+    let twice: [fn(_, _) -> _; 3] = [
+        |builder: vfio_core::fake::Builder, bdf| builder.device(bdf, GroupId(8), Plain::default()),
+        |builder, bdf| builder.device_without_iommu(bdf, GroupId(8), Plain::default()),
+        |builder, bdf| builder.bystander(bdf, GroupId(8)),
+    ];
+    for add in twice {
+        let panic = std::panic::catch_unwind(|| add(builder(), one)).unwrap_err();
+        let said = panic.downcast_ref::<String>().unwrap();
+        assert_eq!(said, "the machine has a function 0000:01:00.0 already");
+        drop(add(builder(), other).build());
+    }
+    let of_none = || builder().virtual_function(other, GroupId(8), other, Plain::default());
+    assert!(std::panic::catch_unwind(of_none).is_err());
 }

@@ -20,6 +20,7 @@
 mod free;
 mod recent;
 
+use crate::error::Obstacle;
 use crate::{Error, Result};
 use free::FreeRanges;
 use recent::Recent;
@@ -153,13 +154,23 @@ impl IovaAllocator {
             is_free = self.is_free(grains);
         }
         if !is_free {
-            return Err(Error::InUse(range));
+            return Err(Error::InUse {
+                wanted: range,
+                range: self.live_in(grains).map_or(range, |live| self.in_bytes(live)),
+                by: Obstacle::Allocated,
+            });
         }
         if let Some(rest) = grains.without_zero() {
             self.free.remove(rest);
         }
         self.live.insert(grains.first, grains.last - grains.first + 1);
         Ok(self.in_bytes(grains))
+    }
+
+    /// The last range handed out that has a part of these.
+    fn live_in(&self, grains: Grains) -> Option<Grains> {
+        let (first, count) = self.live.range(..=grains.last).next_back()?;
+        Some(Grains::new(*first, *count)).filter(|live| live.last >= grains.first)
     }
 
     /// Takes back a range that was handed out.
@@ -332,7 +343,7 @@ impl Request {
         Self { address, ..self }
     }
 
-    /// Within reach of a device that has `bits` address bits.
+    /// Within reach of a device that has `bits` address bits; 64 unless this is called, where the allowed ranges are the limit.
     #[must_use]
     pub const fn within(self, bits: u32) -> Self {
         Self { width: bits, ..self }

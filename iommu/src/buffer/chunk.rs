@@ -2,9 +2,10 @@
 
 use crate::space::{AddressSpace, DmaMapping, MapOptions};
 use crate::{Error, Iova, Result, prefault};
+use pci::{Bdf, Sysfs};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use vfio_core::{Access, Memory, MemoryOptions, PageSize};
+use vfio_core::{Access, Memory, MemoryOptions, NumaNode, PageSize};
 
 /// What memory buffers are made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,11 +13,24 @@ pub struct BufferOptions {
     /// The largest pages to try. Smaller ones follow when there are none: 1 GiB, 2 MiB, transparent, base pages.
     pub pages: PageSize,
     /// The NUMA node to take the memory from ([`MemoryOptions::numa_node`]): best the device's own.
-    pub numa_node: Option<u32>,
-    /// Address bits of the device.
+    pub numa_node: Option<NumaNode>,
+    /// Address bits of the device: 64 by default, which no kernel interface tells better. What its IOMMU translates narrows the space by itself
+    /// when it is attached.
     pub width: u32,
     /// Threads that zero the pages before they are mapped.
     pub threads: NonZeroUsize,
+}
+
+impl BufferOptions {
+    /// With memory from the node that a function is attached to, if the firmware tells which that is.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`NumaNode::of`].
+    pub fn near(self, sysfs: &Sysfs, bdf: Bdf) -> Result<Self> {
+        let numa_node = NumaNode::of(sysfs, bdf)?;
+        Ok(Self { numa_node, ..self })
+    }
 }
 
 impl Default for BufferOptions {
@@ -135,7 +149,7 @@ mod tests {
     #[test]
     fn a_numa_node_that_cannot_be_is_an_error() {
         let options = BufferOptions {
-            numa_node: Some(900),
+            numa_node: Some(NumaNode(900)),
             ..BufferOptions::default()
         };
         assert!(memory(4096, &options).is_err());

@@ -23,7 +23,7 @@ pub use source::FaultSource;
 pub use statistics::Statistics;
 
 use crate::space::{AddressSpace, DmaMapping, MapOptions};
-use crate::{Error, Iova, IovaRange, Result};
+use crate::{Error, Iova, IovaRange, Obstacle, Result};
 use eviction::{Evicted, Order};
 use prefetch::Ahead;
 use region::Region;
@@ -237,7 +237,11 @@ impl DemandSpace {
         found.ok_or(Error::NotAllocated(range))?;
         if let Some((start, _)) = self.pins.range(range.start()..=range.last()).next() {
             let pinned = IovaRange::new(*start, self.options.unit);
-            return Err(Error::InUse(pinned.unwrap_or(range)));
+            return Err(Error::InUse {
+                wanted: range,
+                range: pinned.unwrap_or(range),
+                by: Obstacle::Pinned,
+            });
         }
         self.take_away(range)
     }

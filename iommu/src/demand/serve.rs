@@ -2,7 +2,7 @@
 
 use super::region::Region;
 use super::{DemandSpace, Unit, len};
-use crate::{Error, Iova, IovaRange, Result};
+use crate::{Error, Iova, IovaRange, Obstacle, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use vfio_core::iommufd::{ObjectId, PageAccess, PageRequest, PageRequestGroup, Response};
 use vfio_core::{Access, Errno, ErrorKind};
@@ -228,7 +228,14 @@ impl DemandSpace {
         };
         let bytes = len(unit.range);
         match unit.mapping.take() {
-            None => return Err(Error::InUse(unit.range)),
+            // An unmapping of it failed before.
+            None => {
+                return Err(Error::InUse {
+                    wanted: unit.range,
+                    range: unit.range,
+                    by: Obstacle::Leaked,
+                });
+            }
             Some(mapping) => {
                 if let Err(error) = mapping.unmap() {
                     self.statistics.stuck += 1;

@@ -1,5 +1,6 @@
 //! What a space asks of the kernel's two interfaces.
 
+use super::map::in_memory;
 use crate::{Error, Iova, Result};
 use std::fmt::Debug;
 use std::ops::Range;
@@ -32,7 +33,20 @@ pub(crate) enum Source {
     /// Bytes of this process.
     Memory(Arc<dyn StableMemory>, Range<usize>),
     /// Bytes of a memfd or a dma-buf, from the first one.
-    File(OwnedFd, Range<u64>),
+    File(Arc<OwnedFd>, Range<u64>),
+}
+
+impl Source {
+    /// A piece of it, in bytes from its start.
+    pub(super) fn piece(&self, piece: &Range<u64>) -> Result<Self> {
+        match self {
+            Self::Memory(memory, part) => Ok(Self::Memory(Arc::clone(memory), in_memory(part.start, piece)?)),
+            Self::File(file, part) => Ok(Self::File(
+                Arc::clone(file),
+                part.start + piece.start..part.start + piece.end,
+            )),
+        }
+    }
 }
 
 impl Backend for Ioas {

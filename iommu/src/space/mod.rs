@@ -6,6 +6,7 @@
 
 mod attach;
 mod backend;
+mod map;
 mod mapping;
 mod options;
 mod peer;
@@ -16,7 +17,7 @@ mod writable;
 pub use attach::Attached;
 pub(crate) use backend::{Backend, Mapped, Source};
 pub use mapping::DmaMapping;
-pub use options::MapOptions;
+pub use options::{MapOptions, Progress, WatchedMap};
 pub use peer::PeerMapping;
 pub(crate) use reservation::Reservation;
 pub(crate) use writable::AllWritable;
@@ -24,16 +25,15 @@ pub(crate) use writable::AllWritable;
 use crate::allocator::IovaAllocator;
 use crate::dirty::Logs;
 use crate::lookup::Translator;
-use crate::sync::{Mutex, locked};
+use crate::sync::{Mutex, MutexGuard, locked};
 use crate::{Error, Iova, IovaRange, Result};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
-use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, Weak};
 use vfio_core::iommufd::{Ioas, Iommufd};
-use vfio_core::{Access, Container, Memory, PageSize, StableMemory};
+use vfio_core::{Access, AttachedGroup, Container, PageSize, StableMemory};
 
 /// Memory for devices, at IOVAs of its own choice. Cheap to clone: clones are the same space.
 ///
@@ -68,6 +68,10 @@ struct Shared {
     logs: Mutex<Vec<Weak<Logs>>>,
     /// For how many reasons nothing may be mapped for reading only.
     all_writable: AtomicU32,
+    /// IOVAs that nobody gets any more.
+    leaked: Mutex<Vec<IovaRange>>,
+    /// Groups that were opened for the space. They stay in its container as long as it lives.
+    groups: Mutex<Vec<AttachedGroup>>,
 }
 
 /// Which of the kernel's interfaces it is on.
@@ -84,11 +88,16 @@ enum Kind {
 struct Entry {
     /// Which guard it belongs to.
     id: u64,
+    /// Where it is mapped: while a watched map is being made, as far as it is.
     range: IovaRange,
+    /// The IOVAs it has.
+    taken: IovaRange,
     /// Where the process has the bytes.
     address: Option<usize>,
     access: Access,
     mapped: Box<dyn Mapped>,
+    /// The pieces that follow the first.
+    more: Vec<Box<dyn Mapped>>,
     /// Whether the IOVAs are a reservation's, which keeps them.
     is_reserved: bool,
     /// Where the translator has it.
@@ -137,73 +146,12 @@ impl AddressSpace {
             gate: RwLock::new(()),
             logs: Mutex::new(Vec::new()),
             all_writable: AtomicU32::new(0),
+            leaked: Mutex::new(Vec::new()),
+            groups: Mutex::new(Vec::new()),
         };
         Ok(Self {
             shared: Arc::new(shared),
         })
-    }
-
-    /// Maps a part of memory of the process's own.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NoSpace`], or for a fixed IOVA [`Error::InUse`] and [`Error::NotAllowed`]; [`Error::Invalid`] for a part outside the
-    /// memory; [`Error::Unsupported`] for reading only where [`Nesting`](crate::nested::Nesting) does not allow it; the kernel's, among them
-    /// [`MemlockExceeded`](vfio_core::ErrorKind::MemlockExceeded). The IOVA is free again then.
-    pub fn map(&self, memory: &Arc<Memory>, part: Range<usize>, options: MapOptions) -> Result<DmaMapping> {
-        let memory: Arc<dyn StableMemory> = Arc::<Memory>::clone(memory);
-        self.map_unowned(memory, part, options)
-    }
-
-    /// Maps a part of memory that others may share, by its file where the kernel can: then the mapping outlives this process's own view of
-    /// the memory, and can be handed to another process. Elsewhere it is mapped as [`map`](Self::map) does it.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Invalid`] for memory that is not [`Shared`](vfio_core::Backing::Shared); those of [`map`](Self::map).
-    pub fn map_shared(&self, memory: &Arc<Memory>, part: Range<usize>, options: MapOptions) -> Result<DmaMapping> {
-        let file = memory.file().ok_or(Error::Invalid("the memory has no file to share"))?;
-        if self.ioas().is_none() {
-            return self.map(memory, part, options);
-        }
-        let len = part_len(&part, memory.len())?;
-        let file = file
-            .try_clone_to_owned()
-            .map_err(|_no_descriptors| Error::Invalid("no file descriptor is left"))?;
-        let source = Source::File(file, part.start as u64..part.end as u64);
-        let held: Arc<dyn StableMemory> = Arc::<Memory>::clone(memory);
-        let address = memory.address().addr() + part.start;
-        self.place(&source, len, Some(address), Some(held), options)
-    }
-
-    /// Maps a part of memory that is not the process's own in Rust's sense: a guest's, another library's. Whoever implements
-    /// [`StableMemory`] promises that it stays where it is; that is where the `unsafe` is.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`map`](Self::map).
-    pub fn map_unowned(
-        &self,
-        memory: Arc<dyn StableMemory>,
-        part: Range<usize>,
-        options: MapOptions,
-    ) -> Result<DmaMapping> {
-        let len = part_len(&part, memory.len())?;
-        let address = memory.address().addr() + part.start;
-        let source = Source::Memory(memory, part);
-        self.place(&source, len, Some(address), None, options)
-    }
-
-    /// Maps a dma-buf, for example a part of another function's BAR.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Unsupported`] on type1; those of [`map`](Self::map).
-    pub fn map_dma_buf(&self, file: OwnedFd, len: u64, options: MapOptions) -> Result<DmaMapping> {
-        if self.ioas().is_none() {
-            return Err(Error::Unsupported("type1 maps no dma-buf; iommufd does"));
-        }
-        self.place(&Source::File(file, 0..len), len, None, None, options)
     }
 
     /// IOVA of `len` bytes of this process from `address`, if all of them are mapped here, and contiguously. Takes no lock.
@@ -287,106 +235,30 @@ impl AddressSpace {
             .collect()
     }
 
+    /// Groups that were opened for the space, on type1.
+    pub(crate) fn groups(&self) -> MutexGuard<'_, Vec<AttachedGroup>> {
+        locked(&self.shared.groups)
+    }
+
     /// Whether both are the same space.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.shared, &other.shared)
     }
-
-    /// Chooses an IOVA and maps there. `address` is where the process has the bytes.
-    fn place(
-        &self,
-        source: &Source,
-        len: u64,
-        address: Option<usize>,
-        memory: Option<Arc<dyn StableMemory>>,
-        options: MapOptions,
-    ) -> Result<DmaMapping> {
-        let reservation = Reservation::new(self.clone(), self.shared.take(len, &options, address)?);
-        let range = reservation.range();
-        let _shared = self.shared.share();
-        let access = options.access();
-        let id = self.enter(source, range, access, address, memory, false)?;
-        // From here on the mapping has the IOVAs.
-        reservation.leak();
-        Ok(DmaMapping::new(self.clone(), range, access, id))
-    }
-
-    /// Takes IOVAs without mapping anything.
-    pub(crate) fn reserve(&self, len: u64, options: &MapOptions) -> Result<Reservation> {
-        Ok(Reservation::new(self.clone(), self.shared.take(len, options, None)?))
-    }
-
-    /// Maps memory into a part of a reservation.
-    pub(crate) fn map_reserved(
-        &self,
-        source: &Source,
-        range: IovaRange,
-        address: Option<usize>,
-        access: Access,
-    ) -> Result<DmaMapping> {
-        let _shared = self.shared.share();
-        let id = self.enter(source, range, access, address, None, true)?;
-        Ok(DmaMapping::new(self.clone(), range, access, id))
-    }
-
-    /// Maps, with the gate held, and notes it; returns the guard's number.
-    fn enter(
-        &self,
-        source: &Source,
-        range: IovaRange,
-        access: Access,
-        address: Option<usize>,
-        memory: Option<Arc<dyn StableMemory>>,
-        is_reserved: bool,
-    ) -> Result<u64> {
-        self.check_access(access)?;
-        let mapped = self.shared.backend.map(source, range, access)?;
-        let held = match source {
-            Source::Memory(memory, _) => Some(Arc::clone(memory)),
-            Source::File(..) => memory,
-        };
-        let mut entry = Entry {
-            id: self.shared.next_id.fetch_add(1, Ordering::Relaxed),
-            range,
-            address,
-            access,
-            mapped,
-            is_reserved,
-            noted: address,
-            memory: held,
-        };
-        self.shared.note(&mut entry);
-        let id = entry.id;
-        locked(&self.shared.mappings).insert(range.start(), entry);
-        Ok(id)
-    }
 }
 
 impl Shared {
-    fn take(&self, len: u64, options: &MapOptions, address: Option<usize>) -> Result<IovaRange> {
-        let mut allocator = locked(&self.allocator);
-        if !len.is_multiple_of(allocator.granule()) {
-            return Err(Error::Invalid("the length is not a multiple of the IOMMU's page size"));
-        }
-        match options.iova() {
-            Some(iova) if !iova.is_aligned_to(allocator.granule()) => {
-                Err(Error::Invalid("the IOVA is not a multiple of the IOMMU's page size"))
-            }
-            Some(iova) => {
-                let range = IovaRange::new(iova, len).ok_or(Error::Invalid("the IOVAs overflow"))?;
-                allocator.reserve(range)
-            }
-            None => allocator.allocate(options.request(len, address)),
-        }
-    }
-
     fn share(&self) -> RwLockReadGuard<'_, ()> {
         self.gate.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn release(&self, range: IovaRange) -> Result<()> {
         locked(&self.allocator).release(range)
+    }
+
+    /// IOVAs that nobody gets any more.
+    fn leak(&self, range: IovaRange) {
+        locked(&self.leaked).push(range);
     }
 
     /// Lets the memory be found. What is not in whole pages is not.
@@ -412,6 +284,13 @@ impl Entry {
     fn len(&self) -> usize {
         usize::try_from(self.range.len_bytes()).unwrap_or(usize::MAX)
     }
+
+    /// Whether any of it is mapped, or all.
+    fn is_mapped(&self) -> (bool, bool) {
+        let is_first = self.mapped.is_mapped();
+        let states = self.more.iter().map(|mapped| mapped.is_mapped());
+        states.fold((is_first, is_first), |(any, all), is| (any || is, all && is))
+    }
 }
 
 impl fmt::Debug for AddressSpace {
@@ -429,15 +308,9 @@ fn reach(backend: &dyn Backend) -> Result<(Vec<IovaRange>, u64)> {
     Ok((ranges, alignment.max(PageSize::Base.bytes() as u64)))
 }
 
-/// Bytes of a part, at least one, that lies inside memory of `len` bytes.
-fn part_len(part: &Range<usize>, len: usize) -> Result<u64> {
-    if part.start >= part.end || part.end > len {
-        return Err(Error::Invalid("no part of the memory"));
-    }
-    Ok(part.len() as u64)
-}
-
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod watched;

@@ -1,16 +1,19 @@
 //! Peer-to-peer DMA: another function's registers or memory in a space.
 
 use super::{AddressSpace, DmaMapping, MapOptions, Reservation, Source};
-use crate::{Error, Iova, IovaRange, Result};
+use crate::{Error, Iova, IovaRange, Obstacle, Result};
 use std::ops::Range;
 use std::sync::Arc;
-use vfio_core::{BoundDevice, RegionIndex};
+use vfio_core::{Access, BoundDevice, RegionIndex};
 
 /// A part of another function's BAR, mapped for the devices of a space: as a dma-buf on iommufd, by the process's own map of the BAR on
 /// type1.
 ///
-/// While a function's memory decoding is off, and during its reset, nobody answers there, and the kernel takes the mapping back. The
-/// IOVAs stay: [`follow_decode`](Self::follow_decode), after either, maps it there again.
+/// While the function's memory decoding is off, during its reset and while it sleeps nobody answers there. On iommufd the kernel takes what
+/// is mapped of the dma-buf back then, for good, and says so to nobody: devices fault there, also once the function decodes again. On type1
+/// the IOMMU goes on pointing at the BAR, where nobody answers meanwhile, and nothing new can be mapped. [`refresh`](Self::refresh)
+/// is for both: the owner calls it after each of these, or whenever it likes, as it costs nothing while nothing has happened. The IOVAs stay
+/// the same.
 #[derive(Debug)]
 #[must_use = "dropping it unmaps the BAR"]
 pub struct PeerMapping {
@@ -21,8 +24,10 @@ pub struct PeerMapping {
     device: BoundDevice,
     region: RegionIndex,
     part: Range<u64>,
-    options: MapOptions,
+    access: Access,
     range: IovaRange,
+    /// The function's count before it was mapped.
+    revocations: u64,
 }
 
 impl AddressSpace {
@@ -51,7 +56,8 @@ impl AddressSpace {
             device: device.clone(),
             region,
             part,
-            options,
+            access: options.access(),
+            revocations: 0,
         };
         peer.resume()?;
         Ok(peer)
@@ -71,19 +77,27 @@ impl PeerMapping {
         self.range
     }
 
-    /// Whether it is mapped.
+    /// Whether it is mapped, and nothing was done to the function since that takes it back
+    /// ([`BoundDevice::revocations`]).
     #[must_use]
     pub fn is_mapped(&self) -> bool {
-        self.mapping.as_ref().is_some_and(DmaMapping::is_mapped)
+        let is_current = self.device.revocations() == self.revocations;
+        is_current && self.mapping.as_ref().is_some_and(DmaMapping::is_mapped)
     }
 
-    /// Maps it anew if the function decodes memory, else unmaps it. To be called when the function was reset, and before or after its
-    /// memory decoding changes. Returns whether it is mapped now.
+    /// Makes it what the function is: mapped anew if it was taken back, or may have been, and the function decodes memory; unmapped if it
+    /// does not. Returns whether it is mapped now. While it [is mapped](Self::is_mapped) nothing is done, and no system call is made.
+    ///
+    /// What another process does to the function, or a hot reset that was asked of another one, is not noticed:
+    /// [`suspend`](Self::suspend) and [`resume`](Self::resume) map it anew in any case.
     ///
     /// # Errors
     ///
-    /// Those of reading the function's configuration, and of mapping.
-    pub fn follow_decode(&mut self) -> Result<bool> {
+    /// Those of reading the function's configuration, and of mapping. It can be called again.
+    pub fn refresh(&mut self) -> Result<bool> {
+        if self.is_mapped() {
+            return Ok(true);
+        }
         let decodes = self.device.config()?.memory_decode()?;
         // What the kernel has taken back does not come back by itself.
         self.suspend()?;
@@ -111,7 +125,7 @@ impl PeerMapping {
         unmapped
     }
 
-    /// Maps it at its IOVAs, if it is not.
+    /// Maps it at its IOVAs, if it is not [mapped](Self::is_mapped).
     ///
     /// # Errors
     ///
@@ -120,21 +134,25 @@ impl PeerMapping {
         if self.is_mapped() {
             return Ok(());
         }
+        self.suspend()?;
         if self.reservation.is_none() {
-            return Err(Error::InUse(self.range));
+            return Err(Error::InUse {
+                wanted: self.range,
+                range: self.range,
+                by: Obstacle::Leaked,
+            });
         }
+        // Asked before: what is taken back while it is being mapped is mapped once more.
+        self.revocations = self.device.revocations();
         let source = self.source()?;
-        self.mapping = Some(
-            self.space
-                .map_reserved(&source, self.range, None, self.options.access())?,
-        );
+        self.mapping = Some(self.space.map_reserved(&source, self.range, None, self.access)?);
         Ok(())
     }
 
     fn source(&self) -> Result<Source> {
         if self.space.ioas().is_some() {
             let file = self.device.dma_buf(self.region, std::slice::from_ref(&self.part))?;
-            return Ok(Source::File(file, 0..self.part.end - self.part.start));
+            return Ok(Source::File(Arc::new(file), 0..self.part.end - self.part.start));
         }
         let map = Arc::new(self.device.region(self.region)?.map(self.part.clone())?);
         let memory = map.to_memory();

@@ -24,9 +24,15 @@ impl Reservation {
         self.range
     }
 
-    /// Lets nobody have them again by this way: something else gives them back, or a device may still reach what is there.
-    pub(crate) fn leak(mut self) {
+    /// Leaves it to a mapping to give them back.
+    pub(super) fn hand_over(mut self) {
         self.is_kept = true;
+    }
+
+    /// Lets nobody have them again: a device may still reach what is there.
+    pub(crate) fn leak(self) {
+        self.space.shared.leak(self.range);
+        self.hand_over();
     }
 }
 

@@ -1,7 +1,8 @@
 use super::testing::Ledger;
 use super::*;
+use crate::Obstacle;
 use proptest::prelude::*;
-use vfio_core::MemoryOptions;
+use vfio_core::{Memory, MemoryOptions};
 
 const READ: MapOptions = MapOptions::new(Access::READ);
 
@@ -56,7 +57,7 @@ fn a_fixed_iova_is_taken_once() {
     let first = space.map(&memory, 0..4096, READ.at(Iova(0x10_0000))).unwrap();
     assert!(matches!(
         space.map(&memory, 0..8192, READ.at(Iova(0xf_f000))),
-        Err(Error::InUse(_))
+        Err(Error::InUse { .. })
     ));
     assert!(matches!(
         space.map(&memory, 0..4096, READ.at(Iova(1 << 40))),
@@ -68,6 +69,65 @@ fn a_fixed_iova_is_taken_once() {
     ));
     drop(first);
     drop(space.map(&memory, 0..8192, READ.at(Iova(0xf_f000))).unwrap());
+}
+
+#[test]
+fn what_is_in_the_way_of_a_fixed_iova_is_named() {
+    let in_the_way = |space: &AddressSpace, memory: &Arc<Memory>| {
+        let wanted = IovaRange::new(Iova(0xf_f000), 8192).unwrap();
+        match space.map(memory, 0..8192, READ.at(wanted.start())) {
+            Err(Error::InUse {
+                wanted: named,
+                range,
+                by,
+            }) if named == wanted => (range, by),
+            other => panic!("{other:?}"),
+        }
+    };
+    let ledger = Ledger::new();
+    let space = ledger.space().unwrap();
+    let memory = memory(4);
+    let mapped = space.map(&memory, 0..3 * 4096, READ.at(Iova(0x10_0000))).unwrap();
+    assert_eq!(in_the_way(&space, &memory), (mapped.range(), Obstacle::Memory));
+    let range = mapped.range();
+    mapped.unmap().unwrap();
+    let kept = space.reserve(3 * 4096, &READ.at(range.start())).unwrap();
+    assert_eq!(in_the_way(&space, &memory), (range, Obstacle::Kept));
+    kept.leak();
+    assert_eq!(in_the_way(&space, &memory), (range, Obstacle::Leaked));
+    let space = ledger.space().unwrap();
+    let stuck = space.map(&memory, 0..3 * 4096, READ.at(range.start())).unwrap();
+    let next = ledger.state().calls + 1;
+    ledger.state().fail_at = Some(next);
+    assert!(stuck.unmap().is_err());
+    assert_eq!(in_the_way(&space, &memory), (range, Obstacle::Leaked));
+}
+
+#[test]
+fn a_fixed_iova_that_contradicts_the_rest_is_refused() {
+    let space = Ledger::new().space().unwrap();
+    let memory = memory(2);
+    let fixed = READ.at(Iova(0xffff_f000));
+    for contradiction in [
+        fixed.within(32).aligned_to(8192),
+        fixed.within(31),
+        fixed.aligned_to(3 << 12),
+        READ.at(Iova(0)).within(0),
+    ] {
+        let refused = space.map(&memory, 0..4096, contradiction);
+        assert!(
+            matches!(refused, Err(Error::Invalid(_))),
+            "{contradiction:?}: {refused:?}"
+        );
+    }
+    // Its last byte decides.
+    assert!(matches!(
+        space.map(&memory, 0..8192, fixed.within(32)),
+        Err(Error::Invalid(_))
+    ));
+    for fits in [fixed.within(32), fixed.within(64), fixed.aligned_to(4096), fixed] {
+        space.map(&memory, 0..4096, fits).unwrap().unmap().unwrap();
+    }
 }
 
 #[test]
@@ -115,7 +175,7 @@ fn a_failed_unmap_leaks_memory_and_iova() {
     assert!(Arc::strong_count(&memory) > 1, "a device may still reach it");
     assert!(matches!(
         space.map(&memory, 0..4096, READ.at(iova)),
-        Err(Error::InUse(_))
+        Err(Error::InUse { .. })
     ));
     assert_ne!(space.map(&memory, 0..4096, READ).unwrap().iova(), iova);
 }

@@ -18,7 +18,7 @@ impl AddressSpace {
     /// # Errors
     ///
     /// [`Error::Invalid`] if a mapping lies across an end of the range; nothing is unmapped then. If the kernel fails, what is left
-    /// is found and unmapped as before, by each mapping's own guard.
+    /// is found and unmapped as before, by each mapping's own guard; where a container does not tell what is left, memory and IOVAs are leaked.
     pub fn unmap_range(&self, range: IovaRange) -> Result<u64> {
         let mut kept = Kept::new();
         self.unmap_alone(range, &mut kept)
@@ -53,7 +53,11 @@ impl AddressSpace {
         let mut gone = Vec::new();
         for start in inside {
             match mappings.get_mut(&start) {
-                Some(left) if unmapped.is_err() && left.mapped.is_mapped() => self.shared.note(left),
+                Some(left) if unmapped.is_err() && left.is_mapped().0 => {
+                    // Of what is there in part nothing is found.
+                    left.noted = left.noted.filter(|_| left.is_mapped().1);
+                    self.shared.note(left);
+                }
                 _ => gone.extend(mappings.remove(&start)),
             }
         }
@@ -129,12 +133,17 @@ impl AddressSpace {
 
     fn finish(&self, mut entry: Entry, kept: &mut Kept) -> Result<()> {
         kept.extend(entry.memory.take());
-        // On failure the allocator keeps the range as in use, for ever: a device may still reach what is there.
-        entry.mapped.unmap()?;
-        if entry.is_reserved {
-            Ok(())
-        } else {
-            self.shared.release(entry.range)
+        let pieces = std::iter::once(entry.mapped).chain(entry.more);
+        let unmapped = pieces.map(|piece| piece.unmap()).fold(Ok(()), Result::and);
+        // Whose IOVAs are reserved gives them back, or leaks them, by itself.
+        match (unmapped, entry.is_reserved) {
+            (unmapped, true) => unmapped,
+            (Ok(()), false) => self.shared.release(entry.taken),
+            (failed, false) => {
+                // The allocator keeps them as in use, for ever: a device may still reach what is there.
+                self.shared.leak(entry.taken);
+                failed
+            }
         }
     }
 }

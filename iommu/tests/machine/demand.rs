@@ -289,6 +289,6 @@ fn a_unit_that_cannot_be_evicted_stays_and_keeps_its_iovas() {
     let first = IovaRange::new(range.start(), PAGE).unwrap();
     assert!(matches!(
         bench.space.add(&pages, 0..4096, BOTH.at(first.start())),
-        Err(Error::InUse(_))
+        Err(Error::InUse { .. })
     ));
 }

@@ -8,12 +8,12 @@ use iommu::dirty::DirtyTracker;
 use iommu::group::GroupSpace;
 use iommu::nested::Nesting;
 use iommu::space::{AddressSpace, MapOptions};
-use iommu::{Iova, Result};
+use iommu::{Iova, OpenOptions, Result};
 use pci::GroupId;
 use std::sync::Arc;
 use vfio_core::fake::{Copier, Iommu, Machine};
 use vfio_core::iommufd::Iommufd;
-use vfio_core::{Access, ContainerPath, Errno, Memory, PageSize, Pasid, RegionIndex};
+use vfio_core::{Access, Backend, ContainerPath, Errno, Memory, PageSize, Pasid, RegionIndex};
 
 const BOTH: MapOptions = MapOptions::new(Access::READ.union(Access::WRITE));
 /// More calls than any of the runs makes.
@@ -71,7 +71,7 @@ fn of_a_space_on_iommufd() {
             let fixed = space.map(pages, 8192..12288, BOTH.at(Iova(0x70_0000)))?;
             peer.config()?.set_memory_decode(true)?;
             let mut bar = space.map_bar(&peer, RegionIndex::BAR0, 0..4096, BOTH)?;
-            bar.follow_decode()?;
+            bar.refresh()?;
             fixed.unmap()?;
             attached.move_to(&other)?;
             space.unmap_all()?;
@@ -104,6 +104,24 @@ fn of_groups_on_type1() {
             Ok(())
         },
     );
+}
+
+#[test]
+fn of_opening() {
+    for way in [Backend::Iommufd, Backend::Type1v2] {
+        each_call_fails(
+            || two().build(),
+            |machine, pages| {
+                let root = tempfile::tempdir().unwrap();
+                let (system, sysfs) = machine.write_tree(root.path()).unwrap();
+                let options = OpenOptions::new(&system, &sysfs).only(way);
+                let first = options.open(bdf(0))?;
+                let second = options.open_in(first.space(), bdf(1))?;
+                let _mapping = first.space().map(pages, 0..8192, BOTH)?;
+                second.detach()
+            },
+        );
+    }
 }
 
 #[test]

@@ -15,4 +15,8 @@ mod group;
 #[cfg(test)]
 mod nested;
 #[cfg(test)]
+mod open;
+#[cfg(test)]
 mod space;
+#[cfg(test)]
+mod unmap;

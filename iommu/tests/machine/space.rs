@@ -4,8 +4,9 @@ use iommu::pool::DmaPool;
 use iommu::space::{AddressSpace, MapOptions};
 use iommu::{Error, Iova, IovaRange};
 use pci::GroupId;
+use std::ops::ControlFlow;
 use std::sync::Arc;
-use vfio_core::fake::{Copier, FaultReason, Iommu, Machine, Parting};
+use vfio_core::fake::{Copier, FaultReason, Iommu, Machine};
 use vfio_core::iommufd::{Hwpt, HwptData, HwptFlags, HwptParent, Iommufd};
 use vfio_core::{Access, Backing, Errno, ErrorKind, Memory, MemoryOptions, PageSize, Pasid, RegionIndex};
 
@@ -68,95 +69,39 @@ fn memory_in_a_file_is_mapped_by_it_where_the_kernel_can() {
 }
 
 #[test]
-fn everything_goes_with_one_call() {
-    for (bench, call) in Bench::both()
-        .into_iter()
-        .zip(["IOMMU_IOAS_UNMAP", "VFIO_IOMMU_UNMAP_DMA"])
-    {
-        let some = memory(64);
-        let guards: Vec<_> = (0..64)
-            .map(|i| bench.space.map(&some, i * 4096..(i + 1) * 4096, READ).unwrap())
-            .collect();
+fn a_watched_map_is_made_in_pieces_and_is_one_mapping() {
+    const PIECE: usize = 1 << 30;
+    for (bench, call) in Bench::both().into_iter().zip(["IOMMU_IOAS_MAP", "VFIO_IOMMU_MAP_DMA"]) {
+        // Hardly any of it is touched.
+        let large = Arc::new(Memory::new(2 * PIECE, MemoryOptions::default()).unwrap());
+        let fixed = BOTH.at(Iova(PIECE as u64));
         bench.machine.forget_calls();
-        assert_eq!(bench.space.unmap_all().unwrap(), 64 * 4096);
-        drop(guards);
-        let unmaps = bench
-            .machine
-            .calls()
-            .iter()
-            .filter(|step| step.as_str() == call)
-            .count();
-        assert_eq!((unmaps, bench.space.mappings()), (1, 0));
-        assert_eq!((bench.machine.pinned(), Arc::strong_count(&some)), (0, 1));
-    }
-}
-
-#[test]
-fn what_cannot_be_unmapped_is_leaked_with_its_iova() {
-    for (bench, call) in Bench::both()
-        .into_iter()
-        .zip(["IOMMU_IOAS_UNMAP", "VFIO_IOMMU_UNMAP_DMA"])
-    {
-        let (one, other) = (memory(1), memory(1));
-        let mapping = bench.space.map(&one, 0..4096, BOTH).unwrap();
-        let iova = mapping.iova();
-        bench.machine.fail_next(call, Errno::BUSY);
-        assert!(mapping.unmap().is_err());
-        assert_eq!(
-            bench.engine.fill(iova, 1, 9),
-            Status::Done,
-            "the device still reaches it"
-        );
-        assert!(Arc::strong_count(&one) > 1, "so it is still there");
-        assert!(matches!(
-            bench.space.map(&other, 0..4096, READ.at(iova)),
-            Err(Error::InUse(_))
-        ));
-    }
-}
-
-#[test]
-fn memory_may_map_and_unmap_in_the_space_when_it_goes() {
-    for whole in [false, true] {
-        for bench in Bench::both() {
-            let (gone, is_gone) = std::sync::mpsc::channel();
-            let space = bench.space.clone();
-            let (memory, own) = (memory(1), space.clone());
-            let restless = Parting::new(Arc::clone(&memory), move || {
-                own.map(&memory, 0..4096, READ).unwrap().unmap().unwrap();
-                own.unmap_all().unwrap();
-                gone.send(()).unwrap();
-            });
-            // On a thread of its own, which would never end.
-            std::thread::spawn(move || {
-                let mapping = space.map_unowned(Arc::new(restless), 0..4096, READ).unwrap();
-                if whole {
-                    space.unmap_all().unwrap();
-                }
-                drop(mapping);
-            });
-            is_gone.recv_timeout(std::time::Duration::from_secs(20)).unwrap();
-        }
-    }
-}
-
-#[test]
-fn after_a_ranged_unmap_that_failed_each_guard_unmaps_its_own() {
-    for (bench, call) in Bench::both()
-        .into_iter()
-        .zip(["IOMMU_IOAS_UNMAP", "VFIO_IOMMU_UNMAP_DMA"])
-    {
-        let some = memory(4);
-        let guards = [0, 1].map(|i| bench.space.map(&some, i * 4096..(i + 1) * 4096, READ).unwrap());
-        bench.machine.fail_next(call, Errno::BUSY);
-        assert!(bench.space.unmap_all().is_err());
-        for (index, guard) in guards.iter().enumerate() {
-            assert!(guard.is_mapped());
-            let found = bench.space.lookup_part(&*some, index * 4096..(index + 1) * 4096);
-            assert_eq!(found, Some(guard.iova()));
-        }
-        drop(guards);
+        let mut told = 0;
+        let mut count = |_| {
+            told += 1;
+            ControlFlow::Continue(())
+        };
+        let mapping = bench
+            .space
+            .map(&large, 0..2 * PIECE, fixed.progress(&mut count))
+            .unwrap();
+        let maps = bench.machine.calls().into_iter().filter(|step| step.as_str() == call);
+        assert_eq!((maps.count(), told, bench.space.mappings()), (2, 2, 1));
+        let across = Iova(mapping.iova().0 + PIECE as u64 - 2);
+        assert_eq!(bench.engine.fill(across, 4, 7), Status::Done);
+        assert_eq!(bytes(&large, PIECE - 3, 6), [0, 7, 7, 7, 7, 0]);
+        mapping.unmap().unwrap();
+        assert_eq!(bench.engine.fill(across, 4, 7), Status::Failed);
+        let mut stop = |_| ControlFlow::Break(());
+        let cancelled = bench.space.map(&large, 0..2 * PIECE, fixed.progress(&mut stop));
+        assert!(matches!(cancelled, Err(Error::Cancelled)));
+        bench.machine.fail_nth(1, Errno::NOMEM);
+        let failed = bench
+            .space
+            .map(&large, 0..2 * PIECE, fixed.progress(&mut |_| ControlFlow::Continue(())));
+        assert_eq!(failed.unwrap_err().errno(), Some(Errno::NOMEM));
         assert_eq!((bench.space.mappings(), bench.machine.pinned()), (0, 0));
+        assert_eq!(Arc::strong_count(&large), 1);
     }
 }
 
@@ -358,15 +303,18 @@ fn one_function_reaches_anothers_bar_while_that_decodes() {
         (Status::Done, 0x4350_4d45),
         "the other engine's ID register"
     );
+    machine.forget_calls();
+    assert!(bar.is_mapped() && bar.refresh().unwrap());
+    assert_eq!(machine.calls(), [], "nothing has happened");
     peer.config().unwrap().set_memory_decode(false).unwrap();
-    assert!(!bar.follow_decode().unwrap());
+    assert!(!bar.is_mapped() && !bar.refresh().unwrap());
     assert_eq!(reads_id(iova).0, Status::Failed);
     assert!(
-        matches!(space.map(&page, 0..4096, READ.at(iova)), Err(Error::InUse(_))),
+        matches!(space.map(&page, 0..4096, READ.at(iova)), Err(Error::InUse { .. })),
         "its place is kept"
     );
     peer.config().unwrap().set_memory_decode(true).unwrap();
-    assert!(bar.follow_decode().unwrap() && bar.iova() == iova);
+    assert!(bar.refresh().unwrap() && bar.iova() == iova);
     assert_eq!(reads_id(iova), (Status::Done, 0x4350_4d45));
     drop(bar);
     drop(space.map(&page, 0..4096, READ.at(iova)).unwrap());
@@ -374,6 +322,56 @@ fn one_function_reaches_anothers_bar_while_that_decodes() {
     #[expect(clippy::reversed_empty_ranges, reason = "what a caller may get wrong")]
     let backwards = space.map_bar(&peer, RegionIndex::BAR0, 4096..0, BOTH);
     assert!(matches!(backwards, Err(Error::Invalid(_))));
+}
+
+#[test]
+fn a_bar_is_mapped_anew_after_whatever_takes_it_back() {
+    let machine = two().build();
+    let iommufd = Iommufd::open(&machine.system()).unwrap();
+    let [device, peer] = [0, 1].map(|function| open(&machine, &iommufd, function).unwrap());
+    let engine = crate::bench::Engine(device.clone());
+    let space = AddressSpace::iommufd(&iommufd).unwrap();
+    let _attached = space.attach(&device).unwrap();
+    let config = peer.config().unwrap();
+    config.set_memory_decode(true).unwrap();
+    let mut bar = space.map_bar(&peer, RegionIndex::BAR0, 0..4096, BOTH).unwrap();
+    let page = memory(1);
+    let target = space.map(&page, 0..4096, WRITE).unwrap();
+    let iova = bar.iova();
+    let off_and_on: &dyn Fn() = &|| {
+        config.set_memory_decode(false).unwrap();
+        config.set_memory_decode(true).unwrap();
+    };
+    let reset: &dyn Fn() = &|| peer.reset().unwrap();
+    let sleep: &dyn Fn() = &|| {
+        peer.low_power_entry().unwrap();
+        peer.low_power_exit().unwrap();
+    };
+    for happening in [off_and_on, reset, sleep] {
+        assert_eq!(engine.copy(iova, target.iova(), 4), Status::Done);
+        happening();
+        assert_eq!(
+            engine.copy(iova, target.iova(), 4),
+            Status::Failed,
+            "what was taken back does not come back by itself"
+        );
+        assert!(!bar.is_mapped());
+        assert!(bar.refresh().unwrap() && bar.is_mapped());
+        assert_eq!(bar.iova(), iova);
+    }
+    // A failure on the way leaves something that can be tried again.
+    peer.reset().unwrap();
+    machine.fail_next("IOMMU_IOAS_MAP_FILE", Errno::NOMEM);
+    assert!(bar.refresh().is_err() && !bar.is_mapped());
+    assert!(bar.refresh().unwrap());
+    assert_eq!(engine.copy(iova, target.iova(), 4), Status::Done);
+    // A reset that this process has not asked for is not noticed; what is asked for in any case helps.
+    bar.suspend().unwrap();
+    assert!(!bar.is_mapped());
+    bar.resume().unwrap();
+    assert_eq!(engine.copy(iova, target.iova(), 4), Status::Done);
+    bar.resume().unwrap();
+    assert!(bar.is_mapped());
 }
 
 #[test]

@@ -67,15 +67,27 @@ impl Builder {
     }
 
     /// Adds a device.
+    ///
+    /// # Panics
+    ///
+    /// If the machine has a function of this address: that is a mistake of the test.
     #[must_use]
     pub fn device(self, bdf: Bdf, group: GroupId, device: impl Device + 'static) -> Self {
         self.add(bdf, group, None, false, Box::new(device))
     }
 
     /// Adds a virtual function of a device that was added before.
+    ///
+    /// # Panics
+    ///
+    /// As [`device`](Self::device), and if the machine has no device `of`.
     #[must_use]
     pub fn virtual_function(mut self, bdf: Bdf, group: GroupId, of: Bdf, device: impl Device + 'static) -> Self {
         let physical = self.shared.slots.iter().position(|slot| slot.bdf == of);
+        assert!(
+            physical.is_some(),
+            "{of}, of which {bdf} is to be a virtual function, is added first"
+        );
         if let Some(slot) = physical.and_then(|at| self.shared.slots.get_mut(at)) {
             slot.has_vfs = true;
         }
@@ -83,16 +95,34 @@ impl Builder {
     }
 
     /// Adds a device that no IOMMU translates for.
+    ///
+    /// # Panics
+    ///
+    /// As [`device`](Self::device).
     #[must_use]
     pub fn device_without_iommu(self, bdf: Bdf, group: GroupId, device: impl Device + 'static) -> Self {
         self.add(bdf, group, None, true, Box::new(device))
     }
 
     /// Adds a function with a driver of the host: its group is not viable.
+    ///
+    /// # Panics
+    ///
+    /// As [`device`](Self::device).
     #[must_use]
     pub fn bystander(mut self, bdf: Bdf, group: GroupId) -> Self {
+        self.refuse_twice(bdf);
         self.shared.bystanders.push((bdf, group.0));
         self
+    }
+
+    fn refuse_twice(&self, bdf: Bdf) {
+        let devices = self.shared.slots.iter().map(|slot| slot.bdf);
+        let mut all = devices.chain(self.shared.bystanders.iter().map(|(bdf, _)| *bdf));
+        assert!(
+            all.all(|other| other != bdf),
+            "the machine has a function {bdf} already"
+        );
     }
 
     fn add(
@@ -103,6 +133,7 @@ impl Builder {
         noiommu: bool,
         device: Box<dyn Device>,
     ) -> Self {
+        self.refuse_twice(bdf);
         let description = device.description();
         self.shared
             .state()

@@ -181,6 +181,7 @@ impl<'a> Bus<'a> {
             region,
             ranges,
             start,
+            revocations,
         } = pages.source()
         else {
             return false;
@@ -189,7 +190,13 @@ impl<'a> Bus<'a> {
         let Some(slot) = self.shared.slot(*function) else {
             return false;
         };
-        if !self.shared.state().answers_mapped(*function) {
+        let answers = self
+            .shared
+            .state()
+            .functions
+            .get(*function)
+            .is_some_and(|function| function.answers_mapped() && function.revocations == *revocations);
+        if !answers {
             return false;
         }
         let mut device = match slot.device.try_lock() {

@@ -1,7 +1,7 @@
 //! How an access of a device finds memory, and how its requests find whom to ask.
 
 use super::bus::{FaultReason, Target};
-use super::iommu::{Fault, PAGE};
+use super::iommu::Fault;
 use super::state::{Shared, State};
 use crate::Access;
 use crate::sys::Result;
@@ -63,8 +63,8 @@ impl State {
         permit(area.access, write)?;
         let len = len.min((area.last - iova).saturating_add(1));
         let target = (Arc::clone(&area.pages), area.start_byte + (iova - start), len);
-        if write && let Some(dirty) = context.hwpts.get_mut(&hwpt).and_then(|hwpt| hwpt.dirty.as_mut()) {
-            dirty.extend(iova / PAGE..=(iova + (len - 1)) / PAGE);
+        if write {
+            context.mark_written(hwpt, shared.iommu.page_sizes, iova, iova + (len - 1));
         }
         Ok(target)
     }

@@ -5,6 +5,10 @@
 //! and a [`Bus`] on which it does DMA, raises interrupts and requests pages. [`Plain`] is a register file with hooks, [`Copier`] an engine that
 //! copies memory.
 //!
+//! A program that looks into `/sys` before it opens anything, as [`CdevFile::open_bdf`](crate::CdevFile::open_bdf), [`Backend::probe`](crate::Backend::probe)
+//! and the crate `pci` do, gets the machine as files from [`Machine::write_tree`]: a [`Sysfs`](pci::Sysfs), and a system that names the function in its
+//! errors and explains its refusals with what is there. The one of [`Machine::system`] knows no `/sys`.
+//!
 //! Nothing runs by itself: no threads, no clocks. A device acts when it is touched, or when a test says so ([`Machine::poke`]).
 //! What the kernel would do later because an eventfd was signalled (unmasking INTx, an ioeventfd's write) is done by the next call,
 //! register access, or [`Machine::settle`].

@@ -23,7 +23,7 @@ pub struct Iommu {
     pub reserved: Vec<IovaRange>,
     /// A bit for each page size in bytes.
     pub page_sizes: u64,
-    /// Whether page tables note which pages were written.
+    /// Whether page tables note which pages were written: in pages of the table, the largest that fit into a mapping, all of which is dirty then.
     pub dirty_tracking: bool,
     /// How many bits of PASID it takes; 0 for none.
     pub pasid_bits: u8,

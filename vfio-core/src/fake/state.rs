@@ -8,12 +8,12 @@ use super::options::Iommu;
 use super::vfio::{Function, Group, Type1};
 use pci::Bdf;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The machine without its handles.
-#[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) gate: Gate,
     pub(super) state: Mutex<State>,
@@ -85,6 +85,14 @@ impl Slot {
             let (start, len) = (u64::from(msix.offset), 16 * u64::from(msix.vectors));
             u32::from(msix.bar) == region && offset < start + len && start < offset + u64::from(width)
         })
+    }
+}
+
+/// Short: every handle holds it.
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a machine of ")?;
+        f.debug_list().entries(self.slots.iter().map(|slot| slot.bdf)).finish()
     }
 }
 

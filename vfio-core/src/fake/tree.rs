@@ -52,7 +52,10 @@ impl Tree<'_> {
         let prefix = if slot.noiommu { "noiommu-" } else { "" };
         if shared.iommufd {
             let name = format!("{prefix}vfio{at}");
-            create_dir_all(self.0.join(&directory).join("vfio-dev").join(&name))?;
+            let own = directory.join("vfio-dev").join(&name);
+            self.link(format!("../../../{}", slot.bdf), own.join("device"))?;
+            let class = Path::new("sys/class/vfio-dev").join(&name);
+            self.link(format!("../../devices/pci/{}/vfio-dev/{name}", slot.bdf), class)?;
             self.file(format!("dev/vfio/devices/{name}"), "")?;
         }
         self.file(format!("dev/vfio/{prefix}{}", slot.group), "")?;

@@ -4,7 +4,7 @@ use super::command;
 use super::fault::FaultQueue;
 use super::invalidate::{self, InvalidateError, Invalidation};
 use super::ioas::Ioas;
-use super::object::FAULTING_HWPT;
+use super::object::{FAULTING_HWPT, sealed};
 use super::viommu::Viommu;
 use super::{IommuDevice, Object, ObjectId, PageTable, Parent};
 use crate::sys::iommufd::HwptAlloc;
@@ -189,14 +189,20 @@ impl Hwpt {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) to clear a range that cuts a mapping;
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) to clear a range that cuts a mapping, or anything of a table that was made over a
+    /// [`HwptParent::Hwpt`] or [`HwptParent::Viommu`];
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) if the table cannot track.
     #[doc(alias = "IOMMU_HWPT_GET_DIRTY_BITMAP")]
     pub fn dirty_bitmap(&self, bitmap: &mut DirtyBitmap, clear: bool) -> Result<(), Error> {
         let command = command::HWPT_GET_DIRTY_BITMAP;
-        let shared = self.ioas.as_ref().map(|ioas| ioas.registry().share());
-        if clear && shared.as_ref().is_some_and(|shared| shared.is_cut_by(bitmap.range())) {
-            return Err(command.invalid("clearing a part of a mapping"));
+        let shared = self.ioas.as_ref().map(|ioas| ioas.space().share());
+        if clear {
+            match &shared {
+                Some(shared) if !shared.is_cut_by(bitmap.range()) => {}
+                Some(_) => return Err(command.invalid("clearing a part of a mapping")),
+                // Whose mappings they would be is not known, and the kernel keeps none for such a table.
+                None => return Err(command.invalid("clearing what a guest's own table has marked")),
+            }
         }
         let (start, len, page_size) = (bitmap.range().start().0, bitmap.len_bytes(), bitmap.page_size());
         let calls = self.object.iommufd().calls();
@@ -214,6 +220,8 @@ impl Hwpt {
         invalidate::run(&self.object, entries)
     }
 }
+
+impl sealed::Sealed for Hwpt {}
 
 impl PageTable for Hwpt {
     fn object(&self) -> &Arc<Object> {

@@ -2,9 +2,12 @@
 
 use super::command::{self, Command};
 use super::mapping::Mapping;
-use super::{OPTION_HUGE_PAGES, Object, ObjectId, PageTable, RlimitMode};
-use crate::registry::{Entries, Registry, Shared};
+use super::object::sealed;
+use super::{Iommufd, OPTION_HUGE_PAGES, Object, ObjectId, PageTable, RlimitMode};
+use crate::error::misaligned;
 use crate::sys::iommufd::Calls;
+use crate::sys::located::Located;
+use crate::sys::space::{self, Failed, IoasTable, Loan, NotLent, Space};
 use crate::{Access, Error, ErrorKind, Iova, IovaRange, StableMemory};
 use rustix::io::Errno;
 use std::fmt;
@@ -36,7 +39,7 @@ pub struct Ioas {
 
 struct Inner {
     object: Arc<Object>,
-    registry: Registry,
+    space: Arc<Space<IoasTable>>,
 }
 
 /// Where a mapping goes.
@@ -50,10 +53,17 @@ pub enum Placement {
 
 impl Ioas {
     pub(super) fn new(object: Arc<Object>) -> Self {
-        let registry = Registry::default();
+        let table = IoasTable::new(Arc::clone(object.iommufd().calls()), object.id().0);
+        let space = Space::new(table);
         Self {
-            inner: Arc::new(Inner { object, registry }),
+            inner: Arc::new(Inner { object, space }),
         }
+    }
+
+    /// The iommufd it is in.
+    #[must_use]
+    pub fn iommufd(&self) -> &Iommufd {
+        self.object().iommufd()
     }
 
     /// Its number.
@@ -67,7 +77,7 @@ impl Ioas {
     /// # Errors
     ///
     /// [`ErrorKind::AlreadyMapped`], [`ErrorKind::NotAllowed`], [`ErrorKind::MemlockExceeded`]; [`ErrorKind::Invalid`] for a part
-    /// outside the memory, no access, or anything off its alignment; [`ErrorKind::Os`] with EOVERFLOW past the end of the address space, ENOSPC
+    /// outside the memory, of no bytes or without access, [`ErrorKind::Misaligned`]; [`ErrorKind::Os`] with EOVERFLOW past the end of the address space, ENOSPC
     /// without room, EFAULT where memory cannot be pinned.
     #[doc(alias = "IOMMU_IOAS_MAP")]
     pub fn map(
@@ -78,15 +88,13 @@ impl Ioas {
         access: Access,
     ) -> Result<Mapping, Error> {
         let command = command::IOAS_MAP;
-        let len = part.end.checked_sub(part.start).filter(|_| part.end <= memory.len());
+        let located = Arc::new(Located::new(memory));
+        let len = part.end.checked_sub(part.start).filter(|_| part.end <= located.len());
         let len = len.ok_or_else(|| command.invalid("the part lies outside the memory"))? as u64;
-        // Should mapping fail, the memory goes after the lock: what its drop does is not known here.
-        let _kept = Arc::clone(&memory);
-        let shared = self.registry().share();
-        let mapped = self
-            .calls()
-            .ioas_map(self.id().0, &memory, part, placement.fixed(), access);
-        self.enter(&shared, command, mapped, len, placement, access, Some(memory))
+        check(command, len, access)?;
+        let first = located.address().addr().wrapping_add(part.start) as u64;
+        let lent = self.space().map(located, part, placement.fixed(), access);
+        self.guard(command, lent, len, placement, access, Some(first))
     }
 
     /// Maps `len` bytes of a memfd or of a dma-buf, from byte `start`. The kernel holds the file.
@@ -109,10 +117,10 @@ impl Ioas {
         access: Access,
     ) -> Result<Mapping, Error> {
         let command = command::IOAS_MAP_FILE;
-        let shared = self.registry().share();
-        let calls = self.calls();
-        let mapped = calls.ioas_map_file(self.id().0, file.as_fd(), start, len, placement.fixed(), access);
-        self.enter(&shared, command, mapped, len, placement, access, None)
+        check(command, len, access)?;
+        let file = file.as_fd();
+        let lent = self.space().map_file(file, start, len, placement.fixed(), access);
+        self.guard(command, lent, len, placement, access, Some(start))
     }
 
     /// Maps here what `from` maps in this or another address space of the same iommufd. Its pages stay pinned once.
@@ -127,21 +135,16 @@ impl Ioas {
         let (other, range) = (from.ioas(), from.range());
         let iommufd = self.object().iommufd();
         iommufd.check_own(other.object().iommufd(), command)?;
-        self.share_with(other, |here, there| {
-            // Somebody else's memory may be in its place by now.
-            if !there.is_live(range.start(), from.guard()) {
-                return Err(command.fail(ErrorKind::NotMapped(range)));
-            }
-            let (len, source) = (self.length(range), (other.id().0, range.start().0));
-            let copied = self
-                .calls()
-                .ioas_copy(self.id().0, source, len, placement.fixed(), access);
-            match copied {
-                Err(Errno::PERM) => Err(command.invalid("write access to what is mapped without")),
-                Err(Errno::NOENT) => Err(command.fail(ErrorKind::NotMapped(range))),
-                _ => self.enter(here, command, copied, len, placement, access, from.memory().cloned()),
-            }
-        })
+        check(command, 1, access)?;
+        let not_mapped = || command.fail(ErrorKind::NotMapped(range));
+        let lent = self
+            .space()
+            .copy(from.loan().ok_or_else(not_mapped)?, placement.fixed(), access);
+        match lent {
+            Err(NotLent::Kernel(Errno::PERM)) => Err(command.invalid("write access to what is mapped without")),
+            Err(NotLent::Kernel(Errno::NOENT)) => Err(not_mapped()),
+            _ => self.guard(command, lent, space::length(range), placement, access, None),
+        }
     }
 
     /// Unmaps all mappings that lie inside a range and returns how many bytes that were. Their guards have nothing left to unmap. Waits for
@@ -154,35 +157,8 @@ impl Ioas {
     /// Then some may be unmapped and others not, and each guard knows which.
     #[doc(alias = "IOMMU_IOAS_UNMAP")]
     pub fn unmap(&self, range: IovaRange) -> Result<u64, Error> {
-        let command = command::IOAS_UNMAP;
-        let not_mapped = || command.fail(ErrorKind::NotMapped(range));
-        self.registry().alone(|entries| {
-            let inside = entries.inside(range).ok_or_else(not_mapped)?;
-            let want = inside
-                .iter()
-                .fold(0, |sum: u64, entry| sum.saturating_add(self.length(*entry)));
-            match self
-                .calls()
-                .ioas_unmap(self.id().0, range.start().0, self.length(range))
-            {
-                Ok(got) if got >= want => {
-                    inside.iter().for_each(|entry| entries.remove(*entry));
-                    Ok(got)
-                }
-                Ok(got) => {
-                    self.sort_out(entries, &inside);
-                    Err(command.fail(ErrorKind::ShortUnmap { want, got }))
-                }
-                Err(errno) => {
-                    self.sort_out(entries, &inside);
-                    Err(if errno == Errno::NOENT {
-                        not_mapped()
-                    } else {
-                        command.error(errno)
-                    })
-                }
-            }
-        })
+        let unmapped = self.space().unmap(range, || !self.object().iommufd().is_shared());
+        unmapped.map_err(|failed| command::IOAS_UNMAP.fail(unmap_kind(failed, range)))
     }
 
     /// Whether pages that lie together are joined to larger ones in the page tables.
@@ -223,61 +199,50 @@ impl Ioas {
     }
 
     pub(super) fn calls(&self) -> &dyn Calls {
-        self.inner.object.iommufd().calls()
+        &**self.inner.object.iommufd().calls()
     }
 
-    pub(super) fn registry(&self) -> &Registry {
-        &self.inner.registry
-    }
-
-    /// Length as the kernel counts it: its word for everything is `u64::MAX`.
-    pub(super) fn length(&self, range: IovaRange) -> u64 {
-        u64::try_from(range.len_bytes()).unwrap_or(u64::MAX)
+    pub(super) fn space(&self) -> &Arc<Space<IoasTable>> {
+        &self.inner.space
     }
 
     /// Makes the guard of a new mapping.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one place for what three ways to map have in common"
-    )]
-    fn enter(
+    fn guard(
         &self,
-        shared: &Shared<'_>,
         command: Command,
-        mapped: Result<u64, Errno>,
+        lent: Result<Loan<IoasTable>, NotLent>,
         len: u64,
         placement: Placement,
         access: Access,
-        memory: Option<Arc<dyn StableMemory>>,
+        first: Option<u64>,
     ) -> Result<Mapping, Error> {
-        let iova = Iova(mapped.map_err(|errno| self.explain(command, errno, placement, len))?);
-        let elsewhere = placement.fixed().is_some_and(|asked| asked != iova.0);
-        match IovaRange::new(iova, len) {
-            Some(range) if !elsewhere => {
-                let guard = shared.enter(range);
-                Ok(Mapping::new(self.clone(), range, access, guard, memory))
-            }
-            _ => {
+        match lent {
+            Ok(loan) => Ok(Mapping::new(self.clone(), access, loan)),
+            Err(NotLent::Kernel(errno)) => Err(self.explain(command, errno, placement, len, first)),
+            Err(NotLent::Elsewhere(iova)) => {
                 tracing::error!(%iova, len, "mapped where it cannot be; the memory is leaked");
-                std::mem::forget(memory);
                 Err(command.malformed("mapped elsewhere than asked for"))
             }
         }
     }
 
-    /// Says which of its many reasons the kernel had.
-    fn explain(&self, command: Command, errno: Errno, placement: Placement, len: u64) -> Error {
+    /// Says which of its many reasons the kernel had. `first` is where the bytes lie, in the process or in their file.
+    fn explain(&self, command: Command, errno: Errno, placement: Placement, len: u64, first: Option<u64>) -> Error {
         let range = placement.fixed().and_then(|start| IovaRange::new(Iova(start), len));
         match (errno, range) {
             (Errno::EXIST, Some(range)) => command.fail(ErrorKind::AlreadyMapped(range)),
             (Errno::ADDRINUSE | Errno::NOSPC, Some(range)) => command.fail(ErrorKind::NotAllowed(range)),
-            (Errno::INVAL, range) => match (self.iova_ranges(), range) {
-                (Ok(now), _) if !Iova(placement.fixed().unwrap_or(0) | len).is_aligned_to(now.alignment) => {
-                    command.invalid("IOVA or length off the address space's alignment")
+            (Errno::INVAL, range) => {
+                let Ok(now) = self.iova_ranges() else {
+                    return command.error(errno);
+                };
+                let numbers = [("IOVA", placement.fixed()), ("length", Some(len)), ("address", first)];
+                match (misaligned(numbers, now.alignment), range) {
+                    (Some(kind), _) => command.fail(kind),
+                    (None, Some(range)) if !now.contains(&range) => command.fail(ErrorKind::NotAllowed(range)),
+                    _ => command.error(errno),
                 }
-                (Ok(now), Some(range)) if !now.contains(&range) => command.fail(ErrorKind::NotAllowed(range)),
-                _ => command.error(errno),
-            },
+            }
             (Errno::NOMEM, _) => {
                 let iommufd = self.object().iommufd();
                 let files = iommufd.system().files();
@@ -294,39 +259,9 @@ impl Ioas {
             _ => command.error(errno),
         }
     }
-
-    /// Finds out which mappings a ranged unmap that failed has left: a copy of a mapping to its own place fails with EEXIST
-    /// where it is and with ENOENT where it is not, and changes nothing. Where others have the descriptor, ENOENT may also mean that they left a part.
-    fn sort_out(&self, entries: &mut Entries, inside: &[IovaRange]) {
-        for entry in inside {
-            let (id, start) = (self.id().0, entry.start().0);
-            match self
-                .calls()
-                .ioas_copy(id, (id, start), self.length(*entry), Some(start), Access::READ)
-            {
-                Err(Errno::EXIST) => {}
-                Err(Errno::NOENT) if !self.object().iommufd().is_shared() => entries.remove(*entry),
-                _ => entries.make_unclear(*entry),
-            }
-        }
-    }
-
-    /// Runs `work` with the registries of both held shared. They are taken in a fixed order: two copies in opposite directions, each with a
-    /// ranged unmap waiting, would otherwise wait for each other.
-    fn share_with<T>(&self, other: &Self, work: impl FnOnce(&Shared<'_>, &Shared<'_>) -> T) -> T {
-        let (here, there) = (Arc::as_ptr(&self.inner), Arc::as_ptr(&other.inner));
-        if here == there {
-            let both = self.registry().share();
-            work(&both, &both)
-        } else if here < there {
-            let here = self.registry().share();
-            work(&here, &other.registry().share())
-        } else {
-            let there = other.registry().share();
-            work(&self.registry().share(), &there)
-        }
-    }
 }
+
+impl sealed::Sealed for Ioas {}
 
 impl PageTable for Ioas {
     fn object(&self) -> &Arc<Object> {
@@ -340,11 +275,34 @@ impl fmt::Debug for Ioas {
     }
 }
 
+/// Refuses what no kernel maps, and for which it says no more than EINVAL.
+fn check(command: Command, len: u64, access: Access) -> Result<(), Error> {
+    if len == 0 {
+        return Err(command.invalid("a mapping of no bytes"));
+    }
+    if access.is_empty() {
+        return Err(command.invalid("a mapping that may be neither read nor written"));
+    }
+    Ok(())
+}
+
 impl Placement {
     fn fixed(self) -> Option<u64> {
         match self {
             Self::Fixed(iova) => Some(iova.0),
             Self::Any => None,
         }
+    }
+}
+
+/// What is said of a range that is not unmapped, besides what the kernel has its own words for.
+pub(super) fn unmap_kind(failed: Failed, range: IovaRange) -> ErrorKind {
+    match failed {
+        Failed::Cut | Failed::Kernel(Errno::NOENT) => ErrorKind::NotMapped(range),
+        Failed::Unclear => ErrorKind::Invalid(
+            "whether it is mapped cannot be told: a ranged unmap failed, or somebody else mapped here",
+        ),
+        Failed::Short { want, got } => ErrorKind::ShortUnmap { want, got },
+        Failed::Kernel(errno) | Failed::Bits(errno) => command::IOAS_UNMAP.error(errno).kind,
     }
 }

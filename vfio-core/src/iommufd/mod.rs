@@ -37,6 +37,7 @@ pub use viommu::{HwQueue, HwQueueKind, ObjectMap, Vdevice, Viommu, ViommuKind};
 
 use crate::sys::iommufd::{Calls, Descriptor};
 use crate::{Error, ErrorKind, System};
+pub(crate) use object::sealed;
 use object::{Orphans, Parent};
 use rustix::io::Errno;
 use std::fmt;
@@ -270,8 +271,8 @@ impl Iommufd {
         Arc::ptr_eq(&self.shared, &other.shared)
     }
 
-    pub(crate) fn calls(&self) -> &dyn Calls {
-        &*self.shared.calls
+    pub(crate) fn calls(&self) -> &Arc<dyn Calls> {
+        &self.shared.calls
     }
 
     /// Whether others may have unmapped, or mapped, in its address spaces.

@@ -6,7 +6,7 @@ use crate::sys::iommufd::Calls;
 use rustix::io::Errno;
 use std::any::Any;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The number of an object in its iommufd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -15,8 +15,8 @@ pub struct ObjectId(pub u32);
 /// An object that this process made: an I/O address space, a hardware page table, a queue, a virtual IOMMU or device.
 ///
 /// It holds its iommufd and its parents alive. Dropping it destroys it in the kernel before they are let go. If the kernel refuses
-/// (EBUSY: something that this process does not know still uses it), it is tried again whenever another object of the iommufd is dropped, and what is
-/// left goes when the iommufd is closed; `tracing` tells.
+/// (EBUSY: something that this process does not know still uses it), it is tried again whenever another object of the iommufd is dropped, unless others
+/// have the iommufd too, and what is left goes when the iommufd is closed; `tracing` tells.
 #[doc(alias = "IOMMU_DESTROY")]
 pub struct Object {
     iommufd: Iommufd,
@@ -33,8 +33,13 @@ pub(super) const FAULTING_HWPT: &str = "HWPT with a fault queue";
 /// What an object depends on: another object, or what holds a device bound.
 pub(super) type Parent = Arc<dyn Any + Send + Sync>;
 
-/// A device that is bound to an iommufd.
-pub trait IommuDevice {
+/// Only types of this crate are devices and page tables: what they say of their objects is relied on.
+pub(crate) mod sealed {
+    pub trait Sealed {}
+}
+
+/// A device that is bound to an iommufd. Implemented in this crate only.
+pub trait IommuDevice: sealed::Sealed {
     /// Its number in the iommufd.
     fn device_id(&self) -> ObjectId;
 
@@ -46,8 +51,8 @@ pub trait IommuDevice {
 }
 
 /// What a device can be attached to: an [`Ioas`](super::Ioas), for which the kernel finds or makes a page table, or one
-/// [`Hwpt`](super::Hwpt).
-pub trait PageTable {
+/// [`Hwpt`](super::Hwpt). Implemented in this crate only.
+pub trait PageTable: sealed::Sealed {
     /// The kernel object.
     fn object(&self) -> &Arc<Object>;
 }
@@ -90,13 +95,10 @@ impl Object {
 
 impl Drop for Object {
     fn drop(&mut self) {
-        self.iommufd.orphans().destroy(
-            self.iommufd.calls(),
-            Orphan {
-                id: self.id,
-                kind: self.kind,
-            },
-        );
+        let (id, kind) = (self.id, self.kind);
+        let iommufd = &self.iommufd;
+        let orphans = (!iommufd.is_shared()).then(|| iommufd.orphans());
+        destroy(&**iommufd.calls(), orphans, Orphan { id, kind });
     }
 }
 
@@ -120,26 +122,53 @@ impl Orphans {
     /// As many as are kept; so many calls an object that goes may cost.
     const MOST: usize = 64;
 
-    fn destroy(&self, calls: &dyn Calls, object: Orphan) {
-        let is_busy = object.is_busy(calls);
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = waiting.len();
-        waiting.retain(|orphan| orphan.is_busy(calls));
-        // What has gone may have been what was in the way.
-        if !is_busy || waiting.len() < before && !object.is_busy(calls) {
-            return;
-        }
+    /// Tries all again, with nothing locked: who listens to `tracing` may drop an object too. Says whether one has gone.
+    fn retry(&self, calls: &dyn Calls) -> bool {
+        let mut tried = std::mem::take(&mut *self.lock());
+        let before = tried.len();
+        tried.retain(|orphan| orphan.is_busy(calls));
+        let after = tried.len();
+        let mut waiting = self.lock();
+        // Those that came meanwhile are younger.
+        tried.append(&mut waiting);
+        let leaked = tried.split_off(tried.len().min(Self::MOST));
+        *waiting = tried;
+        drop(waiting);
+        leaked.into_iter().for_each(Orphan::leaked);
+        after < before
+    }
+
+    /// Whether it is kept, to be tried again.
+    fn keep(&self, orphan: Orphan) -> bool {
+        let mut waiting = self.lock();
+        let fits = waiting.len() < Self::MOST;
+        waiting.extend(fits.then_some(orphan));
+        fits
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Orphan>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Destroys an object, and what waits among the orphans. Without them nothing is tried twice: where others have the iommufd, they may have destroyed an
+/// object that was in use, and its number may be that of one of theirs.
+fn destroy(calls: &dyn Calls, orphans: Option<&Orphans>, object: Orphan) {
+    let is_busy = object.is_busy(calls);
+    let others_went = orphans.is_some_and(|orphans| orphans.retry(calls));
+    // What has gone may have been what was in the way.
+    if !is_busy || others_went && !object.is_busy(calls) {
+        return;
+    }
+    if orphans.is_some_and(|orphans| orphans.keep(object)) {
         let Orphan { id, kind } = object;
-        if waiting.len() < Self::MOST {
-            tracing::warn!(
-                id = id.0,
-                kind,
-                "IOMMU_DESTROY: in use; tried again when another object goes"
-            );
-            waiting.push(object);
-        } else {
-            tracing::error!(id = id.0, kind, "IOMMU_DESTROY: in use; the object is leaked");
-        }
+        tracing::warn!(
+            id = id.0,
+            kind,
+            "IOMMU_DESTROY: in use; tried again when another object goes"
+        );
+    } else {
+        object.leaked();
     }
 }
 
@@ -155,6 +184,11 @@ impl Orphan {
             }
         }
         false
+    }
+
+    fn leaked(self) {
+        let Self { id, kind } = self;
+        tracing::error!(id = id.0, kind, "IOMMU_DESTROY: in use; the object is leaked");
     }
 }
 

@@ -1,11 +1,12 @@
 //! Containers: one address space and the groups that use it.
 
-use super::group::{AttachedGroup, Group, GroupStatus};
+use super::attached::AttachedGroup;
+use super::group::{Group, GroupStatus};
 use crate::info::ContainerInfo;
-use crate::registry::Registry;
+use crate::sys::space::{Space, Type1Table};
 use crate::sys::vfio::{self, ContainerCalls};
 use crate::viability::explain_denied;
-use crate::{Error, ErrorKind, IovaRange, System};
+use crate::{Error, ErrorKind, System};
 use rustix::io::Errno;
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -54,7 +55,7 @@ struct Inner {
     calls: Arc<dyn ContainerCalls>,
     path: ContainerPath,
     system: System,
-    registry: Registry,
+    space: Arc<Space<Type1Table>>,
     /// Held while a group comes or goes.
     groups: Mutex<()>,
 }
@@ -117,12 +118,13 @@ impl Container {
     }
 
     fn new(calls: Arc<dyn ContainerCalls>, path: ContainerPath, system: &System) -> Self {
+        let space = Space::new(Type1Table::new(Arc::clone(&calls)));
         Self {
             inner: Arc::new(Inner {
                 calls,
                 path,
                 system: system.clone(),
-                registry: Registry::default(),
+                space,
                 groups: Mutex::default(),
             }),
         }
@@ -178,14 +180,18 @@ impl Container {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::GroupNotViable`] while a function of the group is on a host driver; [`ErrorKind::Invalid`] for a group that is in a
-    /// container; [`ErrorKind::Unsafe`] when the container has an IOMMU and this group's interrupts cannot be isolated.
+    /// [`ErrorKind::GroupNotViable`] while a function of the group is on a host driver; [`ErrorKind::Busy`] while an [`AttachedGroup`] of it lives,
+    /// and [`ErrorKind::Invalid`] for a group that is in a container without one; [`ErrorKind::Unsafe`] when the container has an IOMMU and this group's interrupts cannot be isolated.
     #[doc(alias = "VFIO_GROUP_SET_CONTAINER")]
     pub fn add(&self, group: &Group) -> Result<AttachedGroup, Error> {
         const STEP: &str = "VFIO_GROUP_SET_CONTAINER";
         group.refuse_unguarded().map_err(|kind| Error::new(STEP, kind))?;
-        let _coming = self.groups();
-        group.calls().set_container(&*self.inner.calls).map_err(|errno| {
+        let claim = group.claim().map_err(|kind| Error::new(STEP, kind))?;
+        let joined = {
+            let _coming = self.groups();
+            group.calls().set_container(&*self.inner.calls)
+        };
+        joined.map_err(|errno| {
             let kind = match errno {
                 Errno::PERM => match (group.id(), group.viable()) {
                     (Some(group_id), Ok(false)) => ErrorKind::GroupNotViable {
@@ -199,7 +205,7 @@ impl Container {
             };
             Error::new(STEP, kind)
         })?;
-        Ok(AttachedGroup::new(group, self))
+        Ok(AttachedGroup::new(claim, self))
     }
 
     /// Takes charge of a group that is in the container already, where another process opened both and handed them over. It leaves as one that
@@ -207,30 +213,26 @@ impl Container {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`] for a group that is in no container, and for one that no IOMMU guards. Which container it is in the kernel does
-    /// not tell: the caller knows it.
+    /// [`ErrorKind::Invalid`] for a group that is in no container, and for one that no IOMMU guards; [`ErrorKind::Busy`] while an
+    /// [`AttachedGroup`] of it lives, of whichever container. Which container it is in the kernel does not tell: the caller knows it.
     pub fn adopt(&self, group: &Group) -> Result<AttachedGroup, Error> {
         let failed = |kind| Error::new("VFIO_GROUP_GET_STATUS", kind);
         group.refuse_unguarded().map_err(failed)?;
+        let claim = group.claim().map_err(failed)?;
         if !group.status()?.contains(GroupStatus::CONTAINER_SET) {
             return Err(failed(ErrorKind::Invalid("the group is in no container")));
         }
-        Ok(AttachedGroup::new(group, self))
+        Ok(AttachedGroup::new(claim, self))
     }
 
     /// Takes a group out; whatever it still had mapped is gone if it was the last.
     pub(super) fn remove(&self, group: &Group) -> Result<(), Errno> {
         let _going = self.groups();
-        // Nobody maps between the last group's end and the end of what was mapped.
-        self.inner.registry.alone(|entries| {
-            group.calls().unset_container()?;
-            // Groups may be in it that are not known here. With the last one it loses its IOMMU, and EINVAL is what is said without.
-            if self.inner.path == ContainerPath::Vfio && self.calls().info() == Err(Errno::INVAL) {
-                let all = entries.inside(IovaRange::ALL).unwrap_or_default();
-                all.into_iter().for_each(|entry| entries.remove(entry));
-            }
-            Ok(())
-        })
+        match self.inner.path {
+            ContainerPath::Vfio => self.space().leave(|| group.calls().unset_container()),
+            // What is mapped stays.
+            ContainerPath::Iommu => group.calls().unset_container(),
+        }
     }
 
     /// Gives the container an IOMMU, which it keeps while it has groups.
@@ -313,8 +315,8 @@ impl Container {
         &*self.inner.calls
     }
 
-    pub(super) fn registry(&self) -> &Registry {
-        &self.inner.registry
+    pub(super) fn space(&self) -> &Arc<Space<Type1Table>> {
+        &self.inner.space
     }
 
     pub(super) fn system(&self) -> &System {
@@ -339,6 +341,7 @@ impl fmt::Debug for Container {
 mod tests {
     use super::*;
     use crate::fake::{Copier, Machine};
+    use crate::sys::located::tests::Asked;
     use crate::{Access, Iova, Memory, MemoryOptions};
     use pci::GroupId;
 
@@ -362,5 +365,23 @@ mod tests {
         let range = mapping.range();
         mapping.unmap().unwrap();
         assert_eq!(theirs.container().unmap(range).unwrap(), 0, "its guard has unmapped it");
+    }
+
+    #[test]
+    fn memory_is_asked_with_nothing_locked() {
+        let machine = Machine::builder()
+            .device("0000:01:00.0".parse().unwrap(), GroupId(7), Copier::new())
+            .build();
+        let system = machine.system();
+        let group = Group::open(&system, GroupId(7)).unwrap();
+        let attached = Container::with_group(&system, ContainerPath::Vfio, IommuType::Type1v2, &group).unwrap();
+        let container = attached.container();
+        let asking = container.clone();
+        let memory = Asked::shared(move || assert_eq!(asking.space().is_open_for(), (true, true)));
+        let map = |start| container.map(Arc::clone(&memory), 0..4096, Iova(start), Access::READ);
+        drop(map(1 << 20).unwrap());
+        let refused = map((1 << 20) + 8).unwrap_err();
+        let expected = "VFIO_IOMMU_MAP_DMA: the IOVA must be a multiple of 0x1000, and is 0x100008";
+        assert_eq!(refused.to_string(), expected);
     }
 }

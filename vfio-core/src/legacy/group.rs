@@ -1,16 +1,16 @@
-//! Groups of a kernel with `CONFIG_VFIO_GROUP`, and opening the devices of one.
+//! Groups of a kernel with `CONFIG_VFIO_GROUP`.
 
-use super::Container;
 use crate::sys::vfio::{self, GroupCalls};
 use crate::unguarded;
-use crate::viability::{culprits, explain_denied};
-use crate::{BoundDevice, Error, ErrorKind, System, VfToken};
+use crate::viability::culprits;
+use crate::{Error, ErrorKind, System};
 use pci::{Bdf, GroupId};
 use rustix::io::Errno;
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// An open group. The kernel lets it be opened once. Cheap to clone.
 #[derive(Clone)]
@@ -23,7 +23,13 @@ struct GroupInner {
     id: Option<GroupId>,
     system: System,
     guard: Guard,
+    /// Whether an [`AttachedGroup`](super::AttachedGroup) takes it out of its container one day.
+    is_claimed: AtomicBool,
 }
+
+/// The charge of a group. Given back when dropped.
+#[derive(Debug)]
+pub(super) struct GroupClaim(Group);
 
 /// Whether an IOMMU guards the devices of a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,8 +54,6 @@ bitflags::bitflags! {
     }
 }
 
-const GET_DEVICE: &str = "VFIO_GROUP_GET_DEVICE_FD";
-
 impl Group {
     /// Opens `/dev/vfio/N`.
     ///
@@ -61,8 +65,8 @@ impl Group {
         Self::open_path(system, &format!("/dev/vfio/{id}"), Some(id), Guard::Kernel)
     }
 
-    /// Opens `/dev/vfio/noiommu-N`: a group that no IOMMU guards. Its devices go into a [`Container`] with
-    /// [`set_no_iommu`](Container::set_no_iommu), or into an iommufd in place of one, where nothing more is asked.
+    /// Opens `/dev/vfio/noiommu-N`: a group that no IOMMU guards. Its devices go into a [`Container`](super::Container) with
+    /// [`set_no_iommu`](super::Container::set_no_iommu), or into an iommufd in place of one, where nothing more is asked.
     ///
     /// # Safety
     ///
@@ -113,6 +117,7 @@ impl Group {
                 id,
                 system,
                 guard,
+                is_claimed: AtomicBool::new(false),
             }),
         }
     }
@@ -128,9 +133,17 @@ impl Group {
     }
 
     /// Its number by what the kernel says of the file.
-    fn proved_id(&self) -> Option<GroupId> {
+    pub(super) fn proved_id(&self) -> Option<GroupId> {
         let file = self.calls().descriptor().ok()??;
         unguarded::number_of_group(&self.inner.system, file)
+    }
+
+    /// Takes charge of it, while nobody is: of two, the first to go would take the group out under the other.
+    pub(super) fn claim(&self) -> Result<GroupClaim, ErrorKind> {
+        match self.inner.is_claimed.swap(true, Ordering::AcqRel) {
+            false => Ok(GroupClaim(self.clone())),
+            true => Err(ErrorKind::Busy(Errno::BUSY)),
+        }
     }
 
     /// Its number; `None` of one handed in without.
@@ -167,6 +180,13 @@ impl Group {
         self.inner.id.map(of).unwrap_or_default()
     }
 
+    /// The same open file, as another process has it.
+    #[cfg(all(test, feature = "fake"))]
+    pub(super) fn twin(&self) -> Self {
+        let inner = &self.inner;
+        Self::new(Arc::clone(&inner.calls), inner.id, &inner.system, inner.guard)
+    }
+
     pub(crate) fn calls(&self) -> &dyn GroupCalls {
         &*self.inner.calls
     }
@@ -174,101 +194,18 @@ impl Group {
 
 impl fmt::Debug for Group {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.inner.calls.fmt(f)
+        f.debug_tuple("Group").field(&self.inner.id.map(|id| id.0)).finish()
     }
 }
 
-/// A group in a container. Leaves it when the last clone, and every device that was opened through it, has gone. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct AttachedGroup {
-    inner: Arc<Attached>,
-}
-
-#[derive(Debug)]
-struct Attached {
-    // Fields drop in this order, after the group has left the container.
-    group: Group,
-    container: Container,
-}
-
-impl AttachedGroup {
-    pub(super) fn new(group: &Group, container: &Container) -> Self {
-        let (group, container) = (group.clone(), container.clone());
-        Self {
-            inner: Arc::new(Attached { group, container }),
-        }
-    }
-
-    /// The group.
-    #[must_use]
-    pub fn group(&self) -> &Group {
-        &self.inner.group
-    }
-
-    /// The container it is in.
-    #[must_use]
-    pub fn container(&self) -> &Container {
-        &self.inner.container
-    }
-
-    /// Opens a function of the group. `token` is for VFs whose PF is on vfio-pci, and for that PF; give none to any other function.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::NotFound`] for a function that is not in the group or not on a VFIO driver; [`ErrorKind::Token`];
-    /// [`ErrorKind::Invalid`] while the container has no IOMMU; [`ErrorKind::Unsafe`] and [`ErrorKind::GroupNotViable`] where an
-    /// iommufd stands in for the container.
-    #[doc(alias = "VFIO_GROUP_GET_DEVICE_FD")]
-    pub fn device(&self, bdf: Bdf, token: Option<VfToken>) -> Result<BoundDevice, Error> {
-        let name = match token {
-            Some(token) => format!("{bdf} vf_token={token}"),
-            None => bdf.to_string(),
-        };
-        self.open(&name, Some(bdf), token.is_some())
-    }
-
-    /// Opens a device that is no PCI function, such as a mediated one, by its name in `/sys/kernel/iommu_groups/N/devices`.
-    ///
-    /// # Errors
-    ///
-    /// As [`device`](Self::device).
-    pub fn device_named(&self, name: &str) -> Result<BoundDevice, Error> {
-        self.open(name, None, false)
-    }
-
-    /// Takes over a device of the group that another process opened. `bdf` says which function it is, for errors.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Invalid`] unless the kernel says of the file that it is of this group (`vfio-device-syspath` in `/proc/self/fdinfo`, which
-    /// older kernels do not say): [`device`](Self::device) opens it anew.
-    pub fn adopt_device(&self, file: OwnedFd, bdf: Option<Bdf>) -> Result<BoundDevice, Error> {
-        let known = unguarded::refuse_stranger(self.container().system(), &file, self.group().proved_id());
-        known.map_err(|kind| Error::new("read /proc/self/fdinfo", kind).on(bdf))?;
-        BoundDevice::in_group(Arc::new(vfio::Device::new(file)), bdf, self)
-    }
-
-    fn open(&self, name: &str, bdf: Option<Bdf>, with_token: bool) -> Result<BoundDevice, Error> {
-        let calls = self.group().calls().device(name).map_err(|errno| {
-            let kind = match errno {
-                Errno::ACCESS => ErrorKind::Token,
-                Errno::INVAL if with_token => ErrorKind::Token,
-                Errno::INVAL => ErrorKind::Invalid("the container has no IOMMU"),
-                // The group has no such device.
-                Errno::NODEV => ErrorKind::NotFound(errno),
-                Errno::PERM => explain_denied(self.container().system(), bdf, self.group().id()),
-                other => ErrorKind::from_errno(other),
-            };
-            Error::new(GET_DEVICE, kind).on(bdf)
-        })?;
-        BoundDevice::in_group(calls, bdf, self)
+impl GroupClaim {
+    pub(super) fn group(&self) -> &Group {
+        &self.0
     }
 }
 
-impl Drop for Attached {
+impl Drop for GroupClaim {
     fn drop(&mut self) {
-        if let Err(errno) = self.container.remove(&self.group) {
-            tracing::error!(group = ?self.group.id(), %errno, "the group stays in its container until it is closed");
-        }
+        self.0.inner.is_claimed.store(false, Ordering::Release);
     }
 }

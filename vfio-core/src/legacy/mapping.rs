@@ -1,8 +1,10 @@
 //! Mapping memory into a container, and the guard of each mapping.
 
 use super::Container;
+use crate::error::misaligned;
 use crate::info::ContainerInfo;
-use crate::registry::{Claim, GuardId};
+use crate::sys::located::Located;
+use crate::sys::space::{Failed, Loan, NotLent, Type1Table, length};
 use crate::{Access, DirtyBitmap, Error, ErrorKind, Iova, IovaRange, StableMemory};
 use rustix::io::Errno;
 use std::ops::Range;
@@ -17,10 +19,8 @@ pub struct LegacyMapping {
     container: Container,
     range: IovaRange,
     access: Access,
-    guard: GuardId,
-    /// Taken when it is leaked.
-    memory: Option<Arc<dyn StableMemory>>,
-    released: bool,
+    /// Until it is unmapped.
+    loan: Option<Loan<Type1Table>>,
 }
 
 const MAP: &str = "VFIO_IOMMU_MAP_DMA";
@@ -32,7 +32,7 @@ impl Container {
     /// # Errors
     ///
     /// [`ErrorKind::AlreadyMapped`], [`ErrorKind::NotAllowed`], [`ErrorKind::MappingLimit`], [`ErrorKind::MemlockExceeded`];
-    /// [`ErrorKind::Invalid`] for a part outside the memory or anything off its alignment; [`ErrorKind::Os`] with EOVERFLOW past the end
+    /// [`ErrorKind::Invalid`] for a part outside the memory, of no bytes or without access, [`ErrorKind::Misaligned`]; [`ErrorKind::Os`] with EOVERFLOW past the end
     /// of the address space, EFAULT where memory cannot be pinned.
     #[doc(alias = "VFIO_IOMMU_MAP_DMA")]
     pub fn map(
@@ -43,18 +43,32 @@ impl Container {
         access: Access,
     ) -> Result<LegacyMapping, Error> {
         let invalid = |why| Error::new(MAP, ErrorKind::Invalid(why));
-        let len = part.end.checked_sub(part.start).filter(|_| part.end <= memory.len());
+        let located = Arc::new(Located::new(memory));
+        let len = part.end.checked_sub(part.start).filter(|_| part.end <= located.len());
         let len = len.ok_or_else(|| invalid("the part lies outside the memory"))? as u64;
-        if len == 0 || access.is_empty() {
-            return Err(invalid("a mapping of no bytes, or without access"));
+        if len == 0 {
+            return Err(invalid("a mapping of no bytes"));
+        }
+        if access.is_empty() {
+            return Err(invalid("a mapping that may be neither read nor written"));
         }
         let range = IovaRange::new(iova, len);
         let range = range.ok_or_else(|| Error::new(MAP, ErrorKind::Os(Errno::OVERFLOW)))?;
-        let shared = self.registry().share();
-        let mapped = self.calls().map_dma(&memory, part, iova.0, access);
-        mapped.map_err(|errno| Error::new(MAP, self.explain(errno, range)))?;
-        let guard = shared.enter(range);
-        Ok(LegacyMapping::new(self.clone(), range, access, guard, memory))
+        let first = located.address().addr().wrapping_add(part.start) as u64;
+        let loan = self.space().map(located, part, Some(iova.0), access);
+        let loan = loan.map_err(|failed| {
+            let kind = match failed {
+                NotLent::Kernel(errno) => self.explain(errno, range, first),
+                NotLent::Elsewhere(_) => ErrorKind::Malformed("mapped elsewhere than asked for"),
+            };
+            Error::new(MAP, kind)
+        })?;
+        Ok(LegacyMapping {
+            container: self.clone(),
+            range,
+            access,
+            loan: Some(loan),
+        })
     }
 
     /// Unmaps all mappings that lie inside a range and returns how many bytes that were, 0 if there are none. Their guards have nothing
@@ -63,29 +77,19 @@ impl Container {
     /// # Errors
     ///
     /// [`ErrorKind::NotMapped`] if the range cuts a mapping, in which case nothing was unmapped (also in version 1, where the
-    /// kernel would have cut it); [`ErrorKind::ShortUnmap`].
+    /// kernel would have cut it). After [`ErrorKind::ShortUnmap`], and after any errno but EINVAL and EOVERFLOW, some may be unmapped and others
+    /// not, and nobody can tell: the guards of all unmap nothing any more and leak their memory.
     #[doc(alias = "VFIO_IOMMU_UNMAP_DMA")]
     #[doc(alias = "VFIO_DMA_UNMAP_FLAG_ALL")]
     pub fn unmap(&self, range: IovaRange) -> Result<u64, Error> {
-        let failed = |kind| Error::new(UNMAP, kind);
-        self.registry().alone(|entries| {
-            let inside = entries.inside(range);
-            let inside = inside.ok_or_else(|| failed(ErrorKind::NotMapped(range)))?;
-            let unmapped = match u64::try_from(range.len_bytes()) {
-                Ok(len) => self.calls().unmap_dma(range.start().0, len, None),
-                // The one range that has no length.
-                Err(_) => self.calls().unmap_all(),
+        // Whether others have the descriptor makes no difference to type1.
+        let unmapped = self.space().unmap(range, || false);
+        unmapped.map_err(|failed| {
+            let kind = match failed {
+                Failed::Short { want, got } => ErrorKind::ShortUnmap { want, got },
+                other => unmap_kind(other, range),
             };
-            let got = unmapped.map_err(|errno| failed(unmap_kind(errno, range)))?;
-            let want = inside
-                .iter()
-                .fold(0, |sum: u64, entry| sum.saturating_add(length(*entry)));
-            if got < want {
-                // Which of them are gone is not told: their guards find out one by one.
-                return Err(failed(ErrorKind::ShortUnmap { want, got }));
-            }
-            inside.into_iter().for_each(|entry| entries.remove(entry));
-            Ok(got)
+            Error::new(UNMAP, kind)
         })
     }
 
@@ -98,8 +102,8 @@ impl Container {
         self.unmap(IovaRange::ALL)
     }
 
-    /// Says which of its reasons the kernel had not to map.
-    fn explain(&self, errno: Errno, range: IovaRange) -> ErrorKind {
+    /// Says which of its reasons the kernel had not to map. `first` is the address of the bytes.
+    fn explain(&self, errno: Errno, range: IovaRange, first: u64) -> ErrorKind {
         let allowed = |info: &ContainerInfo| match &info.iova_ranges {
             Some(ranges) => ranges.iter().any(|allowed| allowed.contains(&range)),
             None => true,
@@ -115,36 +119,27 @@ impl Container {
                     _ => ErrorKind::from_errno(errno),
                 }
             }
-            Errno::INVAL | Errno::ADDRINUSE => match self.info() {
-                Ok(info) if !Iova(range.start().0 | length(range)).is_aligned_to(info.granule()) => {
-                    ErrorKind::Invalid("IOVA or length off the IOMMU's page size")
+            Errno::INVAL | Errno::ADDRINUSE => {
+                let Ok(info) = self.info() else {
+                    return ErrorKind::from_errno(errno);
+                };
+                let numbers = [
+                    ("IOVA", Some(range.start().0)),
+                    ("length", Some(length(range))),
+                    ("address", Some(first)),
+                ];
+                match misaligned(numbers, info.granule()) {
+                    Some(kind) => kind,
+                    None if !allowed(&info) => ErrorKind::NotAllowed(range),
+                    None => ErrorKind::from_errno(errno),
                 }
-                Ok(info) if !allowed(&info) => ErrorKind::NotAllowed(range),
-                _ => ErrorKind::from_errno(errno),
-            },
+            }
             other => ErrorKind::from_errno(other),
         }
     }
 }
 
 impl LegacyMapping {
-    fn new(
-        container: Container,
-        range: IovaRange,
-        access: Access,
-        guard: GuardId,
-        memory: Arc<dyn StableMemory>,
-    ) -> Self {
-        Self {
-            container,
-            range,
-            access,
-            guard,
-            memory: Some(memory),
-            released: false,
-        }
-    }
-
     /// Where it begins.
     #[must_use]
     pub fn iova(&self) -> Iova {
@@ -169,13 +164,10 @@ impl LegacyMapping {
         &self.container
     }
 
-    /// Whether it is mapped, as far as is known: not once [`Container::unmap`] took it away.
+    /// Whether it is mapped, as far as is known: not once [`Container::unmap`] took it away, and not where that failed and left it unclear.
     #[must_use]
     pub fn is_mapped(&self) -> bool {
-        self.container
-            .registry()
-            .share()
-            .is_live(self.range.start(), self.guard)
+        self.loan.as_ref().is_some_and(Loan::is_live)
     }
 
     /// Unmaps it, and says whether that went well. A mapping that [`Container::unmap`] took away, or the end of the container's last group,
@@ -206,62 +198,29 @@ impl LegacyMapping {
     }
 
     fn release(&mut self, dirty: Option<&mut DirtyBitmap>) -> Result<(), Error> {
-        if std::mem::replace(&mut self.released, true) {
+        let Some(loan) = self.loan.take() else {
             return Ok(());
-        }
-        let (unmapped, kind) = match self.unmap_own(dirty) {
-            Ok(()) => return Ok(()),
-            Err(failed) => failed,
         };
-        if !unmapped {
-            // Also when the kernel says that nothing was there, which it says of a range inside a mapping too.
-            tracing::error!(range = %self.range, error = %kind, "not unmapped; the memory is leaked");
-            std::mem::forget(self.memory.take());
-        }
-        Err(Error::new(UNMAP, kind))
-    }
-
-    /// An error says whether it is unmapped all the same.
-    fn unmap_own(&self, dirty: Option<&mut DirtyBitmap>) -> Result<(), (bool, ErrorKind)> {
-        let shared = self.container.registry().share();
-        match shared.claim(self.range.start(), self.guard) {
-            Claim::Live => {}
-            Claim::Gone => return Ok(()),
-            Claim::Unclear => return Err((false, ErrorKind::Invalid("a ranged unmap failed half-way here"))),
-        }
-        let Some(dirty) = dirty else {
-            let unmapped = self.unmap_call(None).map_err(|errno| unmap_kind(errno, self.range));
-            return unmapped.and_then(|got| self.check(got)).map_err(|kind| (false, kind));
-        };
-        // The kernel wants zeros, and may overwrite what is set.
-        let mut bits = vec![0; dirty.words_mut().len()];
-        let unmapped = self.unmap_call(Some((dirty.page_size(), &mut bits)));
-        for (to, from) in dirty.words_mut().iter_mut().zip(bits) {
-            *to |= from;
-        }
-        match unmapped {
-            // It refuses the bits, not the unmapping: nothing is logged, or not in pages of this size. The mapping is still there.
-            Err(errno) => {
-                let again = self.unmap_call(None).is_ok_and(|got| got == length(self.range));
-                Err((again, unmap_kind(errno, self.range)))
+        let unmapped = match dirty {
+            None => loan.unmap(),
+            Some(dirty) => {
+                // The kernel wants zeros, and may overwrite what is set.
+                let mut bits = vec![0; dirty.words_mut().len()];
+                let unmapped = loan.unmap_dirty(dirty.page_size(), &mut bits);
+                for (to, from) in dirty.words_mut().iter_mut().zip(bits) {
+                    *to |= from;
+                }
+                unmapped
             }
-            // Also what is not all of it: a second call might meet a later mapping of somebody else.
-            Ok(got) => self.check(got).map_err(|kind| (false, kind)),
-        }
-    }
-
-    fn unmap_call(&self, bitmap: Option<(u64, &mut [u64])>) -> Result<u64, Errno> {
-        let calls = self.container.calls();
-        calls.unmap_dma(self.range.start().0, length(self.range), bitmap)
-    }
-
-    fn check(&self, got: u64) -> Result<(), ErrorKind> {
-        match (got, length(self.range)) {
-            (got, want) if got == want => Ok(()),
-            // Type1's way to say that there is nothing.
-            (0, _) => Err(ErrorKind::NotMapped(self.range)),
-            (got, want) => Err(ErrorKind::ShortUnmap { want, got }),
-        }
+        };
+        unmapped.map_err(|failed| {
+            let kind = unmap_kind(failed, self.range);
+            if !matches!(failed, Failed::Bits(_)) {
+                // Also when the kernel says that nothing was there, which it says of a range inside a mapping too.
+                tracing::error!(range = %self.range, error = %kind, "not unmapped; the memory is leaked");
+            }
+            Error::new(UNMAP, kind)
+        })
     }
 }
 
@@ -273,14 +232,15 @@ impl Drop for LegacyMapping {
     }
 }
 
-/// Length of a range that was mapped, which is less than everything.
-fn length(range: IovaRange) -> u64 {
-    u64::try_from(range.len_bytes()).unwrap_or(u64::MAX)
-}
-
-fn unmap_kind(errno: Errno, range: IovaRange) -> ErrorKind {
-    match errno {
-        Errno::NOENT | Errno::INVAL => ErrorKind::NotMapped(range),
-        other => ErrorKind::from_errno(other),
+fn unmap_kind(failed: Failed, range: IovaRange) -> ErrorKind {
+    match failed {
+        // Type1's way to say that there is nothing is success with 0 bytes.
+        Failed::Cut | Failed::Short { got: 0, .. } => ErrorKind::NotMapped(range),
+        Failed::Unclear => ErrorKind::Invalid("whether it is mapped cannot be told: a ranged unmap failed"),
+        Failed::Short { want, got } => ErrorKind::ShortUnmap { want, got },
+        Failed::Kernel(Errno::NOENT | Errno::INVAL) | Failed::Bits(Errno::NOENT | Errno::INVAL) => {
+            ErrorKind::NotMapped(range)
+        }
+        Failed::Kernel(other) | Failed::Bits(other) => ErrorKind::from_errno(other),
     }
 }

@@ -6,11 +6,14 @@
 //!
 //! Follows `include/uapi/linux/vfio.h`, and `drivers/iommu/iommufd/vfio_compat.c` for the second kind.
 
+mod attached;
 mod container;
 mod dirty;
 mod group;
 mod mapping;
 
+pub use attached::AttachedGroup;
+pub(crate) use attached::Member;
 pub use container::{Container, ContainerPath, IommuType};
-pub use group::{AttachedGroup, Group, GroupStatus};
+pub use group::{Group, GroupStatus};
 pub use mapping::LegacyMapping;

@@ -102,7 +102,7 @@ pub(crate) fn copy_from(memory: &dyn StableMemory, offset: usize, to: &mut [u8])
     // SAFETY: inside the memory, which the caller's reference keeps mapped.
     let from = unsafe { memory.address().add(offset) };
     // SAFETY: `from` is readable for as many bytes as `to` has, and no `&mut` to them exists (`StableMemory`).
-    unsafe { copy::bytes(from, to.as_mut_ptr(), to.len()) };
+    unsafe { copy::load(from, to.as_mut_ptr(), to.len()) };
     Some(())
 }
 
@@ -116,7 +116,7 @@ pub(crate) fn copy_to(memory: &dyn StableMemory, offset: usize, from: &[u8]) -> 
     // SAFETY: inside the memory, which the caller's reference keeps mapped.
     let to = unsafe { memory.address().add(offset) };
     // SAFETY: `to` is writable for as many bytes as `from` has, and no reference to them exists (`StableMemory`).
-    unsafe { copy::bytes(from.as_ptr(), to, from.len()) };
+    unsafe { copy::store(from.as_ptr(), to, from.len()) };
     Some(())
 }
 
@@ -180,7 +180,7 @@ impl Map {
         };
         let map = if slack == 0 { whole } else { whole.aligned(len)? };
         if let Some(node) = options.numa_node {
-            map.prefer(node)?;
+            map.prefer(node.0)?;
         }
         match options.pages {
             PageSize::Transparent => map.advise(Advice::LinuxHugepage)?,
@@ -242,17 +242,18 @@ impl Map {
         let base = unsafe { whole.base.add(head) };
         // SAFETY: `base + len` is at most the reservation's end.
         let end = unsafe { base.add(len) };
+        let file = whole.file.take();
         for (start, len) in [(whole.base, head), (end, tail)] {
             if len > 0 {
                 // SAFETY: both ends of our own reservation, which nobody uses.
-                unsafe { munmap(start.as_ptr().cast(), len) }?;
+                let trimmed = unsafe { munmap(start.as_ptr().cast(), len) };
+                if let Err(errno) = trimmed {
+                    // The memory is whole all the same.
+                    tracing::error!(address = ?start, len, %errno, "munmap failed; the addresses are lost");
+                }
             }
         }
-        Ok(Self {
-            base,
-            len,
-            file: whole.file.take(),
-        })
+        Ok(Self { base, len, file })
     }
 
     pub(crate) fn address(&self) -> *mut u8 {
@@ -271,20 +272,22 @@ impl Map {
     /// and the first touch of a page that the node has not got would be a SIGBUS.
     #[cfg(not(miri))]
     fn prefer(&self, node: u32) -> Result<()> {
-        const NODES: u32 = 1024;
-        let mut mask = [0_u64; (NODES / u64::BITS) as usize];
+        let mut mask = [0_u64; 16];
         let word = mask.get_mut((node / u64::BITS) as usize).ok_or(Errno::INVAL)?;
         *word = 1 << (node % u64::BITS);
+        // All as wide as the kernel reads them: of what is narrower, a variadic call need not pass the upper half.
+        let mode: libc::c_long = libc::MPOL_PREFERRED.into();
+        let (bits, flags): (usize, libc::c_ulong) = (size_of_val(&mask) * 8, 0);
         // SAFETY: the range is our own mapping and `mask` holds the bits that the next argument, less one, says.
         let status = unsafe {
             libc::syscall(
                 libc::SYS_mbind,
                 self.base.as_ptr(),
                 self.len,
-                libc::MPOL_PREFERRED,
+                mode,
                 mask.as_ptr(),
-                NODES + 1,
-                0,
+                bits + 1,
+                flags,
             )
         };
         if status == 0 { Ok(()) } else { Err(last_errno()) }
@@ -310,14 +313,14 @@ impl Map {
     pub(crate) fn read(&self, offset: usize, to: &mut [u8]) {
         let from = self.at(offset, to.len());
         // SAFETY: `from` is readable for as many bytes as `to` has, and no `&mut` to them exists.
-        unsafe { copy::bytes(from, to.as_mut_ptr(), to.len()) }
+        unsafe { copy::load(from, to.as_mut_ptr(), to.len()) }
     }
 
     /// Copies in. Outside the mapping is a bug and panics.
     pub(crate) fn write(&self, offset: usize, from: &[u8]) {
         let to = self.at(offset, from.len());
         // SAFETY: `to` is writable for as many bytes as `from` has, and no reference to them exists but to atomics.
-        unsafe { copy::bytes(from.as_ptr(), to, from.len()) }
+        unsafe { copy::store(from.as_ptr(), to, from.len()) }
     }
 
     /// Sets bytes. Outside the mapping is a bug and panics.
@@ -329,13 +332,14 @@ impl Map {
 
     /// The caller has checked that the byte lies inside.
     pub(crate) fn atomic_u8(&self, offset: usize) -> &AtomicU8 {
-        // SAFETY: inside the mapping, which lives as long as `self`; all other accesses are atomic too.
+        // SAFETY: inside the mapping, which lives as long as `self`; what else has access are atomics, and copies that the compiler
+        // takes nothing for granted about ([`copy`]).
         unsafe { AtomicU8::from_ptr(self.at(offset, 1)) }
     }
 
     /// The caller has checked that the bytes lie inside and are aligned.
     pub(crate) fn atomic_u16(&self, offset: usize) -> &AtomicU16 {
-        // SAFETY: inside the mapping, which lives as long as `self`, and aligned; all other accesses are atomic too.
+        // SAFETY: as in `atomic_u8`, and aligned.
         unsafe { AtomicU16::from_ptr(self.aligned_at(offset, 2).cast()) }
     }
 

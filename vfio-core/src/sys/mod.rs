@@ -17,8 +17,10 @@ pub(crate) mod ioctl;
 pub(crate) mod iommufd;
 #[cfg(feature = "kvm")]
 pub(crate) mod kvm;
+pub(crate) mod located;
 pub(crate) mod mem;
 pub(crate) mod mmio;
+pub(crate) mod space;
 pub(crate) mod vfio;
 
 use rustix::io::Errno;

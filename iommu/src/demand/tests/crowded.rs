@@ -45,7 +45,7 @@ fn what_is_pinned_stays_so_when_it_is_mapped_again() {
     let mut bench = Bench::new(10, 2, |_| ());
     bench.space.pin(bench.page(0)).unwrap();
     bench.space.space().unmap_all().unwrap();
-    assert!(matches!(bench.space.remove(bench.range), Err(Error::InUse(_))));
+    assert!(matches!(bench.space.remove(bench.range), Err(Error::InUse { .. })));
     for page in [0, 1, 2, 3] {
         assert_eq!(bench.ask(page), Response::Success);
     }

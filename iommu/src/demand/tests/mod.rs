@@ -283,7 +283,7 @@ fn pinned_pages_stay() {
         assert_eq!(bench.ask(page), Response::Success);
     }
     assert_eq!(bench.resident(), [0, 1, 7]);
-    assert!(matches!(bench.space.remove(bench.range), Err(Error::InUse(_))));
+    assert!(matches!(bench.space.remove(bench.range), Err(Error::InUse { .. })));
     let three = (4..6).map(|page| bench.request(page)).collect();
     assert_eq!(bench.send(three), Response::Invalid);
     bench.space.unpin(two);

@@ -182,7 +182,7 @@ pub(super) fn refused<T: Debug>(result: Result<T, Error>, errno: Errno) -> Resul
         Err(error) => error,
     };
     let is_it = match error.kind {
-        ErrorKind::Invalid(_) => errno == Errno::INVAL,
+        ErrorKind::Invalid(_) | ErrorKind::Misaligned { .. } => errno == Errno::INVAL,
         ErrorKind::NotAllowed(_) => matches!(errno, Errno::ADDRINUSE | Errno::NOSPC | Errno::INVAL),
         _ => error.errno() == Some(errno),
     };

@@ -8,7 +8,7 @@ use crate::stage::Staged;
 use anyhow::{Context as _, Result, ensure};
 use lab::case::Outcome;
 use std::sync::Arc;
-use vfio_core::{Access, BoundDevice, MapOptions, Region, RegionIndex};
+use vfio_core::{Access, BoundDevice, Region, RegionIndex, RegionMapOptions};
 
 pub(super) fn cases(modes: &[Mode]) -> Vec<Case> {
     in_all_modes(
@@ -41,7 +41,7 @@ fn largest_bar(device: &BoundDevice) -> Option<Region> {
 fn map_bar(
     staged: &Staged,
     mode: Mode,
-    options: MapOptions,
+    options: RegionMapOptions,
     shortest: u64,
     len: impl Fn(u64) -> u64,
 ) -> Result<Outcome> {
@@ -64,18 +64,18 @@ fn map_bar(
 }
 
 fn map_full_bar(staged: &Staged, mode: Mode) -> Result<Outcome> {
-    map_bar(staged, mode, MapOptions::default(), 0, |size| size)
+    map_bar(staged, mode, RegionMapOptions::default(), 0, |size| size)
 }
 
 fn map_partial_bar(staged: &Staged, mode: Mode) -> Result<Outcome> {
-    map_bar(staged, mode, MapOptions::default(), 2 * PAGE, |_| PAGE)
+    map_bar(staged, mode, RegionMapOptions::default(), 2 * PAGE, |_| PAGE)
 }
 
 /// At the worst of addresses: a page behind a multiple of 1 GiB.
 fn map_bar_misaligned(staged: &Staged, mode: Mode) -> Result<Outcome> {
-    let options = MapOptions {
+    let options = RegionMapOptions {
         alignment: Some((1 << 30, 1 << 12)),
-        ..MapOptions::default()
+        ..RegionMapOptions::default()
     };
     map_bar(staged, mode, options, 0, |size| size.min(1 << 30))
 }

@@ -5,6 +5,7 @@ use super::pages::Source;
 use crate::fake::state::Shared;
 use crate::sys::Result;
 use crate::sys::iommufd::{Calls, HwInfo, HwptAlloc, Id, Queue};
+use crate::sys::space::Lent;
 use crate::{Access, StableMemory};
 use rustix::io::Errno;
 use std::ops::Range;
@@ -102,13 +103,13 @@ impl Calls for Handle {
     fn ioas_map(
         &self,
         ioas: Id,
-        memory: &Arc<dyn StableMemory>,
+        memory: Lent<&Arc<dyn StableMemory>>,
         part: Range<usize>,
         iova: Option<u64>,
         access: Access,
     ) -> Result<u64> {
         self.0.step("IOMMU_IOAS_MAP", |context, env| {
-            let source = Source::of_memory(memory, &part)?;
+            let source = Source::of_memory(*memory, &part)?;
             context.ioas_map(env, ioas, source, iova, access)
         })
     }
@@ -136,9 +137,9 @@ impl Calls for Handle {
             .with(|context, env| context.ioas_map(env, ioas, (source, len), iova, access))
     }
 
-    fn ioas_copy(&self, to: Id, from: (Id, u64), len: u64, iova: Option<u64>, access: Access) -> Result<u64> {
+    fn ioas_copy(&self, to: Id, from: Lent<(Id, u64)>, len: u64, iova: Option<u64>, access: Access) -> Result<u64> {
         self.0.step("IOMMU_IOAS_COPY", |context, env| {
-            context.ioas_copy(env, to, from, len, iova, access)
+            context.ioas_copy(env, to, *from, len, iova, access)
         })
     }
 

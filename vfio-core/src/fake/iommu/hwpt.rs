@@ -6,7 +6,7 @@ use crate::sys::Result;
 use crate::sys::iommufd::{HwInfo, HwptAlloc, Id};
 use iommufd_bindings::iommufd as uapi;
 use rustix::io::Errno;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 pub(crate) const NEST_PARENT: u32 = uapi::iommufd_hwpt_alloc_flags_IOMMU_HWPT_ALLOC_NEST_PARENT;
 pub(crate) const DIRTY_TRACKING: u32 = uapi::iommufd_hwpt_alloc_flags_IOMMU_HWPT_ALLOC_DIRTY_TRACKING;
@@ -22,8 +22,8 @@ pub(crate) struct Hwpt {
     pub(crate) automatic: bool,
     /// A page table that no IOMMU walks.
     pub(crate) noiommu: bool,
-    /// Written pages, while they are tracked.
-    pub(crate) dirty: Option<BTreeSet<u64>>,
+    /// Entries of the table through which was written, while that is tracked: first address and last.
+    pub(crate) dirty: Option<BTreeMap<u64, u64>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +47,23 @@ impl Hwpt {
 }
 
 impl Context {
+    /// A device writes: the hardware marks the entries of the table, of whatever size they are.
+    pub(crate) fn mark_written(&mut self, id: Id, page_sizes: u64, iova: u64, last: u64) {
+        let table = self.ioas_of(id).and_then(|ioas| self.ioas.get(&ioas));
+        let dirty = self.hwpts.get_mut(&id).and_then(|hwpt| hwpt.dirty.as_mut());
+        let (Some(table), Some(dirty)) = (table.map(|ioas| &ioas.table), dirty) else {
+            return;
+        };
+        let mut next = Some(iova);
+        while let Some(at) = next.filter(|at| *at <= last) {
+            let Some((start, end)) = table.leaf(at, page_sizes) else {
+                return;
+            };
+            dirty.insert(start, end);
+            next = end.checked_add(1);
+        }
+    }
+
     /// The IOAS that a page table translates with in the end; nested ones have no first stage here, addresses pass it unchanged.
     pub(crate) fn ioas_of(&self, hwpt: Id) -> Option<Id> {
         match self.hwpts.get(&hwpt)?.parent {
@@ -195,7 +212,7 @@ impl Context {
     }
 
     pub(crate) fn set_dirty_tracking(&mut self, id: Id, on: bool) -> Result<()> {
-        self.tracked(id)?.dirty = on.then(BTreeSet::new);
+        self.tracked(id)?.dirty = on.then(BTreeMap::new);
         Ok(())
     }
 
@@ -218,7 +235,18 @@ impl Context {
         }
         let hwpt = self.tracked(id)?;
         let dirty = hwpt.dirty.get_or_insert_default();
-        report(dirty, clear, (iova, last), page_size, bitmap)
+        let touched = dirty.range(..=last).filter(|(_, end)| **end >= iova);
+        let touched: Vec<_> = touched.map(|(start, end)| (*start, *end)).collect();
+        for (start, end) in touched {
+            // One that begins before the range is not told, and is cleared all the same (`iova_bitmap_set` has no place for it).
+            if start >= iova {
+                mark((iova, last), page_size, bitmap, (start, end))?;
+            }
+            if clear {
+                dirty.remove(&start);
+            }
+        }
+        Ok(())
     }
 
     /// Counts whole entries that make sense; the kernel stops at the first that does not.
@@ -250,29 +278,20 @@ impl Context {
     }
 }
 
-/// Sets the bits of written pages in a range.
-pub(crate) fn report(
-    dirty: &mut BTreeSet<u64>,
-    clear: bool,
+/// Sets the bits of what was written from `first` to `end`, as far as it lies in a bitmap's range.
+pub(crate) fn mark(
     (iova, last): (u64, u64),
     page_size: u64,
     bitmap: &mut [u64],
+    (first, end): (u64, u64),
 ) -> Result<()> {
-    let (first_page, last_page) = (iova / PAGE, last / PAGE);
-    let pages: Vec<u64> = dirty.range(first_page..=last_page).copied().collect();
-    for page in pages {
-        let from = (page * PAGE).max(iova) - iova;
-        let to = (page * PAGE + (PAGE - 1)).min(last) - iova;
-        for bit in from / page_size..=to / page_size {
-            let word = usize::try_from(bit / 64)
-                .ok()
-                .and_then(|word| bitmap.get_mut(word))
-                .ok_or(Errno::FAULT)?;
-            *word |= 1 << (bit % 64);
-        }
-        if clear {
-            dirty.remove(&page);
-        }
+    let (from, to) = (first.max(iova) - iova, end.min(last) - iova);
+    for bit in from / page_size..=to / page_size {
+        let word = usize::try_from(bit / 64)
+            .ok()
+            .and_then(|word| bitmap.get_mut(word))
+            .ok_or(Errno::FAULT)?;
+        *word |= 1 << (bit % 64);
     }
     Ok(())
 }

@@ -20,5 +20,5 @@ mod tests;
 pub(super) use calls::{ContextFile, Handle};
 pub(super) use context::{Context, Env};
 pub(super) use fault::{Answer, Fault};
-pub(super) use hwpt::report;
+pub(super) use hwpt::mark;
 pub(super) use pages::{Account, Accounts, PAGE, Pages, Source};

@@ -48,6 +48,8 @@ pub(crate) enum Source {
         region: u32,
         ranges: Vec<Range<u64>>,
         start: u64,
+        /// The device's count when it was mapped.
+        revocations: u64,
     },
 }
 

@@ -154,6 +154,19 @@ impl Table {
         (area.last >= iova).then_some((*start, area))
     }
 
+    /// The entry that translates an address, first and last: the largest page of the IOMMU that lies inside the area. As if all memory was on huge
+    /// pages, at addresses that suit its IOVA.
+    pub(crate) fn leaf(&self, iova: u64, page_sizes: u64) -> Option<(u64, u64)> {
+        let (start, area) = self.find(iova)?;
+        let largest = if self.large_pages { 63 } else { PAGE.trailing_zeros() };
+        let sizes = (0..=largest).rev().map(|bit| 1_u64 << bit);
+        let mut pages = sizes.filter(|size| page_sizes & size != 0).map(|size| {
+            let first = iova & !(size - 1);
+            (first, first | (size - 1))
+        });
+        pages.find(|(first, last)| *first >= start && *last <= area.last)
+    }
+
     pub(crate) fn areas(&self) -> impl Iterator<Item = (u64, &Area)> {
         self.areas.iter().map(|(start, area)| (*start, area))
     }

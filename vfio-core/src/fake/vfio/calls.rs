@@ -260,7 +260,10 @@ impl DeviceCalls for DeviceFile {
                 effect = function.config.write(place, from.get(..len).unwrap_or_default());
                 match effect {
                     Effect::Nothing => {}
-                    Effect::Command => function.irqs.command_changed(&function.config),
+                    Effect::Command => {
+                        function.revocations += u64::from(!function.config.memory());
+                        function.irqs.command_changed(&function.config);
+                    }
                     Effect::Reset => function.after_reset(),
                 }
             } else if !slot.region(region).is_some_and(|region| region.write) {

@@ -3,7 +3,7 @@
 use super::function::{DmaLog, Function, LowPower};
 use super::{irq, migration};
 use crate::fake::device::Abilities;
-use crate::fake::iommu::{PAGE, Source};
+use crate::fake::iommu::{PAGE, Source, mark};
 use crate::fake::state::{DmaBuf, Shared, Slot, State};
 use crate::sys::Result;
 use rustix::fs::{MemfdFlags, fstat, ftruncate, memfd_create};
@@ -47,7 +47,7 @@ impl Function {
                     return Err(Errno::NOTTY);
                 }
                 if check(flags, data, SET, 16)? {
-                    put(&mut self.token, data);
+                    put(&mut self.token.0, data);
                 }
                 Ok(())
             }
@@ -140,6 +140,7 @@ impl Function {
         if self.low_power.is_some() {
             return Err(Errno::INVAL);
         }
+        self.revocations += 1;
         self.low_power = Some(LowPower { wakeup });
         Ok(())
     }
@@ -200,7 +201,13 @@ impl Function {
         let per_page = log.page_size / PAGE;
         let whole: BTreeSet<u64> = log.dirty.iter().map(|page| page / per_page * per_page).collect();
         log.dirty = whole.iter().flat_map(|page| *page..page + per_page).collect();
-        crate::fake::iommu::report(&mut log.dirty, true, (iova, last), page_size, bitmap)
+        let told: Vec<u64> = log.dirty.range(iova / PAGE..=last / PAGE).copied().collect();
+        for page in told {
+            let written = (page * PAGE, page * PAGE + (PAGE - 1));
+            mark((iova, last), page_size, bitmap, written)?;
+            log.dirty.remove(&page);
+        }
+        Ok(())
     }
 }
 
@@ -293,9 +300,11 @@ impl Shared {
         if start.checked_add(len).is_none_or(|end| end > known.size) {
             return Err(Errno::INVAL);
         }
-        if known.revoked {
+        let function = state.functions.get(known.function).ok_or(Errno::NODEV)?;
+        if known.revoked || !function.answers_mapped() {
             return Err(Errno::NODEV);
         }
+        let revocations = function.revocations;
         let (function, region, ranges) = (known.function, known.region, known.ranges.clone());
         // Mapped through the chosen ranges, which follow one another in the dma-buf.
         Ok(Some(Source::Registers {
@@ -303,6 +312,7 @@ impl Shared {
             region,
             ranges,
             start,
+            revocations,
         }))
     }
 }

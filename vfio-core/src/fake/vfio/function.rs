@@ -3,6 +3,7 @@
 use super::config::Config;
 use super::irq::{self, Irqs};
 use super::migration::Migration;
+use crate::VfToken;
 use crate::fake::iommu::{Fault, PAGE};
 use crate::sys::iommufd::Id;
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,11 +29,13 @@ pub(crate) struct Function {
     /// Mapped parts of its regions.
     pub(crate) maps: BTreeMap<u64, (u32, u64, usize)>,
     /// The token that its VFs are opened with.
-    pub(crate) token: [u8; 16],
+    pub(crate) token: VfToken,
     /// Open VFs.
     pub(crate) token_users: u32,
     /// Page requests whose group is not complete.
     pub(crate) partial: Vec<Fault>,
+    /// How often its registers stopped answering where they are mapped: what is mapped of a dma-buf before is gone.
+    pub(crate) revocations: u64,
 }
 
 /// The user let the device sleep.
@@ -73,9 +76,10 @@ impl Function {
             dma_log: None,
             ioeventfds: Vec::new(),
             maps: BTreeMap::new(),
-            token: [0; 16],
+            token: VfToken([0; 16]),
             token_users: 0,
             partial: Vec::new(),
+            revocations: 0,
         }
     }
 
@@ -101,6 +105,7 @@ impl Function {
 
     /// A reset leaves configuration space as it was, bus mastering included: the kernel saves it before and restores it after.
     pub(crate) fn after_reset(&mut self) {
+        self.revocations += 1;
         self.migration.reset();
         self.partial.clear();
         self.irqs.set_level(false, &self.config);

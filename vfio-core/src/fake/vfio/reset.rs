@@ -1,6 +1,7 @@
 //! Opening and closing a device, VF tokens, and resets of several devices at once.
 
 use super::Function;
+use crate::VfToken;
 use crate::fake::state::{Shared, State};
 use crate::sys::Result;
 use crate::sys::vfio::DependentDevice;
@@ -120,7 +121,7 @@ impl State {
         let slot = shared.slot(index).ok_or(Errno::NODEV)?;
         if let Some(physical) = slot.physical {
             let wanted = self.function(physical)?.token;
-            return if token == Some(wanted) {
+            return if token == Some(wanted.0) {
                 Ok(())
             } else {
                 Err(Errno::ACCESS)
@@ -131,9 +132,9 @@ impl State {
         }
         let function = self.function(index)?;
         match token {
-            _ if function.token_users > 0 && token != Some(function.token) => Err(Errno::ACCESS),
+            _ if function.token_users > 0 && token != Some(function.token.0) => Err(Errno::ACCESS),
             Some(token) => {
-                function.token = token;
+                function.token = VfToken(token);
                 Ok(())
             }
             None => Ok(()),

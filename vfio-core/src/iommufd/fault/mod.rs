@@ -104,7 +104,7 @@ impl FaultQueue {
     /// # Errors
     ///
     /// [`ErrorKind::Malformed`] for a record that is cut, a group without end, or one of more requests than any device may make, which
-    /// stays in the way of all others until its device is detached. Groups before it are still returned by the next calls.
+    /// stays in the way of all others until its device is detached. The other groups that were read with it are returned by the next calls.
     pub fn read(&self) -> Result<Option<PageRequestGroup>, Error> {
         let mut reader = self.inner.lock();
         let group = match reader.take() {

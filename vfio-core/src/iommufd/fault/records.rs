@@ -63,14 +63,16 @@ pub(super) struct Assembly {
 }
 
 impl Assembly {
-    /// Takes the records of one read. `number` gives a group its serial number.
+    /// Takes the records of one read. `number` gives a group its serial number. All of them, whatever is wrong with one: the kernel gives each out
+    /// once, and the devices of those behind it wait too.
     pub(super) fn take(&mut self, bytes: &[u8], mut number: impl FnMut(u32) -> u64) -> Result<(), Error> {
         let (records, rest) = bytes.as_chunks::<RECORD>();
+        let mut taken = Ok(());
         for record in records {
-            self.add(record, &mut number)?;
+            taken = taken.and(self.add(record, &mut number));
         }
         if rest.is_empty() {
-            Ok(())
+            taken
         } else {
             Err(READ_FAULTS.malformed("a record that is cut"))
         }
@@ -209,6 +211,18 @@ mod tests {
         let added: Result<Vec<()>, Error> = (0..=MANY_RECORDS).map(|_| assembly.add(&one, &mut serial)).collect();
         assert!(matches!(added.unwrap_err().kind, ErrorKind::Malformed(_)));
         assert_eq!(assembly.complete.len(), 1);
+    }
+
+    #[test]
+    fn what_comes_behind_a_group_without_end_is_not_lost() {
+        let mut assembly = Assembly::default();
+        let mut bytes = vec![record(0, 1, 0); MANY_RECORDS + 1].concat();
+        bytes.extend(record(FLAG_LAST_PAGE, 2, 0x1000));
+        bytes.extend(record(FLAG_LAST_PAGE, 3, 0x2000));
+        let error = assembly.take(&bytes, serial).unwrap_err();
+        assert!(matches!(error.kind, ErrorKind::Malformed(_)));
+        let cookies: Vec<_> = assembly.complete.iter().map(|group| group.cookie).collect();
+        assert_eq!(cookies, [1, 2, 3]);
     }
 
     proptest! {

@@ -1,5 +1,6 @@
 //! Mock devices.
 
+use super::super::object::sealed;
 use super::super::{IommuDevice, Iommufd, Object, ObjectId, PageAccess, PageTable};
 use super::{op, run, step};
 use crate::sys::iommufd::{TestBuffer, TestCommand};
@@ -99,10 +100,11 @@ impl MockDevice {
     pub fn replace(&self, table: &impl PageTable) -> Result<ObjectId, Error> {
         let mut attached = self.inner.attached();
         let mut request = TestCommand::new(op::MOCK_DOMAIN_REPLACE, self.inner.object.id().0);
-        request.put_u32(16, self.own(table)?);
+        let table = self.own(table)?;
+        request.put_u32(16, table.id().0);
         self.run(&mut request, "IOMMU_TEST_OP_MOCK_DOMAIN_REPLACE")?;
         attached.hwpt = ObjectId(request.u32(16));
-        attached.table = Arc::clone(table.object());
+        attached.table = Arc::clone(table);
         Ok(attached.hwpt)
     }
 
@@ -201,23 +203,26 @@ impl MockDevice {
         let mut attached = self.inner.attached();
         let mut request = TestCommand::new(op, self.inner.object.id().0);
         request.put_u32(16, pasid);
-        request.put_u32(20, self.own(table)?);
+        let table = self.own(table)?;
+        request.put_u32(20, table.id().0);
         self.run(&mut request, name)?;
-        drop(attached.pasids.insert(pasid, Arc::clone(table.object())));
+        drop(attached.pasids.insert(pasid, Arc::clone(table)));
         Ok(ObjectId(request.u32(20)))
     }
 
-    fn own(&self, table: &impl PageTable) -> Result<u32, Error> {
+    fn own<'a>(&self, table: &'a impl PageTable) -> Result<&'a Arc<Object>, Error> {
         let object = table.object();
         self.iommufd()
             .check_own(object.iommufd(), step("attach a mock device"))?;
-        Ok(object.id().0)
+        Ok(object)
     }
 
     fn run(&self, request: &mut TestCommand, name: &'static str) -> Result<(), Error> {
         run(self.iommufd(), request, TestBuffer::None, name)
     }
 }
+
+impl sealed::Sealed for MockDevice {}
 
 impl IommuDevice for MockDevice {
     fn device_id(&self) -> ObjectId {

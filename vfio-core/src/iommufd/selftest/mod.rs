@@ -94,7 +94,7 @@ mod op {
 pub fn add_reserved(ioas: &Ioas, range: IovaRange) -> Result<(), Error> {
     let mut request = TestCommand::new(op::ADD_RESERVED, ioas.id().0);
     request.put_u64(16, range.start().0);
-    request.put_u64(24, ioas.length(range));
+    request.put_u64(24, crate::sys::space::length(range));
     run(
         ioas.object().iommufd(),
         &mut request,

@@ -2,6 +2,7 @@
 
 use crate::sys::Result;
 use crate::sys::iommufd::{Calls, HwInfo, HwptAlloc, Id, Queue};
+use crate::sys::space::Lent;
 use crate::{Access, StableMemory};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
@@ -169,7 +170,7 @@ impl Calls for Open {
     fn ioas_map(
         &self,
         ioas: Id,
-        memory: &Arc<dyn StableMemory>,
+        memory: Lent<&Arc<dyn StableMemory>>,
         part: Range<usize>,
         iova: Option<u64>,
         _: Access,
@@ -195,11 +196,11 @@ impl Calls for Open {
             .place(ioas, iova, Piece { len, memory: 0 })
     }
 
-    fn ioas_copy(&self, to: Id, from: (Id, u64), len: u64, iova: Option<u64>, _: Access) -> Result<u64> {
+    fn ioas_copy(&self, to: Id, from: Lent<(Id, u64)>, len: u64, iova: Option<u64>, _: Access) -> Result<u64> {
         let mut state = self.0.begin("ioas_copy")?;
         let piece = *state
             .mappings
-            .get(&from)
+            .get(&*from)
             .filter(|piece| piece.len == len)
             .ok_or(Errno::NOENT)?;
         state.place(to, iova, piece)

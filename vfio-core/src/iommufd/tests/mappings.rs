@@ -3,7 +3,10 @@
 use super::super::{Ioas, Mapping, PageTable, Placement};
 use super::machine::Machine;
 use super::{RW, iommufd, memory};
-use crate::{Error, ErrorKind, Iova, IovaRange, Memory};
+use crate::sys::located::Located;
+use crate::sys::located::tests::Asked;
+use crate::sys::space::NotLent;
+use crate::{Access, Error, ErrorKind, Iova, IovaRange, Memory};
 use rustix::io::Errno;
 use std::sync::{Arc, Mutex};
 
@@ -101,6 +104,30 @@ fn a_failed_ranged_unmap_tells_nothing_where_others_unmap_too() {
     machine.state().locked.clear();
     drop(guards);
     assert_eq!(holders(&memory), 2, "the two that are not found, or not whole");
+}
+
+#[test]
+fn memory_comes_back_by_its_own_unmap_only() {
+    let (machine, ioas, memory) = set_up();
+    let located = Arc::new(Located::new(memory.clone()));
+    let loan = ioas.space().map(located, 0..4096, Some(0x1000), RW);
+    drop(loan.unwrap());
+    assert_eq!(machine.state().mappings.len(), 1, "nobody has unmapped it");
+    assert_eq!(ioas.unmap(IovaRange::ALL).unwrap(), PAGE);
+    assert_eq!(holders(&memory), 1, "and nobody is left to let go of it");
+}
+
+#[test]
+fn what_another_iommufd_has_mapped_is_not_copied() {
+    let (_, ioas, memory) = set_up();
+    let (_, other, _) = set_up();
+    let source = map(&ioas, &memory, 0x1000).unwrap();
+    // The same numbers, of something else.
+    let theirs = map(&other, &memory, 0x1000).unwrap();
+    let copied = other.space().copy(source.loan().unwrap(), Some(0x8000), RW);
+    assert_eq!(copied.unwrap_err(), NotLent::Kernel(Errno::XDEV));
+    drop((source, theirs));
+    assert_eq!(holders(&memory), 0);
 }
 
 #[test]
@@ -214,7 +241,7 @@ fn errors_say_why() {
     let held = map(&ioas, &memory, 0x1000).unwrap();
     assert_eq!(fail(0x1000, None), ErrorKind::AlreadyMapped(range(0x1000, 1)));
     assert_eq!(fail(0, None), ErrorKind::NotAllowed(range(0, 1)));
-    assert!(matches!(fail(0x1800, None), ErrorKind::Invalid(_)));
+    assert!(matches!(fail(0x1800, None), ErrorKind::Misaligned { .. }));
     for errno in [Errno::ADDRINUSE, Errno::NOSPC] {
         assert_eq!(fail(0x2000, Some(errno)), ErrorKind::NotAllowed(range(0x2000, 1)));
     }
@@ -225,6 +252,26 @@ fn errors_say_why() {
         fail(0x2000, Some(Errno::OPNOTSUPP)),
         ErrorKind::Unsupported { .. }
     ));
+    let kind = |part, access| {
+        let mapped = ioas.map(memory.clone(), part, Placement::Fixed(Iova(0x2000)), access);
+        mapped.unwrap_err().kind.to_string()
+    };
+    for (alignment, part, what, value) in [
+        (0x1000, 16..4096, "length", 4080),
+        (0x20, 16..48, "address", memory.map().address().addr() + 16),
+        (0x4000, 0..4096, "IOVA", 0x2000),
+    ] {
+        machine.state().alignment = alignment;
+        machine.fail("ioas_map", Errno::INVAL);
+        let expected = format!("the {what} must be a multiple of {alignment:#x}, and is {value:#x}");
+        assert_eq!(kind(part, RW), expected);
+    }
+    machine.state().alignment = 0x1000;
+    assert_eq!(kind(16..16, RW), "a mapping of no bytes");
+    assert_eq!(
+        kind(0..4096, Access::empty()),
+        "a mapping that may be neither read nor written"
+    );
     let outside = ioas.map(memory.clone(), 0..4097, Placement::Any, RW);
     assert!(matches!(outside.unwrap_err().kind, ErrorKind::Invalid(_)));
     #[expect(clippy::reversed_empty_ranges, reason = "that is what is tried")]
@@ -301,7 +348,7 @@ fn a_ranged_unmap_waits_for_guards_and_they_for_it() {
     let (machine, ioas, memory) = set_up();
     let seen = Arc::new(Mutex::new(Vec::new()));
     let (watched, noted) = (ioas.clone(), Arc::clone(&seen));
-    machine.observe(move |call| noted.lock().unwrap().push((call, watched.registry().is_open_for())));
+    machine.observe(move |call| noted.lock().unwrap().push((call, watched.space().is_open_for())));
     let mapping = map(&ioas, &memory, 0x1000).unwrap();
     let copy = ioas.copy(&mapping, Placement::Fixed(Iova(0x2000)), RW).unwrap();
     drop(mapping);
@@ -320,7 +367,7 @@ fn a_ranged_unmap_waits_for_guards_and_they_for_it() {
         calls,
         "the kernel is called with the registry held, a ranged unmap with it alone"
     );
-    assert_eq!(ioas.registry().is_open_for(), (true, true));
+    assert_eq!(ioas.space().is_open_for(), (true, true));
 }
 
 /// Threads map the same few places, unmap them one by one and by ranges. If a guard ever unmapped another's mapping, that other's guard
@@ -354,4 +401,19 @@ fn guards_and_ranged_unmaps_race_without_harm() {
     });
     assert!(machine.state().mappings.is_empty());
     assert_eq!(holders(&memory), 0);
+}
+
+#[test]
+fn memory_is_asked_with_nothing_locked() {
+    let (_machine, ioas, _) = set_up();
+    let (asking, count) = (ioas.clone(), Arc::new(Mutex::new(0)));
+    let counted = Arc::clone(&count);
+    let memory = Asked::shared(move || {
+        assert_eq!(asking.space().is_open_for(), (true, true));
+        *counted.lock().unwrap() += 1;
+    });
+    let fixed = |start| Placement::Fixed(Iova(start));
+    drop(ioas.map(Arc::clone(&memory), 0..4096, fixed(0x1000), RW).unwrap());
+    ioas.map(memory, 0..4096, fixed(0x1800), RW).unwrap_err();
+    assert!(*count.lock().unwrap() > 0);
 }

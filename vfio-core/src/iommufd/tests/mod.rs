@@ -36,6 +36,8 @@ impl Device {
     }
 }
 
+impl super::sealed::Sealed for Device {}
+
 impl IommuDevice for Device {
     fn device_id(&self) -> ObjectId {
         self.0.id()

@@ -121,6 +121,24 @@ fn a_child_in_use_takes_its_parent_with_it_when_it_goes() {
 }
 
 #[test]
+fn marks_are_cleared_only_where_the_mappings_are_known() {
+    let machine = Machine::new();
+    let iommufd = iommufd(&machine);
+    let device = Device::new(&iommufd);
+    let ioas = iommufd.alloc_ioas().unwrap();
+    let alloc = |parent| Hwpt::alloc(&device, parent, HwptFlags::empty(), HwptData::None, None).unwrap();
+    let parent = alloc(HwptParent::Ioas(&ioas));
+    let viommu = Viommu::alloc(&device, &parent, ViommuKind::ARM_SMMUV3, &mut []).unwrap();
+    let mut bitmap = DirtyBitmap::new(IovaRange::new(Iova(0x1000), 4096).unwrap(), 4096).unwrap();
+    parent.dirty_bitmap(&mut bitmap, true).unwrap();
+    for own in [alloc(HwptParent::Hwpt(&parent)), alloc(HwptParent::Viommu(&viommu))] {
+        own.dirty_bitmap(&mut bitmap, false).unwrap();
+        let refused = own.dirty_bitmap(&mut bitmap, true).unwrap_err();
+        assert!(matches!(refused.kind, ErrorKind::Invalid(_)));
+    }
+}
+
+#[test]
 fn a_number_is_not_destroyed_twice() {
     let machine = Machine::new();
     let iommufd = iommufd(&machine);
@@ -150,6 +168,24 @@ fn objects_in_use_are_tried_a_bounded_number_of_times() {
     // Closing the file is what frees them.
     drop(iommufd);
     assert_eq!(std::sync::Arc::strong_count(&machine), 1);
+}
+
+#[test]
+fn an_object_in_use_is_left_alone_where_others_have_the_iommufd() {
+    let machine = Machine::new();
+    let iommufd = iommufd(&machine);
+    let [first, second, third] = [(); 3].map(|()| iommufd.alloc_ioas().unwrap());
+    let left = first.id().0;
+    machine.fail("destroy", Errno::BUSY);
+    drop(first);
+    iommufd.set_vfio_ioas(&second).unwrap();
+    // It was an orphan before, and its number may be another's now.
+    drop(third);
+    machine.fail("destroy", Errno::BUSY);
+    let busy = second.id().0;
+    drop(second);
+    drop(iommufd.alloc_ioas().unwrap());
+    assert_eq!(ids(&machine), [left, busy]);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use super::super::Result;
 use super::super::bitmap::{self, Bounce};
 use super::super::mmio::{Map, Mapped};
+use super::super::space::Lent;
 use super::command::{Command, HwInfoCommand, NoiommuGetPa};
 use super::{Calls, HwInfo, HwptAlloc, Id, Queue};
 use crate::{Access, StableMemory};
@@ -99,7 +100,7 @@ impl Calls for Descriptor {
     fn ioas_map(
         &self,
         ioas: Id,
-        memory: &Arc<dyn StableMemory>,
+        memory: Lent<&Arc<dyn StableMemory>>,
         part: Range<usize>,
         iova: Option<u64>,
         access: Access,
@@ -115,8 +116,8 @@ impl Calls for Descriptor {
             iova: iova.unwrap_or_default(),
             ..Command::new()
         };
-        // SAFETY: the part lies inside `memory`, which stays mapped and unreferenced (`StableMemory`), and which the caller holds
-        // until it is unmapped.
+        // SAFETY: the part lies inside `memory`, which stays mapped and unreferenced (`StableMemory`), and which is lent:
+        // not let go until it is unmapped.
         unsafe { self.call(&mut command) }?;
         Ok(command.iova)
     }
@@ -143,14 +144,15 @@ impl Calls for Descriptor {
         Ok(command.iova)
     }
 
-    fn ioas_copy(&self, to: Id, from: (Id, u64), len: u64, iova: Option<u64>, access: Access) -> Result<u64> {
+    fn ioas_copy(&self, to: Id, from: Lent<(Id, u64)>, len: u64, iova: Option<u64>, access: Access) -> Result<u64> {
+        let (src_ioas_id, src_iova) = *from;
         let mut command = abi::iommu_ioas_copy {
             flags: map_flags(iova, access),
             dst_ioas_id: to,
-            src_ioas_id: from.0,
+            src_ioas_id,
             length: len,
             dst_iova: iova.unwrap_or_default(),
-            src_iova: from.1,
+            src_iova,
             ..Command::new()
         };
         self.plain(&mut command)?;

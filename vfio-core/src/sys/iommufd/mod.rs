@@ -12,6 +12,7 @@ pub(crate) use test::{TestBuffer, TestCommand};
 
 use super::Result;
 use super::mmio::Map;
+use super::space::Lent;
 use crate::{Access, StableMemory};
 use rustix::io::Errno;
 use std::fmt::Debug;
@@ -30,11 +31,11 @@ pub(crate) trait Calls: Debug + Send + Sync {
     /// Fills as many `(start, last)` as fit, sorted; the whole count and the alignment in bytes are returned in any case.
     fn ioas_iova_ranges(&self, ioas: Id, ranges: &mut [(u64, u64)]) -> Result<(u32, u64)>;
     fn ioas_allow_iovas(&self, ioas: Id, ranges: &[(u64, u64)]) -> Result<()>;
-    /// Maps a part of `memory`, which the caller holds alive until it is unmapped. Returns the IOVA.
+    /// Maps a part of `memory`. Returns the IOVA.
     fn ioas_map(
         &self,
         ioas: Id,
-        memory: &Arc<dyn StableMemory>,
+        memory: Lent<&Arc<dyn StableMemory>>,
         part: Range<usize>,
         iova: Option<u64>,
         access: Access,
@@ -50,7 +51,7 @@ pub(crate) trait Calls: Debug + Send + Sync {
         access: Access,
     ) -> Result<u64>;
     /// `from` is IOAS and IOVA of one earlier mapping.
-    fn ioas_copy(&self, to: Id, from: (Id, u64), len: u64, iova: Option<u64>, access: Access) -> Result<u64>;
+    fn ioas_copy(&self, to: Id, from: Lent<(Id, u64)>, len: u64, iova: Option<u64>, access: Access) -> Result<u64>;
     /// Returns the number of bytes unmapped. `(0, u64::MAX)` unmaps everything.
     fn ioas_unmap(&self, ioas: Id, iova: u64, len: u64) -> Result<u64>;
     fn ioas_change_process(&self) -> Result<()>;

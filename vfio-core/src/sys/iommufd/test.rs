@@ -9,9 +9,10 @@ use super::{Calls, Id};
 use crate::StableMemory;
 use rustix::io::Errno;
 use rustix::ioctl::{Opcode, opcode};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 
 const IOMMU_TEST_CMD: Opcode = opcode::none(IOMMUFD_TYPE, 0x80 + 32);
 const SIZE: u32 = 72;
@@ -149,7 +150,8 @@ impl Descriptor {
         Ok(unsafe { ioctl::owned(number) })
     }
 
-    /// Linux 7.3 opens the descriptor and returns 0 instead of its number, so the number is found by looking which one is new.
+    /// Linux 7.3 opens the descriptor and returns 0 instead of its number, so the number is found by looking which dma-buf is new. EBADF, with the
+    /// descriptor left open, if other threads open dma-bufs meanwhile.
     pub(super) fn new_dmabuf(&self, len: u32) -> Result<OwnedFd> {
         let before = dmabufs()?;
         let mut command = TestCommand::new(OP_DMABUF_GET, 0);
@@ -157,19 +159,33 @@ impl Descriptor {
         command.put_u32(SECOND, libc::O_CLOEXEC.unsigned_abs());
         self.test(&mut command, TestBuffer::None)?;
         let after = dmabufs()?;
-        let mut new = after.difference(&before);
-        match (new.next(), new.next()) {
-            // SAFETY: a dma-buf that was not open before this call is the one that the call opened; of two, none is taken.
-            (Some(number), None) => Ok(unsafe { ioctl::owned(*number) }),
-            _ => Err(Errno::BADF),
-        }
+        let number = only_new(&before, &after).ok_or(Errno::BADF)?;
+        // SAFETY: it is a descriptor of the only dma-buf that this process has and did not have before the call. The call has made one, and nobody but
+        // this function knows its number, so that one is it, and nobody closes it or has another descriptor of it.
+        Ok(unsafe { ioctl::owned(number) })
     }
 }
 
-/// Numbers of all dma-bufs of this process.
-#[expect(clippy::disallowed_types, reason = "numbers in /proc/self/fd, which nobody owns yet")]
-fn dmabufs() -> Result<BTreeSet<std::os::fd::RawFd>> {
-    let mut found = BTreeSet::new();
+#[expect(
+    clippy::disallowed_types,
+    reason = "a number in /proc/self/fd, which nobody owns yet"
+)]
+type Number = std::os::fd::RawFd;
+
+/// What tells dma-bufs apart: device and inode, which the kernel never gives to two of them. A number is used again as soon as it is closed.
+type Identity = (u64, u64);
+
+/// The descriptor of the only dma-buf that was not there before; `None` also if there are two of it.
+fn only_new(before: &BTreeMap<Number, Identity>, after: &BTreeMap<Number, Identity>) -> Option<Number> {
+    let known: BTreeSet<_> = before.values().collect();
+    let mut new = after.iter().filter(|(_, identity)| !known.contains(identity));
+    let (number, _) = new.next()?;
+    new.next().is_none().then_some(*number)
+}
+
+/// All dma-bufs of this process, by number.
+fn dmabufs() -> Result<BTreeMap<Number, Identity>> {
+    let mut found = BTreeMap::new();
     let fail = |error: std::io::Error| super::super::mem::errno_of(&error);
     for entry in std::fs::read_dir("/proc/self/fd").map_err(fail)? {
         let path = entry.map_err(fail)?.path();
@@ -179,8 +195,12 @@ fn dmabufs() -> Result<BTreeSet<std::os::fd::RawFd>> {
             .file_name()
             .and_then(|name| name.to_str())
             .and_then(|name| name.parse().ok());
-        if let (true, Some(number)) = (is_dmabuf, number) {
-            found.insert(number);
+        let (true, Some(number)) = (is_dmabuf, number) else {
+            continue;
+        };
+        // Closed meanwhile, if it is not there any more.
+        if let Ok(file) = std::fs::metadata(&path) {
+            found.insert(number, (file.dev(), file.ino()));
         }
     }
     Ok(found)
@@ -189,6 +209,22 @@ fn dmabufs() -> Result<BTreeSet<std::os::fd::RawFd>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_dma_buf_is_not_taken_for_another_that_had_its_number() {
+        let [old, own, foreign] = [(9, 1), (9, 2), (9, 3)];
+        let before = BTreeMap::from([(3, old), (5, old)]);
+        let new = |after: &[(Number, Identity)]| only_new(&before, &after.iter().copied().collect());
+        assert_eq!(new(&[(3, old), (5, old), (6, own)]), Some(6));
+        assert_eq!(new(&[(3, own), (5, old)]), Some(3), "in place of one that was closed");
+        assert_eq!(
+            new(&[(3, own), (5, old), (6, foreign)]),
+            None,
+            "one of them is somebody else's"
+        );
+        assert_eq!(new(&[(3, old), (6, own), (7, own)]), None);
+        assert_eq!(new(&[(3, old), (7, old)]), None);
+    }
 
     #[test]
     fn an_address_is_never_the_callers_own() {

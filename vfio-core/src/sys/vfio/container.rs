@@ -1,6 +1,7 @@
 //! A container file of the running kernel, or an iommufd in its compatible mode.
 
 use super::{ContainerCalls, Result, ask, request, word};
+use crate::sys::space::Lent;
 use crate::sys::{bitmap, ioctl};
 use crate::{Access, StableMemory};
 use rustix::io::Errno;
@@ -66,13 +67,17 @@ impl Container {
             size,
             bitmap,
         };
-        // SAFETY: VFIO_IOMMU_DIRTY_PAGES reads this structure and writes to the bitmap, which callers borrow for as long as it says.
+        // SAFETY: VFIO_IOMMU_DIRTY_PAGES reads this structure. To the bitmap it writes as in `unmap`; a range that cuts a mapping, and version 1, it
+        // refuses.
         unsafe { ioctl::call(self.file.as_fd(), DIRTY_PAGES, &mut pages) }?;
         Ok(())
     }
 
     fn unmap(&self, unmap: &mut Unmap) -> Result<u64> {
-        // SAFETY: VFIO_IOMMU_UNMAP_DMA reads and writes this structure, and the bitmap, which callers borrow for as long as it says.
+        // SAFETY: VFIO_IOMMU_UNMAP_DMA reads and writes this structure. The kernel checks the bitmap's length against `size` alone, and then sets the
+        // bits of every mapping it unmaps, whole. That stays inside because none reaches beyond the range: version 2 refuses to cut one, and for
+        // version 1, which would not, there is no dirty logging and so no bitmap (`vfio_iommu_type1_dirty_pages`). `describe` has checked that
+        // there is a bit for each page of the range; the words are borrowed until after the call.
         unsafe { ioctl::call(self.file.as_fd(), request(14), unmap) }?;
         Ok(unmap.size)
     }
@@ -103,7 +108,13 @@ impl ContainerCalls for Container {
         })
     }
 
-    fn map_dma(&self, memory: &Arc<dyn StableMemory>, part: Range<usize>, iova: u64, access: Access) -> Result<()> {
+    fn map_dma(
+        &self,
+        memory: Lent<&Arc<dyn StableMemory>>,
+        part: Range<usize>,
+        iova: u64,
+        access: Access,
+    ) -> Result<()> {
         let size = part.end.checked_sub(part.start).ok_or(Errno::INVAL)?;
         if part.end > memory.len() {
             return Err(Errno::INVAL);
@@ -123,7 +134,7 @@ impl ContainerCalls for Container {
             size: size as u64,
         };
         // SAFETY: VFIO_IOMMU_MAP_DMA reads this structure. The memory it names is inside a `StableMemory`, so a device may write to it
-        // as long as the value lives, and the caller holds it until the range is unmapped.
+        // as long as the value lives, and it is lent: not let go until the range is unmapped.
         unsafe { ioctl::call(self.file.as_fd(), request(13), &mut map) }?;
         Ok(())
     }

@@ -10,6 +10,7 @@ mod place;
 use super::Result;
 use super::iommufd::Id;
 use super::mmio::Map;
+use super::space::Lent;
 use crate::{Access, StableMemory};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -95,8 +96,14 @@ pub(crate) trait ContainerCalls: Debug + Send + Sync {
     fn set_iommu(&self, kind: u32) -> Result<()>;
     /// `struct vfio_iommu_type1_info` with its capabilities, as the kernel wrote it.
     fn info(&self) -> Result<Vec<u8>>;
-    /// Maps a part of `memory`, which the caller holds alive until it is unmapped.
-    fn map_dma(&self, memory: &Arc<dyn StableMemory>, part: Range<usize>, iova: u64, access: Access) -> Result<()>;
+    /// Maps a part of `memory`.
+    fn map_dma(
+        &self,
+        memory: Lent<&Arc<dyn StableMemory>>,
+        part: Range<usize>,
+        iova: u64,
+        access: Access,
+    ) -> Result<()>;
     /// Returns the bytes unmapped. With `bitmap` the dirty bits of the range are reported, one for each page of the size given.
     fn unmap_dma(&self, iova: u64, len: u64, bitmap: Option<(u64, &mut [u64])>) -> Result<u64>;
     /// `VFIO_DMA_UNMAP_FLAG_ALL`.

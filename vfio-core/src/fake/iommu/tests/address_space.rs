@@ -43,13 +43,16 @@ fn arguments_that_make_no_sense() {
     let iommufd = open(&machine);
     let ioas = iommufd.ioas_alloc().unwrap();
     let memory = memory();
-    let try_map = |part, iova, access| iommufd.ioas_map(ioas, &memory, part, iova, access);
+    let try_map = |part, iova, access| iommufd.ioas_map(ioas, Lent::to_fake(&memory), part, iova, access);
     assert_eq!(try_map(0..0, None, BOTH), Err(Errno::INVAL));
     assert_eq!(try_map(0..4096, Some(u64::MAX), BOTH), Err(Errno::OVERFLOW));
     assert_eq!(try_map(0..8192, Some(u64::MAX - 0xfff), BOTH), Err(Errno::OVERFLOW));
     assert_eq!(try_map(0..4096, None, Access::empty()), Err(Errno::INVAL));
     assert_eq!(try_map(0..SIZE + 1, None, BOTH), Err(Errno::FAULT));
-    assert_eq!(iommufd.ioas_map(9, &memory, 0..4096, None, BOTH), Err(Errno::NOENT));
+    assert_eq!(
+        iommufd.ioas_map(9, Lent::to_fake(&memory), 0..4096, None, BOTH),
+        Err(Errno::NOENT)
+    );
     assert_eq!(iommufd.ioas_unmap(ioas, 0x1000, u64::MAX), Err(Errno::OVERFLOW));
     assert_eq!(iommufd.ioas_unmap(ioas, 0x1000, 0), Err(Errno::INVAL));
 }
@@ -62,15 +65,19 @@ fn a_chosen_iova_keeps_the_alignment_of_the_memory() {
     let memory = Arc::new(Memory::new(8 << 20, MemoryOptions::default()).unwrap());
     let address = memory.address() as u64;
     let memory: Arc<dyn StableMemory> = memory;
-    let iova = iommufd.ioas_map(ioas, &memory, 0..4096, None, BOTH).unwrap();
+    let iova = iommufd
+        .ioas_map(ioas, Lent::to_fake(&memory), 0..4096, None, BOTH)
+        .unwrap();
     assert_eq!(iova, PAGE, "never 0");
     // The first part that begins on a huge page.
     let start = usize::try_from(address.next_multiple_of(2 << 20) - address).unwrap();
     let iova = iommufd
-        .ioas_map(ioas, &memory, start..start + (4 << 20), None, BOTH)
+        .ioas_map(ioas, Lent::to_fake(&memory), start..start + (4 << 20), None, BOTH)
         .unwrap();
     assert_eq!(iova % (2 << 20), 0);
-    let odd = iommufd.ioas_map(ioas, &memory, 0x3123..0x3456, None, BOTH).unwrap();
+    let odd = iommufd
+        .ioas_map(ioas, Lent::to_fake(&memory), 0x3123..0x3456, None, BOTH)
+        .unwrap();
     assert_eq!(odd % PAGE, 0x123, "the offset in the page stays");
 }
 
@@ -80,7 +87,9 @@ fn allowed_and_reserved_ranges_exclude_each_other() {
     let (iommufd, device, _) = bound(&machine);
     let ioas = iommufd.ioas_alloc().unwrap();
     iommufd.ioas_allow_iovas(ioas, &[(0x50000, 0x5ffff)]).unwrap();
-    let chosen = iommufd.ioas_map(ioas, &memory(), 0..4096, None, BOTH).unwrap();
+    let chosen = iommufd
+        .ioas_map(ioas, Lent::to_fake(&memory()), 0..4096, None, BOTH)
+        .unwrap();
     assert!((0x50000..0x60000).contains(&chosen));
     iommufd.ioas_allow_iovas(ioas, &[(0xfee0_0000, 0xfee0_0fff)]).unwrap();
     assert_eq!(
@@ -117,11 +126,13 @@ fn an_attach_needs_what_is_mapped_to_fit() {
     let machine = one_device(Iommu::default());
     let (iommufd, device, _) = bound(&machine);
     let ioas = iommufd.ioas_alloc().unwrap();
-    iommufd.ioas_map(ioas, &memory(), 0..100, Some(0x1001), BOTH).unwrap();
+    iommufd
+        .ioas_map(ioas, Lent::to_fake(&memory()), 0..100, Some(0x1001), BOTH)
+        .unwrap();
     assert_eq!(device.attach(ioas, None), Err(Errno::ADDRINUSE));
     iommufd.ioas_unmap(ioas, 0, u64::MAX).unwrap();
     device.attach(ioas, None).unwrap();
-    let off = iommufd.ioas_map(ioas, &memory(), 0..100, Some(0x1000), BOTH);
+    let off = iommufd.ioas_map(ioas, Lent::to_fake(&memory()), 0..100, Some(0x1000), BOTH);
     assert_eq!(off, Err(Errno::INVAL), "no whole page");
 }
 
@@ -131,21 +142,33 @@ fn copies_share_what_is_pinned() {
     let (iommufd, device, _) = bound(&machine);
     let (from, to) = (iommufd.ioas_alloc().unwrap(), iommufd.ioas_alloc().unwrap());
     iommufd
-        .ioas_map(from, &memory(), 0..SIZE, Some(0x10000), Access::READ)
+        .ioas_map(from, Lent::to_fake(&memory()), 0..SIZE, Some(0x10000), Access::READ)
         .unwrap();
     assert_eq!(machine.pinned(), 0, "no device yet");
     let copied = iommufd
-        .ioas_copy(to, (from, 0x12000), PAGE, None, Access::READ)
+        .ioas_copy(to, Lent::to_fake((from, 0x12000)), PAGE, None, Access::READ)
         .unwrap();
     assert_eq!(copied, PAGE);
-    let beyond = iommufd.ioas_copy(to, (from, 0x10000), SIZE as u64 + PAGE, None, Access::READ);
+    let beyond = iommufd.ioas_copy(
+        to,
+        Lent::to_fake((from, 0x10000)),
+        SIZE as u64 + PAGE,
+        None,
+        Access::READ,
+    );
     assert_eq!(beyond, Err(Errno::NOENT));
-    let write = iommufd.ioas_copy(to, (from, 0x10000), PAGE, None, BOTH);
+    let write = iommufd.ioas_copy(to, Lent::to_fake((from, 0x10000)), PAGE, None, BOTH);
     assert_eq!(write, Err(Errno::PERM), "more than was mapped");
     device.attach(from, None).unwrap();
     assert_eq!(machine.pinned(), SIZE as u64);
     iommufd
-        .ioas_copy(from, (from, 0x10000), SIZE as u64, Some(0x80000), Access::READ)
+        .ioas_copy(
+            from,
+            Lent::to_fake((from, 0x10000)),
+            SIZE as u64,
+            Some(0x80000),
+            Access::READ,
+        )
         .unwrap();
     assert_eq!(machine.pinned(), SIZE as u64, "pinned once");
     iommufd.ioas_unmap(from, 0x10000, SIZE as u64).unwrap();
@@ -241,7 +264,7 @@ proptest! {
                 Step::Map { iova, pages } => {
                     let len = pages * PAGE;
                     let part = 0..usize::try_from(len).unwrap();
-                    let result = iommufd.ioas_map(ioas, &memory, part, Some(iova), BOTH);
+                    let result = iommufd.ioas_map(ioas, Lent::to_fake(&memory), part, Some(iova), BOTH);
                     let expected = if attached && is_reserved(iova, iova + len) {
                         Err(Errno::INVAL)
                     } else if !hits(&model, iova, iova + len).is_empty() {
@@ -254,7 +277,7 @@ proptest! {
                 }
                 Step::Choose { pages } => {
                     let len = pages * PAGE;
-                    let iova = iommufd.ioas_map(ioas, &memory, 0..usize::try_from(len).unwrap(), None, BOTH).unwrap();
+                    let iova = iommufd.ioas_map(ioas, Lent::to_fake(&memory), 0..usize::try_from(len).unwrap(), None, BOTH).unwrap();
                     prop_assert!(hits(&model, iova, iova + len).is_empty() && iova >= PAGE);
                     prop_assert!(!attached || !is_reserved(iova, iova + len));
                     // Nothing lower would have done.

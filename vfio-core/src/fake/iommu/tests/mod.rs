@@ -6,6 +6,7 @@ mod objects;
 use crate::fake::options::Iommu;
 use crate::fake::{Copier, Description, Machine, Plain, Region};
 use crate::sys::iommufd::{Calls, HwptAlloc, Id};
+use crate::sys::space::Lent;
 use crate::sys::vfio::DeviceCalls;
 use crate::{Access, Backing, Iova, IovaRange, Memory, MemoryOptions, StableMemory};
 use pci::GroupId;
@@ -68,7 +69,7 @@ fn bound(machine: &Machine) -> (Arc<dyn Calls>, Arc<dyn DeviceCalls>, Id) {
 }
 
 fn map(iommufd: &Arc<dyn Calls>, ioas: Id, iova: u64, pages: usize) -> Result<u64, Errno> {
-    iommufd.ioas_map(ioas, &memory(), 0..pages * 4096, Some(iova), BOTH)
+    iommufd.ioas_map(ioas, Lent::to_fake(&memory()), 0..pages * 4096, Some(iova), BOTH)
 }
 
 fn hwpt(device: Id, parent: Id, flags: u32) -> HwptAlloc<'static> {

@@ -213,7 +213,9 @@ fn without_an_iommu_addresses_are_physical() {
     let ioas = iommufd.ioas_alloc().unwrap();
     let memory = Arc::new(Memory::new(8192, MemoryOptions::default()).unwrap());
     let stable: Arc<dyn StableMemory> = memory.clone();
-    iommufd.ioas_map(ioas, &stable, 0..8192, Some(0x10000), BOTH).unwrap();
+    iommufd
+        .ioas_map(ioas, Lent::to_fake(&stable), 0..8192, Some(0x10000), BOTH)
+        .unwrap();
     assert_eq!(
         iommufd.ioas_noiommu_get_pa(ioas, 0x10000),
         Err(Errno::OPNOTSUPP),
@@ -246,7 +248,9 @@ fn memory_is_held_as_long_as_it_is_mapped() {
     let (_machine, iommufd, _device) = with(Plain::default());
     let ioas = iommufd.ioas_alloc().unwrap();
     let memory = memory(1);
-    iommufd.ioas_map(ioas, &memory, 0..4096, None, BOTH).unwrap();
+    iommufd
+        .ioas_map(ioas, Lent::to_fake(&memory), 0..4096, None, BOTH)
+        .unwrap();
     let held = Arc::downgrade(&memory);
     drop(memory);
     assert!(held.upgrade().is_some());

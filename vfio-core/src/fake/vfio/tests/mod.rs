@@ -7,6 +7,7 @@ mod machine;
 use super::irq::{ERR, INTX, MSI, MSIX, REQ};
 use crate::fake::{Copier, Description, Iommu, Machine, MigrationSupport, Plain, Region};
 use crate::sys::iommufd::Calls;
+use crate::sys::space::Lent;
 use crate::sys::vfio::{ContainerCalls, DeviceCalls, GroupCalls, IrqData};
 use crate::{Access, EventFd, Memory, MemoryOptions, StableMemory, System};
 use pci::{Bdf, GroupId};

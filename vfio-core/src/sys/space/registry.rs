@@ -19,15 +19,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 /// All guards' entries of one address space.
 #[derive(Debug, Default)]
-pub(crate) struct Registry {
+pub(super) struct Registry {
     entries: RwLock<Mutex<Entries>>,
 }
 
 /// Number of a guard; never used twice in an address space.
-pub(crate) type GuardId = u64;
+pub(super) type GuardId = u64;
 
 #[derive(Debug, Default)]
-pub(crate) struct Entries {
+pub(super) struct Entries {
     /// By first address; they do not overlap.
     live: BTreeMap<u64, (u64, GuardId)>,
     /// Guards of which it is unclear whether their mappings exist: a ranged unmap failed, or somebody else unmapped there.
@@ -37,7 +37,7 @@ pub(crate) struct Entries {
 
 /// What became of a guard's mapping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Claim {
+pub(super) enum Claim {
     /// It is there, and it is the guard's to unmap.
     Live,
     /// A ranged unmap took it away.
@@ -53,21 +53,21 @@ pub(crate) struct Shared<'a> {
 }
 
 impl Registry {
-    pub(crate) fn share(&self) -> Shared<'_> {
+    pub(super) fn share(&self) -> Shared<'_> {
         Shared {
             entries: self.entries.read().unwrap_or_else(PoisonError::into_inner),
         }
     }
 
     /// Runs a ranged unmap with nobody else mapping or unmapping.
-    pub(crate) fn alone<T>(&self, unmap: impl FnOnce(&mut Entries) -> T) -> T {
+    pub(super) fn alone<T>(&self, unmap: impl FnOnce(&mut Entries) -> T) -> T {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         unmap(entries.get_mut().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Whether a mapping could begin now, and whether a ranged unmap could.
     #[cfg(test)]
-    pub(crate) fn is_open_for(&self) -> (bool, bool) {
+    pub(super) fn is_open_for(&self) -> (bool, bool) {
         let mapping = self.entries.try_read().is_ok();
         let ranged_unmap = self.entries.try_write().is_ok();
         (mapping, ranged_unmap)
@@ -77,7 +77,7 @@ impl Registry {
 impl Shared<'_> {
     /// Enters what the kernel has just mapped. If something was entered for the same place, somebody else with the descriptor unmapped it, or a part
     /// of it.
-    pub(crate) fn enter(&self, range: IovaRange) -> GuardId {
+    pub(super) fn enter(&self, range: IovaRange) -> GuardId {
         let mut entries = self.lock();
         for (start, id) in entries.overlapping(range) {
             entries.live.remove(&start);
@@ -89,7 +89,7 @@ impl Shared<'_> {
         id
     }
 
-    pub(crate) fn is_live(&self, start: Iova, id: GuardId) -> bool {
+    pub(super) fn is_live(&self, start: Iova, id: GuardId) -> bool {
         self.lock().live.get(&start.0).is_some_and(|(_, live)| *live == id)
     }
 
@@ -99,7 +99,7 @@ impl Shared<'_> {
     }
 
     /// Takes a guard's entry out, for good.
-    pub(crate) fn claim(&self, start: Iova, id: GuardId) -> Claim {
+    pub(super) fn claim(&self, start: Iova, id: GuardId) -> Claim {
         let mut entries = self.lock();
         if entries.unclear.remove(&id) {
             Claim::Unclear
@@ -130,7 +130,7 @@ impl Entries {
     }
 
     /// The entries that lie inside `range`, in order; `None` if one lies partly outside.
-    pub(crate) fn inside(&self, range: IovaRange) -> Option<Vec<IovaRange>> {
+    pub(super) fn inside(&self, range: IovaRange) -> Option<Vec<IovaRange>> {
         let found = self.overlapping(range).into_iter().filter_map(|(start, _)| {
             let (last, _) = self.live.get(&start)?;
             IovaRange::from_bounds(Iova(start), Iova(*last))
@@ -140,12 +140,12 @@ impl Entries {
     }
 
     /// The mapping is gone in the kernel.
-    pub(crate) fn remove(&mut self, entry: IovaRange) {
+    pub(super) fn remove(&mut self, entry: IovaRange) {
         self.live.remove(&entry.start().0);
     }
 
     /// Whether the mapping is still there cannot be found out.
-    pub(crate) fn make_unclear(&mut self, entry: IovaRange) {
+    pub(super) fn make_unclear(&mut self, entry: IovaRange) {
         if let Some((_, id)) = self.live.remove(&entry.start().0) {
             self.unclear.insert(id);
         }

@@ -1,0 +1,274 @@
+//! An address space, the memory that is lent to its devices, and the one way in which it comes back.
+//!
+//! Memory must stay until no device reaches it. That rests on all of these together, and is decided in this module alone:
+//!
+//! - Memory goes to the kernel as a [`Lent`], and so does what is copied. Only this module makes one, so nobody else can map.
+//! - What was mapped is a [`Loan`]. It owns the memory and, dropped, keeps it for good. Only [`Loan::unmap`] lets go of it: once the kernel
+//!   has unmapped all of it, or after a ranged unmap ([`Space::unmap`]) that did.
+//! - Which of the two it is says the [`registry`], by which nobody's unmap ever meets a later mapping.
+//!
+//! From outside comes one fact: whether the process is alone with its descriptor (`alone`). Others who have it may unmap and cut what is mapped here:
+//! then memory is leaked rather than let go. Only what they map in its place can be taken for ours, by [`Space::copy`].
+
+mod ioas;
+mod registry;
+mod type1;
+
+pub(crate) use ioas::IoasTable;
+pub(crate) use registry::Shared;
+pub(crate) use type1::Type1Table;
+
+use super::Result;
+use super::located::Located;
+use crate::{Access, Iova, IovaRange, StableMemory};
+use registry::{Claim, GuardId, Registry};
+use rustix::io::Errno;
+use std::fmt;
+use std::mem::ManuallyDrop;
+use std::ops::{Deref, Range};
+use std::sync::Arc;
+
+/// What a call gives to devices: memory, or the place of a mapping to copy.
+#[derive(Debug)]
+pub(crate) struct Lent<T>(T);
+
+impl<T> Deref for Lent<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+#[cfg(all(test, feature = "fake"))]
+impl<T> Lent<T> {
+    /// To the fake machine, which reaches memory only while it holds it.
+    pub(crate) fn to_fake(what: T) -> Self {
+        Self(what)
+    }
+}
+
+/// An address space in the kernel.
+pub(crate) trait Table {
+    /// Returns the IOVA.
+    fn map(
+        &self,
+        memory: Lent<&Arc<dyn StableMemory>>,
+        part: Range<usize>,
+        iova: Option<u64>,
+        access: Access,
+    ) -> Result<u64>;
+
+    /// Unmaps what lies inside, and returns how many bytes that were. With success nothing is left there of what was mapped before.
+    fn unmap(&self, range: IovaRange) -> Result<u64>;
+
+    /// What a ranged unmap that failed has left of a mapping inside. `alone`: nobody else has the descriptor.
+    fn left(&self, failed: Failed, entry: IovaRange, alone: bool) -> Left;
+}
+
+/// What is left of a mapping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Left {
+    All,
+    Nothing,
+    /// Nobody can tell.
+    Unclear,
+}
+
+/// Why something is not unmapped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Failed {
+    /// The range has a part of a mapping, but not all of it. Nothing was tried.
+    Cut,
+    /// Whether it is there nobody can tell. Nothing was tried.
+    Unclear,
+    /// Fewer bytes than there are.
+    Short { want: u64, got: u64 },
+    /// What the kernel said.
+    Kernel(Errno),
+    /// What the kernel said when it was asked for dirty bits too; unmapped it is all the same.
+    Bits(Errno),
+}
+
+/// Why something is not mapped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NotLent {
+    /// What the kernel said.
+    Kernel(Errno),
+    /// It is mapped, but elsewhere than asked for or where nothing can be; the memory is leaked.
+    Elsewhere(Iova),
+}
+
+/// An address space and what this process has mapped there.
+#[derive(Debug)]
+pub(crate) struct Space<T> {
+    table: T,
+    registry: Registry,
+}
+
+/// What was mapped, with the memory if it is any of the process's. Dropped, it stays mapped and the memory is leaked.
+#[must_use = "dropping it leaks the memory"]
+pub(crate) struct Loan<T> {
+    space: Arc<Space<T>>,
+    range: IovaRange,
+    guard: GuardId,
+    memory: ManuallyDrop<Option<Arc<dyn StableMemory>>>,
+}
+
+impl<T: Table> Space<T> {
+    pub(crate) fn new(table: T) -> Arc<Self> {
+        let registry = Registry::default();
+        Arc::new(Self { table, registry })
+    }
+
+    /// Maps a part of memory. EINVAL outside it.
+    pub(crate) fn map(
+        self: &Arc<Self>,
+        located: Arc<Located>,
+        part: Range<usize>,
+        iova: Option<u64>,
+        access: Access,
+    ) -> std::result::Result<Loan<T>, NotLent> {
+        let len = part.len() as u64;
+        let memory = Arc::clone(located.memory());
+        let located: Arc<dyn StableMemory> = located;
+        let entered = {
+            let shared = self.registry.share();
+            let mapped = self.table.map(Lent(&located), part, iova, access);
+            enter(&shared, mapped, iova, len)
+        };
+        // With nothing locked: what its drop does is not known here.
+        self.lend(entered, Some(memory))
+    }
+
+    /// Unmaps all mappings that lie inside a range, and returns how many bytes that were. Their loans have nothing left to unmap, and those which may
+    /// be gone are never unmapped again. `alone` says whether nobody else has the descriptor, and is asked after a failure.
+    pub(crate) fn unmap(&self, range: IovaRange, alone: impl FnOnce() -> bool) -> std::result::Result<u64, Failed> {
+        self.registry.alone(|entries| {
+            let inside = entries.inside(range).ok_or(Failed::Cut)?;
+            let want = inside
+                .iter()
+                .fold(0, |sum: u64, entry| sum.saturating_add(length(*entry)));
+            let failed = match self.table.unmap(range) {
+                Ok(got) if got >= want => {
+                    inside.into_iter().for_each(|entry| entries.remove(entry));
+                    return Ok(got);
+                }
+                Ok(got) => Failed::Short { want, got },
+                Err(errno) => Failed::Kernel(errno),
+            };
+            let alone = alone();
+            for entry in inside {
+                match self.table.left(failed, entry, alone) {
+                    Left::All => {}
+                    Left::Nothing => entries.remove(entry),
+                    Left::Unclear => entries.make_unclear(entry),
+                }
+            }
+            Err(failed)
+        })
+    }
+
+    /// Holds off ranged unmaps.
+    pub(crate) fn share(&self) -> Shared<'_> {
+        self.registry.share()
+    }
+
+    /// Whether a mapping could begin now, and whether a ranged unmap could.
+    #[cfg(test)]
+    pub(crate) fn is_open_for(&self) -> (bool, bool) {
+        self.registry.is_open_for()
+    }
+
+    fn lend(
+        self: &Arc<Self>,
+        entered: std::result::Result<(IovaRange, GuardId), NotLent>,
+        memory: Option<Arc<dyn StableMemory>>,
+    ) -> std::result::Result<Loan<T>, NotLent> {
+        match entered {
+            Ok((range, guard)) => Ok(Loan {
+                space: Arc::clone(self),
+                range,
+                guard,
+                memory: ManuallyDrop::new(memory),
+            }),
+            Err(elsewhere @ NotLent::Elsewhere(_)) => {
+                std::mem::forget(memory);
+                Err(elsewhere)
+            }
+            Err(not_mapped) => Err(not_mapped),
+        }
+    }
+}
+
+impl<T: Table> Loan<T> {
+    pub(crate) fn range(&self) -> IovaRange {
+        self.range
+    }
+
+    /// The memory; nothing for a file, which the kernel holds itself.
+    pub(crate) fn memory(&self) -> Option<&Arc<dyn StableMemory>> {
+        self.memory.as_ref()
+    }
+
+    /// Whether it is mapped, as far as is known.
+    pub(crate) fn is_live(&self) -> bool {
+        self.space.registry.share().is_live(self.range.start(), self.guard)
+    }
+
+    /// Unmaps it, if no ranged unmap did, and lets go of the memory. With any error it is leaked.
+    pub(crate) fn unmap(self) -> std::result::Result<(), Failed> {
+        self.end(|loan| loan.check(loan.space.table.unmap(loan.range)))
+    }
+
+    /// Lets go of the memory if `unmap` says that it is unmapped. That is not asked if there is nothing to unmap, or nobody can tell.
+    fn end(self, unmap: impl FnOnce(&Self) -> std::result::Result<(), Failed>) -> std::result::Result<(), Failed> {
+        let unmapped = {
+            let shared = self.space.registry.share();
+            match shared.claim(self.range.start(), self.guard) {
+                Claim::Live => unmap(&self),
+                Claim::Gone => Ok(()),
+                Claim::Unclear => Err(Failed::Unclear),
+            }
+        };
+        if matches!(unmapped, Ok(()) | Err(Failed::Bits(_))) {
+            // With nothing locked, as above.
+            drop(ManuallyDrop::into_inner(self.memory));
+        }
+        unmapped
+    }
+
+    /// Whether the kernel's answer means that all of it is unmapped.
+    fn check(&self, answer: Result<u64>) -> std::result::Result<(), Failed> {
+        let want = length(self.range);
+        match answer {
+            Ok(got) if got == want => Ok(()),
+            Ok(got) => Err(Failed::Short { want, got }),
+            Err(errno) => Err(Failed::Kernel(errno)),
+        }
+    }
+}
+
+impl<T> fmt::Debug for Loan<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Loan({}, {:?})", self.range, *self.memory)
+    }
+}
+
+/// Enters what the kernel has just mapped, with the registry held since before.
+fn enter(
+    shared: &Shared<'_>,
+    mapped: Result<u64>,
+    asked: Option<u64>,
+    len: u64,
+) -> std::result::Result<(IovaRange, GuardId), NotLent> {
+    let iova = mapped.map_err(NotLent::Kernel)?;
+    let range = IovaRange::new(Iova(iova), len).filter(|_| asked.is_none_or(|asked| asked == iova));
+    let range = range.ok_or(NotLent::Elsewhere(Iova(iova)))?;
+    Ok((range, shared.enter(range)))
+}
+
+/// Length as iommufd counts it: its word for everything is `u64::MAX`.
+pub(crate) fn length(range: IovaRange) -> u64 {
+    u64::try_from(range.len_bytes()).unwrap_or(u64::MAX)
+}
