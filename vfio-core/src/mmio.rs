@@ -125,10 +125,6 @@ mod sealed {
     }
 
     pub trait Direction {}
-
-    pub trait Holds {
-        fn held(&self) -> &super::Mmio;
-    }
 }
 
 /// What a register holds: a number, or a type of the caller's around one, such as a `bitfield-struct`.
@@ -200,8 +196,7 @@ impl<V, A, const OFFSET: usize> fmt::Debug for Reg<V, A, OFFSET> {
 
 /// `LEN` bytes of a map that are known to be there, so that a register inside needs no check when it is used.
 ///
-/// `M` is what holds the map: a borrowed [`Mmio`], or a [`RegionMap`] by value, borrowed or shared. What was checked of it once
-/// holds for good, which is why it can be nothing else ([`HoldsMmio`]).
+/// `M` is what holds the map ([`HoldsMmio`]): a [`Mmio`] or a [`RegionMap`], by value, borrowed or shared.
 ///
 /// ```no_run
 /// use vfio_core::mmio::{ReadOnly, ReadWrite, Reg, Window};
@@ -225,24 +220,6 @@ impl<V, A, const OFFSET: usize> fmt::Debug for Reg<V, A, OFFSET> {
 /// const STATUS: Reg<u32, ReadOnly, 0x08> = Reg::new();
 /// fn clear(registers: &Window<&Mmio, 0x1000>) {
 ///     registers.write(STATUS, 0);
-/// }
-/// ```
-///
-/// what is not of this crate cannot stand for a map, since it could show another one each time:
-///
-/// ```compile_fail,E0277
-/// use std::ops::Deref;
-/// use vfio_core::mmio::{Mmio, Window};
-///
-/// struct Fickle<'a>(&'a Mmio);
-/// impl Deref for Fickle<'_> {
-///     type Target = Mmio;
-///     fn deref(&self) -> &Mmio {
-///         self.0
-///     }
-/// }
-/// fn window(mmio: &Mmio) -> Option<Window<Fickle<'_>, 8>> {
-///     Window::new(Fickle(mmio), 0)
 /// }
 /// ```
 ///
@@ -284,31 +261,46 @@ pub struct Window<M, const LEN: usize> {
     base: usize,
 }
 
-/// What has one map, and always the same. Only types of this crate.
-pub trait HoldsMmio: sealed::Holds {}
-
-macro_rules! holds_mmio {
-    ($($type:ty),*) => {
-        $(
-            impl HoldsMmio for $type {}
-
-            impl sealed::Holds for $type {
-                #[inline]
-                fn held(&self) -> &Mmio {
-                    self
-                }
-            }
-        )*
-    };
+/// What has one map, and always the same: what a [`Window`] has checked of it once holds for good. Of a type that breaks this, an access
+/// outside its map panics and a write to a map for reading ends the process; neither reaches other memory.
+pub trait HoldsMmio {
+    /// The map.
+    fn mmio(&self) -> &Mmio;
 }
 
-holds_mmio!(&Mmio, Arc<Mmio>, RegionMap, &RegionMap, Arc<RegionMap>);
+impl HoldsMmio for Mmio {
+    #[inline]
+    fn mmio(&self) -> &Mmio {
+        self
+    }
+}
+
+impl HoldsMmio for RegionMap {
+    #[inline]
+    fn mmio(&self) -> &Mmio {
+        self
+    }
+}
+
+impl<T: HoldsMmio + ?Sized> HoldsMmio for &T {
+    #[inline]
+    fn mmio(&self) -> &Mmio {
+        (**self).mmio()
+    }
+}
+
+impl<T: HoldsMmio + ?Sized> HoldsMmio for Arc<T> {
+    #[inline]
+    fn mmio(&self) -> &Mmio {
+        (**self).mmio()
+    }
+}
 
 impl<M: HoldsMmio, const LEN: usize> Window<M, LEN> {
     /// The `LEN` bytes from `base`; `None` if not all of them are mapped for reading and writing, or `base` is no multiple of 8.
     pub fn new(mmio: M, base: usize) -> Option<Self> {
-        let inside = base.checked_add(LEN).is_some_and(|end| end <= mmio.held().len());
-        let both = mmio.held().access().contains(Access::READ | Access::WRITE);
+        let inside = base.checked_add(LEN).is_some_and(|end| end <= mmio.mmio().len());
+        let both = mmio.mmio().access().contains(Access::READ | Access::WRITE);
         (inside && both && base.is_multiple_of(8)).then_some(Self { mmio, base })
     }
 
@@ -321,7 +313,7 @@ impl<M: HoldsMmio, const LEN: usize> Window<M, LEN> {
                 "the register lies outside the window, or off its alignment"
             );
         };
-        V::from_bits(V::Bits::load(self.mmio.held(), self.base + OFFSET))
+        V::from_bits(V::Bits::load(self.mmio.mmio(), self.base + OFFSET))
     }
 
     /// Writes a register.
@@ -333,13 +325,13 @@ impl<M: HoldsMmio, const LEN: usize> Window<M, LEN> {
                 "the register lies outside the window, or off its alignment"
             );
         };
-        value.into_bits().store(self.mmio.held(), self.base + OFFSET);
+        value.into_bits().store(self.mmio.mmio(), self.base + OFFSET);
     }
 
     /// The whole map, for registers whose place is known only at run time.
     #[must_use]
     pub fn mmio(&self) -> &Mmio {
-        self.mmio.held()
+        self.mmio.mmio()
     }
 }
 

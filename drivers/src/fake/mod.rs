@@ -14,7 +14,7 @@ pub use edu::Edu;
 use crate::backing::poll_until;
 use crate::{Backing, Error, Presence, Quiet, Registers, Removal, Result, Vectors, VfioBacking, Woken};
 use iommu::group::GroupSpace;
-use iommu::space::AddressSpace;
+use iommu::space::{AddressSpace, Attached};
 use pci::{Bdf, ConfigSpace, GroupId, RoutingId, Segment};
 use std::ops::Range;
 use std::sync::Arc;
@@ -80,9 +80,9 @@ impl FakeBacking {
             Interface::Type1 => over_type1(machine, bdf),
         };
         let failed = |error: iommu::Error| Error::new(Some(bdf), "open the device", error.into());
-        let (device, space) = vfio.map_err(failed)?;
+        let attached = vfio.map_err(failed)?;
         Ok(Self {
-            vfio: VfioBacking::new(&device, &space)?,
+            vfio: VfioBacking::new(attached)?,
             machine: machine.clone(),
             bdf,
             clock: Arc::default(),
@@ -134,22 +134,20 @@ impl FakeBacking {
 /// The group of a device that is alone.
 const GROUP: GroupId = GroupId(1);
 
-type Opened = (vfio_core::BoundDevice, AddressSpace);
-
-fn over_iommufd(machine: &Machine, bdf: Bdf) -> iommu::Result<Opened> {
+fn over_iommufd(machine: &Machine, bdf: Bdf) -> iommu::Result<Attached> {
     let system = machine.system();
     let iommufd = Iommufd::open(&system)?;
     let path = machine
         .cdev_path(bdf)
         .ok_or(iommu::Error::Invalid("the machine has no such device"))?;
     let device = CdevFile::open(&system, path)?.bind(&iommufd, None)?;
-    Ok((device, AddressSpace::iommufd(&iommufd)?))
+    AddressSpace::iommufd(&iommufd)?.attach(&device)
 }
 
-fn over_type1(machine: &Machine, bdf: Bdf) -> iommu::Result<Opened> {
+fn over_type1(machine: &Machine, bdf: Bdf) -> iommu::Result<Attached> {
     let groups = GroupSpace::open(&machine.system(), ContainerPath::Vfio, &[GROUP])?;
     let device = groups.device(bdf, None)?;
-    Ok((device, groups.space().clone()))
+    groups.space().attach(&device)
 }
 
 /// A device that is poked until this is dropped.

@@ -9,6 +9,7 @@ pub use vectors::{VectorKind, Vectors};
 use crate::removal::Watcher;
 use crate::wait::wait;
 use crate::{Backing, Error, ErrorKind, Presence, Removal, Result, Woken};
+use iommu::OpenOptions;
 use iommu::space::{AddressSpace, Attached};
 use pci::cap::{Decode, Express};
 use pci::{Bdf, ConfigSpace};
@@ -52,24 +53,49 @@ struct Request {
 const UNDER_WAY: Duration = Duration::from_millis(100);
 
 impl VfioBacking {
-    /// Takes over a device, lets it use `space`, and resets it if it can be: whatever its last user left running is over.
+    /// Opens a function that is bound to a VFIO driver, the best way that the machine offers, and with an address space of its own.
+    ///
+    /// ```no_run
+    /// use drivers::{Backing, VfioBacking};
+    ///
+    /// let backing = VfioBacking::open("0000:01:00.0".parse().unwrap())?;
+    /// println!("BAR 0 has {} bytes", backing.bar_len(0)?);
+    /// # Ok::<(), drivers::Error>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// Those of attaching, and of the kernel.
-    pub fn new(device: &BoundDevice, space: &AddressSpace) -> Result<Self> {
-        let failed = |error: iommu::Error| Error::new(device.bdf(), "take over the device", error.into());
-        let kernel = |error: vfio_core::Error| failed(error.into());
-        // Nothing of the last user's may run when memory can be reached.
-        let config = device.config().map_err(kernel)?;
-        config.set_bus_master(false).map_err(kernel)?;
+    /// As [`open_with`](Self::open_with).
+    pub fn open(bdf: Bdf) -> Result<Self> {
+        Self::open_with(&OpenOptions::default(), bdf)
+    }
+
+    /// As [`open`](Self::open), with a VF token, or by one way only.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Kernel`] with what stands in the way of each way.
+    pub fn open_with(options: &OpenOptions, bdf: Bdf) -> Result<Self> {
+        let attached = options.open(bdf);
+        Self::new(attached.map_err(|error| Error::new(Some(bdf), "open the device", error.into()))?)
+    }
+
+    /// Takes over a device, and resets it if it can be: whatever its last user left running is over.
+    ///
+    /// # Errors
+    ///
+    /// Those of the kernel.
+    pub fn new(attached: Attached) -> Result<Self> {
+        let device = attached.device();
+        let failed = |error: vfio_core::Error| Error::new(device.bdf(), "take over the device", error.into());
+        let config = device.config().map_err(failed)?;
+        config.set_bus_master(false).map_err(failed)?;
         match device.reset() {
-            Err(error) if !matches!(error.kind, vfio_core::ErrorKind::Unsupported { .. }) => return Err(kernel(error)),
+            Err(error) if !matches!(error.kind, vfio_core::ErrorKind::Unsupported { .. }) => return Err(failed(error)),
             _ => {}
         }
-        let attached = space.attach(device).map_err(failed)?;
-        let removal = Removal::new().map_err(kernel)?;
-        let request = Request::new(device, &removal).map_err(kernel)?;
+        let removal = Removal::new().map_err(failed)?;
+        let request = Request::new(device, &removal).map_err(failed)?;
         Ok(Self {
             inner: Arc::new(Inner {
                 _request: request,

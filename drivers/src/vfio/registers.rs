@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::{Deref, Range};
 use std::sync::Arc;
 use vfio_core::RegionMap;
-use vfio_core::mmio::Mmio;
+use vfio_core::mmio::{HoldsMmio, Mmio};
 
 /// A mapped part of a BAR. Holds the function; unmapped when dropped.
 pub struct Registers {
@@ -34,6 +34,13 @@ impl Deref for Registers {
 
     #[inline]
     fn deref(&self) -> &Mmio {
+        &self.map
+    }
+}
+
+impl HoldsMmio for Registers {
+    #[inline]
+    fn mmio(&self) -> &Mmio {
         &self.map
     }
 }
