@@ -1,3 +1,5 @@
+//! The driver of QEMU's edu, and how to write one.
+//!
 #![doc = include_str!("tutorial.md")]
 
 mod regs;

@@ -20,12 +20,10 @@ const EDGES: [(&str, Option<&[&str]>); 11] = [
     ("benches", None),
 ];
 
-/// Crates of others that only these of ours may use: what does not belong into libraries, and ways into the kernel.
+/// Crates of others that only these of ours may use: what does not belong into libraries, and ways into the kernel. Examples are
+/// programs.
 const RESERVED: [(&[&str], &[&str]); 4] = [
-    (
-        &["anyhow", "clap"],
-        &["sriovctl", "system-tests", "lab", "lab-init", "benches"],
-    ),
+    (PROGRAMS, &["sriovctl", "system-tests", "lab", "lab-init", "benches"]),
     (
         &["rustix"],
         &[
@@ -46,6 +44,9 @@ const RESERVED: [(&[&str], &[&str]); 4] = [
     (&["vm-memory", "kvm-bindings", "kvm-ioctls"], &["vmm-glue"]),
 ];
 
+/// Crates for programs.
+const PROGRAMS: &[&str] = &["anyhow", "clap"];
+
 /// One package of the workspace.
 struct Manifest {
     /// From the root of the workspace.
@@ -58,6 +59,8 @@ struct Manifest {
 struct Dependency {
     name: String,
     requirement: VersionReq,
+    /// For tests and examples.
+    is_development: bool,
 }
 
 impl Manifest {
@@ -65,6 +68,7 @@ impl Manifest {
         let dependency = |(name, requirement): &(&str, &str)| Dependency {
             name: (*name).to_owned(),
             requirement: requirement.parse().unwrap(),
+            is_development: false,
         };
         Self {
             path: format!("{name}/Cargo.toml"),
@@ -101,6 +105,7 @@ fn manifests() -> Vec<Manifest> {
                 .map(|used| Dependency {
                     name: used.name.clone(),
                     requirement: used.req.clone(),
+                    is_development: used.kind == DependencyKind::Development,
                 })
                 .collect(),
         }
@@ -151,7 +156,9 @@ fn strange_dependencies(manifest: &Manifest) -> Vec<String> {
     let mut findings = Vec::new();
     for used in &manifest.dependencies {
         let is_reserved = |(crates, _): &&(&[&str], &[&str])| crates.contains(&used.name.as_str());
+        let is_of_an_example = used.is_development && PROGRAMS.contains(&used.name.as_str());
         if let Some((_, users)) = RESERVED.iter().find(is_reserved)
+            && !is_of_an_example
             && !users.contains(&manifest.name.as_str())
         {
             findings.push(manifest.finding(used, &format!("{} is only for {}", used.name, users.join(", "))));
