@@ -192,6 +192,14 @@ impl DmaBuffer<Both> {
         let place = self.place(offset, 8)?;
         self.memory().atomic_u64(place)
     }
+
+    /// All of it, eight bytes each, what is left over not: for who looks at many of them. Empty if the buffer begins off their alignment,
+    /// which no pool's does.
+    #[must_use]
+    #[inline]
+    pub fn words(&self) -> &[AtomicU64] {
+        self.memory().words(self.offset, self.len / 8).unwrap_or_default()
+    }
 }
 
 impl<D: Direction> Drop for DmaBuffer<D> {
