@@ -6,6 +6,7 @@ mod doorbell;
 mod epoch;
 mod namespace;
 mod payload;
+pub mod regs;
 mod ring;
 mod shared;
 pub mod spec;
