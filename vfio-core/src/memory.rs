@@ -183,13 +183,6 @@ impl Memory {
         (self.covers(offset, 8) && offset.is_multiple_of(8)).then(|| self.map.atomic_u64(offset))
     }
 
-    /// Eight bytes each, from `offset` on, shared with devices, in the CPU's order; `None` outside the memory or off their alignment.
-    #[must_use]
-    pub fn words(&self, offset: usize, count: usize) -> Option<&[AtomicU64]> {
-        let len = count.checked_mul(8)?;
-        (self.covers(offset, len) && offset.is_multiple_of(8)).then(|| self.map.words(offset, count))
-    }
-
     /// The pages that the memory is on by now, from `/proc/self/smaps`: [`PageSize::Transparent`] when some of it is on joined pages,
     /// as far as the kernel keeps this memory apart from its neighbours.
     ///
@@ -268,10 +261,6 @@ mod tests {
         assert!(memory.fill(1, len, 0).is_none());
         assert!(memory.atomic_u64(len - 4).is_none());
         assert!(memory.atomic_u32(2).is_none());
-        assert_eq!(memory.words(0, len / 8).unwrap().len(), len / 8);
-        for (offset, count) in [(0, len / 8 + 1), (4, 1), (8, len / 8), (0, usize::MAX / 4)] {
-            assert!(memory.words(offset, count).is_none());
-        }
         assert!(memory.read_value::<u64>(len - 7).is_none());
         assert!(memory.populate(0..len + 1).is_err());
         assert!(memory.read(len, &mut []).is_some());
@@ -287,10 +276,6 @@ mod tests {
         );
         memory.atomic_u16(8).unwrap().store(0xbeef, Ordering::Relaxed);
         assert_eq!(memory.read_value::<u16>(8), Some(0xbeef));
-        assert_eq!(
-            memory.words(0, 2).unwrap()[1].load(Ordering::Relaxed).to_ne_bytes()[..2],
-            0xbeef_u16.to_ne_bytes()
-        );
         memory.atomic_u8(9).unwrap().store(1, Ordering::Relaxed);
         memory.atomic_u32(12).unwrap().store(7, Ordering::Relaxed);
         assert_eq!(memory.read_value::<u32>(12), Some(7));

@@ -4,6 +4,7 @@
 
 mod doorbell;
 mod epoch;
+mod memory;
 mod namespace;
 mod payload;
 pub mod regs;

@@ -4,17 +4,17 @@
 //! time.
 
 use super::doorbell::Doorbell;
+use super::memory::Memory;
 use super::spec::{Cqe, Sqe};
 use crate::ErrorKind;
 use iommu::Iova;
-use iommu::buffer::{Both, BufferOptions, DmaBuffer};
 use iommu::space::AddressSpace;
 use std::sync::atomic::Ordering;
 
 /// Commands on their way to the controller.
 #[derive(Debug)]
 pub(crate) struct SubmissionRing {
-    memory: DmaBuffer<Both>,
+    memory: Memory,
     entries: u16,
     /// The next entry to be filled.
     tail: u16,
@@ -26,7 +26,7 @@ pub(crate) struct SubmissionRing {
 /// Completions on their way back.
 #[derive(Debug)]
 pub(crate) struct CompletionRing {
-    memory: DmaBuffer<Both>,
+    memory: Memory,
     entries: u16,
     /// The next entry to be filled by the controller.
     head: u16,
@@ -42,15 +42,20 @@ const SQE_WORDS: usize = size_of::<Sqe>() / 8;
 const CQE_WORDS: usize = size_of::<Cqe>() / 8;
 
 impl SubmissionRing {
-    /// Memory for `entries` entries, at least 2: one of them is always free.
+    /// Memory for `entries` entries, at least 2: one of them is always free. `page_bytes` is the controller's page.
     ///
     /// # Errors
     ///
     /// Those of memory.
-    pub(crate) fn new(space: &AddressSpace, entries: u16, doorbell: Doorbell) -> Result<Self, ErrorKind> {
+    pub(crate) fn new(
+        space: &AddressSpace,
+        page_bytes: u64,
+        entries: u16,
+        doorbell: Doorbell,
+    ) -> Result<Self, ErrorKind> {
         let entries = entries.max(2);
         Ok(Self {
-            memory: memory(space, usize::from(entries) * size_of::<Sqe>())?,
+            memory: Memory::new(space, page_bytes, usize::from(entries) * size_of::<Sqe>())?,
             entries,
             tail: 0,
             rung: 0,
@@ -95,18 +100,28 @@ impl SubmissionRing {
     pub(crate) fn reset(&mut self, doorbell: Doorbell) {
         (self.tail, self.rung, self.doorbell) = (0, 0, doorbell);
     }
+
+    /// Never gives its memory back: a controller may still read it.
+    pub(crate) fn leak(&mut self) {
+        self.memory.leak();
+    }
 }
 
 impl CompletionRing {
-    /// Memory for `entries` entries, at least 2.
+    /// Memory for `entries` entries, at least 2. `page_bytes` is the controller's page.
     ///
     /// # Errors
     ///
     /// Those of memory.
-    pub(crate) fn new(space: &AddressSpace, entries: u16, doorbell: Doorbell) -> Result<Self, ErrorKind> {
+    pub(crate) fn new(
+        space: &AddressSpace,
+        page_bytes: u64,
+        entries: u16,
+        doorbell: Doorbell,
+    ) -> Result<Self, ErrorKind> {
         let entries = entries.max(2);
         Ok(Self {
-            memory: memory(space, usize::from(entries) * size_of::<Cqe>())?,
+            memory: Memory::new(space, page_bytes, usize::from(entries) * size_of::<Cqe>())?,
             entries,
             head: 0,
             rung: 0,
@@ -149,6 +164,16 @@ impl CompletionRing {
         Some(Cqe::from_words([result, tail]))
     }
 
+    /// How many entries were taken that the controller does not know of.
+    #[inline]
+    pub(crate) fn taken(&self) -> u16 {
+        if self.head >= self.rung {
+            self.head - self.rung
+        } else {
+            self.entries - self.rung + self.head
+        }
+    }
+
     /// Gives the entries that were taken back to the controller.
     #[inline]
     pub(crate) fn ring(&mut self) {
@@ -165,9 +190,9 @@ impl CompletionRing {
         }
         (self.head, self.rung, self.phase, self.doorbell) = (0, 0, true, doorbell);
     }
-}
 
-/// Zeroed, contiguous, and at a multiple of a page.
-fn memory(space: &AddressSpace, len: usize) -> Result<DmaBuffer<Both>, ErrorKind> {
-    Ok(DmaBuffer::new(space, len, &BufferOptions::default())?)
+    /// Never gives its memory back: a controller may still write to it.
+    pub(crate) fn leak(&mut self) {
+        self.memory.leak();
+    }
 }

@@ -351,15 +351,6 @@ impl Map {
         unsafe { AtomicU64::from_ptr(self.aligned_at(offset, 8).cast()) }
     }
 
-    /// The caller has checked that the words lie inside and are aligned.
-    #[inline]
-    pub(crate) fn words(&self, offset: usize, count: usize) -> &[AtomicU64] {
-        assert!(offset.is_multiple_of(8), "words off their alignment");
-        let first = self.at(offset, count * 8).cast();
-        // SAFETY: inside the mapping, which lives as long as `self`, and aligned; all other accesses are atomic too.
-        unsafe { std::slice::from_raw_parts(first, count) }
-    }
-
     fn at(&self, offset: usize, len: usize) -> *mut u8 {
         assert!(
             offset.checked_add(len).is_some_and(|end| end <= self.len),
