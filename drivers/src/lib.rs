@@ -19,6 +19,7 @@ mod backing;
 mod error;
 #[cfg(feature = "fake")]
 pub mod fake;
+pub mod nvme;
 mod removal;
 mod vfio;
 pub mod wait;

@@ -20,6 +20,7 @@ pub(crate) mod kvm;
 pub(crate) mod mem;
 pub(crate) mod mmio;
 pub(crate) mod vfio;
+pub(crate) mod words;
 
 use rustix::io::Errno;
 use rustix::thread::CapabilitySet;
