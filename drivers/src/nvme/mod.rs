@@ -11,6 +11,7 @@ mod namespace;
 mod payload;
 mod queue;
 mod registered;
+pub mod regs;
 mod ring;
 mod shared;
 pub mod spec;
