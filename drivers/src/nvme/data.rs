@@ -173,3 +173,6 @@ impl From<Unfit> for ErrorKind {
         )
     }
 }
+
+#[cfg(test)]
+mod tests;
