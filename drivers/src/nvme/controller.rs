@@ -6,6 +6,7 @@ use super::regs::{self, Version};
 use super::shared::{Admin, Limits, Sgl, Shared};
 use super::spec::identify::{IdentifyController, SglAlignment};
 use super::spec::{Opcode, Sqe};
+use super::{Payload, QueueOptions, QueuePair};
 use crate::{Backing, Error, ErrorKind, Result};
 use std::fmt;
 use std::sync::Arc;
@@ -29,8 +30,6 @@ pub struct Options {
     pub vectors: usize,
     /// How long an admin command may take before it is aborted and, if that does not help, the controller reset.
     pub admin_timeout: Duration,
-    /// The same for an I/O command.
-    pub io_timeout: Duration,
     /// Whether to ring doorbells in memory where the controller offers that (Base Annex B.5): emulated ones do.
     pub shadow_doorbells: bool,
 }
@@ -41,7 +40,6 @@ impl Default for Options {
             queues: 16,
             vectors: 17,
             admin_timeout: Duration::from_secs(60),
-            io_timeout: Duration::from_secs(30),
             shadow_doorbells: true,
         }
     }
@@ -63,7 +61,6 @@ impl<B: Backing> Controller<B> {
         let wanted = Wanted {
             queues: options.queues,
             admin: options.admin_timeout,
-            io: options.io_timeout,
             shadow: options.shadow_doorbells,
         };
         let registers = Arc::clone(function.registers());
@@ -86,6 +83,16 @@ impl<B: Backing> Controller<B> {
             shared: Arc::new(shared),
             admin,
         })
+    }
+
+    /// Makes an I/O queue pair, for one thread.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](ErrorKind::Unsupported) for more queues, entries or vectors than there are; those of memory, and as
+    /// [`execute`](Self::execute).
+    pub fn queue_pair<T: Payload>(&self, options: QueueOptions) -> Result<QueuePair<B, T>> {
+        QueuePair::new(&self.shared, options)
     }
 
     /// What it is, as it said when it was brought up.

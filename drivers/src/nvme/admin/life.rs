@@ -59,8 +59,9 @@ impl<B: Backing> Administration<B> {
 
     fn commands(function: &Function<B>) -> Result<Commands, ErrorKind> {
         let space = function.backing.space();
-        let submission = SubmissionRing::new(space, ENTRIES, Self::doorbell(function, Side::Submission)?)?;
-        let completion = CompletionRing::new(space, ENTRIES, Self::doorbell(function, Side::Completion)?)?;
+        let page = function.page_bytes();
+        let submission = SubmissionRing::new(space, page, ENTRIES, Self::doorbell(function, Side::Submission)?)?;
+        let completion = CompletionRing::new(space, page, ENTRIES, Self::doorbell(function, Side::Completion)?)?;
         Ok(Commands::new(submission, completion))
     }
 

@@ -49,8 +49,6 @@ pub(crate) struct Limits {
     pub(crate) queues: u16,
     /// For an admin command.
     pub(crate) admin: Duration,
-    /// For an I/O command.
-    pub(crate) io: Duration,
     /// Whether to use shadow doorbells, where it has them.
     pub(crate) shadow: bool,
 }
@@ -441,10 +439,6 @@ impl<B: Backing> Admin for Administration<B> {
             }
         }
     }
-
-    fn time_limit(&self) -> Duration {
-        self.limits.io
-    }
 }
 
 /// Shared with the queues.
@@ -466,9 +460,5 @@ impl<B: Backing> Admin for Handle<B> {
 
     fn reset(&self, seen: Moment, reason: &str) -> Result<()> {
         Admin::reset(&*self.0, seen, reason)
-    }
-
-    fn time_limit(&self) -> Duration {
-        self.0.time_limit()
     }
 }
