@@ -20,6 +20,7 @@ pub mod edu;
 mod error;
 #[cfg(feature = "fake")]
 pub mod fake;
+pub mod nvme;
 mod removal;
 mod vfio;
 pub mod wait;
