@@ -12,13 +12,14 @@
 //!
 //! # Features
 //!
-//! `fake`: devices in memory, for tests.
+//! `fake`: devices in memory, for tests. `smoltcp`: network devices for that TCP/IP stack.
 #![forbid(unsafe_code)]
 
 mod backing;
 mod error;
 #[cfg(feature = "fake")]
 pub mod fake;
+pub mod igbvf;
 mod removal;
 mod vfio;
 pub mod wait;

@@ -7,6 +7,8 @@
 //! [`idle`](Backing::idle) is a poke and a tick of its clock, [`TICK`] long. So what a driver does is the same every time, and a device that never
 //! answers takes no time. [`FakeBacking::run`] pokes it from a thread, for futures.
 
+pub mod igbvf;
+
 use crate::backing::poll_until;
 use crate::{Backing, Error, Presence, Quiet, Registers, Removal, Result, Vectors, VfioBacking, Woken};
 use iommu::group::GroupSpace;
