@@ -8,6 +8,7 @@
 //! answers takes no time. [`FakeBacking::run`] pokes it from a thread, for futures.
 
 mod edu;
+pub mod igbvf;
 pub mod nvme;
 
 pub use edu::Edu;

@@ -107,7 +107,7 @@ impl<B: Backing> Function<B> {
         Error::new(self.backing.bdf(), step, kind.into())
     }
 
-    /// BAR 0, which queues ring the doorbells of.
+    /// BAR 0 from its start.
     pub(crate) fn registers(&self) -> &Arc<Registers> {
         &self.registers
     }
