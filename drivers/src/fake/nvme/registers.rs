@@ -166,6 +166,10 @@ impl Controller {
             self.writes.clear();
             return;
         }
+        // A secondary controller that was taken offline.
+        if self.runs() && !self.is_online() {
+            self.suffer(Fault::Fatal);
+        }
         while let Some((offset, value)) = self.writes.pop_front() {
             match offset {
                 CC => self.configure(value),
