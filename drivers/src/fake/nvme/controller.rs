@@ -129,16 +129,18 @@ impl Controller {
             has_sgl: self.has_ability(Abilities::SGL),
         };
         self.live(&host);
-        if self.runs() {
+        if self.fetches() {
             self.hear();
             self.fetch_all(&host);
-            self.work(&host);
             self.sanitize();
             self.tell_events();
-            // Nothing is posted by a controller that has failed meanwhile.
-            if self.runs() {
-                self.post(&host);
-            }
+        }
+        if self.works() {
+            self.work(&host);
+        }
+        // Not by one that has gone meanwhile.
+        if self.works() {
+            self.post(&host);
         }
         self.buffer = host.buffer.into_inner();
     }
@@ -173,7 +175,7 @@ impl Controller {
         let queues: Vec<u16> = self.submissions.keys().copied().collect();
         for queue in queues {
             self.look_at_tail(queue, host);
-            while self.work.len() < AT_A_TIME && self.runs() && self.fetch(queue, host) {}
+            while self.work.len() < AT_A_TIME && self.fetches() && self.fetch(queue, host) {}
             // Whatever came meanwhile, and where to ring next.
             self.look_at_tail(queue, host);
         }
@@ -274,7 +276,7 @@ impl Controller {
         let at = submissions.base + 64 * u64::from(submissions.head);
         if host.read(at, &mut entry).is_err() {
             // Commands that cannot be read are the end of the controller.
-            self.suffer(Fault::Fatal);
+            self.halt();
             return None;
         }
         Some(Command(entry))
@@ -295,7 +297,7 @@ impl Controller {
             .collect();
         due.sort_by_key(|work| work.due);
         for work in due {
-            if !self.runs() {
+            if !self.works() {
                 return;
             }
             self.perform(&work, host);

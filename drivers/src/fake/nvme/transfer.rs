@@ -13,9 +13,6 @@ pub(super) struct Transfer<'a, 'b> {
     pub(super) fault: Option<Fault>,
 }
 
-/// Nothing is ever mapped so high.
-const NOWHERE: u64 = 0xffff_ffff_ff00_0000;
-
 impl Transfer<'_, '_> {
     /// Gives the command its answer: `from`, or garbage if that is the fault.
     pub(super) fn answer(&self, from: &[u8], chance: &mut Chance) -> Result<(), Status> {
@@ -42,7 +39,7 @@ impl Transfer<'_, '_> {
         if let Some(Fault::WrongPage(page)) = self.fault {
             let last = pieces.len().saturating_sub(1);
             if let Some(piece) = pieces.get_mut(page.min(last)) {
-                piece.at = Some(NOWHERE);
+                piece.at = Some(Fault::NOWHERE.0);
             }
         }
     }
