@@ -71,6 +71,9 @@ impl Epoch {
 }
 
 impl Moment {
+    /// As no epoch ever is: nothing runs in it.
+    pub(crate) const NEVER: Self = Self(RESETS | State::Stopped as u64);
+
     pub(crate) fn state(self) -> State {
         match self.0 & STATE {
             0 => State::Running,

@@ -27,6 +27,13 @@ impl Namespace {
         u64::from(self.lba_bytes) + u64::from(metadata)
     }
 
+    /// Bytes of a block's metadata that are transferred in a buffer of their own.
+    #[must_use]
+    #[inline]
+    pub fn separate_bytes(&self) -> u64 {
+        u64::from(if self.is_extended { 0 } else { self.metadata_bytes })
+    }
+
     /// Bytes of all its blocks, without metadata; [`u64::MAX`] if that is more.
     #[must_use]
     pub fn capacity(&self) -> u64 {

@@ -24,8 +24,8 @@ pub trait Payload {
     /// The first byte and the length of the piece at `index`; `None` after the last. Pieces follow one another as the data does.
     fn segment(&self, index: usize) -> Option<(Iova, u64)>;
 
-    /// Where the blocks' metadata is, of a namespace that keeps it apart from the data: contiguous, at a multiple of 4.
-    fn metadata(&self) -> Option<Iova> {
+    /// Where the blocks' metadata is, and its bytes, of a namespace that keeps it apart from the data: contiguous, at a multiple of 4.
+    fn metadata(&self) -> Option<(Iova, u64)> {
         None
     }
 }
@@ -67,7 +67,7 @@ macro_rules! forward {
                 }
 
                 #[inline]
-                fn metadata(&self) -> Option<Iova> {
+                fn metadata(&self) -> Option<(Iova, u64)> {
                     (**self).metadata()
                 }
             }
@@ -77,3 +77,51 @@ macro_rules! forward {
 
 // Not for references: what a command was given must live until it has come back.
 forward!(Arc<P>, Box<P>);
+
+/// A payload in one contiguous piece, of which several together are one, too.
+pub trait Piece: Payload {}
+
+impl<D: Direction> Piece for DmaBuffer<D> {}
+
+/// Pieces that follow one another as the data does.
+impl<P: Piece> Payload for Vec<P> {
+    fn len(&self) -> u64 {
+        self.iter().fold(0, |len, piece| len.saturating_add(piece.len()))
+    }
+
+    fn access(&self) -> Access {
+        self.iter().fold(Access::all(), |access, piece| access & piece.access())
+    }
+
+    #[inline]
+    fn segment(&self, index: usize) -> Option<(Iova, u64)> {
+        self.get(index)?.segment(0)
+    }
+}
+
+/// Data, and the metadata of its blocks, of a namespace that keeps them apart.
+#[derive(Debug)]
+pub struct WithMetadata<P, M> {
+    /// The data.
+    pub data: P,
+    /// The metadata of all blocks, in one piece that the controller may reach as it may the data.
+    pub metadata: M,
+}
+
+impl<P: Payload, M: Piece> Payload for WithMetadata<P, M> {
+    fn len(&self) -> u64 {
+        self.data.len()
+    }
+
+    fn access(&self) -> Access {
+        self.data.access() & self.metadata.access()
+    }
+
+    fn segment(&self, index: usize) -> Option<(Iova, u64)> {
+        self.data.segment(index)
+    }
+
+    fn metadata(&self) -> Option<(Iova, u64)> {
+        self.metadata.segment(0)
+    }
+}

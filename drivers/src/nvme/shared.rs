@@ -1,12 +1,11 @@
 //! What a controller and its queues share.
 
 use super::doorbell::Shadow;
-use super::epoch::{Epoch, Moment};
+use super::epoch::{Epoch, Moment, State};
 use super::spec::Sqe;
-use crate::{Backing, Registers, Result, Vectors};
+use crate::{Backing, ErrorKind, Presence, Registers, Result, Vectors};
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// All that a queue needs of its controller.
 #[derive(Debug)]
@@ -79,14 +78,29 @@ pub(crate) trait Admin: Debug + Send + Sync {
     ///
     /// When it does not run afterwards.
     fn reset(&self, seen: Moment, reason: &str) -> Result<()>;
-
-    /// How long to wait for a command of this kind at most: I/O commands have no limit of their own.
-    fn time_limit(&self) -> Duration;
 }
 
+/// Controller status, and its fatal status bit (Base §3.1.4.6).
+const CSTS: usize = 0x1c;
+const FATAL: u32 = 1 << 1;
+
 impl<B: Backing> Shared<B> {
+    /// Why the controller is of no use any more, as one of its registers says.
+    pub(crate) fn ailment(&self) -> Option<ErrorKind> {
+        let status = self.registers.read_u32(CSTS)?;
+        if status == u32::MAX {
+            // Only suspicion: a virtual function reads so while its physical function is reset.
+            if self.backing.presence() != Presence::Gone {
+                return None;
+            }
+            self.epoch.set(State::Gone);
+            return Some(ErrorKind::Gone);
+        }
+        (status & FATAL != 0).then(|| ErrorKind::Failed("it says so: CSTS.CFS".into()))
+    }
+
     /// Of this device, in this step.
-    pub(crate) fn failed(&self, step: &'static str, kind: impl Into<crate::ErrorKind>) -> crate::Error {
+    pub(crate) fn failed(&self, step: &'static str, kind: impl Into<ErrorKind>) -> crate::Error {
         crate::Error::new(self.backing.bdf(), step, kind.into())
     }
 }
