@@ -1,6 +1,6 @@
 //! A controller: brought up, asked, and shut down.
 
-use super::admin::{Administration, Handle, Limits as Wanted, PAGE};
+use super::admin::{Administration, Handle, Limits as Wanted};
 use super::function::Function;
 use super::regs::{self, Version};
 use super::shared::{Admin, Limits, Sgl, Shared};
@@ -19,6 +19,7 @@ pub struct Controller<B: Backing> {
     pub(crate) shared: Arc<Shared<B>>,
     // After what is shared with the queues, which need it until they have gone.
     pub(crate) admin: Arc<Administration<B>>,
+    identity: Arc<IdentifyController>,
 }
 
 /// What is asked of a controller.
@@ -69,19 +70,20 @@ impl<B: Backing> Controller<B> {
             function.window().write(regs::INTMS, u32::MAX);
         }
         let admin = Arc::new(Administration::new(function, vectors.as_ref(), wanted)?);
-        admin.start()?;
+        let identity = Arc::new(admin.start()?.clone());
         let shared = Shared {
             admin: Box::new(Handle(Arc::clone(&admin))),
             registers,
             vectors,
             shadow: admin.shadow().cloned(),
-            limits: limits(&admin)?,
+            limits: limits(&admin, &identity)?,
             epoch: Arc::clone(admin.epoch()),
             backing,
         };
         Ok(Self {
             shared: Arc::new(shared),
             admin,
+            identity,
         })
     }
 
@@ -98,8 +100,7 @@ impl<B: Backing> Controller<B> {
     /// What it is, as it said when it was brought up.
     #[must_use]
     pub fn identity(&self) -> &IdentifyController {
-        // It was not made without.
-        self.admin.identity().unwrap_or(&NOBODY)
+        &self.identity
     }
 
     /// The version of the specification that it follows.
@@ -195,21 +196,15 @@ impl<B: Backing> Controller<B> {
     }
 }
 
-/// Nobody's identity.
-static NOBODY: IdentifyController = zerocopy::transmute!([0_u8; PAGE]);
-
-fn limits<B: Backing>(admin: &Administration<B>) -> Result<Limits> {
-    let (function, step) = (admin.function(), "Identify Controller");
-    let identity = admin.identity();
-    let identity =
-        identity.ok_or_else(|| function.failed(step, ErrorKind::Failed("it does not say what it is".into())))?;
+fn limits<B: Backing>(admin: &Administration<B>, identity: &IdentifyController) -> Result<Limits> {
+    let function = admin.function();
     let page_bytes = function.page_bytes();
     // An I/O controller takes these sizes and no others of ours (NVM §4.1.5.1: SQES and CQES).
     if !(identity.sqes & 0xf..=identity.sqes >> 4).contains(&6)
         || !(identity.cqes & 0xf..=identity.cqes >> 4).contains(&4)
     {
         let what = ErrorKind::Unsupported("queue entries of 64 and 16 bytes (SQES, CQES)".into());
-        return Err(function.failed(step, what));
+        return Err(function.failed("Identify Controller", what));
     }
     Ok(Limits {
         doorbell_stride: function.stride(),
@@ -230,6 +225,7 @@ impl<B: Backing> Clone for Controller<B> {
         Self {
             shared: Arc::clone(&self.shared),
             admin: Arc::clone(&self.admin),
+            identity: Arc::clone(&self.identity),
         }
     }
 }
@@ -242,3 +238,6 @@ impl<B: Backing> fmt::Debug for Controller<B> {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -241,24 +241,30 @@ impl<B: Backing> Function<B> {
             let disabled = configuration.with_enable(false).with_shutdown(0);
             self.window.write(regs::CC, disabled);
         }
-        if self.is_disabled()? {
-            return Ok(());
+        // One that says that it has failed is disabled, but may go on saying so until the function is reset.
+        match self.disabled()? {
+            Some(status) if !status.fatal() => return Ok(()),
+            Some(_) if let Err(error) = self.backing.reset() => {
+                tracing::debug!(%error, "CSTS.CFS");
+                return Ok(());
+            }
+            Some(_) => {}
+            None => self.backing.reset()?,
         }
-        self.backing.reset()?;
         self.backing.start()?;
-        if self.is_disabled()? {
-            return Ok(());
-        }
-        Err(self.failed("CC.EN = 0", ErrorKind::Timeout(self.limit())))
+        let disabled = self.disabled()?;
+        disabled
+            .map(drop)
+            .ok_or_else(|| self.failed("CC.EN = 0", ErrorKind::Timeout(self.limit())))
     }
 
-    fn is_disabled(&self) -> Result<bool> {
-        let stopped = self.wait(self.limit(), || {
+    /// Waits until it is disabled: its status then.
+    fn disabled(&self) -> Result<Option<Status>> {
+        self.wait(self.limit(), || {
             // A function that was just reset can still read as before: CC counts, too.
-            let is_off = self.status()?.is_some_and(|status| !status.ready());
-            Ok((is_off && !self.window.read(regs::CC).enable()).then_some(()))
-        })?;
-        Ok(stopped.is_some())
+            let status = self.status()?.filter(|status| !status.ready());
+            Ok(status.filter(|_| !self.window.read(regs::CC).enable()))
+        })
     }
 
     /// Enables a controller that is disabled, with these admin queues.

@@ -74,7 +74,7 @@ impl<B: Backing> Administration<B> {
     /// # Errors
     ///
     /// Those of the steps. It is to be dropped then.
-    pub(crate) fn start(&self) -> Result<()> {
+    pub(crate) fn start(&self) -> Result<&IdentifyController> {
         self.function.disable()?;
         self.enable()?;
         let identity = self.identity.get_or_init({
@@ -87,7 +87,8 @@ impl<B: Backing> Administration<B> {
             let shadow = shadow.map_err(|kind| self.failed("Doorbell Buffer Config", kind))?;
             self.shadow.get_or_init(|| Arc::new(shadow));
         }
-        self.configure(identity)
+        self.configure(identity)?;
+        Ok(identity)
     }
 
     fn enable(&self) -> Result<()> {

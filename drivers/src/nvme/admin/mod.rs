@@ -116,11 +116,6 @@ impl<B: Backing> Administration<B> {
         &self.epoch
     }
 
-    /// What the controller was when it was first brought up; `None` before.
-    pub(crate) fn identity(&self) -> Option<&IdentifyController> {
-        self.identity.get().map(|identity| &**identity)
-    }
-
     pub(crate) fn shadow(&self) -> Option<&Arc<Shadow>> {
         self.shadow.get()
     }
@@ -269,7 +264,7 @@ impl<B: Backing> Administration<B> {
         if matches!(awaited, Err(Trouble::Late)) {
             self.abort(cid);
             // It ends with a status of its own, or had just ended.
-            awaited = self.await_completion(cid, ABORT).and_then(|_| Err(Trouble::Aborted));
+            awaited = self.await_completion(cid, ABORT).and(Err(Trouble::Aborted));
         }
         let kind = match awaited {
             Ok(cqe) => {
@@ -338,10 +333,14 @@ impl<B: Backing> Administration<B> {
         }
     }
 
-    /// Looks at the registers: whether the controller is there, and has not failed.
+    /// Looks at the registers: whether the controller is there, runs, and has not failed.
     fn look(&self) -> Result<(), Trouble> {
         match self.function.status() {
             Ok(Some(status)) if status.fatal() => Err(Trouble::Broken(fatal())),
+            Ok(Some(status)) if !status.ready() => {
+                let why = "CSTS.RDY is 0: somebody else has reset it";
+                Err(Trouble::Broken(ErrorKind::Failed(why.into())))
+            }
             Ok(_) => Ok(()),
             Err(error) => {
                 self.leave(State::Gone);
