@@ -24,7 +24,7 @@ use vfio_core::{Access, Memory, MemoryOptions, PageSize};
 
 /// Measures an NVMe controller from this process
 #[derive(Debug, Clone, Parser)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     #[command(flatten)]
     device: open::Device,
     /// Namespace
@@ -157,7 +157,9 @@ fn main() -> anyhow::Result<()> {
         let start = usize::from(thread) * depth * bytes;
         let parts = (0..depth).map(|place| {
             let start = start + place * bytes;
-            registered.part(start..start + bytes).context("a part outside the memory")
+            registered
+                .part(start..start + bytes)
+                .context("a part outside the memory")
         });
         let parts = parts.collect::<anyhow::Result<Vec<_>>>()?;
         let plan = work::Plan {
