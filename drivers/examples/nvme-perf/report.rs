@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 const PERCENTILES: [f64; 8] = [1.0, 25.0, 50.0, 90.0, 95.0, 99.0, 99.9, 99.99];
 
 /// Prints the sum of all threads, and each of them. The first error of a thread is the error.
-pub fn print(arguments: &Arguments, outcomes: Vec<anyhow::Result<Outcome>>) -> anyhow::Result<()> {
+pub(crate) fn print(arguments: &Arguments, outcomes: Vec<anyhow::Result<Outcome>>) -> anyhow::Result<()> {
     let outcomes = outcomes.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
     let mut latency = Histogram::new_from(&outcomes.first().context("no thread")?.latency);
     for outcome in &outcomes {
