@@ -60,13 +60,20 @@ pub(crate) trait Admin: Debug + Send + Sync {
     /// [`Refused`](crate::ErrorKind::Refused) with the status; time-outs, after which the epoch has changed or will.
     fn execute(&self, sqe: Sqe) -> Result<u64>;
 
-    /// A number for a queue pair that is not in use: not of the one that had it last before a reset, if possible, as its owner may not know
-    /// yet and still ring.
+    /// A number for a queue pair that is not in use: not the one that was given back last, if possible, as who had it may not know yet and
+    /// still ring.
     ///
     /// # Errors
     ///
     /// [`Unsupported`](crate::ErrorKind::Unsupported) when all are in use; says how many there are.
     fn take_queue(&self) -> Result<u16>;
+
+    /// Another number for a queue pair that was lost in a reset that is over; its own if no other is free.
+    ///
+    /// # Errors
+    ///
+    /// As [`take_queue`](Self::take_queue), when there are fewer queues than before.
+    fn exchange_queue(&self, id: u16) -> Result<u16>;
 
     /// A queue pair is deleted, or was lost in a reset that is over.
     fn give_back_queue(&self, id: u16);

@@ -287,3 +287,29 @@ fn whichever_call_fails_nothing_is_left() {
         }
     });
 }
+
+#[test]
+fn after_a_reset_as_many_queues_recover_as_there_can_be() {
+    for policy in [Policy::Fail, Policy::Replay] {
+        let bench = Bench::usual();
+        let namespace = bench.controller.namespace(1).unwrap();
+        let all = bench.controller.queues();
+        let mut queues: Vec<Queue> = (0..all).map(|_| bench.queue(quick())).collect();
+        for queue in &mut queues {
+            queue.read(&namespace, 0, 1, bench.buffer(512)).unwrap();
+        }
+        for _ in 0..2 {
+            bench.controller.reset().unwrap();
+            for queue in &mut queues {
+                queue.recover(policy).unwrap();
+                drain(queue);
+                queue.read(&namespace, 0, 1, bench.buffer(512)).unwrap();
+            }
+        }
+        for queue in &mut queues {
+            assert_eq!(drain(queue), [0]);
+        }
+        drop(queues);
+        bench.end();
+    }
+}

@@ -129,6 +129,11 @@ impl<B: Backing> Administration<B> {
         self.function.failed(step, kind)
     }
 
+    fn too_many(&self, numbers: &Numbers) -> crate::Error {
+        let what = format!("more than {} I/O queue pairs", numbers.count());
+        self.failed("take a queue pair", ErrorKind::Unsupported(what.into()))
+    }
+
     /// Executes a command without data: its result.
     ///
     /// # Errors
@@ -415,10 +420,14 @@ impl<B: Backing> Admin for Administration<B> {
 
     fn take_queue(&self) -> Result<u16> {
         let mut numbers = lock(&self.numbers);
-        numbers.take().ok_or_else(|| {
-            let what = format!("more than {} I/O queue pairs", numbers.count());
-            self.failed("take a queue pair", ErrorKind::Unsupported(what.into()))
-        })
+        let number = numbers.take();
+        number.ok_or_else(|| self.too_many(&numbers))
+    }
+
+    fn exchange_queue(&self, id: u16) -> Result<u16> {
+        let mut numbers = lock(&self.numbers);
+        let number = numbers.exchange(id);
+        number.ok_or_else(|| self.too_many(&numbers))
     }
 
     fn give_back_queue(&self, id: u16) {
@@ -451,6 +460,10 @@ impl<B: Backing> Admin for Handle<B> {
 
     fn take_queue(&self) -> Result<u16> {
         self.0.take_queue()
+    }
+
+    fn exchange_queue(&self, id: u16) -> Result<u16> {
+        self.0.exchange_queue(id)
     }
 
     fn give_back_queue(&self, id: u16) {

@@ -41,6 +41,15 @@ impl Numbers {
         Some(number)
     }
 
+    /// Another one for one that is taken; the same if all others are, which its owner alone has rung. `None` if that is not there any more.
+    pub(super) fn exchange(&mut self, number: u16) -> Option<u16> {
+        let other = self.take();
+        if other.is_some() {
+            self.give_back(number);
+        }
+        other.or_else(|| (number <= self.count).then_some(number))
+    }
+
     pub(super) fn give_back(&mut self, number: u16) {
         self.taken.remove(&number);
     }
@@ -70,5 +79,17 @@ mod tests {
         assert_eq!(numbers.take(), None);
         numbers.give_back(1);
         assert_eq!(numbers.take(), Some(1));
+    }
+
+    #[test]
+    fn a_number_is_exchanged_for_another_or_kept() {
+        let mut numbers = Numbers::new();
+        numbers.set_count(2);
+        assert_eq!(numbers.take(), Some(1));
+        assert_eq!(numbers.exchange(1), Some(2));
+        assert_eq!(numbers.take(), Some(1));
+        assert_eq!((numbers.exchange(1), numbers.exchange(2)), (Some(1), Some(2)));
+        numbers.set_count(1);
+        assert_eq!((numbers.exchange(1), numbers.exchange(2)), (Some(1), None));
     }
 }

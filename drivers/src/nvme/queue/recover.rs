@@ -61,10 +61,8 @@ impl<B: Backing, T: Payload> QueuePair<B, T> {
             Policy::Replay => self.replayable(now.changes()),
         };
         self.give_back_all_but(&kept);
-        let id = self.shared.admin.take_queue()?;
-        self.shared.admin.give_back_queue(self.id);
-        self.id = id;
-        let doorbells = [Side::Submission, Side::Completion].map(|side| doorbell(&self.shared, id, side));
+        self.id = self.shared.admin.exchange_queue(self.id)?;
+        let doorbells = [Side::Submission, Side::Completion].map(|side| doorbell(&self.shared, self.id, side));
         let [submission, completion] =
             doorbells.map(|doorbell| doorbell.map_err(|kind| self.shared.failed("recover a queue", kind)));
         self.sq.reset(submission?);
