@@ -95,6 +95,8 @@ pub(crate) const ROOM: usize = 8192;
 const AROUND: usize = 64;
 const CANARY: u8 = 0x5a;
 const POISON: u8 = 0xa5;
+/// Of a recovery.
+const ATTEMPTS: u32 = 10;
 
 impl<'a, B: Backing> Worker<'a, B> {
     pub(crate) fn new(
@@ -338,11 +340,15 @@ impl<'a, B: Backing> Worker<'a, B> {
             return Err(error.into());
         }
         self.tally.recoveries += 1;
-        // Another reset may come meanwhile: then the next turn comes here again.
-        match self.queue.recover(Policy::Replay) {
-            Err(error) if error.is_gone() => Err(error.into()),
-            _ => Ok(()),
+        let mut attempt = 0;
+        // Another reset may come meanwhile.
+        while let Err(error) = self.queue.recover(Policy::Replay) {
+            attempt += 1;
+            if error.is_gone() || attempt == ATTEMPTS {
+                return Err(error.into());
+            }
         }
+        Ok(())
     }
 
     fn finish(&mut self, operation: &Operation) -> Result<()> {
