@@ -82,6 +82,32 @@ fn features(controller: &Controller) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Detaches a namespace and attaches it again.
+fn reattach(controller: &Controller) -> anyhow::Result<()> {
+    let own = controller.identity().cntlid.get();
+    let Some(id) = controller.namespaces()?.first().copied() else {
+        return Ok(());
+    };
+    controller.detach_namespace(id, &[own])?;
+    ensure!(!controller.namespaces()?.contains(&id), "{id} is still attached");
+    controller.attach_namespace(id, &[own])?;
+    ensure!(controller.namespaces()?.contains(&id), "{id} is not attached again");
+    await_change(controller, id)
+}
+
+fn await_change(controller: &Controller, id: u32) -> anyhow::Result<()> {
+    match controller.next_event(SOON)? {
+        Some(Event::NamespacesChanged(list)) => {
+            ensure!(
+                list.is_none_or(|list| list.contains(&id)),
+                "an event of another namespace"
+            );
+        }
+        other => println!("namespace management: no event: {other:?}"),
+    }
+    Ok(())
+}
+
 /// Makes a namespace, if there is room for one.
 fn namespaces(controller: &Controller) -> anyhow::Result<()> {
     let own = controller.identity().cntlid.get();
@@ -94,8 +120,8 @@ fn namespaces(controller: &Controller) -> anyhow::Result<()> {
     };
     let id = match controller.create_namespace(create) {
         Err(error) if matches!(error.kind, ErrorKind::Refused(_)) => {
-            println!("namespace management: not tried: {error}");
-            return Ok(());
+            println!("namespace management: no new namespace: {error}");
+            return reattach(controller).context("one that was there");
         }
         made => made?,
     };
