@@ -157,7 +157,9 @@ fn main() -> anyhow::Result<()> {
         let start = usize::from(thread) * depth * bytes;
         let parts = (0..depth).map(|place| {
             let start = start + place * bytes;
-            registered.part(start..start + bytes).context("a part outside the memory")
+            registered
+                .part(start..start + bytes)
+                .context("a part outside the memory")
         });
         let parts = parts.collect::<anyhow::Result<Vec<_>>>()?;
         let plan = work::Plan {

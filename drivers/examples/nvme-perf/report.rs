@@ -68,7 +68,10 @@ pub fn print(arguments: &Arguments, outcomes: Vec<anyhow::Result<Outcome>>) -> a
         micros(latency.max()),
     );
     for percentile in PERCENTILES {
-        println!("{percentile:>8} % {:>12.2}", micros(latency.value_at_percentile(percentile)));
+        println!(
+            "{percentile:>8} % {:>12.2}",
+            micros(latency.value_at_percentile(percentile))
+        );
     }
     Ok(())
 }
@@ -84,9 +87,8 @@ fn micros(nanos: u64) -> f64 {
 }
 
 fn summary(latency: &Histogram<u64>) -> Value {
-    let percentiles = PERCENTILES.map(|percentile| {
-        json!({ "percentile": percentile, "value": latency.value_at_percentile(percentile) })
-    });
+    let percentiles = PERCENTILES
+        .map(|percentile| json!({ "percentile": percentile, "value": latency.value_at_percentile(percentile) }));
     json!({
         "mean": latency.mean(),
         "deviation": latency.stdev(),

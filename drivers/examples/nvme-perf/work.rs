@@ -137,7 +137,10 @@ impl<B: Backing> Worker<B> {
         if !completion.status.is_success() {
             bail!("a command failed: {}", completion.status);
         }
-        let submitted = self.submitted.get(completion.tag.index()).context("a tag that is too large")?;
+        let submitted = self
+            .submitted
+            .get(completion.tag.index())
+            .context("a tag that is too large")?;
         let nanos = now.saturating_duration_since(*submitted).as_nanos();
         self.latency.saturating_record(u64::try_from(nanos).unwrap_or(u64::MAX));
         completion.payload.context("a completion without its payload")

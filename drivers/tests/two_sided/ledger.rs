@@ -61,7 +61,10 @@ impl Ledger {
         for (buffer, pattern) in &self.book().resting {
             let mut bytes = vec![0; buffer.len()];
             buffer.read(0, &mut bytes).expect("inside");
-            assert!(bytes.iter().all(|byte| byte == pattern), "memory that came back was written to");
+            assert!(
+                bytes.iter().all(|byte| byte == pattern),
+                "memory that came back was written to"
+            );
         }
     }
 
