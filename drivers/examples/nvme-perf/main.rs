@@ -24,7 +24,7 @@ use vfio_core::{Access, Memory, MemoryOptions, PageSize};
 
 /// Measures an NVMe controller from this process
 #[derive(Debug, Clone, Parser)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     #[command(flatten)]
     device: open::Device,
     /// Namespace

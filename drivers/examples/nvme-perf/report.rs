@@ -11,14 +11,14 @@ use serde_json::{Value, json};
 const PERCENTILES: [f64; 8] = [1.0, 25.0, 50.0, 90.0, 95.0, 99.0, 99.9, 99.99];
 
 /// Prints the sum of all threads, and each of them. The first error of a thread is the error.
-pub fn print(arguments: &Arguments, outcomes: Vec<anyhow::Result<Outcome>>) -> anyhow::Result<()> {
+pub(crate) fn print(arguments: &Arguments, outcomes: Vec<anyhow::Result<Outcome>>) -> anyhow::Result<()> {
     let outcomes = outcomes.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
     let mut latency = Histogram::new_from(&outcomes.first().context("no thread")?.latency);
     for outcome in &outcomes {
         latency.add(&outcome.latency)?;
     }
     // Each thread by its own time: what one does after the others have ended does not count less.
-    let iops: f64 = outcomes.iter().map(iops).sum();
+    let iops: f64 = outcomes.iter().map(rate).sum();
     let commands: u64 = outcomes.iter().map(|outcome| outcome.commands).sum();
     let bandwidth = iops * f64::from(arguments.bytes);
     if arguments.json {
@@ -28,7 +28,7 @@ pub fn print(arguments: &Arguments, outcomes: Vec<anyhow::Result<Outcome>>) -> a
                 json!({
                     "commands": outcome.commands,
                     "seconds": outcome.elapsed.as_secs_f64(),
-                    "iops": iops(outcome),
+                    "iops": rate(outcome),
                     "latency_ns": summary(&outcome.latency),
                 })
             })
@@ -77,7 +77,7 @@ pub fn print(arguments: &Arguments, outcomes: Vec<anyhow::Result<Outcome>>) -> a
 }
 
 #[expect(clippy::cast_precision_loss, reason = "53 bits are enough to be read")]
-fn iops(outcome: &Outcome) -> f64 {
+fn rate(outcome: &Outcome) -> f64 {
     outcome.commands as f64 / outcome.elapsed.as_secs_f64()
 }
 

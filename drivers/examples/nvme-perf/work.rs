@@ -8,35 +8,35 @@ use std::time::{Duration, Instant};
 
 /// What a thread is to do.
 #[derive(Debug)]
-pub struct Plan {
-    pub namespace: Namespace,
+pub(crate) struct Plan {
+    pub(crate) namespace: Namespace,
     /// Blocks of a command.
-    pub blocks: u32,
+    pub(crate) blocks: u32,
     /// Places for commands in the namespace.
-    pub slots: u64,
-    pub is_random: bool,
+    pub(crate) slots: u64,
+    pub(crate) is_random: bool,
     /// Percentage.
-    pub reads: u8,
+    pub(crate) reads: u8,
     /// Whether to look for completions rather than wait.
-    pub polls: bool,
-    pub time: Duration,
-    pub count: u64,
-    pub first: u64,
-    pub seed: u64,
+    pub(crate) polls: bool,
+    pub(crate) time: Duration,
+    pub(crate) count: u64,
+    pub(crate) first: u64,
+    pub(crate) seed: u64,
 }
 
 /// What came of it.
 #[derive(Debug)]
-pub struct Outcome {
-    pub commands: u64,
-    pub elapsed: Duration,
+pub(crate) struct Outcome {
+    pub(crate) commands: u64,
+    pub(crate) elapsed: Duration,
     /// In nanoseconds.
-    pub latency: Histogram<u64>,
+    pub(crate) latency: Histogram<u64>,
 }
 
 /// A thread's own.
 #[derive(Debug)]
-pub struct Worker<B: Backing> {
+pub(crate) struct Worker<B: Backing> {
     queue: QueuePair<B, Part>,
     parts: Vec<Part>,
     plan: Plan,
@@ -49,7 +49,7 @@ pub struct Worker<B: Backing> {
 }
 
 impl<B: Backing> Worker<B> {
-    pub fn new(queue: QueuePair<B, Part>, parts: Vec<Part>, plan: Plan) -> anyhow::Result<Self> {
+    pub(crate) fn new(queue: QueuePair<B, Part>, parts: Vec<Part>, plan: Plan) -> anyhow::Result<Self> {
         // A minute at most, to three digits: made before the first command.
         let latency = Histogram::new_with_bounds(1, 60_000_000_000, 3)?;
         Ok(Self {
@@ -65,7 +65,7 @@ impl<B: Backing> Worker<B> {
     }
 
     /// Keeps as many commands outstanding as there are parts, until the time is over or the commands are done.
-    pub fn run(mut self) -> anyhow::Result<Outcome> {
+    pub(crate) fn run(mut self) -> anyhow::Result<Outcome> {
         let begin = Instant::now();
         let end = begin + self.plan.time;
         let (mut now, mut commands) = (begin, 0_u64);

@@ -30,13 +30,12 @@ impl<B: Backing, T: Payload> QueuePair<B, T> {
             if left == Some(Duration::ZERO) && timeout.is_some_and(|timeout| spent > timeout) {
                 return Ok(None);
             }
+            // Also before blocking: of a pin that is still asserted the word does not end.
+            self.shared.backing.idle();
             let (vector, is_adaptive) = match self.options.interrupt {
                 Interrupt::Vector(vector) => (vector, false),
                 Interrupt::Adaptive { vector, poll } if now.saturating_sub(polled_since) >= poll => (vector, true),
-                Interrupt::Off | Interrupt::Adaptive { .. } => {
-                    self.shared.backing.idle();
-                    continue;
-                }
+                Interrupt::Off | Interrupt::Adaptive { .. } => continue,
             };
             if is_adaptive && self.arm(vector, true)? {
                 // What came while the vector was off has not signalled.
@@ -90,7 +89,6 @@ impl<B: Backing, T: Payload> QueuePair<B, T> {
             .as_ref()
             .and_then(|vectors| vectors.event(vector.into()))
         else {
-            self.shared.backing.idle();
             return Ok(());
         };
         let woken = self.shared.backing.wait(event, Some(limit))?;
