@@ -92,6 +92,10 @@ impl<B: Backing> Function<B> {
             };
             return Err(self.failed(step, kind));
         }
+        if self.capabilities.into_bits() == 0 {
+            let why = "its registers read as zeros (of a virtual function: its secondary controller is offline)";
+            return Err(self.failed(step, ErrorKind::Failed(why.into())));
+        }
         if self.command_set().is_none() {
             let kind = unsupported("the NVM command set (CAP.CSS)");
             return Err(self.failed(step, kind));
