@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, Subcommand};
 use host::{Host, HostArgs, v4};
 use smoltcp::iface::SocketHandle;
-use smoltcp::socket::tcp::{Socket, SocketBuffer};
+use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::wire::Ipv4Address;
 use std::io::{Write, stdout};
 use std::process::ExitCode;
@@ -99,6 +99,9 @@ fn serve(host: &mut Host, port: u16, requests: Option<u64>) -> Result<()> {
         })
         .collect();
     let mut left = requests.unwrap_or(u64::MAX);
+    for connection in &mut connections {
+        connection.step(host, port)?;
+    }
     eprintln!("listening on port {port}");
     loop {
         host.poll()?;
@@ -159,7 +162,7 @@ impl Connection {
             if header.is_empty() && *body == 0 {
                 socket.close();
             }
-        } else if !socket.may_recv() {
+        } else if socket.state() == State::CloseWait {
             socket.close();
         }
         Ok(is_new)

@@ -18,6 +18,8 @@ pub(super) struct Mailbox<B: Backing> {
     function: Arc<Function<B>>,
     /// Bits that were read, and so cleared, before they were wanted.
     seen: Bits,
+    /// The PF was reset since the function was.
+    is_interrupted: bool,
     /// How long to wait for an answer.
     limit: Duration,
 }
@@ -34,6 +36,7 @@ impl<B: Backing> Mailbox<B> {
         Self {
             function,
             seen: Bits::empty(),
+            is_interrupted: false,
             limit,
         }
     }
@@ -46,6 +49,7 @@ impl<B: Backing> Mailbox<B> {
     fn look(&mut self) -> Result<Option<Bits>> {
         let bits = self.function.registers.read(regs::V2PMAILBOX);
         if bits == u32::MAX {
+            self.is_interrupted = true;
             return match self.function.suspect() {
                 Health::Gone => Err(self.failed("read V2PMAILBOX", ErrorKind::Gone)),
                 _ => Ok(None),
@@ -53,6 +57,7 @@ impl<B: Backing> Mailbox<B> {
         }
         let bits = Bits::from_bits_truncate(bits) | self.seen;
         self.seen = bits & ONCE;
+        self.is_interrupted |= bits.intersects(Bits::PF_RESETTING | Bits::PF_RESET);
         Ok(Some(bits))
     }
 
@@ -63,10 +68,18 @@ impl<B: Backing> Mailbox<B> {
         Ok(bits.intersects(wanted))
     }
 
-    /// Waits for one of these bits.
+    /// Waits for one of these bits; in vain once the PF was reset, as it has forgotten what it was asked.
     fn await_bit(&mut self, wanted: Bits, step: &'static str) -> Result<()> {
         let function = Arc::clone(&self.function);
-        let seen = poll_until(&function.backing, self.limit, || Ok(self.take(wanted)?.then_some(())))?;
+        let seen = poll_until(&function.backing, self.limit, || {
+            if self.take(wanted)? {
+                return Ok(Some(()));
+            }
+            if self.is_interrupted {
+                return Err(self.failed(step, ErrorKind::Failed("the physical function was reset".into())));
+            }
+            Ok(None)
+        })?;
         seen.ok_or_else(|| self.failed(step, ErrorKind::Timeout(self.limit)))
     }
 
@@ -160,24 +173,33 @@ impl<B: Backing> Mailbox<B> {
 
     /// Resets the function and tells the PF; gives the address that the PF has for it, if it has one.
     ///
-    /// Waits until a reset of the PF itself is over.
+    /// Waits until a reset of the PF itself is over, and begins anew if there is another.
     pub(super) fn reset(&mut self, limit: Duration) -> Result<Option<MacAddress>> {
-        const STEP: &str = "reset the virtual function";
         let function = Arc::clone(&self.function);
-        let is_back = poll_until(&function.backing, limit, || {
-            let bits = self.look()?;
-            Ok(bits
-                .is_some_and(|bits| !bits.contains(Bits::PF_RESETTING))
-                .then_some(()))
-        })?;
-        if is_back.is_none() {
-            return Err(self.failed("wait for the physical function", ErrorKind::Timeout(limit)));
+        let start = function.backing.now();
+        loop {
+            let left = limit.saturating_sub(function.backing.now().saturating_sub(start));
+            let is_back = poll_until(&function.backing, left, || {
+                let bits = self.look()?;
+                Ok(bits
+                    .is_some_and(|bits| !bits.contains(Bits::PF_RESETTING))
+                    .then_some(()))
+            })?;
+            if is_back.is_none() {
+                return Err(self.failed("wait for the physical function", ErrorKind::Timeout(limit)));
+            }
+            function.registers.write(regs::CTRL, regs::RESET);
+            // What the PF said before, and that it was reset, is over.
+            (self.seen, self.is_interrupted) = (Bits::empty(), false);
+            match self.attempts(&Message::new(Message::RESET, 0), "reset the virtual function") {
+                Err(error) if self.is_interrupted && !error.is_gone() => tracing::debug!(%error, "once more"),
+                Err(error) => return Err(error),
+                Ok(answer) => {
+                    let has_address = !answer.header().is_refused() && answer.mac().is_station();
+                    return Ok(has_address.then(|| answer.mac()));
+                }
+            }
         }
-        function.registers.write(regs::CTRL, regs::RESET);
-        // The reset that is answered by this one is over.
-        self.seen = Bits::empty();
-        let answer = self.attempts(&Message::new(Message::RESET, 0), STEP)?;
-        Ok((!answer.header().is_refused() && answer.mac().is_station()).then(|| answer.mac()))
     }
 
     /// Hears what the PF has to say: whether it is well, and takes requests of this VF.

@@ -7,6 +7,9 @@ use crate::igbvf::regs::{self, Mailbox};
 use crate::igbvf::spec::{Header, Message};
 use std::collections::BTreeSet;
 
+/// How many steps a reset takes.
+const AWAY: u32 = 50;
+
 /// What the PF knows of the function.
 #[derive(Debug, Default)]
 pub(super) struct Pf {
@@ -17,6 +20,8 @@ pub(super) struct Pf {
     pub(super) is_clear: bool,
     /// There is a request.
     is_asked: bool,
+    /// In how many steps it is back from a reset; 0 for none.
+    back_in: u32,
     /// All messages that the function sent.
     pub(super) heard: Vec<Message>,
 }
@@ -107,9 +112,31 @@ impl State {
         }
     }
 
+    pub(super) fn begin_reset(&mut self) {
+        self.reset();
+        self.set(MAILBOX, Mailbox::PF_RESETTING.bits());
+    }
+
+    pub(super) fn end_reset(&mut self) {
+        self.change(MAILBOX, Mailbox::PF_RESET.bits(), Mailbox::PF_RESETTING.bits());
+        self.say(&Message::new(Message::PF_CONTROL, 0));
+    }
+
     /// Answers a request, if there is one.
     pub(super) fn serve_mailbox(&mut self) {
+        if self.pf.back_in > 0 {
+            self.pf.back_in -= 1;
+            if self.pf.back_in == 0 {
+                self.end_reset();
+            }
+            return;
+        }
         if self.faults.contains(&Fault::Silent) || !std::mem::take(&mut self.pf.is_asked) {
+            return;
+        }
+        if self.faults.remove(&Fault::ResetWhenAsked) {
+            self.begin_reset();
+            self.pf.back_in = AWAY;
             return;
         }
         let message = Message {

@@ -1,8 +1,7 @@
 //! Everything outside of the function, in the hands of a test.
 
-use super::{Granted, MAILBOX, State, locked};
+use super::{Granted, State, locked};
 use crate::igbvf::MacAddress;
-use crate::igbvf::regs::Mailbox;
 use crate::igbvf::spec::Message;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -25,6 +24,8 @@ pub enum Fault {
     QueueStaysOn,
     /// A queue that is switched on stays off.
     QueueStaysOff,
+    /// Once: the PF is reset instead of answering, and is back after a while.
+    ResetWhenAsked,
     /// Once: the device says that it is beyond its tail.
     WrongHead,
     /// Once: the device says that a frame is longer than its buffer.
@@ -85,16 +86,12 @@ impl Wire {
 
     /// The PF is reset: the function's queues stop at once. It lasts until [`end_reset`](Self::end_reset).
     pub fn begin_reset(&self) {
-        let mut state = self.state();
-        state.reset();
-        state.set(MAILBOX, Mailbox::PF_RESETTING.bits());
+        self.state().begin_reset();
     }
 
     /// The PF is up again, and says so; it does not know the function any more.
     pub fn end_reset(&self) {
-        let mut state = self.state();
-        state.change(MAILBOX, Mailbox::PF_RESET.bits(), Mailbox::PF_RESETTING.bits());
-        state.say(&Message::new(Message::PF_CONTROL, 0));
+        self.state().end_reset();
     }
 
     /// The PF says that it is well: the message that it sends to all its functions when the link changes.

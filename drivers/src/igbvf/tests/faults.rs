@@ -95,6 +95,23 @@ fn a_reset_of_the_pf_in_the_midst_of_traffic_loses_frames_and_no_buffers() {
 }
 
 #[test]
+fn a_pf_that_says_farewell_before_its_reset_is_waited_for() {
+    let mut rig = Rig::new(Interface::Iommufd, options());
+    rig.wire.forget();
+    rig.wire.greet();
+    assert_eq!(rig.port.check().unwrap(), PortState::Reset);
+    // The request for a reset is under way when the PF goes down, and is lost.
+    rig.wire.fault(Fault::ResetWhenAsked);
+    rig.recover();
+    rig.works();
+    rig.wire.fault(Fault::ResetWhenAsked);
+    let error = rig.port.set_vlan(3, true).unwrap_err();
+    assert!(matches!(error.kind, ErrorKind::Failed(_)), "{error}");
+    rig.recover();
+    rig.works();
+}
+
+#[test]
 fn registers_of_ones_are_a_reset_until_the_function_is_known_to_be_gone() {
     let mut rig = Rig::new(Interface::Iommufd, options());
     rig.wire.fault(Fault::Unreachable);
@@ -274,6 +291,7 @@ fn fault() -> impl Strategy<Value = Fault> {
         Fault::QueueStaysOff,
         Fault::WrongHead,
         Fault::WrongLength,
+        Fault::ResetWhenAsked,
     ])
 }
 
