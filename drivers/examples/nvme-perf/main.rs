@@ -191,9 +191,12 @@ fn run<B: Backing>(mut workers: Vec<work::Worker<B>>) -> Vec<anyhow::Result<work
     let Some((last, others)) = workers.split_last_mut() else {
         return Vec::new();
     };
-    let barrier = Barrier::new(others.len() + 1);
+    // One alone waits for nobody: that would be a system call.
+    let barrier = (!others.is_empty()).then(|| Barrier::new(others.len() + 1));
     let work = |worker: &mut work::Worker<B>| {
-        barrier.wait();
+        if let Some(barrier) = &barrier {
+            barrier.wait();
+        }
         worker.run()
     };
     std::thread::scope(|scope| {
