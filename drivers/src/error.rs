@@ -32,6 +32,9 @@ pub enum ErrorKind {
     /// The device refuses: its status.
     #[error("refused: {0}")]
     Refused(Cow<'static, str>),
+    /// A queue is full: something has to end first.
+    #[error("the queue is full")]
+    Busy,
     /// The request cannot be expressed or makes no sense; says why.
     #[error("{0}")]
     Invalid(Cow<'static, str>),

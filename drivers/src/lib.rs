@@ -12,7 +12,7 @@
 //!
 //! # Features
 //!
-//! `fake`: devices in memory, for tests.
+//! `fake`: devices in memory, for tests. `smoltcp`: network devices for that TCP/IP stack.
 #![forbid(unsafe_code)]
 
 mod backing;
@@ -20,6 +20,8 @@ pub mod edu;
 mod error;
 #[cfg(feature = "fake")]
 pub mod fake;
+pub mod igbvf;
+pub mod nvme;
 mod removal;
 mod vfio;
 pub mod wait;

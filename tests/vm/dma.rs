@@ -107,7 +107,7 @@ pub(crate) fn migrate() -> Result<Outcome> {
 }
 
 /// Does something with an edu that is on vfio-pci meanwhile.
-fn on_edu(what: impl FnOnce(&str) -> Result<()>) -> Result<()> {
+pub(crate) fn on_edu(what: impl FnOnce(&str) -> Result<()>) -> Result<()> {
     let listed = done(&["list", EDU, "-o", "bdf", "--no-header"])?;
     let edu = listed.trim();
     done(&["bind", edu, "--driver", "vfio-pci"])?;
@@ -116,17 +116,28 @@ fn on_edu(what: impl FnOnce(&str) -> Result<()>) -> Result<()> {
     outcome
 }
 
-fn has_iommufd() -> bool {
+pub(crate) fn has_iommufd() -> bool {
     Path::new("/dev/iommu").exists()
 }
 
 /// Runs an example, which must succeed.
-fn example(name: &str, arguments: &[&str]) -> Result<Run> {
-    let programs = std::env::current_exe()?;
-    let program = programs.parent().context("a directory")?.join("examples").join(name);
-    let run = run(Command::new(program).args(arguments))?;
-    ensure!(run.code == 0, "{name} exits {}: {}{}", run.code, run.stdout, run.stderr);
+pub(crate) fn example(name: &str, arguments: &[&str]) -> Result<Run> {
+    let run = run(Command::new(program(name)?).args(arguments))?;
+    ensure!(
+        run.code == 0,
+        "{name} {} exits {}: {}{}",
+        arguments.join(" "),
+        run.code,
+        run.stdout,
+        run.stderr
+    );
     Ok(run)
+}
+
+/// Where an example is.
+pub(crate) fn program(name: &str) -> Result<PathBuf> {
+    let programs = std::env::current_exe()?;
+    Ok(programs.parent().context("a directory")?.join("examples").join(name))
 }
 
 fn write(file: &Path, text: &str) -> Result<()> {

@@ -5,10 +5,12 @@
 
 mod crash;
 mod dma;
+mod drivers;
 mod guest;
 mod lifecycle;
 mod machine;
 mod refusals;
+mod removal;
 mod topology;
 
 use lab::case::{Case, Outcome};
@@ -21,7 +23,7 @@ fn main() -> ExitCode {
         devices: devices.to_vec(),
         ..Machine::default()
     };
-    let cases = [
+    let mut cases = vec![
         Case::new("topology_knows_every_function", topology::knows_every_function),
         Case::new("topology_says_who_has_ats_enabled", topology::says_who_has_ats_enabled),
         Case::new("topology_agrees_with_lspci", topology::agrees_with_lspci),
@@ -106,6 +108,8 @@ fn main() -> ExitCode {
             ..Case::new("a_guest_ends_with_a_killed_run", guest::ends_with_a_killed_run)
         },
     ];
+    cases.extend(drivers::cases());
+    cases.extend(removal::cases());
     lab::case::main(&cases, machine::leaves_no_trace)
 }
 

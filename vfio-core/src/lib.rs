@@ -81,5 +81,6 @@ pub use migration::Migration;
 pub use mmio::Mmio;
 pub use region::{Region, RegionMap, RegionMapOptions};
 pub use rustix::io::Errno;
+pub use sys::words::Words;
 pub use system::System;
 pub use token::{ParseVfTokenError, VfToken};

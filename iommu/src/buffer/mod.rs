@@ -17,7 +17,7 @@ use crate::{Error, Iova, IovaRange, Result};
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
-use vfio_core::{Memory, PageSize};
+use vfio_core::{Memory, PageSize, Words};
 
 /// Bytes with an IOVA. Goes back where it came from when dropped, on any thread.
 ///
@@ -191,6 +191,13 @@ impl DmaBuffer<Both> {
     pub fn atomic_u64(&self, offset: usize) -> Option<&AtomicU64> {
         let place = self.place(offset, 8)?;
         self.memory().atomic_u64(place)
+    }
+
+    /// All of it, eight bytes each, what is left over not: for rings, without a check for each use. `None` if the buffer begins off their
+    /// alignment, which no pool's does. The words hold the memory, but once the buffer is dropped they are its next user's.
+    #[must_use]
+    pub fn words(&self) -> Option<Words> {
+        Words::new(self.chunk().memory(), self.offset, self.len / 8)
     }
 }
 

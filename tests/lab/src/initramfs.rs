@@ -150,9 +150,11 @@ pub fn build_examples() -> Result<()> {
         "vfio-core",
         "--package",
         "iommu",
+        "--package",
+        "drivers",
     ]);
     cargo.arg("--target-dir").arg(&target);
-    let was_built = target.join("lab/examples/demand").exists();
+    let was_built = target.join("lab/examples/first-driver").exists();
     build(&mut cargo, "the examples for the lab", was_built)
 }
 

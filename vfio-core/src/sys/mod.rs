@@ -22,6 +22,7 @@ pub(crate) mod mem;
 pub(crate) mod mmio;
 pub(crate) mod space;
 pub(crate) mod vfio;
+pub(crate) mod words;
 
 use rustix::io::Errno;
 use rustix::thread::CapabilitySet;

@@ -1,0 +1,225 @@
+//! The rings: frames between memory and the network.
+
+use super::{Fault, IVAR, State};
+use crate::igbvf::regs::{self, queue};
+use crate::igbvf::spec::{DESCRIPTOR_LEN, Descriptor, RxStatus, TxContext, TxData, TxHeaders};
+use crate::igbvf::{MacAddress, finish};
+use vfio_core::Iova;
+use vfio_core::fake::{Bus, DmaFault};
+use zerocopy::{FromZeros, IntoBytes};
+
+/// A transmit queue between two descriptors.
+#[derive(Debug, Default)]
+pub(super) struct Sending {
+    /// Bytes so far of a frame.
+    frame: Vec<u8>,
+    /// Its first data descriptor.
+    first: Option<TxData>,
+    /// The context that was set.
+    context: [u64; 2],
+}
+
+/// The registers of a queue.
+#[derive(Debug, Clone, Copy)]
+struct Ring {
+    registers: usize,
+    base: u64,
+    /// In descriptors.
+    len: u32,
+    head: u32,
+    tail: u32,
+}
+
+impl Ring {
+    fn at(&self, index: u32) -> Iova {
+        Iova(self.base.wrapping_add(u64::from(index) * DESCRIPTOR_LEN as u64))
+    }
+
+    fn load(&self, bus: &Bus<'_>) -> Result<[u64; 2], DmaFault> {
+        let mut descriptor = Descriptor::new_zeroed();
+        bus.dma_read(self.at(self.head), descriptor.as_mut_bytes())?;
+        Ok([descriptor.low.get(), descriptor.high.get()])
+    }
+}
+
+/// Bytes of a frame's check sequence, which are counted but not in memory.
+const FCS: usize = 4;
+const COUNT_TX: (usize, usize) = (0x0f14, 0x0f34);
+const COUNT_RX: (usize, usize) = (0x0f10, 0x0f18);
+const COUNT_MULTICAST: usize = 0x0f3c;
+
+impl State {
+    /// The ring of a queue that is on and has descriptors.
+    fn ring(&self, registers: usize) -> Option<Ring> {
+        let get = |register| self.get(registers + register);
+        let ring = Ring {
+            registers,
+            base: u64::from(get(queue::BASE_HIGH)) << 32 | u64::from(get(queue::BASE_LOW)),
+            len: get(queue::LEN) / u32::try_from(DESCRIPTOR_LEN).unwrap_or(1),
+            head: get(queue::HEAD),
+            tail: get(queue::TAIL),
+        };
+        let is_on = get(queue::CONTROL) & regs::ENABLE != 0 && self.pf.is_clear;
+        (is_on && ring.head != ring.tail && ring.tail < ring.len && ring.head < ring.len).then_some(ring)
+    }
+
+    fn advance(&mut self, ring: &mut Ring) {
+        ring.head = (ring.head + 1) % ring.len;
+        self.set(ring.registers + queue::HEAD, ring.head);
+    }
+
+    /// Switches a queue off that reached what it may not.
+    fn fail(&mut self, registers: usize) {
+        self.change(registers + queue::CONTROL, 0, regs::ENABLE);
+    }
+
+    /// Sends what a transmit queue holds, up to a burst of descriptors.
+    pub(super) fn transmit(&mut self, number: usize, bus: &Bus<'_>) {
+        let registers = regs::TX + regs::QUEUE_STRIDE * number;
+        for _ in 0..self.burst {
+            let Some(mut ring) = self.ring(registers) else { return };
+            let done = ring.load(bus).and_then(|words| self.transmit_one(number, words, bus));
+            let Ok(data) = done else {
+                return self.fail(registers);
+            };
+            self.advance(&mut ring);
+            if data.is_some_and(|data| data.report()) {
+                self.report(&ring, bus);
+                self.raise(IVAR, 2 * u32::try_from(number).unwrap_or_default() + 1);
+            }
+        }
+    }
+
+    /// Writes the head, where the driver wants it.
+    fn report(&mut self, ring: &Ring, bus: &Bus<'_>) {
+        let get = |register| self.get(ring.registers + register);
+        let to = u64::from(get(queue::HEAD_HIGH)) << 32 | u64::from(get(queue::HEAD_LOW));
+        let head = if self.faults.remove(&Fault::WrongHead) {
+            ring.tail + 1
+        } else {
+            ring.head
+        };
+        if to & 1 != 0 && bus.dma_write(Iova(to & !3), &head.to_le_bytes()).is_err() {
+            self.fail(ring.registers);
+        }
+    }
+
+    fn transmit_one(
+        &mut self,
+        number: usize,
+        [low, high]: [u64; 2],
+        bus: &Bus<'_>,
+    ) -> Result<Option<TxData>, DmaFault> {
+        let Some(sending) = self.sending.get_mut(number) else {
+            return Ok(None);
+        };
+        let data = TxData::from_bits(high);
+        if data.kind() == TxContext::CONTEXT {
+            sending.context = [low, high];
+            return Ok(None);
+        }
+        let mut piece = vec![0; data.len().into()];
+        bus.dma_read(Iova(low), &mut piece)?;
+        sending.frame.append(&mut piece);
+        let first = *sending.first.get_or_insert(data);
+        if data.is_end() {
+            let mut frame = std::mem::take(&mut sending.frame);
+            let context = sending.context;
+            sending.first = None;
+            // The device does what it is told, whatever the frame is.
+            let _done: Option<()> = finish(&mut frame, first, context);
+            if first.with_vlan() {
+                let [a, b] = TxHeaders::from_bits(context[0]).vlan().to_be_bytes();
+                frame.splice(12..12, [0x81, 0x00, a, b]);
+            }
+            self.count(COUNT_TX.0, 1);
+            self.count(COUNT_TX.1, frame.len() + FCS);
+            if self.is_loop {
+                self.inbound.push_back((frame, true));
+            } else {
+                self.outbound.push_back(frame);
+            }
+        }
+        Ok(Some(data))
+    }
+
+    /// Puts frames into the buffers of receive queue 0, which is where Linux's PF has them all go.
+    pub(super) fn receive(&mut self, bus: &Bus<'_>) {
+        for _ in 0..self.burst {
+            let Some(ring) = self.ring(regs::RX) else { return };
+            let Some((frame, is_local)) = self.inbound.pop_front() else {
+                return;
+            };
+            let to = frame.first_chunk().copied().map(MacAddress);
+            let is_short_enough = frame.len() + FCS <= self.pf.granted.frame_len as usize;
+            if !is_short_enough || !to.is_some_and(|to| self.pf.takes(to)) {
+                continue;
+            }
+            let size = usize::try_from(self.get(regs::RX + queue::SRRCTL) & 0x7f).unwrap_or_default() * 1024;
+            let pieces = frame.len().div_ceil(size.max(1));
+            let free = (ring.tail + ring.len - ring.head) % ring.len;
+            if free as usize <= pieces.saturating_sub(1) {
+                // It waits on the wire: there is nobody who would send it again.
+                self.inbound.push_front((frame, is_local));
+                return;
+            }
+            if self.receive_one(ring, &frame, size, is_local, bus).is_err() {
+                return self.fail(regs::RX);
+            }
+            self.count(COUNT_RX.0, 1);
+            self.count(COUNT_RX.1, frame.len() + FCS);
+            if to.is_some_and(MacAddress::is_group) {
+                self.count(COUNT_MULTICAST, 1);
+            }
+            self.raise(IVAR, 0);
+        }
+    }
+
+    fn receive_one(
+        &mut self,
+        mut ring: Ring,
+        frame: &[u8],
+        size: usize,
+        is_local: bool,
+        bus: &Bus<'_>,
+    ) -> Result<(), DmaFault> {
+        let (vlan, frame) = self.strip(frame);
+        let count = frame.len().div_ceil(size);
+        for (at, piece) in frame.chunks(size).enumerate() {
+            let [address, _] = ring.load(bus)?;
+            bus.dma_write(Iova(address), piece)?;
+            let mut len = u16::try_from(piece.len()).unwrap_or(u16::MAX);
+            if self.faults.remove(&Fault::WrongLength) {
+                len = u16::MAX;
+            }
+            let is_end = at + 1 == count;
+            let status = RxStatus::new()
+                .with_is_done(true)
+                .with_is_end(is_end)
+                .with_is_local(is_local)
+                .with_is_l4_wrong(self.faults.remove(&Fault::WrongChecksum))
+                .with_has_vlan(vlan.is_some())
+                .with_vlan(vlan.unwrap_or_default())
+                .with_len(len);
+            let place = ring.at(ring.head);
+            // The word that says so comes last.
+            bus.dma_write(place, &0_u64.to_le_bytes())?;
+            bus.dma_write(Iova(place.0 + 8), &status.into_bits().to_le_bytes())?;
+            self.advance(&mut ring);
+        }
+        Ok(())
+    }
+
+    /// Takes a tag out, if the function is in a VLAN.
+    fn strip(&self, frame: &[u8]) -> (Option<u16>, Vec<u8>) {
+        let mut frame = frame.to_vec();
+        let tag = frame.get(12..16).and_then(|tag| tag.first_chunk::<4>()).copied();
+        match tag {
+            Some([0x81, 0x00, a, b]) if !self.pf.granted.vlans.is_empty() => {
+                frame.drain(12..16);
+                (Some(u16::from_be_bytes([a, b])), frame)
+            }
+            _ => (None, frame),
+        }
+    }
+}

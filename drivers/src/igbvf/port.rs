@@ -1,0 +1,375 @@
+//! The function as a port of the network: bring-up, its address and filters, link, counters, and recovery from a reset of the PF.
+
+use super::counters::{Counters, Statistics};
+use super::function::{Function, Health, VECTORS};
+use super::mailbox::Mailbox;
+use super::regs;
+use super::rx::{RxOptions, RxQueue};
+use super::spec::{MULTICAST_LIMIT, MacAddress, Message};
+use super::tx::{TxOptions, TxQueue};
+use crate::{Backing, Error, ErrorKind, Presence, Result};
+use std::collections::BTreeSet;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
+use vfio_core::EventFd;
+
+/// A virtual function of an 82576, and the only owner of its mailbox. Its queues are made by it and live on their own.
+///
+/// It does nothing by itself: [`check`](Self::check) is to be called every now and then, and when its
+/// [event](Self::event) is signalled.
+#[derive(Debug)]
+pub struct Port<B: Backing> {
+    mailbox: Mailbox<B>,
+    options: PortOptions,
+    mac: MacAddress,
+    /// Whether the address was asked for, rather than given by the PF.
+    is_own_mac: bool,
+    filters: BTreeSet<MacAddress>,
+    multicast: Vec<u16>,
+    is_all_multicast: bool,
+    vlans: BTreeSet<u16>,
+    counters: Counters,
+    function: Arc<Function<B>>,
+}
+
+/// How to bring up a port.
+#[derive(Debug, Clone)]
+pub struct PortOptions {
+    /// The address to use. Without one it is that which the PF has for the function, or else a random one.
+    pub mac: Option<MacAddress>,
+    /// The longest frame in bytes, from the destination address to the last byte of the payload.
+    pub frame_len: u16,
+    /// Enables interrupts. Queues are then free to use them.
+    pub interrupts: bool,
+    /// The least time between two interrupts of a queue.
+    pub interval: Duration,
+    /// How long the PF may take to answer a request.
+    pub answer_limit: Duration,
+    /// How long a reset of the PF may take.
+    pub reset_limit: Duration,
+}
+
+impl Default for PortOptions {
+    fn default() -> Self {
+        Self {
+            mac: None,
+            frame_len: 1514,
+            interrupts: false,
+            interval: Duration::from_micros(50),
+            answer_limit: Duration::from_secs(1),
+            reset_limit: Duration::from_secs(10),
+        }
+    }
+}
+
+/// The link of the port, which all of its functions share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Link {
+    /// In Mb/s.
+    pub speed: u32,
+    /// Both ways at the same time.
+    pub is_full_duplex: bool,
+}
+
+/// How the port is, for who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PortState {
+    /// It works, and there is a link.
+    Up(Link),
+    /// It works, but there is no link.
+    NoLink,
+    /// The PF was reset, or is being reset: [`Port::recover`] is to be called, then the queues are to be restarted.
+    Reset,
+}
+
+/// The longest frame of the device, with its check sequence and a VLAN tag (§8.10.1).
+const LONGEST: u16 = 0x3f00;
+/// What a frame has besides [`PortOptions::frame_len`]: a VLAN tag and the check sequence.
+const BESIDES: u16 = 4 + 4;
+
+impl<B: Backing> Port<B> {
+    /// Brings up the function: resets it, asks its PF for an address and says which frames it takes.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`] for another device; [`ErrorKind::Timeout`] when the PF does not answer: it has no driver, or is not up;
+    /// [`ErrorKind::Refused`] when the PF does not allow the address.
+    pub fn open(backing: &B, options: PortOptions) -> Result<Self> {
+        let failed = |kind| Error::new(backing.bdf(), "open the port", kind);
+        let config = backing.config()?;
+        if (config.u16(0), config.u16(2)) != (Some(VENDOR), Some(DEVICE)) {
+            return Err(failed(ErrorKind::Unsupported(
+                "only the virtual function of an 82576, 8086:10ca".into(),
+            )));
+        }
+        if options.frame_len > LONGEST - BESIDES {
+            return Err(failed(ErrorKind::Invalid("a frame has at most 16120 bytes".into())));
+        }
+        if options.mac.is_some_and(|mac| !mac.is_station()) {
+            return Err(failed(ErrorKind::Invalid("no address of a station".into())));
+        }
+        let len = regs::LEN as u64;
+        if backing.bar_len(0)? < len {
+            return Err(failed(ErrorKind::Unsupported("BAR 0 of less than 16 KiB".into())));
+        }
+        let registers = backing.map_bar(0, 0..len)?;
+        let vectors = options.interrupts.then(|| backing.vectors(VECTORS)).transpose()?;
+        backing.start()?;
+        let function = Arc::new(Function::new(backing.clone(), registers, vectors)?);
+        let mut port = Self {
+            mailbox: Mailbox::new(Arc::clone(&function), options.answer_limit),
+            mac: options.mac.unwrap_or_else(random_mac),
+            is_own_mac: options.mac.is_some(),
+            filters: BTreeSet::new(),
+            multicast: Vec::new(),
+            is_all_multicast: false,
+            vlans: BTreeSet::new(),
+            counters: Counters::default(),
+            options,
+            function,
+        };
+        port.recover()?;
+        Ok(port)
+    }
+
+    /// Brings the function up again after a reset of the PF: waits until that is over, resets the function, and asks for all that was asked for
+    /// before. Its queues stand still until each of them is restarted.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open). It can be called again.
+    pub fn recover(&mut self) -> Result<()> {
+        self.function.worsen(Health::Down);
+        let given = self.mailbox.reset(self.options.reset_limit)?;
+        self.function.set_up_vectors(self.options.interval);
+        self.counters.rebase(&self.function);
+        self.function.set_running();
+        if let Some(given) = given.filter(|_| !self.is_own_mac) {
+            self.mac = given;
+        }
+        if given != Some(self.mac) {
+            let request = Message::new(Message::SET_MAC, 0).with_mac(self.mac);
+            self.mailbox.request(&request, "set the address")?;
+        }
+        self.ask_frame_len()?;
+        for vlan in &self.vlans {
+            self.mailbox.request(&vlan_message(*vlan, true), "join a VLAN")?;
+        }
+        for mac in &self.filters {
+            let request = Message::new(Message::SET_MAC, Message::ADD).with_mac(*mac);
+            self.mailbox.request(&request, "add an address")?;
+        }
+        if self.is_all_multicast {
+            self.ask_all_multicast(true)?;
+        }
+        self.ask_multicast()
+    }
+
+    /// Hears what the PF has to say, and looks at the link. Three register accesses; call it when there is nothing else to do.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Gone`] once the function is, or is wanted back.
+    pub fn check(&mut self) -> Result<PortState> {
+        const STEP: &str = "look after the port";
+        if self.function.backing.removal().presence() != Presence::Present {
+            return Err(self.function.failed(STEP, ErrorKind::Gone));
+        }
+        if !self.mailbox.listen()? {
+            return Ok(PortState::Reset);
+        }
+        if self.options.interrupts {
+            self.function.arm_mailbox();
+        }
+        Ok(self.link().map_or(PortState::NoLink, PortState::Up))
+    }
+
+    /// The link, if there is one.
+    #[must_use]
+    pub fn link(&self) -> Option<Link> {
+        let status = self.function.registers.read(regs::STATUS);
+        (status.is_up() && status.into_bits() != u32::MAX).then(|| Link {
+            speed: match status.speed() {
+                0 => 10,
+                1 => 100,
+                _ => 1000,
+            },
+            is_full_duplex: status.is_full_duplex(),
+        })
+    }
+
+    /// Its address.
+    #[must_use]
+    pub fn mac(&self) -> MacAddress {
+        self.mac
+    }
+
+    /// The longest frame in bytes.
+    #[must_use]
+    pub fn frame_len(&self) -> u16 {
+        self.options.frame_len
+    }
+
+    /// What the device has counted since the port was opened.
+    pub fn statistics(&mut self) -> Statistics {
+        if self.function.health() == Health::Running {
+            self.counters.update(&self.function);
+        }
+        self.counters.total()
+    }
+
+    /// Changes its address.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Refused`] when the PF was told another; [`ErrorKind::Invalid`] for a group's; those of a silent PF.
+    pub fn set_mac(&mut self, mac: MacAddress) -> Result<()> {
+        self.station(mac)?;
+        let request = Message::new(Message::SET_MAC, 0).with_mac(mac);
+        self.mailbox.request(&request, "set the address")?;
+        (self.mac, self.is_own_mac) = (mac, true);
+        Ok(())
+    }
+
+    /// Adds an address whose frames are taken, too.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Refused`] when the PF has no room for it, or trusts only the first; otherwise as [`set_mac`](Self::set_mac).
+    pub fn add_mac(&mut self, mac: MacAddress) -> Result<()> {
+        self.station(mac)?;
+        let request = Message::new(Message::SET_MAC, Message::ADD).with_mac(mac);
+        self.mailbox.request(&request, "add an address")?;
+        self.filters.insert(mac);
+        Ok(())
+    }
+
+    /// Takes back all addresses that were added.
+    ///
+    /// # Errors
+    ///
+    /// As [`set_mac`](Self::set_mac).
+    pub fn clear_macs(&mut self) -> Result<()> {
+        // The PF wants to see a station's address here, whichever.
+        let request = Message::new(Message::SET_MAC, Message::CLEAR).with_mac(self.mac);
+        self.mailbox.request(&request, "take back the added addresses")?;
+        self.filters.clear();
+        Ok(())
+    }
+
+    /// Sets which multicast addresses it takes frames of. The device compares 12 bits of them, so others may come, too.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] for more than 30; those of a silent PF.
+    pub fn set_multicast(&mut self, groups: &[MacAddress]) -> Result<()> {
+        if groups.len() > MULTICAST_LIMIT || groups.iter().any(|group| !group.is_group()) {
+            let kind = ErrorKind::Invalid("at most 30 addresses of groups".into());
+            return Err(self.function.failed("set the multicast addresses", kind));
+        }
+        let hashes = groups.iter().map(|group| group.hash()).collect();
+        let before = std::mem::replace(&mut self.multicast, hashes);
+        self.ask_multicast().inspect_err(|_| self.multicast = before)
+    }
+
+    /// Whether it takes all multicast frames.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Refused`] by the PF; those of a silent one.
+    pub fn set_all_multicast(&mut self, all: bool) -> Result<()> {
+        self.ask_all_multicast(all)?;
+        self.is_all_multicast = all;
+        Ok(())
+    }
+
+    /// Joins or leaves a VLAN. Tags of its frames are in [`RxStatus`](super::spec::RxStatus), once it has joined one.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Refused`] when the PF has put the function into a VLAN; [`ErrorKind::Invalid`] above 4094; those of a silent PF.
+    pub fn set_vlan(&mut self, vlan: u16, member: bool) -> Result<()> {
+        if vlan > 4094 {
+            let kind = ErrorKind::Invalid("VLANs are numbered from 0 to 4094".into());
+            return Err(self.function.failed("join a VLAN", kind));
+        }
+        let step = if member { "join a VLAN" } else { "leave a VLAN" };
+        self.mailbox.request(&vlan_message(vlan, member), step)?;
+        if member {
+            self.vlans.insert(vlan);
+        } else {
+            self.vlans.remove(&vlan);
+        }
+        Ok(())
+    }
+
+    /// Makes a receive queue, 0 or 1. Which frames come to queue 1 is for the PF to say; Linux's sends all to queue 0.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] for a queue that has an owner, or that there is not; when there is no memory; when the device does not start it.
+    pub fn rx_queue(&mut self, index: u8, options: RxOptions) -> Result<RxQueue<B>> {
+        RxQueue::new(&self.function, index, options)
+    }
+
+    /// Makes a transmit queue, 0 or 1.
+    ///
+    /// # Errors
+    ///
+    /// As [`rx_queue`](Self::rx_queue).
+    pub fn tx_queue(&mut self, index: u8, options: TxOptions) -> Result<TxQueue<B>> {
+        TxQueue::new(&self.function, index, options)
+    }
+
+    /// Signalled when [`check`](Self::check) should be called; `None` without interrupts.
+    #[must_use]
+    pub fn event(&self) -> Option<&EventFd> {
+        self.function.mailbox_event()
+    }
+
+    /// What it stands on.
+    #[must_use]
+    pub fn backing(&self) -> &B {
+        &self.function.backing
+    }
+
+    fn station(&self, mac: MacAddress) -> Result<()> {
+        if mac.is_station() {
+            return Ok(());
+        }
+        let kind = ErrorKind::Invalid("no address of a station".into());
+        Err(self.function.failed("set an address", kind))
+    }
+
+    fn ask_frame_len(&mut self) -> Result<()> {
+        let len = u32::from(self.options.frame_len.saturating_add(BESIDES));
+        let request = Message::new(Message::SET_FRAME_LEN, 0).with_number(len);
+        self.mailbox.request(&request, "set the longest frame")
+    }
+
+    fn ask_multicast(&mut self) -> Result<()> {
+        let request = Message::multicast(&self.multicast);
+        self.mailbox.request(&request, "set the multicast addresses")
+    }
+
+    fn ask_all_multicast(&mut self, all: bool) -> Result<()> {
+        let info = if all { Message::ALL_MULTICAST } else { 0 };
+        let request = Message::new(Message::SET_PROMISCUOUS, info);
+        self.mailbox.request(&request, "take all multicast frames")
+    }
+}
+
+/// Intel, 82576 virtual function.
+const VENDOR: u16 = 0x8086;
+const DEVICE: u16 = 0x10ca;
+
+fn vlan_message(vlan: u16, member: bool) -> Message {
+    Message::new(Message::SET_VLAN, u8::from(member)).with_number(vlan.into())
+}
+
+/// An address that nobody else is likely to have, locally administered.
+fn random_mac() -> MacAddress {
+    let [a, b, c, d, e, f, ..] = RandomState::new().build_hasher().finish().to_le_bytes();
+    MacAddress([a & !1 | 2, b, c, d, e, f])
+}

@@ -1,0 +1,403 @@
+//! Sending: buffers go in with frames, and come back once these were sent.
+//!
+//! The device reports by writing its head into memory (82576 datasheet §7.2.3): once for each batch, whatever it holds.
+
+use super::function::Function;
+use super::offload::Offload;
+use super::regs::{self, queue};
+use super::ring::{Place, Ring, slots};
+use super::spec::TxData;
+use crate::wait::Signals;
+use crate::{Backing, Error, ErrorKind, Presence, Result, Woken};
+use iommu::buffer::{Both, DmaBuffer};
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use vfio_core::EventFd;
+
+/// A transmit queue. It belongs to one thread at a time.
+///
+/// [`push`](Self::push) and [`reap`](Self::reap) make no system call, allocate nothing and take no lock; [`ring`](Self::ring) is one write of a
+/// register for any number of frames.
+#[derive(Debug)]
+pub struct TxQueue<B: Backing> {
+    ring: Ring<B>,
+    /// The buffer of each descriptor that has one.
+    slots: Box<[Option<DmaBuffer<Both>>]>,
+    vector: Option<usize>,
+    /// The oldest descriptor that was not given back.
+    clean: u32,
+    /// Up to where the device is done.
+    done: u32,
+    /// The next descriptor to be filled.
+    tail: u32,
+    /// Of which the device was told last.
+    rung: u32,
+    /// The last data descriptor before `tail`, and its second word.
+    last: Option<(u32, TxData)>,
+    /// Descriptors since the device was asked to report.
+    unreported: u32,
+    /// What the device has in its context 0.
+    context: Offload,
+    /// What the device wrote makes no sense, or a restart has not succeeded.
+    has_failed: bool,
+}
+
+/// How to make a transmit queue.
+#[derive(Debug, Clone, Copy)]
+pub struct TxOptions {
+    /// Descriptors: a power of two from 32 to 4096. One of them stays free.
+    pub depth: u16,
+    /// Interrupts for [`TxQueue::wait`]; the port must have been opened with interrupts.
+    pub interrupt: bool,
+}
+
+impl Default for TxOptions {
+    fn default() -> Self {
+        Self {
+            depth: 256,
+            interrupt: false,
+        }
+    }
+}
+
+/// A piece of a frame: the first `len` bytes of a buffer.
+#[derive(Debug)]
+pub struct Piece {
+    /// Where it is.
+    pub buffer: DmaBuffer<Both>,
+    /// How long it is.
+    pub len: u16,
+}
+
+/// A frame that was not taken, and why.
+#[derive(Debug)]
+pub struct Refused<const N: usize> {
+    /// Its pieces.
+    pub pieces: [Piece; N],
+    /// Why.
+    pub why: Why,
+}
+
+/// Why a frame was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Why {
+    /// There is no room: [`TxQueue::reap`] makes some.
+    #[error("the queue is full")]
+    Full,
+    /// No pieces, an empty one, one longer than its buffer, or more bytes than a frame can have.
+    #[error("not a frame")]
+    Invalid,
+    /// The queue does not work, or the function is wanted back: [`TxQueue::reap`] says which.
+    #[error("the queue has stopped")]
+    Stopped,
+}
+
+impl<const N: usize> fmt::Display for Refused<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.why, f)
+    }
+}
+
+impl<const N: usize> std::error::Error for Refused<N> {}
+
+/// TXDCTL: prefetch below 8 descriptors, one at a time. Nothing is held back, as the head is to be written (§7.2.3).
+const CONTROL: u32 = 8 | 1 << 8;
+/// Bit 0 of TDWBAL: the head is written to memory.
+const WRITE_HEAD: u32 = 1;
+/// Within a long batch the device reports at least so often, so that buffers come back while it goes on.
+const REPORT_EVERY: u32 = 32;
+/// A context descriptor at most comes with a frame.
+const WITH_CONTEXT: u32 = 1;
+/// Bytes of the longest frame without its check sequence.
+const LONGEST: u32 = 0x3f00 - 4;
+const STEP: &str = "send";
+
+impl<B: Backing> TxQueue<B> {
+    pub(super) fn new(function: &Arc<Function<B>>, index: u8, options: TxOptions) -> Result<Self> {
+        let place = Place {
+            registers: regs::TX,
+            index,
+            entry: 2 * u32::from(index) + 1,
+        };
+        let ring = Ring::new(function, place, options.depth)?;
+        let vector = options
+            .interrupt
+            .then(|| function.claim_vector(place.entry, usize::from(index)))
+            .transpose()?;
+        let mut queue = Self {
+            slots: slots(ring.depth()),
+            ring,
+            vector,
+            clean: 0,
+            done: 0,
+            tail: 0,
+            rung: 0,
+            last: None,
+            unreported: 0,
+            context: Offload::default(),
+            has_failed: false,
+        };
+        queue.switch_on()?;
+        Ok(queue)
+    }
+
+    fn switch_on(&mut self) -> Result<()> {
+        if let Some(head) = self.ring.head() {
+            head.store(0, Ordering::Relaxed);
+        }
+        let [a, b, c, d, e, f, g, h] = self.ring.head_iova().to_le_bytes();
+        self.ring
+            .write(queue::HEAD_LOW, u32::from_le_bytes([a, b, c, d]) | WRITE_HEAD);
+        self.ring.write(queue::HEAD_HIGH, u32::from_le_bytes([e, f, g, h]));
+        self.ring
+            .write(queue::TXCTL, self.ring.read(queue::TXCTL) & !regs::HEAD_RELAXED);
+        self.ring.switch_on(CONTROL)
+    }
+
+    /// How many descriptors are free; a frame takes one for each piece, and one more if it is [offloaded](Offload) otherwise than the one before.
+    #[must_use]
+    #[inline]
+    pub fn room(&self) -> u32 {
+        self.ring.depth() - 1 - self.ring.between(self.clean, self.tail)
+    }
+
+    /// Puts a frame in; the device does not know of it before the next [`ring`](Self::ring). The frame has its Ethernet header, and neither
+    /// padding nor check sequence.
+    ///
+    /// # Errors
+    ///
+    /// The frame, when it is not taken.
+    #[inline]
+    pub fn push<const N: usize>(&mut self, pieces: [Piece; N], offload: Offload) -> Result<(), Refused<N>> {
+        let len = match self.admit(&pieces) {
+            Ok(len) => len,
+            Err(why) => return Err(Refused { pieces, why }),
+        };
+        let mut first = TxData::new()
+            .with_kind(TxData::DATA)
+            .with_is_advanced(true)
+            .with_with_fcs(true)
+            .with_packet_len(len);
+        if offload != Offload::default() {
+            if self.context != offload {
+                let [low, high] = offload.context();
+                self.put(low, high, None);
+                self.context = offload;
+            }
+            first = offload.apply(first);
+        }
+        for (at, Piece { buffer, len }) in pieces.into_iter().enumerate() {
+            let is_end = at + 1 == N;
+            let mut data = first.with_len(len).with_is_end(is_end);
+            if is_end && self.unreported >= REPORT_EVERY {
+                data.set_report(true);
+                self.unreported = 0;
+            }
+            let index = self.tail;
+            self.put(buffer.iova().0, data.into_bits(), Some(buffer));
+            self.last = Some((index, data));
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn admit(&self, pieces: &[Piece]) -> Result<u32, Why> {
+        if self.has_failed || self.ring.function.backing.removal().presence() != Presence::Present {
+            return Err(Why::Stopped);
+        }
+        let is_whole = |piece: &Piece| piece.len != 0 && usize::from(piece.len) <= piece.buffer.len();
+        let len: u32 = pieces.iter().map(|piece| u32::from(piece.len)).sum();
+        if !pieces.iter().all(is_whole) || len == 0 || len > LONGEST {
+            return Err(Why::Invalid);
+        }
+        let needed = u32::try_from(pieces.len())
+            .unwrap_or(u32::MAX)
+            .saturating_add(WITH_CONTEXT);
+        if self.room() < needed {
+            return Err(if needed < self.ring.depth() {
+                Why::Full
+            } else {
+                Why::Invalid
+            });
+        }
+        Ok(len)
+    }
+
+    /// There is room.
+    #[inline]
+    fn put(&mut self, low: u64, high: u64, buffer: Option<DmaBuffer<Both>>) {
+        self.ring.store(self.tail, 0, low);
+        self.ring.store(self.tail, 1, high);
+        if let Some(slot) = self.slots.get_mut(self.tail as usize) {
+            *slot = buffer;
+        }
+        self.tail = self.ring.next(self.tail);
+        self.unreported += 1;
+    }
+
+    /// Tells the device of all frames that were put in since: one register write, or none.
+    #[inline]
+    pub fn ring(&mut self) {
+        if self.rung == self.tail {
+            return;
+        }
+        // The device has not been told of this one yet, so it can still be changed.
+        if let Some((index, data)) = self.last.take() {
+            self.ring.store(index, 1, data.with_report(true).into_bits());
+        }
+        self.unreported = 0;
+        self.ring.write(queue::TAIL, self.tail);
+        self.rung = self.tail;
+    }
+
+    /// Takes back a buffer whose bytes the device has read; `None` if there is none yet.
+    ///
+    /// # Errors
+    ///
+    /// Once there is nothing to take: [`ErrorKind::Failed`] when the PF was reset, or when the device wrote what makes no sense: the queue has to
+    /// be [restarted](Self::restart). [`ErrorKind::Gone`] once the function is, or is wanted back.
+    #[inline]
+    pub fn reap(&mut self) -> Result<Option<DmaBuffer<Both>>> {
+        loop {
+            while self.clean != self.done {
+                let index = self.clean;
+                self.clean = self.ring.next(index);
+                let buffer = self.slots.get_mut(index as usize).and_then(Option::take);
+                // A context has none.
+                if buffer.is_some() {
+                    return Ok(buffer);
+                }
+            }
+            if !self.look()? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Whether the device has got further.
+    #[inline]
+    fn look(&mut self) -> Result<bool> {
+        // Acquired: what the device did before it wrote the head is over, so the buffers can be written again.
+        let head = self
+            .ring
+            .head()
+            .map_or(0, |head| u32::from_le(head.load(Ordering::Acquire)));
+        if head == self.done || self.has_failed {
+            self.idle()?;
+            return Ok(false);
+        }
+        // It can only be at what it was told of.
+        if head >= self.ring.depth() || self.ring.between(self.done, head) > self.ring.between(self.done, self.rung) {
+            self.has_failed = true;
+            let text = format!(
+                "it says that its head is at {head}, which is not between {} and {}",
+                self.done, self.rung
+            );
+            return Err(self.ring.function.failed(STEP, ErrorKind::Failed(text.into())));
+        }
+        self.done = head;
+        Ok(true)
+    }
+
+    fn idle(&self) -> Result<()> {
+        self.ring.check(STEP)?;
+        if self.has_failed {
+            let kind = ErrorKind::Failed("the queue has to be restarted".into());
+            return Err(self.ring.function.failed(STEP, kind));
+        }
+        Ok(())
+    }
+
+    /// Blocks until there is something to [`reap`](Self::reap), or the time is over, or the function is wanted back.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`] without interrupts; those of [`reap`](Self::reap).
+    pub fn wait(&mut self, timeout: Option<Duration>) -> Result<Woken> {
+        if !self.arm()? {
+            return Ok(Woken::Signalled);
+        }
+        let event = self.event().ok_or_else(|| self.no_interrupt())?;
+        self.ring.function.backing.wait(event, timeout)
+    }
+
+    /// Waits until there is something to [`reap`](Self::reap). `signals` are those of [`event`](Self::event).
+    ///
+    /// # Errors
+    ///
+    /// As [`wait`](Self::wait). It is not woken by a removal: watch [`Removal::event`](crate::Removal::event) for that.
+    pub async fn ready(&mut self, signals: &mut Signals) -> Result<()> {
+        while self.arm()? {
+            signals.next().await;
+        }
+        Ok(())
+    }
+
+    /// Lets the next report interrupt; `false` if something can be [reaped](Self::reap) already.
+    ///
+    /// # Errors
+    ///
+    /// As [`wait`](Self::wait).
+    pub fn arm(&mut self) -> Result<bool> {
+        if self.clean != self.done || self.look()? {
+            return Ok(false);
+        }
+        let vector = self.vector.ok_or_else(|| self.no_interrupt())?;
+        self.ring.function.arm(vector);
+        // As in receiving, this only saves the way through the kernel.
+        Ok(!self.look()?)
+    }
+
+    /// Signalled when the device has reported after [`arm`](Self::arm).
+    #[must_use]
+    pub fn event(&self) -> Option<&EventFd> {
+        self.ring.function.event(self.vector?)
+    }
+
+    fn no_interrupt(&self) -> Error {
+        let kind = ErrorKind::Unsupported("a queue without an interrupt can only be polled".into());
+        self.ring.function.failed(STEP, kind)
+    }
+
+    /// Makes the queue work again after the port has recovered, and gives back what was in it: frames that may or may not have been sent.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Failed`] if the port has not recovered; [`ErrorKind::Timeout`] if the device does not let go of the queue.
+    pub fn restart(&mut self) -> Result<Vec<DmaBuffer<Both>>> {
+        // Until it works again nothing goes in.
+        self.has_failed = true;
+        self.ring.switch_off()?;
+        (self.clean, self.done, self.tail, self.rung) = (0, 0, 0, 0);
+        (self.last, self.unreported) = (None, 0);
+        self.context = Offload::default();
+        self.switch_on()?;
+        self.has_failed = false;
+        let buffers = std::mem::replace(&mut self.slots, slots(self.ring.depth()));
+        Ok(buffers.into_iter().flatten().collect())
+    }
+
+    /// Switches the queue off and gives its buffers back.
+    ///
+    /// # Errors
+    ///
+    /// When nothing proves that the device has stopped; the buffers are kept from everybody then.
+    pub fn stop(mut self) -> Result<Vec<DmaBuffer<Both>>> {
+        self.ring.switch_off()?;
+        Ok(std::mem::take(&mut self.slots).into_iter().flatten().collect())
+    }
+}
+
+impl<B: Backing> Drop for TxQueue<B> {
+    fn drop(&mut self) {
+        if let Err(error) = self.ring.switch_off() {
+            tracing::error!(%error, "a transmit queue stays on");
+            self.ring.leak(std::mem::take(&mut self.slots));
+        }
+        if let Some(vector) = self.vector {
+            self.ring.function.give_back_vector(vector);
+        }
+    }
+}

@@ -1,0 +1,476 @@
+//! The admin queue: commands that one waits for, events, and what keeps the controller running.
+//!
+//! Any thread may submit; whoever waits takes the completions of all. Data goes through pages that are kept for it. A command that takes too
+//! long is aborted; if that does not help, the controller is reset.
+
+mod commands;
+mod life;
+mod numbers;
+
+use super::doorbell::Shadow;
+use super::epoch::{Epoch, Moment, State};
+use super::function::{Function, fatal};
+use super::shared::Admin;
+use super::spec::identify::IdentifyController;
+use super::spec::{Cqe, DataPointer, Opcode, Sqe};
+use crate::{Backing, ErrorKind, Presence, Result};
+use commands::{Commands, Progress};
+use iommu::buffer::{Both, BufferOptions, DmaBuffer};
+use numbers::Numbers;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+use vfio_core::EventFd;
+
+/// What keeps a controller running, for as long as anything of it is held.
+#[derive(Debug)]
+pub(crate) struct Administration<B: Backing> {
+    /// `None` once the memory had to be given up.
+    commands: Mutex<Option<Commands>>,
+    pages: Mutex<Pages>,
+    /// Held by whoever resets the controller.
+    resetting: Mutex<()>,
+    numbers: Mutex<Numbers>,
+    /// As it was when it was first brought up.
+    identity: OnceLock<Box<IdentifyController>>,
+    shadow: OnceLock<Arc<Shadow>>,
+    limits: Limits,
+    epoch: Arc<Epoch>,
+    /// All who wait for an interrupt.
+    waiters: Vec<EventFd>,
+    /// What the controller signals with the admin queue's completions.
+    event: EventFd,
+    function: Function<B>,
+}
+
+/// What is asked of a controller, and how long one waits for it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// I/O queue pairs to ask for.
+    pub(crate) queues: u16,
+    /// For an admin command.
+    pub(crate) admin: Duration,
+    /// Whether to use shadow doorbells, where it has them.
+    pub(crate) shadow: bool,
+}
+
+/// Memory for the data of an admin command.
+type Page = DmaBuffer<Both>;
+/// Bytes of it: all that Identify gives; lists and logs are read in such parts.
+pub(crate) const PAGE: usize = 4096;
+
+/// How long an abort may take to end the command that took too long.
+const ABORT: Duration = Duration::from_secs(2);
+
+/// What came of a command.
+#[derive(Debug)]
+struct Outcome {
+    result: Result<u64>,
+    /// Its identifier, if the controller may still execute it, and use its memory.
+    under_way: Option<u16>,
+}
+
+/// Why a command did not complete.
+#[derive(Debug)]
+enum Trouble {
+    /// It is still under way.
+    Late,
+    /// It was late, and has ended.
+    Aborted,
+    /// The controller has failed, and may still execute it.
+    Broken(ErrorKind),
+    /// The controller was reset; it is over.
+    Lost,
+    /// It cannot be waited for; the controller may still execute it.
+    Error(crate::Error),
+}
+
+/// Memory for data.
+#[derive(Debug, Default)]
+struct Pages {
+    /// Of no command.
+    free: Vec<Page>,
+    /// Of commands that were given up: the controller may still use it.
+    under_way: Vec<Page>,
+}
+
+impl Outcome {
+    /// The controller does not execute it, or no longer.
+    fn never(error: crate::Error) -> Self {
+        Self {
+            result: Err(error),
+            under_way: None,
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<B: Backing> Administration<B> {
+    pub(crate) fn function(&self) -> &Function<B> {
+        &self.function
+    }
+
+    pub(crate) fn epoch(&self) -> &Arc<Epoch> {
+        &self.epoch
+    }
+
+    pub(crate) fn shadow(&self) -> Option<&Arc<Shadow>> {
+        self.shadow.get()
+    }
+
+    /// I/O queue pairs that the controller has given.
+    pub(crate) fn queues(&self) -> u16 {
+        lock(&self.numbers).count()
+    }
+
+    fn failed(&self, step: &'static str, kind: impl Into<ErrorKind>) -> crate::Error {
+        self.function.failed(step, kind)
+    }
+
+    fn too_many(&self, numbers: &Numbers) -> crate::Error {
+        let what = format!("more than {} I/O queue pairs", numbers.count());
+        self.failed("take a queue pair", ErrorKind::Unsupported(what.into()))
+    }
+
+    /// Executes a command without data: its result.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`](ErrorKind::Refused) with the status; [`Timeout`](ErrorKind::Timeout), [`Failed`](ErrorKind::Failed) and
+    /// [`Gone`](ErrorKind::Gone).
+    pub(crate) fn run(&self, step: &'static str, sqe: Sqe, limit: Duration) -> Result<u64> {
+        self.execute(step, sqe, limit).result
+    }
+
+    /// Executes a command that gives a page of data: that, and its result. What the controller does not write is 0.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run), and those of memory.
+    pub(crate) fn read(&self, step: &'static str, sqe: Sqe, limit: Duration) -> Result<(Vec<u8>, u64)> {
+        self.with_page(step, &[], |page| self.execute(step, data(sqe, page), limit))
+    }
+
+    /// Executes a command that takes at most a page of data: its result.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read).
+    pub(crate) fn write(&self, step: &'static str, sqe: Sqe, bytes: &[u8], limit: Duration) -> Result<u64> {
+        let (_, result) = self.with_page(step, bytes, |page| self.execute(step, data(sqe, page), limit))?;
+        Ok(result)
+    }
+
+    /// Executes a command, and resets the controller if it does not end.
+    fn execute(&self, step: &'static str, sqe: Sqe, limit: Duration) -> Outcome {
+        if let Err(error) = self.admit(step, sqe.opcode()) {
+            return Outcome::never(error);
+        }
+        let seen = self.epoch.current();
+        let attempt = self.attempt(step, sqe, limit);
+        let Some(cid) = attempt.under_way else {
+            return attempt;
+        };
+        // What comes of the reset is for the next command to find out.
+        let reason = attempt.result.as_ref().err().map(ToString::to_string);
+        if let Err(error) = Admin::reset(self, seen, &reason.unwrap_or_default()) {
+            tracing::error!(%error, "the controller could not be reset");
+        }
+        let is_lost = self.with_commands(|commands| matches!(commands.take(cid), Progress::Lost));
+        Outcome {
+            under_way: attempt.under_way.filter(|_| is_lost != Some(true)),
+            ..attempt
+        }
+    }
+
+    /// Lends a page for a command's data. It is kept for the next command, once the controller is done with it.
+    fn with_page(
+        &self,
+        step: &'static str,
+        bytes: &[u8],
+        execute: impl FnOnce(&Page) -> Outcome,
+    ) -> Result<(Vec<u8>, u64)> {
+        let mut page = self.page().map_err(|kind| self.failed(step, kind))?;
+        page.clear();
+        let written = page.write(0, bytes);
+        written.ok_or_else(|| self.failed(step, ErrorKind::Invalid("more than a page of data".into())))?;
+        let outcome = execute(&page);
+        let mut read = vec![0; PAGE];
+        let copied = page.read(0, &mut read);
+        debug_assert!(copied.is_some(), "all pages are of one size");
+        let mut pages = lock(&self.pages);
+        if outcome.under_way.is_none() {
+            pages.free.push(page);
+        } else {
+            pages.under_way.push(page);
+        }
+        Ok((read, outcome.result?))
+    }
+
+    fn page(&self) -> Result<Page, ErrorKind> {
+        if let Some(page) = lock(&self.pages).free.pop() {
+            return Ok(page);
+        }
+        let page = DmaBuffer::new(self.function.backing.space(), PAGE, &BufferOptions::default());
+        Ok(page?)
+    }
+
+    fn with_commands<T>(&self, with: impl FnOnce(&mut Commands) -> T) -> Option<T> {
+        lock(&self.commands).as_mut().map(with)
+    }
+
+    /// The controller was seen to be disabled, or is quiet: it has none of the commands, and none of the memory.
+    fn lose(&self) {
+        self.with_commands(Commands::lose);
+        let mut pages = lock(&self.pages);
+        let over = std::mem::take(&mut pages.under_way);
+        pages.free.extend(over);
+    }
+
+    /// Whether a command can be submitted now. A controller that is asked back takes what ends its queues, and nothing else.
+    fn admit(&self, step: &'static str, opcode: Opcode) -> Result<()> {
+        let gone = |()| self.failed(step, ErrorKind::Gone);
+        match self.function.backing.removal().presence() {
+            Presence::Present => {}
+            Presence::AskedBack if matches!(opcode, Opcode::DELETE_SQ | Opcode::DELETE_CQ | Opcode::ABORT) => {}
+            _ => return Err(gone(())),
+        }
+        if self.epoch.current().state() == State::Resetting {
+            drop(lock(&self.resetting));
+        }
+        match self.epoch.current().state() {
+            State::Running => Ok(()),
+            State::Gone => Err(gone(())),
+            State::Resetting | State::Stopped => {
+                let reason = "it is shut down, or could not be reset";
+                Err(self.failed(step, ErrorKind::Failed(reason.into())))
+            }
+        }
+    }
+
+    /// Submits a command and waits for its completion; aborts it when it takes too long. Does not reset the controller.
+    fn attempt(&self, step: &'static str, sqe: Sqe, limit: Duration) -> Outcome {
+        // Whoever waits for another command frees its place.
+        let submitted = self.function.wait(limit, || {
+            let submitted = self.with_commands(|commands| {
+                self.drain(commands);
+                commands.submit(sqe)
+            });
+            submitted.ok_or_else(|| self.failed(step, ErrorKind::Gone))
+        });
+        let cid = match submitted {
+            Ok(Some(cid)) => cid,
+            Ok(None) => return Outcome::never(self.failed(step, ErrorKind::Timeout(limit))),
+            Err(error) => return Outcome::never(error),
+        };
+        let mut awaited = self.await_completion(cid, limit);
+        if matches!(awaited, Err(Trouble::Late)) {
+            self.abort(cid);
+            // It ends with a status of its own, or had just ended.
+            awaited = self.await_completion(cid, ABORT).and(Err(Trouble::Aborted));
+        }
+        let kind = match awaited {
+            Ok(cqe) => {
+                let result = cqe.status().ok().map(|()| cqe.result());
+                return Outcome {
+                    result: result.map_err(|kind| self.failed(step, kind)),
+                    under_way: None,
+                };
+            }
+            Err(Trouble::Lost) => {
+                let lost = ErrorKind::Failed("the controller was reset meanwhile".into());
+                return Outcome::never(self.failed(step, lost));
+            }
+            Err(Trouble::Aborted) => return Outcome::never(self.failed(step, ErrorKind::Timeout(limit))),
+            Err(Trouble::Late) => ErrorKind::Timeout(limit),
+            Err(Trouble::Broken(kind)) => kind,
+            Err(Trouble::Error(error)) => error.kind,
+        };
+        Outcome {
+            result: Err(self.failed(step, kind)),
+            under_way: Some(cid),
+        }
+    }
+
+    fn abort(&self, cid: u16) {
+        let abort = Sqe::new(Opcode::ABORT, 0).with_cdw10(u32::from(cid) << 16);
+        let aborting = self.with_commands(|commands| commands.submit(abort)).flatten();
+        let aborted = aborting.map(|aborting| self.await_completion(aborting, ABORT));
+        tracing::warn!(cid, ?aborted, "an admin command took too long");
+    }
+
+    fn await_completion(&self, cid: u16, limit: Duration) -> Result<Cqe, Trouble> {
+        let start = self.function.backing.now();
+        let mut turns: u32 = 0;
+        loop {
+            // The time is read first: what happened in time counts, however long this thread did not run.
+            let is_late = self.function.backing.now().saturating_sub(start) > limit;
+            let progress = self.with_commands(|commands| {
+                self.drain(commands);
+                (commands.take(cid), commands.broken)
+            });
+            match progress {
+                Some((Progress::Done(cqe), _)) => return Ok(cqe),
+                Some((Progress::Pending, None)) => {}
+                Some((Progress::Pending, Some(reason))) => {
+                    return Err(Trouble::Broken(ErrorKind::Failed(reason.into())));
+                }
+                Some((Progress::Lost, _)) | None => return Err(Trouble::Lost),
+            }
+            if turns.is_multiple_of(LOOK) {
+                self.look()?;
+            }
+            if is_late {
+                return Err(Trouble::Late);
+            }
+            self.function.rest(turns, &self.event).map_err(Trouble::Error)?;
+            turns = turns.wrapping_add(1);
+        }
+    }
+
+    /// Takes completions of all, and notes that namespaces are not what they were.
+    fn drain(&self, commands: &mut Commands) {
+        commands.drain();
+        if std::mem::take(&mut commands.namespaces_changed) {
+            self.epoch.namespaces_changed();
+        }
+    }
+
+    /// Looks at the registers: whether the controller is there, runs, and has not failed.
+    fn look(&self) -> Result<(), Trouble> {
+        match self.function.status() {
+            Ok(Some(status)) if status.fatal() => Err(Trouble::Broken(fatal())),
+            Ok(Some(status)) if !status.ready() => {
+                let why = "CSTS.RDY is 0: somebody else has reset it";
+                Err(Trouble::Broken(ErrorKind::Failed(why.into())))
+            }
+            Ok(_) => Ok(()),
+            Err(error) => {
+                self.leave(State::Gone);
+                Err(Trouble::Error(error))
+            }
+        }
+    }
+
+    /// The next event, if there is one.
+    pub(crate) fn next_event(&self) -> Option<u32> {
+        let event = self.with_commands(|commands| {
+            self.drain(commands);
+            commands.events.pop_front()
+        });
+        event.flatten()
+    }
+
+    /// For who waits for an event: what is signalled with it.
+    pub(crate) fn event(&self) -> &EventFd {
+        &self.event
+    }
+
+    /// For who waits for an event: whether one can come. Resets a controller that has failed.
+    ///
+    /// # Errors
+    ///
+    /// When none will come any more.
+    pub(crate) fn can_wait(&self, step: &'static str) -> Result<()> {
+        self.admit(step, Opcode::ASYNC_EVENT)?;
+        let seen = self.epoch.current();
+        match self.look() {
+            Ok(()) => Ok(()),
+            Err(Trouble::Error(error)) => Err(error),
+            Err(_) => Admin::reset(self, seen, "CSTS.CFS"),
+        }
+    }
+
+    pub(crate) fn admin_limit(&self) -> Duration {
+        self.limits.admin
+    }
+
+    /// Says for good what became of the controller, to all who wait. What it was given is given up until it is seen to be quiet.
+    fn leave(&self, state: State) {
+        self.epoch.set(state);
+        match self.function.backing.quiesce() {
+            Ok(_) => self.lose(),
+            Err(error) => tracing::error!(%error, "the controller may still use memory"),
+        }
+        self.wake();
+    }
+
+    fn wake(&self) {
+        for waiter in &self.waiters {
+            if let Err(error) = waiter.signal() {
+                tracing::error!(%error, "one who waits for the controller is not told of its reset");
+            }
+        }
+    }
+}
+
+/// Fruitless turns between two looks at the registers.
+const LOOK: u32 = 256;
+
+fn data(sqe: Sqe, page: &Page) -> Sqe {
+    sqe.with_data(DataPointer::Prp, page.iova().0, 0)
+}
+
+impl<B: Backing> Admin for Administration<B> {
+    fn execute(&self, sqe: Sqe) -> Result<u64> {
+        Self::run(self, "admin command of a queue", sqe, self.limits.admin)
+    }
+
+    fn take_queue(&self) -> Result<u16> {
+        let mut numbers = lock(&self.numbers);
+        let number = numbers.take();
+        number.ok_or_else(|| self.too_many(&numbers))
+    }
+
+    fn exchange_queue(&self, id: u16) -> Result<u16> {
+        let mut numbers = lock(&self.numbers);
+        let number = numbers.exchange(id);
+        number.ok_or_else(|| self.too_many(&numbers))
+    }
+
+    fn give_back_queue(&self, id: u16) {
+        lock(&self.numbers).give_back(id);
+    }
+
+    fn reset(&self, seen: Moment, reason: &str) -> Result<()> {
+        let _turn = lock(&self.resetting);
+        let now = self.epoch.current();
+        match now.state() {
+            State::Running if now.is_reset_since(seen) => Ok(()),
+            State::Running => self.restart(reason),
+            State::Gone => Err(self.failed("reset", ErrorKind::Gone)),
+            State::Resetting | State::Stopped => {
+                let why = "it is shut down, or could not be reset";
+                Err(self.failed("reset", ErrorKind::Failed(why.into())))
+            }
+        }
+    }
+}
+
+/// Shared with the queues.
+#[derive(Debug)]
+pub(crate) struct Handle<B: Backing>(pub(crate) Arc<Administration<B>>);
+
+impl<B: Backing> Admin for Handle<B> {
+    fn execute(&self, sqe: Sqe) -> Result<u64> {
+        Admin::execute(&*self.0, sqe)
+    }
+
+    fn take_queue(&self) -> Result<u16> {
+        self.0.take_queue()
+    }
+
+    fn exchange_queue(&self, id: u16) -> Result<u16> {
+        self.0.exchange_queue(id)
+    }
+
+    fn give_back_queue(&self, id: u16) {
+        self.0.give_back_queue(id);
+    }
+
+    fn reset(&self, seen: Moment, reason: &str) -> Result<()> {
+        Admin::reset(&*self.0, seen, reason)
+    }
+}

@@ -1,0 +1,124 @@
+//! Waiting for completions: by blocking, or as a future.
+
+use super::super::payload::Payload;
+use super::{Completion, Interrupt, QueuePair};
+use crate::wait::Signals;
+use crate::{Backing, Result, Vectors, Woken};
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+impl<B: Backing, T: Payload> QueuePair<B, T> {
+    /// Tells the controller of all commands that were submitted, and waits until one has come back; `None` if none does in time.
+    ///
+    /// Blocks in the kernel if the queue has an interrupt, after having looked for a while if it is adaptive.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`pop`](Self::pop), and of switching vectors.
+    pub fn wait(&mut self, timeout: Option<Duration>) -> Result<Option<Completion<T>>> {
+        let begin = self.shared.backing.now();
+        let mut polled_since = begin;
+        loop {
+            let now = self.shared.backing.now();
+            if let Some(completion) = self.pop()? {
+                return Ok(Some(completion));
+            }
+            self.ring();
+            let spent = now.saturating_sub(begin);
+            let left = timeout.map(|timeout| timeout.saturating_sub(spent));
+            if left == Some(Duration::ZERO) && timeout.is_some_and(|timeout| spent > timeout) {
+                return Ok(None);
+            }
+            // Also before blocking: of a pin that is still asserted the word does not end.
+            self.shared.backing.idle();
+            let (vector, is_adaptive) = match self.options.interrupt {
+                Interrupt::Vector(vector) => (vector, false),
+                Interrupt::Adaptive { vector, poll } if now.saturating_sub(polled_since) >= poll => (vector, true),
+                Interrupt::Off | Interrupt::Adaptive { .. } => continue,
+            };
+            if is_adaptive && self.arm(vector, true)? {
+                // What came while the vector was off has not signalled.
+                continue;
+            }
+            self.block(vector, left)?;
+            if is_adaptive {
+                self.arm(vector, false)?;
+                polled_since = self.shared.backing.now();
+            }
+        }
+    }
+
+    /// The next command that has come back, as a future of any executor; `signals` are those of [`event`](Self::event). Being dropped before
+    /// the end loses nothing.
+    ///
+    /// It has no clock: [`check`](Self::check) is for a timer.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`pop`](Self::pop).
+    pub async fn next(&mut self, signals: &mut Signals) -> Result<Completion<T>> {
+        poll_fn(|context| self.poll_next(context, signals)).await
+    }
+
+    /// As [`next`](Self::next), for a future of the caller's own.
+    pub fn poll_next(&mut self, context: &mut Context<'_>, signals: &mut Signals) -> Poll<Result<Completion<T>>> {
+        loop {
+            if let Some(completion) = self.pop().transpose() {
+                return Poll::Ready(completion);
+            }
+            self.ring();
+            if let Err(error) = self.answer() {
+                return Poll::Ready(Err(error));
+            }
+            // A signal that came before this is kept, and one that comes after it wakes the task.
+            if signals.poll_next(context).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Blocks until the vector signals, for as long as nothing else has to be looked at.
+    fn block(&mut self, vector: u16, left: Option<Duration>) -> Result<()> {
+        self.answer()?;
+        let pace = self.time.pace();
+        let limit = left.map_or(pace, |left| left.min(pace));
+        let Some(event) = self
+            .shared
+            .vectors
+            .as_ref()
+            .and_then(|vectors| vectors.event(vector.into()))
+        else {
+            return Ok(());
+        };
+        let woken = self.shared.backing.wait(event, Some(limit))?;
+        if woken == Woken::Removal {
+            // Nobody takes that signal: until what is outstanding has ended, this is polling.
+            self.shared.backing.idle();
+        }
+        self.check()
+    }
+
+    /// Lets the next interrupt come: a pin stays asserted until the controller knows that its completions were taken.
+    fn answer(&mut self) -> Result<()> {
+        self.cq.ring();
+        match (&self.shared.vectors, self.options.interrupt.vector()) {
+            (Some(vectors), Some(vector)) => vectors.acknowledge(vector.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Switches the vector of an adaptive queue, if it can be switched. Says whether it was.
+    fn arm(&mut self, vector: u16, on: bool) -> Result<bool> {
+        let Some(vectors) = self.shared.vectors.as_ref().filter(|vectors| vectors.can_disarm()) else {
+            return Ok(false);
+        };
+        if self.is_armed == on {
+            return Ok(false);
+        }
+        let switch = if on { Vectors::arm } else { Vectors::disarm };
+        switch(vectors, vector.into())?;
+        self.is_armed = on;
+        Ok(true)
+    }
+}

@@ -1,0 +1,113 @@
+//! What a controller and its queues share.
+
+use super::doorbell::Shadow;
+use super::epoch::{Epoch, Moment, State};
+use super::spec::Sqe;
+use crate::{Backing, ErrorKind, Presence, Registers, Result, Vectors};
+use std::fmt::Debug;
+use std::sync::Arc;
+
+/// All that a queue needs of its controller.
+#[derive(Debug)]
+pub(crate) struct Shared<B> {
+    // The administration may hold queues and memory: it goes before the registers and the function.
+    pub(crate) admin: Box<dyn Admin>,
+    /// BAR 0 from its start, with all doorbells.
+    pub(crate) registers: Arc<Registers>,
+    /// `None` if nothing waits for interrupts. Whoever changes the epoch signals all their events.
+    pub(crate) vectors: Option<Vectors>,
+    /// What the controller was told with Doorbell Buffer Config, if it offers that. After a reset it is told again, of the same pages.
+    pub(crate) shadow: Option<Arc<Shadow>>,
+    pub(crate) limits: Limits,
+    pub(crate) epoch: Arc<Epoch>,
+    pub(crate) backing: B,
+}
+
+/// What a controller allows, as found when it was first brought up. A reset after which it allows less has failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// Bytes from a doorbell to the next: 4 << CAP.DSTRD.
+    pub(crate) doorbell_stride: usize,
+    /// Entries of an I/O queue at most: CAP.MQES + 1.
+    pub(crate) entries: u32,
+    /// Bytes of a memory page, as in CC.MPS.
+    pub(crate) page_bytes: u64,
+    /// Bytes of data that a command can have at most (MDTS); `u64::MAX` for no limit.
+    pub(crate) transfer_bytes: u64,
+    /// Whether commands of the NVM command set may have SGLs, aligned to 4 bytes if `Dword` (Identify Controller: SGLS).
+    pub(crate) sgl: Sgl,
+    /// I/O queue pairs at most.
+    pub(crate) queues: u16,
+}
+
+/// How a controller takes scatter-gather lists (Identify Controller: SGLS bits 1:0).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sgl {
+    /// Not at all.
+    No,
+    /// At any address and of any length.
+    Byte,
+    /// At multiples of 4, and of such length.
+    Dword,
+}
+
+/// The admin queue, to those who own I/O queues. Slow: takes locks and waits.
+pub(crate) trait Admin: Debug + Send + Sync {
+    /// Executes an admin command without data, and waits for it: the result, DW0 and DW1.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`](crate::ErrorKind::Refused) with the status; time-outs, after which the epoch has changed or will.
+    fn execute(&self, sqe: Sqe) -> Result<u64>;
+
+    /// A number for a queue pair that is not in use: not the one that was given back last, if possible, as who had it may not know yet and
+    /// still ring.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) when all are in use; says how many there are.
+    fn take_queue(&self) -> Result<u16>;
+
+    /// Another number for a queue pair that was lost in a reset that is over; its own if no other is free.
+    ///
+    /// # Errors
+    ///
+    /// As [`take_queue`](Self::take_queue), when there are fewer queues than before.
+    fn exchange_queue(&self, id: u16) -> Result<u16>;
+
+    /// A queue pair is deleted, or was lost in a reset that is over.
+    fn give_back_queue(&self, id: u16);
+
+    /// Sees to a controller that has failed its queue: resets it, unless that was done since `seen` or somebody is at it, and then waits for
+    /// that. The epoch says what came of it.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run afterwards.
+    fn reset(&self, seen: Moment, reason: &str) -> Result<()>;
+}
+
+/// Controller status, and its fatal status bit (Base §3.1.4.6).
+const CSTS: usize = 0x1c;
+const FATAL: u32 = 1 << 1;
+
+impl<B: Backing> Shared<B> {
+    /// Why the controller is of no use any more, as one of its registers says.
+    pub(crate) fn ailment(&self) -> Option<ErrorKind> {
+        let status = self.registers.read_u32(CSTS)?;
+        if status == u32::MAX {
+            // Only suspicion: a virtual function reads so while its physical function is reset.
+            if self.backing.presence() != Presence::Gone {
+                return None;
+            }
+            self.epoch.set(State::Gone);
+            return Some(ErrorKind::Gone);
+        }
+        (status & FATAL != 0).then(|| ErrorKind::Failed("it says so: CSTS.CFS".into()))
+    }
+
+    /// Of this device, in this step.
+    pub(crate) fn failed(&self, step: &'static str, kind: impl Into<ErrorKind>) -> crate::Error {
+        crate::Error::new(self.backing.bdf(), step, kind.into())
+    }
+}

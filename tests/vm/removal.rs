@@ -1,0 +1,436 @@
+//! What becomes of a device whose driver in user space ends, is killed, or loses it while I/O runs.
+
+use crate::PASSED;
+use crate::dma::{example, program};
+use crate::drivers::{Background, Interface, LONG, block_device, on_both, on_nvme, pause};
+use crate::machine::{dir, done, link, physical_function, read, run, vfs, write};
+use anyhow::{Context, Result, bail, ensure};
+use lab::case::{Case, Outcome};
+use lab::{Device, MONITOR, Machine};
+use lab_init::link as net;
+use serde_json::{Value, json};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, UdpSocket};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::Instant;
+
+pub(crate) fn cases() -> Vec<Case> {
+    let mut cases = on_both![
+        "an_nvme_works_for_the_kernel_after_the_driver", 240, handed_back;
+        "a_vf_works_for_the_kernel_after_the_driver", 240, vf_handed_back;
+        "a_killed_driver_leaves_a_device_that_works", 300, killed;
+        "io_ends_when_the_device_is_unbound", 180, unbound;
+        "io_ends_when_the_device_is_removed", 180, removed;
+    ];
+    cases.push(Case {
+        limit_s: 180,
+        ..Case::new("polled_io_makes_no_system_calls", no_system_calls)
+    });
+    let machine = Machine {
+        devices: vec![Device::Nvme],
+        monitor: true,
+        ..Machine::default()
+    };
+    let plugged = on_both![
+        "io_ends_when_the_device_is_unplugged", 240, unplugged;
+        "io_ends_when_the_device_is_pulled_out", 240, pulled_out;
+    ];
+    cases.extend(plugged.into_iter().map(|case| Case {
+        machine: machine.clone(),
+        fresh: true,
+        ..case
+    }));
+    cases
+}
+
+/// How often what must work again is tried.
+const TIMES: u32 = 3;
+
+/// A file system is made on it, and what was written there is read.
+fn works_for_the_kernel(nvme: &str) -> Result<()> {
+    let device = block_device(nvme)?;
+    let device = device.to_str().context("a name that is no text")?;
+    tool(&["mke2fs", "-q", "-F", device, "16M"])?;
+    tool(&["mount", "-t", "ext2", device, "/mnt"])?;
+    let written = tool(&[
+        "dd",
+        "if=/dev/urandom",
+        "of=/mnt/file",
+        "bs=64k",
+        "count=64",
+        "conv=fsync",
+        "status=none",
+    ])
+    .and_then(|()| fs::read("/mnt/file").context("read /mnt/file"));
+    tool(&["umount", "/mnt"])?;
+    let written = written?;
+    tool(&["mount", "-t", "ext2", "-o", "ro", device, "/mnt"])?;
+    let found = fs::read("/mnt/file").context("read /mnt/file");
+    tool(&["umount", "/mnt"])?;
+    ensure!(found? == written, "the file has changed");
+    Ok(())
+}
+
+fn tool(arguments: &[&str]) -> Result<()> {
+    let (program, rest) = arguments.split_first().context("no program")?;
+    let run = run(Command::new(program).args(rest))?;
+    ensure!(run.code == 0, "{arguments:?}: {}{}", run.stdout, run.stderr);
+    Ok(())
+}
+
+/// Pages that are pinned for devices, as far as the kernel counts them.
+fn pinned() -> Result<i64> {
+    let counters = read("/proc/vmstat")?;
+    let counter = |name: &str| -> Result<i64> {
+        let line = counters.lines().find_map(|line| line.strip_prefix(name));
+        Ok(line.with_context(|| format!("no {name}"))?.trim().parse()?)
+    };
+    Ok(counter("nr_foll_pin_acquired ")? - counter("nr_foll_pin_released ")?)
+}
+
+/// Soon no more pages are pinned than before.
+fn nothing_is_pinned_since(before: i64) -> Result<()> {
+    let deadline = Instant::now() + LONG;
+    loop {
+        let now = pinned()?;
+        if now <= before {
+            return Ok(());
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "{} pages more are pinned than before",
+            now - before
+        );
+        pause()?;
+    }
+}
+
+fn handed_back(interface: &str) -> Result<()> {
+    let before = pinned()?;
+    for time in 0..TIMES {
+        on_nvme(|nvme| {
+            let mix = [
+                "--workload",
+                "mix",
+                "--destroy-data",
+                "--count",
+                "3000",
+                "--threads",
+                "2",
+                "--time",
+                "60",
+            ];
+            example("nvme-perf", &[&[nvme, "--interface", interface][..], &mix].concat())?;
+            Ok(())
+        })?;
+        works_for_the_kernel(&physical_function("nvme")?).with_context(|| format!("time {time}"))?;
+    }
+    nothing_is_pinned_since(before)
+}
+
+const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+
+fn vf_handed_back(interface: &str) -> Result<()> {
+    let before = pinned()?;
+    let pf = physical_function("igb")?;
+    net::set_up(interface_of(&pf)?)?;
+    done(&["vf", "create", &pf, "1", "--driver", "vfio-pci"])?;
+    let vf = vfs(&pf).pop().context("no VF")?;
+    let outcome = (0..TIMES).try_for_each(|_| {
+        example(
+            "vf-ping",
+            &[&vf, "10.0.2.2", "--interface", interface, "-c", "3", "-i", "50"],
+        )?;
+        done(&["release", &vf])?;
+        ensure!(
+            link(&vf, "driver").as_deref() == Some("igbvf"),
+            "the kernel does not take it"
+        );
+        let index = interface_of(&vf)?;
+        net::set_up(index)?;
+        net::add_address(index, HOST, 24)?;
+        let answered = is_answered(&vf);
+        net::remove_address(index, HOST, 24)?;
+        answered?;
+        done(&["bind", &vf, "--driver", "vfio-pci", "--yes", "--force", "network"])?;
+        Ok(())
+    });
+    done(&["vf", "delete", &pf])?;
+    outcome?;
+    nothing_is_pinned_since(before)
+}
+
+/// The gateway answers when it is asked for its address over the function.
+fn is_answered(vf: &str) -> Result<()> {
+    let name = fs::read_dir(dir(vf).join("net"))?.next().context("no interface")??;
+    let name = name.file_name().to_string_lossy().into_owned();
+    let socket = UdpSocket::bind((HOST, 0))?;
+    let deadline = Instant::now() + LONG;
+    loop {
+        // Refused or unreachable until the link is up; only the neighbour's address matters.
+        drop(socket.send_to(b"x", (GATEWAY, 9)));
+        let neighbours = read("/proc/net/arp")?;
+        let is_complete = |line: &str| {
+            let mut words = line.split_whitespace();
+            words.next() == Some(&GATEWAY.to_string()) && words.nth(1) == Some("0x2") && words.nth(2) == Some(&name)
+        };
+        if neighbours.lines().any(is_complete) {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "{name}: nobody answers: {neighbours}");
+        pause()?;
+    }
+}
+
+/// The number of a function's network interface.
+fn interface_of(bdf: &str) -> Result<u32> {
+    let deadline = Instant::now() + LONG;
+    loop {
+        let entry = fs::read_dir(dir(bdf).join("net")).into_iter().flatten().next();
+        if let Some(entry) = entry {
+            return Ok(read(entry?.path().join("ifindex"))?.parse()?);
+        }
+        ensure!(Instant::now() < deadline, "{bdf} has no network interface");
+        pause()?;
+    }
+}
+
+/// I/O that runs until something happens to it.
+fn io(nvme: &str, interface: &str, wait: &str) -> Result<Background> {
+    let mut io = Background::start(
+        Command::new(program("nvme-perf")?)
+            .args([nvme, "--interface", interface, "--wait", wait])
+            .args(["--time", "600", "--threads", "2", "--depth", "16"])
+            .args(["--workload", "mix", "--destroy-data"]),
+    )?;
+    io.wait_for("I/O begins", LONG)?;
+    // Well under way.
+    for _ in 0..50 {
+        pause()?;
+    }
+    ensure!(io.is_running()?, "the I/O has ended by itself: {}", io.said()?);
+    Ok(io)
+}
+
+const WAITS: [&str; 3] = ["poll", "interrupt", "adaptive"];
+
+fn killed(interface: &str) -> Result<()> {
+    let before = pinned()?;
+    for wait in WAITS {
+        on_nvme(|nvme| {
+            io(nvme, interface, wait)?.kill()?;
+            // At once again, by whatever comes next.
+            example("nvme-perf", &[nvme, "--interface", interface, "--count", "1000"])?;
+            io(nvme, interface, wait)?.kill()
+        })?;
+        works_for_the_kernel(&physical_function("nvme")?).context(wait)?;
+    }
+    nothing_is_pinned_since(before)
+}
+
+/// The program has said that the device is gone, and ended as programs do.
+fn has_ended_well(io: Background) -> Result<()> {
+    let ended = io.end(LONG)?;
+    ensure!(ended.code == Some(1), "it ended with {:?}: {}", ended.code, ended.said);
+    ensure!(
+        ended.said.contains("the device is gone, or is to be given back") && !ended.said.contains("panicked"),
+        "{}",
+        ended.said
+    );
+    Ok(())
+}
+
+/// Writes an attribute in a thread: the kernel lets nobody go on before the device is closed.
+fn written_meanwhile(path: PathBuf, value: String, io: Background) -> Result<()> {
+    let writer = thread::spawn(move || write(path, &value));
+    let ended = has_ended_well(io);
+    let written = writer.join();
+    ended?;
+    written.unwrap_or_else(|_panic| bail!("the writer has panicked"))
+}
+
+fn unbound(interface: &str) -> Result<()> {
+    let before = pinned()?;
+    for wait in WAITS {
+        on_nvme(|nvme| {
+            let io = io(nvme, interface, wait)?;
+            let unbind = Path::new("/sys/bus/pci/drivers/vfio-pci/unbind");
+            written_meanwhile(unbind.to_path_buf(), nvme.to_owned(), io).context(wait)
+        })?;
+        works_for_the_kernel(&physical_function("nvme")?).context(wait)?;
+    }
+    nothing_is_pinned_since(before)
+}
+
+fn removed(interface: &str) -> Result<()> {
+    let before = pinned()?;
+    for wait in WAITS {
+        let nvme = physical_function("nvme")?;
+        done(&["bind", &nvme, "--driver", "vfio-pci"])?;
+        let io = io(&nvme, interface, wait)?;
+        let removed = written_meanwhile(dir(&nvme).join("remove"), "1".to_owned(), io);
+        // It comes back as it came when the machine booted: with the kernel's own driver.
+        write("/sys/bus/pci/rescan", "1")?;
+        removed.context(wait)?;
+        works_for_the_kernel(&nvme).context(wait)?;
+    }
+    nothing_is_pinned_since(before)
+}
+
+/// As an operator of the machine does it who asks the guest first.
+fn unplugged(interface: &str) -> Result<()> {
+    lost(interface, |monitor, _| {
+        monitor.execute("device_del", &json!({ "id": "nvme0" }))?;
+        Ok(())
+    })
+}
+
+/// As somebody does it who asks nobody: the slot's power goes, behind the back of the kernel's driver of slots.
+fn pulled_out(interface: &str) -> Result<()> {
+    lost(interface, |_, nvme| {
+        let function = fs::canonicalize(dir(nvme))?;
+        let port = function.parent().context("no port above it")?.join("config");
+        let port = File::options().read(true).write(true).open(port)?;
+        let slot_control = u64::from(express(&port)?) + 0x18;
+        let mut control = [0; 2];
+        port.read_exact_at(&mut control, slot_control)?;
+        // Power controller off, power indicator off (PCIe 6.0 §7.5.3.10): QEMU takes the device out then.
+        let off = u16::from_le_bytes(control) | 1 << 10 | 3 << 8;
+        port.write_all_at(&off.to_le_bytes(), slot_control)?;
+        Ok(())
+    })
+}
+
+/// Offset of the PCI Express capability.
+fn express(config: &File) -> Result<u8> {
+    let byte = |offset: u8| -> Result<u8> {
+        let mut byte = [0];
+        config.read_exact_at(&mut byte, offset.into())?;
+        Ok(byte[0])
+    };
+    let mut at = byte(0x34)?;
+    for _ in 0..48 {
+        if byte(at)? == 0x10 {
+            return Ok(at);
+        }
+        at = byte(at.checked_add(1).context("a capability at the end")?)?;
+    }
+    bail!("no PCI Express capability")
+}
+
+/// I/O runs, the device goes, the I/O ends; a new device in the slot works.
+fn lost(interface: &str, how: impl Fn(&mut Monitor, &str) -> Result<()>) -> Result<()> {
+    let before = pinned()?;
+    let mut monitor = Monitor::open()?;
+    for wait in WAITS {
+        let nvme = physical_function("nvme")?;
+        done(&["bind", &nvme, "--driver", "vfio-pci"])?;
+        let io = io(&nvme, interface, wait)?;
+        how(&mut monitor, &nvme)?;
+        has_ended_well(io).context(wait)?;
+        let deadline = Instant::now() + LONG;
+        while dir(&nvme).exists() {
+            ensure!(Instant::now() < deadline, "{wait}: the kernel still has it");
+            pause()?;
+        }
+        monitor.until_it_is_out()?;
+        monitor.execute(
+            "device_add",
+            &json!({
+                "driver": "nvme", "bus": "rp0", "serial": "lab0", "id": "nvme0", "subsys": "sub0",
+                "sriov_max_vfs": 8, "sriov_vq_flexible": 16, "sriov_vi_flexible": 8, "max_ioqpairs": 26, "msix_qsize": 17,
+            }),
+        )?;
+        works_for_the_kernel(&nvme).context(wait)?;
+    }
+    nothing_is_pinned_since(before)
+}
+
+/// QEMU's monitor (QMP).
+struct Monitor {
+    port: BufReader<File>,
+}
+
+impl Monitor {
+    fn open() -> Result<Self> {
+        let ports = fs::read_dir("/sys/class/virtio-ports")?.flatten();
+        let mut ports = ports.filter(|port| read(port.path().join("name")).is_ok_and(|name| name == MONITOR));
+        let name = ports.next().context("the machine has no monitor")?.file_name();
+        let path = Path::new("/dev").join(name);
+        let port = File::options().read(true).write(true).open(&path);
+        let mut monitor = Self {
+            port: BufReader::new(port.with_context(|| path.display().to_string())?),
+        };
+        monitor.execute("qmp_capabilities", &json!({}))?;
+        Ok(monitor)
+    }
+
+    fn execute(&mut self, command: &str, arguments: &Value) -> Result<Value> {
+        let request = json!({ "execute": command, "arguments": arguments });
+        writeln!(self.port.get_mut(), "{request}")?;
+        // Greetings and events come between.
+        loop {
+            let mut line = String::new();
+            ensure!(self.port.read_line(&mut line)? > 0, "the monitor is closed");
+            let answer: Value = serde_json::from_str(&line).with_context(|| line.clone())?;
+            if let Some(error) = answer.get("error") {
+                bail!("{request}: {error}");
+            }
+            if let Some(answer) = answer.get("return") {
+                return Ok(answer.clone());
+            }
+        }
+    }
+
+    /// Until QEMU has forgotten the device, and its id is free.
+    fn until_it_is_out(&mut self) -> Result<()> {
+        let deadline = Instant::now() + LONG;
+        loop {
+            let all = self.execute("qom-list", &json!({ "path": "/machine/peripheral" }))?;
+            let has = |device: &Value| device.get("name").is_some_and(|name| name == "nvme0");
+            if !all.as_array().context("no list")?.iter().any(has) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "QEMU still has it");
+            pause()?;
+        }
+    }
+}
+
+fn no_system_calls() -> Result<Outcome> {
+    if Command::new("strace").arg("--version").output().is_err() {
+        return Ok(Outcome::Skipped("strace is not installed on this machine".to_owned()));
+    }
+    on_nvme(|nvme| {
+        for (threads, most) in [(1, 0), (2, 20)] {
+            let (trace, program) = ("/tmp/trace", program("nvme-perf")?);
+            let traced = run(Command::new("strace").args(["-f", "-o", trace]).arg(program).args([
+                nvme,
+                "--count",
+                "20000",
+                "--time",
+                "120",
+                "--threads",
+                &threads.to_string(),
+            ]))?;
+            ensure!(traced.code == 0, "{}{}", traced.stdout, traced.stderr);
+            let calls = read(trace)?;
+            let during = calls.lines().skip_while(|line| !line.contains("I/O begins")).skip(1);
+            let during: Vec<&str> = during.take_while(|line| !line.contains("I/O has ended")).collect();
+            ensure!(calls.contains("I/O has ended"), "{calls}");
+            // More than one thread begin together, and end; that has nothing to do with how much they do.
+            ensure!(
+                during.len() <= most,
+                "{threads} threads, {} calls: {during:#?}",
+                during.len()
+            );
+        }
+        Ok(())
+    })?;
+    PASSED
+}
