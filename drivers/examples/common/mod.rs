@@ -11,20 +11,20 @@ use vfio_core::{CdevFile, ContainerPath, System, VfToken};
 
 /// Which function, and how it is opened.
 #[derive(Debug, Clone, Args)]
-pub struct Device {
+pub(crate) struct Device {
     /// Its address, for example 0000:01:00.0; it is bound to vfio-pci
-    pub bdf: Bdf,
+    pub(crate) bdf: Bdf,
     /// Interface of the kernel [default: iommufd, where there is one]
     #[arg(long)]
-    pub interface: Option<Interface>,
+    pub(crate) interface: Option<Interface>,
     /// Of a VF whose PF is driven through VFIO, too: the token that they share
     #[arg(long)]
-    pub vf_token: Option<VfToken>,
+    pub(crate) vf_token: Option<VfToken>,
 }
 
 /// An interface of the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Interface {
+pub(crate) enum Interface {
     /// /dev/iommu and the device's own file
     Iommufd,
     /// A container and a group
@@ -33,7 +33,7 @@ pub enum Interface {
 
 impl Device {
     /// Opens it.
-    pub fn open(&self) -> anyhow::Result<VfioBacking> {
+    pub(crate) fn open(&self) -> anyhow::Result<VfioBacking> {
         match self.interface {
             Some(Interface::Iommufd) => self.iommufd(),
             Some(Interface::Type1) => self.type1(),
