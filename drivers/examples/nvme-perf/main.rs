@@ -185,24 +185,27 @@ fn main() -> anyhow::Result<()> {
     report::print(&arguments, results)
 }
 
-/// Lets all of them work at the same time; the last one on this thread, so that one alone needs no other.
+/// Lets all of them work at the same time; the last one on this thread, so that one alone needs no other. Queues are deleted afterwards.
 fn run<B: Backing>(mut workers: Vec<work::Worker<B>>) -> Vec<anyhow::Result<work::Outcome>> {
-    let last = workers.pop();
-    let barrier = Barrier::new(workers.len() + 1);
-    let work = |worker: work::Worker<B>| {
+    let Some((last, others)) = workers.split_last_mut() else {
+        return Vec::new();
+    };
+    let barrier = Barrier::new(others.len() + 1);
+    let work = |worker: &mut work::Worker<B>| {
         barrier.wait();
         worker.run()
     };
     std::thread::scope(|scope| {
-        let threads: Vec<_> = workers.into_iter().map(|worker| scope.spawn(|| work(worker))).collect();
+        let threads: Vec<_> = others.iter_mut().map(|worker| scope.spawn(|| work(worker))).collect();
         eprintln!("I/O begins");
-        let last = last.map(work);
-        eprintln!("I/O has ended");
+        let last = work(last);
         let joined = threads.into_iter().map(|thread| {
             let joined = thread.join();
             joined.unwrap_or_else(|_panic| Err(anyhow::anyhow!("a thread has panicked")))
         });
-        joined.chain(last).collect()
+        let outcomes = joined.chain([last]).collect();
+        eprintln!("I/O has ended");
+        outcomes
     })
 }
 

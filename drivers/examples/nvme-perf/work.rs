@@ -65,7 +65,7 @@ impl<B: Backing> Worker<B> {
     }
 
     /// Keeps as many commands outstanding as there are parts, until the time is over or the commands are done.
-    pub(crate) fn run(mut self) -> anyhow::Result<Outcome> {
+    pub(crate) fn run(&mut self) -> anyhow::Result<Outcome> {
         let begin = Instant::now();
         let end = begin + self.plan.time;
         let (mut now, mut commands) = (begin, 0_u64);
@@ -88,10 +88,11 @@ impl<B: Backing> Worker<B> {
                 self.submit(part, now)?;
             }
         }
+        let elapsed = begin.elapsed();
         Ok(Outcome {
             commands,
-            elapsed: begin.elapsed(),
-            latency: self.latency,
+            elapsed,
+            latency: std::mem::replace(&mut self.latency, Histogram::new(3)?),
         })
     }
 

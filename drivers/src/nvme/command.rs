@@ -139,7 +139,7 @@ impl Command {
         let command = Self::range(opcode, namespace, lba, blocks);
         Self {
             // At most 2^16 blocks of less than 2^33 bytes.
-            bytes: command.bytes | u64::from(blocks) * namespace.block_bytes(),
+            bytes: command.bytes | (u64::from(blocks) * namespace.block_bytes()),
             metadata_bytes: u64::from(blocks) * namespace.separate_bytes(),
             ..command
         }

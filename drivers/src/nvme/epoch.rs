@@ -96,7 +96,6 @@ impl Moment {
 
     /// How often namespaces have changed. Facts about a namespace are good as long as this is what it was when they were read.
     #[inline]
-    #[expect(clippy::cast_possible_truncation, reason = "32 bits are left")]
     pub(crate) fn changes(self) -> u32 {
         (self.0 >> 32) as u32
     }

@@ -5,8 +5,9 @@
 use super::Abilities;
 use super::bytes::{high16, low16};
 use super::command::{Command, Status};
-use super::controller::{Controller, Outcome, Transfer};
+use super::controller::{Controller, Outcome};
 use super::queue::{Completions, Submissions};
+use super::transfer::Transfer;
 
 /// An answer without a number.
 type Result<T = ()> = std::result::Result<T, Status>;

@@ -11,6 +11,7 @@ use super::options::Options;
 use super::queue::{Completions, Entry, Submissions};
 use super::registers::Registers;
 use super::subsystem::Subsystem;
+use super::transfer::Transfer;
 use super::{Abilities, Counts};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -60,20 +61,11 @@ pub(super) enum Outcome {
     Waits,
 }
 
-/// What a command's data is subject to.
-pub(super) struct Transfer<'a, 'b> {
-    pub(super) host: &'a Host<'b>,
-    pub(super) command: &'a Command,
-    pub(super) fault: Option<Fault>,
-}
-
 /// Commands that it works on at a time.
 const AT_A_TIME: usize = 4096;
 const MISTAKES: usize = 64;
 /// Writes that it remembers between pokes.
 const WRITES: usize = 1 << 16;
-/// Nothing is ever mapped so high.
-const NOWHERE: u64 = 0xffff_ffff_ff00_0000;
 
 impl Controller {
     pub(super) fn new(id: u16, options: Options, subsystem: Arc<Mutex<Subsystem>>) -> Self {
@@ -137,16 +129,18 @@ impl Controller {
             has_sgl: self.has_ability(Abilities::SGL),
         };
         self.live(&host);
-        if self.runs() {
+        if self.fetches() {
             self.hear();
             self.fetch_all(&host);
-            self.work(&host);
             self.sanitize();
             self.tell_events();
-            // Nothing is posted by a controller that has failed meanwhile.
-            if self.runs() {
-                self.post(&host);
-            }
+        }
+        if self.works() {
+            self.work(&host);
+        }
+        // Not by one that has gone meanwhile.
+        if self.works() {
+            self.post(&host);
         }
         self.buffer = host.buffer.into_inner();
     }
@@ -181,7 +175,7 @@ impl Controller {
         let queues: Vec<u16> = self.submissions.keys().copied().collect();
         for queue in queues {
             self.look_at_tail(queue, host);
-            while self.work.len() < AT_A_TIME && self.runs() && self.fetch(queue, host) {}
+            while self.work.len() < AT_A_TIME && self.fetches() && self.fetch(queue, host) {}
             // Whatever came meanwhile, and where to ring next.
             self.look_at_tail(queue, host);
         }
@@ -282,7 +276,7 @@ impl Controller {
         let at = submissions.base + 64 * u64::from(submissions.head);
         if host.read(at, &mut entry).is_err() {
             // Commands that cannot be read are the end of the controller.
-            self.suffer(Fault::Fatal);
+            self.halt();
             return None;
         }
         Some(Command(entry))
@@ -303,7 +297,7 @@ impl Controller {
             .collect();
         due.sort_by_key(|work| work.due);
         for work in due {
-            if !self.runs() {
+            if !self.works() {
                 return;
             }
             self.perform(&work, host);
@@ -395,37 +389,5 @@ impl Controller {
             self.end(queue, &command, Status::ABORT_REQUESTED, 0, None);
         }
         true
-    }
-}
-
-impl Transfer<'_, '_> {
-    /// Gives the command its answer: `from`, or garbage if that is the fault.
-    pub(super) fn answer(&self, from: &[u8], chance: &mut Chance) -> Result<(), Status> {
-        let mut pieces = self.host.data(self.command, from.len() as u64)?;
-        self.mislead(&mut pieces);
-        if self.fault == Some(Fault::Garbage) {
-            let mut garbage = vec![0; from.len()];
-            chance.fill(&mut garbage);
-            return self.host.scatter(&pieces, &garbage);
-        }
-        self.host.scatter(&pieces, from)
-    }
-
-    /// Takes `len` bytes that the command brings.
-    pub(super) fn bring(&self, len: u64) -> Result<Vec<u8>, Status> {
-        let mut pieces = self.host.data(self.command, len)?;
-        self.mislead(&mut pieces);
-        let mut bytes = vec![0; size(len)];
-        self.host.gather(&pieces, &mut bytes)?;
-        Ok(bytes)
-    }
-
-    fn mislead(&self, pieces: &mut [super::host::Piece]) {
-        if let Some(Fault::WrongPage(page)) = self.fault {
-            let last = pieces.len().saturating_sub(1);
-            if let Some(piece) = pieces.get_mut(page.min(last)) {
-                piece.at = Some(NOWHERE);
-            }
-        }
     }
 }

@@ -2,16 +2,17 @@
 
 use super::chance::Chance;
 use super::command::Status;
+use iommu::Iova;
 
 /// What goes wrong with a controller, or with a command of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
-    /// It fails: CSTS.CFS, and nothing more is done.
+    /// It fails: CSTS.CFS, and commands are not looked for any more. What it has begun it may still end.
     Fatal,
     /// From the next time it is enabled on it does not become ready.
     NeverReady,
-    /// From now on it stays ready when it is disabled, until the function is reset.
+    /// From now on it stays ready when it is disabled, and ends what it has begun, until the function is reset.
     NeverStops,
     /// Its shutdown does not end.
     NeverShutDown,
@@ -136,6 +137,9 @@ fn count_down(left: &mut u32) -> bool {
 }
 
 impl Fault {
+    /// Where [`WrongPage`](Self::WrongPage) looks for a page: nothing is ever mapped so high.
+    pub const NOWHERE: Iova = Iova(0xffff_ffff_ff00_0000);
+
     /// Any fault of all.
     pub(super) fn random(chance: &mut Chance) -> Self {
         match chance.below(20) {

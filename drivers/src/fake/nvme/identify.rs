@@ -4,11 +4,12 @@
 
 use super::bytes::{high16, low8, put, put_text};
 use super::command::{Command, Status};
-use super::controller::{Controller, Transfer};
+use super::controller::Controller;
 use super::events::ERRORS;
 use super::io::{ALL, COMPARE, DSM, VERIFY, WRITE_ZEROES};
 use super::namespace::Namespace;
 use super::registers::VERSION;
+use super::transfer::Transfer;
 use super::{Abilities, NQN, SERIAL};
 
 /// Bytes of every answer.

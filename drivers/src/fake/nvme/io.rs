@@ -5,8 +5,9 @@
 use super::Abilities;
 use super::bytes::{low8, low16, size, u32_at, u64_at};
 use super::command::{Command, Status};
-use super::controller::{Controller, Transfer};
+use super::controller::Controller;
 use super::namespace::Namespace;
+use super::transfer::Transfer;
 
 pub(super) const FLUSH: u8 = 0x00;
 pub(super) const WRITE: u8 = 0x01;

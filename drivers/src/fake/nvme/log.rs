@@ -4,8 +4,9 @@
 
 use super::bytes::{high16, low8, low16, put, size};
 use super::command::Status;
-use super::controller::{Controller, Transfer};
+use super::controller::Controller;
 use super::io;
+use super::transfer::Transfer;
 
 impl Controller {
     pub(super) fn log_page(&mut self, transfer: &Transfer<'_, '_>) -> Result<(), Status> {

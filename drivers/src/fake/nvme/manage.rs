@@ -4,11 +4,12 @@
 
 use super::bytes::{low8, u8_at, u16_at, u64_at};
 use super::command::{Command, Status};
-use super::controller::{Controller, Transfer};
+use super::controller::Controller;
 use super::events::Event;
 use super::io::ALL;
 use super::namespace::Namespace;
 use super::subsystem::{MOST, Subsystem};
+use super::transfer::Transfer;
 
 type Result<T = ()> = std::result::Result<T, Status>;
 

@@ -44,6 +44,7 @@ mod registers;
 mod subsystem;
 #[cfg(test)]
 mod tests;
+mod transfer;
 mod virtualization;
 
 pub use command::Status;

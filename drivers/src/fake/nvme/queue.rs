@@ -141,7 +141,7 @@ impl Controller {
         if self.is_deaf() {
             self.mistake(format!("doorbell {offset:#x} while the controller is not ready"));
         }
-        if !self.runs() {
+        if !self.fetches() {
             return;
         }
         self.counts.doorbells += 1;
@@ -224,7 +224,7 @@ impl Controller {
             let tail = submissions.tail;
             let mut bytes = [0; 4];
             if host.read(shadow, &mut bytes).is_err() {
-                return self.suffer(Fault::Fatal);
+                return self.halt();
             }
             let value = u32::from_le_bytes(bytes);
             if value != tail {
@@ -237,7 +237,7 @@ impl Controller {
             }
             // The index is written before the doorbell is read once more, so that a ring between the two is not missed.
             if host.write(event, &value.to_le_bytes()).is_err() {
-                return self.suffer(Fault::Fatal);
+                return self.halt();
             }
         }
         self.sleep(queue);
@@ -260,7 +260,7 @@ impl Controller {
             let head = completions.head;
             let mut bytes = [0; 4];
             if host.read(shadow, &mut bytes).is_err() {
-                return self.suffer(Fault::Fatal);
+                return self.halt();
             }
             let value = u32::from_le_bytes(bytes);
             if value != head {
@@ -271,7 +271,7 @@ impl Controller {
                 return;
             }
             if host.write(event, &value.to_le_bytes()).is_err() {
-                return self.suffer(Fault::Fatal);
+                return self.halt();
             }
         }
         if let Some(completions) = self.completions.get_mut(&queue) {
@@ -300,7 +300,7 @@ impl Controller {
                     }
                 }
                 // A completion that cannot be told is the end of the controller.
-                Err(_data_transfer) => self.suffer(Fault::Fatal),
+                Err(_data_transfer) => self.halt(),
             }
         }
         self.level(host);

@@ -23,7 +23,9 @@ pub(super) struct Registers {
     /// Controller Memory Buffer Memory Space Control.
     cmbmsc: u64,
     is_ready: bool,
+    /// CSTS.CFS, and whether it does not even end what it has begun.
     is_fatal: bool,
+    is_halted: bool,
     shutdown: Shutdown,
     /// When a change of `is_ready` is due.
     change: Option<(u64, bool)>,
@@ -166,6 +168,10 @@ impl Controller {
             self.writes.clear();
             return;
         }
+        // A secondary controller that was taken offline.
+        if self.works() && !self.is_online() {
+            self.halt();
+        }
         while let Some((offset, value)) = self.writes.pop_front() {
             match offset {
                 CC => self.configure(value),
@@ -179,7 +185,7 @@ impl Controller {
             if is_ready {
                 self.start(host);
             } else {
-                self.registers.is_ready = false;
+                self.stop();
             }
         }
         if let Shutdown::UnderWay(until) = self.registers.shutdown
@@ -208,9 +214,7 @@ impl Controller {
         let was = std::mem::replace(&mut self.registers.applied, value);
         let at = self.pokes + self.options.ready;
         if was & !value & ENABLE != 0 {
-            self.forget();
-            self.registers.is_fatal = false;
-            self.registers.shutdown = Shutdown::Normal;
+            // Until it says that it is not ready, it goes on with what it has begun.
             self.registers.change = (!self.registers.never.contains(Never::STOPS)).then_some((at, false));
         } else if !was & value & ENABLE != 0 {
             if self.registers.is_ready {
@@ -223,6 +227,21 @@ impl Controller {
         if before == 0 && after != 0 {
             self.registers.shutdown = Shutdown::UnderWay(at);
         }
+    }
+
+    fn stop(&mut self) {
+        self.forget();
+        (
+            self.registers.is_ready,
+            self.registers.is_fatal,
+            self.registers.is_halted,
+        ) = (false, false, false);
+        self.registers.shutdown = Shutdown::Normal;
+    }
+
+    /// Nothing that it has begun is ended any more: its queues cannot be reached.
+    pub(super) fn halt(&mut self) {
+        (self.registers.is_fatal, self.registers.is_halted) = (true, true);
     }
 
     fn start(&mut self, host: &Host<'_>) {
@@ -261,13 +280,15 @@ impl Controller {
     }
 
     /// Whether commands are looked for.
-    pub(super) fn runs(&self) -> bool {
+    pub(super) fn fetches(&self) -> bool {
+        self.works() && !self.registers.is_fatal && self.registers.applied & ENABLE != 0
+    }
+
+    /// Whether commands that were found are done. One that says that it has failed, or that is being disabled, may do so, too.
+    pub(super) fn works(&self) -> bool {
         let registers = &self.registers;
-        registers.is_ready
-            && !registers.is_fatal
-            && registers.ones.is_none()
-            && registers.applied & ENABLE != 0
-            && registers.shutdown != Shutdown::Complete
+        let is_there = registers.is_ready && registers.ones.is_none();
+        is_there && !registers.is_halted && registers.shutdown != Shutdown::Complete
     }
 
     /// Whether a doorbell can be rung: one that has failed hears none, which is no mistake.

@@ -3,7 +3,7 @@
 use super::super::payload::Payload;
 use super::{Completion, Interrupt, QueuePair};
 use crate::wait::Signals;
-use crate::{Backing, Result, Vectors};
+use crate::{Backing, Result, Vectors, Woken};
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -91,7 +91,11 @@ impl<B: Backing, T: Payload> QueuePair<B, T> {
         else {
             return Ok(());
         };
-        self.shared.backing.wait(event, Some(limit))?;
+        let woken = self.shared.backing.wait(event, Some(limit))?;
+        if woken == Woken::Removal {
+            // Nobody takes that signal: until what is outstanding has ended, this is polling.
+            self.shared.backing.idle();
+        }
         self.check()
     }
 

@@ -91,6 +91,11 @@ const fn low(word: u64) -> u32 {
     word as u32
 }
 
+/// A word of memory.
+const fn word(word: u64) -> U64 {
+    U64::new(u64::from_le(word))
+}
+
 impl Sqe {
     /// A command for a namespace, or for none: 0. `0xffff_ffff` is all of them.
     #[must_use]
@@ -237,15 +242,34 @@ impl Sqe {
     /// As words of memory, in the order in which they lie there.
     #[must_use]
     #[inline]
-    pub fn words(self) -> [u64; 8] {
-        zerocopy::transmute!(self)
+    pub const fn words(self) -> [u64; 8] {
+        [
+            self.head.get().to_le(),
+            self.cdw2_3.get().to_le(),
+            self.mptr.get().to_le(),
+            self.dptr1.get().to_le(),
+            self.dptr2.get().to_le(),
+            self.cdw10_11.get().to_le(),
+            self.cdw12_13.get().to_le(),
+            self.cdw14_15.get().to_le(),
+        ]
     }
 
     /// From words of memory.
     #[must_use]
     #[inline]
-    pub fn from_words(words: [u64; 8]) -> Self {
-        zerocopy::transmute!(words)
+    pub const fn from_words(words: [u64; 8]) -> Self {
+        let [head, cdw2_3, mptr, dptr1, dptr2, cdw10_11, cdw12_13, cdw14_15] = words;
+        Self {
+            head: word(head),
+            cdw2_3: word(cdw2_3),
+            mptr: word(mptr),
+            dptr1: word(dptr1),
+            dptr2: word(dptr2),
+            cdw10_11: word(cdw10_11),
+            cdw12_13: word(cdw12_13),
+            cdw14_15: word(cdw14_15),
+        }
     }
 }
 
@@ -276,21 +300,25 @@ impl Cqe {
     /// From words of memory.
     #[must_use]
     #[inline]
-    pub fn from_words(words: [u64; 2]) -> Self {
-        zerocopy::transmute!(words)
+    pub const fn from_words(words: [u64; 2]) -> Self {
+        let [result, tail] = words;
+        Self {
+            result: word(result),
+            tail: word(tail),
+        }
     }
 
     /// As words of memory. The second holds the phase tag: it is stored last and loaded first.
     #[must_use]
     #[inline]
-    pub fn words(self) -> [u64; 2] {
-        zerocopy::transmute!(self)
+    pub const fn words(self) -> [u64; 2] {
+        [self.result.get().to_le(), self.tail.get().to_le()]
     }
 
     /// The phase tag, from the second word of memory.
     #[must_use]
     #[inline]
-    pub(crate) fn phase_of(word: u64) -> bool {
+    pub(crate) const fn phase_of(word: u64) -> bool {
         u64::from_le(word) >> 48 & 1 != 0
     }
 
