@@ -17,7 +17,7 @@ pub(crate) struct Function {
     pub(crate) interface: Option<Interface>,
     /// Token of the physical function, for a virtual one whose physical one is on vfio-pci too
     #[arg(long)]
-    pub(crate) token: Option<VfToken>,
+    pub(crate) vf_token: Option<VfToken>,
 }
 
 /// How the kernel gives functions to processes.
@@ -43,7 +43,7 @@ impl Function {
                 Interface::Type1 => Backend::Type1v2,
             });
         }
-        if let Some(token) = self.token {
+        if let Some(token) = self.vf_token {
             options = options.token(token);
         }
         let opened = VfioBacking::open_with(&options, self.bdf);

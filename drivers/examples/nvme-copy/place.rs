@@ -49,7 +49,7 @@ pub(crate) struct Devices {
 pub(crate) enum Place {
     /// A namespace, with a queue pair.
     Namespace {
-        queue: QueuePair<VfioBacking, Part>,
+        queue: Box<QueuePair<VfioBacking, Part>>,
         namespace: Namespace,
         registered: Registered,
     },
@@ -102,7 +102,7 @@ impl Devices {
             ..QueueOptions::default()
         })?;
         Ok(Place::Namespace {
-            queue,
+            queue: Box::new(queue),
             namespace,
             registered: registered.clone(),
         })

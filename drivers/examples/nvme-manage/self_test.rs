@@ -59,7 +59,7 @@ fn features(controller: &Controller) -> anyhow::Result<()> {
     let changed = Coalescing::new().with_threshold(3).with_time(1);
     match controller.set_interrupt_coalescing(changed) {
         Err(error) if matches!(error.kind, ErrorKind::Refused(_)) => {
-            println!("interrupt coalescing: not tried: {error}")
+            println!("interrupt coalescing: not tried: {error}");
         }
         done => {
             done?;
@@ -134,7 +134,7 @@ fn namespaces(controller: &Controller) -> anyhow::Result<()> {
     ensure!(controller.namespaces()?.contains(&id), "{id} is not attached");
     match controller.next_event(SOON)? {
         Some(Event::NamespacesChanged(list)) => {
-            ensure!(list.is_none_or(|list| list.contains(&id)), "of another namespace")
+            ensure!(list.is_none_or(|list| list.contains(&id)), "of another namespace");
         }
         other => println!("namespace management: no event: {other:?}"),
     }

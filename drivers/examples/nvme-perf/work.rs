@@ -115,7 +115,7 @@ impl<B: Backing> Worker<B> {
         };
         let slot = if self.plan.is_random {
             // The high half of a product: as even as the random number, without a division.
-            u64::try_from(u128::from(self.random()) * u128::from(self.plan.slots) >> 64).unwrap_or(0)
+            u64::try_from((u128::from(self.random()) * u128::from(self.plan.slots)) >> 64).unwrap_or(0)
         } else {
             let next = self.slot + 1;
             std::mem::replace(&mut self.slot, if next == self.plan.slots { 0 } else { next })

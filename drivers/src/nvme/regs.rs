@@ -245,7 +245,7 @@ pub struct MemoryBufferLocation {
     pub pointers_outside: bool,
     /// Data and metadata may be partly in it.
     pub mixed_data: bool,
-    /// It may be written by dwords only.
+    /// Queues in it need only be aligned to dwords.
     pub dwords: bool,
     #[bits(3)]
     __: u8,

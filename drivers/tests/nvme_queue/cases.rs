@@ -15,7 +15,7 @@ fn what_is_written_is_read_and_compares() {
         let bench = Bench::new(interface, Options::default());
         let namespace = bench.controller.namespace(1).unwrap();
         let mut queue = bench.queue(QueueOptions::default());
-        let bytes: Vec<u8> = (0..8192_u32).map(|at| (at * 7 >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..8192_u32).map(|at| ((at * 7) >> 3) as u8).collect();
         queue.write(&namespace, 100, 16, bench.filled(&bytes)).unwrap();
         let written = one(&mut queue);
         assert_eq!(written.status, Status::SUCCESS);

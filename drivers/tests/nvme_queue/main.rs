@@ -1,4 +1,6 @@
 //! Queue pairs of an NVMe controller in memory, through both interfaces.
+#![cfg(test)]
+#![expect(clippy::cast_possible_truncation, reason = "numbers that a test makes are small")]
 
 mod cases;
 mod faults;

@@ -3,6 +3,7 @@
 //! Any thread may submit; whoever waits takes the completions of all. Data goes through pages that are kept for it. A command that takes too
 //! long is aborted; if that does not help, the controller is reset.
 
+mod attempt;
 mod commands;
 mod life;
 mod numbers;
@@ -12,8 +13,9 @@ use super::epoch::{Epoch, Moment, State};
 use super::function::{Function, fatal};
 use super::shared::Admin;
 use super::spec::identify::IdentifyController;
-use super::spec::{Cqe, DataPointer, Opcode, Sqe};
+use super::spec::{DataPointer, Opcode, Sqe};
 use crate::{Backing, ErrorKind, Presence, Result};
+use attempt::{Outcome, Trouble};
 use commands::{Commands, Progress};
 use iommu::buffer::{Both, BufferOptions, DmaBuffer};
 use numbers::Numbers;
@@ -58,32 +60,6 @@ type Page = DmaBuffer<Both>;
 /// Bytes of it: all that Identify gives; lists and logs are read in such parts.
 pub(crate) const PAGE: usize = 4096;
 
-/// How long an abort may take to end the command that took too long.
-const ABORT: Duration = Duration::from_secs(2);
-
-/// What came of a command.
-#[derive(Debug)]
-struct Outcome {
-    result: Result<u64>,
-    /// Its identifier, if the controller may still execute it, and use its memory.
-    under_way: Option<u16>,
-}
-
-/// Why a command did not complete.
-#[derive(Debug)]
-enum Trouble {
-    /// It is still under way.
-    Late,
-    /// It was late, and has ended.
-    Aborted,
-    /// The controller has failed, and may still execute it.
-    Broken(ErrorKind),
-    /// The controller was reset; it is over.
-    Lost,
-    /// It cannot be waited for; the controller may still execute it.
-    Error(crate::Error),
-}
-
 /// Memory for data.
 #[derive(Debug, Default)]
 struct Pages {
@@ -91,16 +67,6 @@ struct Pages {
     free: Vec<Page>,
     /// Of commands that were given up: the controller may still use it.
     under_way: Vec<Page>,
-}
-
-impl Outcome {
-    /// The controller does not execute it, or no longer.
-    fn never(error: crate::Error) -> Self {
-        Self {
-            result: Err(error),
-            under_way: None,
-        }
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -250,110 +216,6 @@ impl<B: Backing> Administration<B> {
         }
     }
 
-    /// Submits a command and waits for its completion; aborts it when it takes too long. Does not reset the controller.
-    fn attempt(&self, step: &'static str, sqe: Sqe, limit: Duration) -> Outcome {
-        // Whoever waits for another command frees its place.
-        let submitted = self.function.wait(limit, || {
-            let submitted = self.with_commands(|commands| {
-                self.drain(commands);
-                commands.submit(sqe)
-            });
-            submitted.ok_or_else(|| self.failed(step, ErrorKind::Gone))
-        });
-        let cid = match submitted {
-            Ok(Some(cid)) => cid,
-            Ok(None) => return Outcome::never(self.failed(step, ErrorKind::Timeout(limit))),
-            Err(error) => return Outcome::never(error),
-        };
-        let mut awaited = self.await_completion(cid, limit);
-        if matches!(awaited, Err(Trouble::Late)) {
-            self.abort(cid);
-            // It ends with a status of its own, or had just ended.
-            awaited = self.await_completion(cid, ABORT).and(Err(Trouble::Aborted));
-        }
-        let kind = match awaited {
-            Ok(cqe) => {
-                let result = cqe.status().ok().map(|()| cqe.result());
-                return Outcome {
-                    result: result.map_err(|kind| self.failed(step, kind)),
-                    under_way: None,
-                };
-            }
-            Err(Trouble::Lost) => {
-                let lost = ErrorKind::Failed("the controller was reset meanwhile".into());
-                return Outcome::never(self.failed(step, lost));
-            }
-            Err(Trouble::Aborted) => return Outcome::never(self.failed(step, ErrorKind::Timeout(limit))),
-            Err(Trouble::Late) => ErrorKind::Timeout(limit),
-            Err(Trouble::Broken(kind)) => kind,
-            Err(Trouble::Error(error)) => error.kind,
-        };
-        Outcome {
-            result: Err(self.failed(step, kind)),
-            under_way: Some(cid),
-        }
-    }
-
-    fn abort(&self, cid: u16) {
-        let abort = Sqe::new(Opcode::ABORT, 0).with_cdw10(u32::from(cid) << 16);
-        let aborting = self.with_commands(|commands| commands.submit(abort)).flatten();
-        let aborted = aborting.map(|aborting| self.await_completion(aborting, ABORT));
-        tracing::warn!(cid, ?aborted, "an admin command took too long");
-    }
-
-    fn await_completion(&self, cid: u16, limit: Duration) -> Result<Cqe, Trouble> {
-        let start = self.function.backing.now();
-        let mut turns: u32 = 0;
-        loop {
-            // The time is read first: what happened in time counts, however long this thread did not run.
-            let is_late = self.function.backing.now().saturating_sub(start) > limit;
-            let progress = self.with_commands(|commands| {
-                self.drain(commands);
-                (commands.take(cid), commands.broken)
-            });
-            match progress {
-                Some((Progress::Done(cqe), _)) => return Ok(cqe),
-                Some((Progress::Pending, None)) => {}
-                Some((Progress::Pending, Some(reason))) => {
-                    return Err(Trouble::Broken(ErrorKind::Failed(reason.into())));
-                }
-                Some((Progress::Lost, _)) | None => return Err(Trouble::Lost),
-            }
-            if turns.is_multiple_of(LOOK) {
-                self.look()?;
-            }
-            if is_late {
-                return Err(Trouble::Late);
-            }
-            self.function.rest(turns, &self.event).map_err(Trouble::Error)?;
-            turns = turns.wrapping_add(1);
-        }
-    }
-
-    /// Takes completions of all, and notes that namespaces are not what they were.
-    fn drain(&self, commands: &mut Commands) {
-        commands.drain();
-        if std::mem::take(&mut commands.namespaces_changed) {
-            self.epoch.namespaces_changed();
-        }
-    }
-
-    /// Looks at the registers: whether the controller is there, runs, and has not failed.
-    fn look(&self) -> Result<(), Trouble> {
-        match self.function.status() {
-            Ok(Some(status)) if status.fatal() => Err(Trouble::Broken(fatal())),
-            Ok(Some(status)) if !status.ready() => {
-                let why = "CSTS.RDY is 0: somebody else has reset it";
-                Err(Trouble::Broken(ErrorKind::Failed(why.into())))
-            }
-            Ok(_) => Ok(()),
-            Err(error) => {
-                self.leave(State::Gone);
-                Err(Trouble::Error(error))
-            }
-        }
-    }
-
     /// The next event, if there is one.
     pub(crate) fn next_event(&self) -> Option<u32> {
         let event = self.with_commands(|commands| {
@@ -405,9 +267,6 @@ impl<B: Backing> Administration<B> {
         }
     }
 }
-
-/// Fruitless turns between two looks at the registers.
-const LOOK: u32 = 256;
 
 fn data(sqe: Sqe, page: &Page) -> Sqe {
     sqe.with_data(DataPointer::Prp, page.iova().0, 0)

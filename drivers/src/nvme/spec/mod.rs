@@ -3,6 +3,7 @@
 //! Follows the NVM Express Base Specification 2.1 ("Base"), the NVM Command Set Specification 1.1 ("NVM") and the NVMe over PCIe Transport
 //! Specification 1.1 ("PCIe"), all of 2024.
 
+mod ability;
 mod dataset;
 mod entry;
 pub mod identify;

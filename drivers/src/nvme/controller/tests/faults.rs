@@ -121,7 +121,7 @@ fn registers_of_ones_for_a_while_are_waited_out() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
     fn garbage_is_read_without_harm(seed: u64) {
