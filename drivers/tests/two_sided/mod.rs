@@ -60,7 +60,7 @@ struct Queue {
 }
 
 /// By the fake's clock: no more is done then.
-const END: Duration = Duration::from_secs(10);
+const END: Duration = Duration::from_secs(60);
 const OPERATIONS: usize = 200;
 const QUEUES: usize = 3;
 
@@ -84,13 +84,15 @@ pub fn run(data: &[u8]) {
         namespace: None,
         queues: Vec::new(),
     };
-    for _ in 0..OPERATIONS {
+    for turn in 0..OPERATIONS {
         if script.0.is_empty() || scene.backing.now() > END {
             break;
         }
         scene.backing.begin();
         scene.step(&mut script);
-        scene.ledger.check();
+        if turn % 16 == 0 {
+            scene.ledger.check();
+        }
     }
     scene.backing.begin();
     scene.end(script.flag());
@@ -274,7 +276,7 @@ impl Scene {
     }
 
     fn data(&self, script: &mut Script<'_>) -> Option<Data> {
-        let len = 1 + usize::from(script.number() % 40_000);
+        let len = 1 + usize::from(script.number() % 20_000);
         (script.below(16) != 0).then(|| self.ledger.take(self.backing.space(), len, script.number()))
     }
 
