@@ -1,4 +1,5 @@
 //! Faults of an NVMe controller by name, and what the driver says of each: on both interfaces, with what it costs in the device's time.
+#![cfg(test)]
 
 use drivers::fake::nvme::{Fault, Nvme, Options, Status, When};
 use drivers::fake::{FakeBacking, Interface};
@@ -180,7 +181,7 @@ fn cfs_during_io() {
         stage.breaks(
             Fault::Fatal,
             |kind| matches!(kind, ErrorKind::Failed(text) if text.contains("CFS")),
-        )
+        );
     });
 }
 
@@ -210,7 +211,7 @@ fn phase_glitch() {
     each(|stage| {
         stage.breaks(Fault::StalePhase, |kind| {
             matches!(kind, ErrorKind::Timeout(_) | ErrorKind::Failed(_))
-        })
+        });
     });
     // Its halves at different times: what has the phase is whole but for the result, which these commands do not have.
     for fault in [Fault::InParts, Fault::PhaseFirst] {

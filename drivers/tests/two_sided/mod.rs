@@ -19,7 +19,7 @@ use vfio_core::fake::FaultReason;
 use watched::Watched;
 
 /// What is done, taken from bytes; zeroes once there are none.
-pub struct Script<'a>(&'a [u8]);
+struct Script<'a>(&'a [u8]);
 
 impl Script<'_> {
     fn byte(&mut self) -> u8 {
@@ -65,7 +65,7 @@ const OPERATIONS: usize = 200;
 const QUEUES: usize = 3;
 
 /// Runs a script.
-pub fn run(data: &[u8]) {
+pub(crate) fn run(data: &[u8]) {
     let mut script = Script(data);
     let nvme = Nvme::new(device(&mut script));
     let interface = if script.flag() {
@@ -84,6 +84,12 @@ pub fn run(data: &[u8]) {
         namespace: None,
         queues: Vec::new(),
     };
+    if script.below(8) == 0 {
+        let (when, fault) = fault(&mut script);
+        scene.nvme.inject(when, fault);
+    }
+    scene.open(&mut script);
+    scene.add_queue(&mut script);
     for turn in 0..OPERATIONS {
         if script.0.is_empty() || scene.backing.now() > END {
             break;
