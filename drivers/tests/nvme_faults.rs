@@ -64,7 +64,11 @@ impl Stage {
     fn new(interface: Interface, interrupt: Interrupt) -> Self {
         let nvme = Nvme::new(Options::default());
         let backing = FakeBacking::through(interface, nvme.clone()).unwrap();
-        let controller = Controller::new(backing.clone(), &nvme::Options::default()).unwrap();
+        let asked = nvme::Options {
+            admin_timeout: Duration::from_millis(100),
+            ..nvme::Options::default()
+        };
+        let controller = Controller::new(backing.clone(), &asked).unwrap();
         let options = QueueOptions {
             interrupt,
             timeout: Duration::from_millis(50),
@@ -273,4 +277,34 @@ fn iova_fault_in_a_storm() {
         stage.works();
         stage.end();
     });
+}
+
+/// What a dropped queue had outstanding is done late, by a controller that cannot be stopped: its memory is not there any more, and nobody is
+/// hurt, because it is no bus master any more either.
+#[test]
+fn dropped_while_it_does_not_stop() {
+    for interface in [Interface::Iommufd, Interface::Type1] {
+        let mut stage = Stage::new(interface, Interrupt::Off);
+        stage.nvme.inject_always(When::Io(READ), Fault::Slow(40_000));
+        stage.nvme.inject_always(When::Admin(0x00), Fault::Lost);
+        stage.nvme.inject_always(When::Admin(0x08), Fault::Lost);
+        stage.nvme.inject(When::Now, Fault::NeverStops);
+        for at in 0..DEPTH {
+            let data = stage.memory(0);
+            stage.queue.read(&stage.namespace, 8 * at, 8, data).unwrap();
+        }
+        stage.queue.ring();
+        stage.backing.poke();
+        let (nvme, backing) = (stage.nvme, stage.backing);
+        drop((stage.queue, stage.controller));
+        for _ in 0..60_000 {
+            backing.poke();
+        }
+        for fault in backing.machine().faults() {
+            assert_eq!(fault.reason, FaultReason::NotMaster);
+        }
+        let machine = backing.machine().clone();
+        drop((nvme, backing));
+        assert_eq!(machine.leaks(), Vec::<String>::new());
+    }
 }
