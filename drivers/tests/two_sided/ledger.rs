@@ -32,7 +32,7 @@ pub(super) struct Data {
 }
 
 /// Memory that came back is kept so long.
-const RESTING: usize = 32;
+const RESTING: usize = 16;
 
 impl Ledger {
     fn book(&self) -> MutexGuard<'_, Book> {

@@ -19,7 +19,7 @@ use vfio_core::fake::FaultReason;
 use watched::Watched;
 
 /// What is done, taken from bytes; zeroes once there are none.
-pub struct Script<'a>(&'a [u8]);
+struct Script<'a>(&'a [u8]);
 
 impl Script<'_> {
     fn byte(&mut self) -> u8 {
@@ -60,12 +60,12 @@ struct Queue {
 }
 
 /// By the fake's clock: no more is done then.
-const END: Duration = Duration::from_secs(10);
+const END: Duration = Duration::from_secs(60);
 const OPERATIONS: usize = 200;
 const QUEUES: usize = 3;
 
 /// Runs a script.
-pub fn run(data: &[u8]) {
+pub(crate) fn run(data: &[u8]) {
     let mut script = Script(data);
     let nvme = Nvme::new(device(&mut script));
     let interface = if script.flag() {
@@ -84,13 +84,21 @@ pub fn run(data: &[u8]) {
         namespace: None,
         queues: Vec::new(),
     };
-    for _ in 0..OPERATIONS {
+    if script.below(8) == 0 {
+        let (when, fault) = fault(&mut script);
+        scene.nvme.inject(when, fault);
+    }
+    scene.open(&mut script);
+    scene.add_queue(&mut script);
+    for turn in 0..OPERATIONS {
         if script.0.is_empty() || scene.backing.now() > END {
             break;
         }
         scene.backing.begin();
         scene.step(&mut script);
-        scene.ledger.check();
+        if turn % 16 == 0 {
+            scene.ledger.check();
+        }
     }
     scene.backing.begin();
     scene.end(script.flag());
@@ -274,7 +282,7 @@ impl Scene {
     }
 
     fn data(&self, script: &mut Script<'_>) -> Option<Data> {
-        let len = 1 + usize::from(script.number() % 40_000);
+        let len = 1 + usize::from(script.number() % 20_000);
         (script.below(16) != 0).then(|| self.ledger.take(self.backing.space(), len, script.number()))
     }
 
