@@ -153,11 +153,11 @@ fn main() -> anyhow::Result<()> {
 
 fn virtual_function(device: &common::Function, number: u16, resources: Resources) -> anyhow::Result<()> {
     let token = device
-        .token
-        .context("--token: what users of the virtual function will name")?;
+        .vf_token
+        .context("--vf-token: what users of the virtual function will name")?;
     // The physical function's own driver sets it, and needs none.
     let backing = common::Function {
-        token: None,
+        vf_token: None,
         ..device.clone()
     };
     let backing = backing.open()?;

@@ -191,18 +191,19 @@ fn run<B: Backing>(mut workers: Vec<work::Worker<B>>) -> Vec<anyhow::Result<work
     let Some((last, others)) = workers.split_last_mut() else {
         return Vec::new();
     };
-    // One alone waits for nobody: that would be a system call.
-    let barrier = (!others.is_empty()).then(|| Barrier::new(others.len() + 1));
-    let work = |worker: &mut work::Worker<B>| {
-        if let Some(barrier) = &barrier {
-            barrier.wait();
-        }
-        worker.run()
-    };
+    let barrier = Barrier::new(others.len() + 1);
     std::thread::scope(|scope| {
-        let threads: Vec<_> = others.iter_mut().map(|worker| scope.spawn(|| work(worker))).collect();
+        let start = |worker: &mut work::Worker<B>| {
+            barrier.wait();
+            worker.run()
+        };
+        let threads: Vec<_> = others
+            .iter_mut()
+            .map(|worker| scope.spawn(move || start(worker)))
+            .collect();
+        barrier.wait();
         eprintln!("I/O begins");
-        let last = work(last);
+        let last = last.run();
         let joined = threads.into_iter().map(|thread| {
             let joined = thread.join();
             joined.unwrap_or_else(|_panic| Err(anyhow::anyhow!("a thread has panicked")))

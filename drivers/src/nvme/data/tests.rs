@@ -66,7 +66,8 @@ fn follow(lists: &Lists, sqe: &Sqe, bytes: u64) -> Vec<(u64, u64)> {
                             pieces.push((value, left.min(PAGE)));
                             left -= left.min(PAGE);
                             if left == 0 {
-                                if place + 1 < in_page && !(pieces.len() as u64 - 1).is_multiple_of(lists.words as u64) {
+                                if place + 1 < in_page && !(pieces.len() as u64 - 1).is_multiple_of(lists.words as u64)
+                                {
                                     assert_eq!(load(lists, entry + place * 8 + 8), 0, "what follows is nothing");
                                 }
                                 break;
