@@ -57,7 +57,7 @@ impl Host {
         let mut interface = Interface::new(Config::new(device.address().into()), &mut device, now);
         let mut room = Ok(());
         interface.update_ip_addrs(|addresses| room = addresses.push(IpCidr::Ipv4(args.address)));
-        room.map_err(|_| anyhow!("no room for an address"))?;
+        room.map_err(|address| anyhow!("no room for {address}"))?;
         if let Some(gateway) = args.gateway {
             interface.routes_mut().add_default_ipv4_route(gateway)?;
         }

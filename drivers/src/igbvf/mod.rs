@@ -27,7 +27,7 @@
 //!             frame.buffer.read(0, &mut addresses).ok_or("a frame without addresses")?;
 //!             addresses.rotate_left(6);
 //!             frame.buffer.write(0, &addresses).ok_or("a frame without addresses")?;
-//!             let piece = Piece { buffer: frame.buffer, len: frame.status.len() };
+//!             let piece = Piece { buffer: frame.buffer, len: frame.status.length() };
 //!             tx.push([piece], Offload::default())?;
 //!         }
 //!         tx.ring();
@@ -61,7 +61,7 @@ pub use offload::{Checksums, L4, Offload};
 pub use port::{Link, Port, PortOptions, PortState};
 pub use rx::{Received, RxOptions, RxQueue};
 pub use spec::MacAddress;
-pub use tx::{Piece, Refused, TxOptions, TxQueue, Why};
+pub use tx::{Piece, Refused, Report, TxOptions, TxQueue, Why};
 
 #[cfg(test)]
 mod tests;

@@ -25,6 +25,8 @@ pub struct Device<B: Backing> {
     idle: u32,
     /// How often the PF was reset.
     resets: u64,
+    /// There is a link. Without one nothing is sent: it would be lost.
+    is_up: bool,
 }
 
 #[derive(Debug)]
@@ -46,8 +48,10 @@ struct Sender<B: Backing> {
 
 /// The mailbox is looked at only so often while nothing comes.
 const IDLE_POLLS: u32 = 1024;
-/// And so often while a wait finds nothing.
+/// And so often while waits find nothing.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// How often the link is looked at while there is none.
+const LINK_WAIT: Duration = Duration::from_millis(10);
 const KIB: u16 = 1024;
 /// Room for a check sequence and a VLAN tag.
 const BESIDES: u16 = 8;
@@ -70,7 +74,7 @@ impl<B: Backing> Device<B> {
         };
         let tx_options = TxOptions {
             depth,
-            interrupt: false,
+            ..TxOptions::default()
         };
         let (mut rx, tx) = (port.rx_queue(0, rx_options)?, port.tx_queue(0, tx_options)?);
         let failed = |error: iommu::Error| Error::new(backing.bdf(), "allocate buffers", error.into());
@@ -101,6 +105,7 @@ impl<B: Backing> Device<B> {
             port,
             idle: 0,
             resets: 0,
+            is_up: false,
         })
     }
 
@@ -128,6 +133,9 @@ impl<B: Backing> Device<B> {
     ///
     /// [`ErrorKind::Gone`] once the function is, or is wanted back; when it cannot recover.
     pub fn poll(&mut self, now: Instant, interface: &mut Interface, sockets: &mut SocketSet<'_>) -> Result<PollResult> {
+        if !self.is_up {
+            self.check()?;
+        }
         let result = interface.poll(now, self, sockets);
         self.rx.queue.ring();
         self.tx.queue.ring();
@@ -156,9 +164,10 @@ impl<B: Backing> Device<B> {
             self.port.backing().idle();
             return Ok(());
         }
-        let limit = timeout.map_or(LONGEST_WAIT, |timeout| timeout.min(LONGEST_WAIT));
+        let longest = if self.is_up { LONGEST_WAIT } else { LINK_WAIT };
+        let limit = timeout.map_or(longest, |timeout| timeout.min(longest));
         match self.rx.queue.wait(Some(limit)) {
-            Ok(Woken::TimedOut) if limit == LONGEST_WAIT => self.check(),
+            Ok(Woken::TimedOut) if limit == longest => self.check(),
             Ok(_) => Ok(()),
             Err(error) => self.heal(error),
         }
@@ -166,7 +175,9 @@ impl<B: Backing> Device<B> {
 
     fn check(&mut self) -> Result<()> {
         self.idle = 0;
-        match self.port.check()? {
+        let state = self.port.check()?;
+        self.is_up = matches!(state, PortState::Up(_));
+        match state {
             PortState::Reset => self.recover(),
             PortState::Up(_) | PortState::NoLink => Ok(()),
         }
@@ -182,6 +193,7 @@ impl<B: Backing> Device<B> {
 
     fn recover(&mut self) -> Result<()> {
         self.resets += 1;
+        self.is_up = false;
         self.port.recover()?;
         self.rx.queue.restart()?;
         self.tx.free.extend(self.tx.queue.restart()?);
@@ -201,7 +213,7 @@ impl<B: Backing> Receiver<B> {
                 }
             };
             self.count += 1;
-            let len = usize::from(received.status.len());
+            let len = usize::from(received.status.length());
             let frame = self.frame.get_mut(..len);
             let is_whole = received.status.is_end() && !received.status.is_damaged();
             let is_taken = is_whole
@@ -293,7 +305,7 @@ impl<B: Backing> phy::Device for Device<B> {
     type TxToken<'a> = TxToken<'a, B>;
 
     fn receive(&mut self, _now: Instant) -> Option<(RxToken<'_>, TxToken<'_, B>)> {
-        if !self.tx.is_ready() {
+        if !self.is_up || !self.tx.is_ready() {
             return None;
         }
         let len = self.rx.next()?;
@@ -302,7 +314,8 @@ impl<B: Backing> phy::Device for Device<B> {
     }
 
     fn transmit(&mut self, _now: Instant) -> Option<TxToken<'_, B>> {
-        self.tx.is_ready().then(|| TxToken { sender: &mut self.tx })
+        let is_ready = self.is_up && self.tx.is_ready();
+        is_ready.then_some(TxToken { sender: &mut self.tx })
     }
 
     fn capabilities(&self) -> DeviceCapabilities {

@@ -160,7 +160,7 @@ impl<B: Backing> RxQueue<B> {
             self.idle()?;
             return Ok(None);
         };
-        if status.len() > self.options.buffer_len {
+        if status.length() > self.options.buffer_len {
             return Err(self.nonsense(status));
         }
         let info = RxInfo::from_bits(self.ring.load(self.clean, 0, Ordering::Relaxed));
@@ -197,7 +197,7 @@ impl<B: Backing> RxQueue<B> {
         self.has_failed = true;
         let text = format!(
             "a receive descriptor says that {} bytes are in a buffer of {}",
-            status.len(),
+            status.length(),
             self.options.buffer_len
         );
         self.ring.function.failed(STEP, ErrorKind::Failed(text.into()))

@@ -69,7 +69,7 @@ pub struct RxStatus {
     /// RXE: the frame was damaged on the wire.
     pub is_damaged: bool,
     /// Bytes in this buffer.
-    pub len: u16,
+    pub length: u16,
     /// The VLAN tag that was taken out.
     pub vlan: u16,
 }
@@ -79,7 +79,7 @@ pub struct RxStatus {
 #[derive(PartialEq, Eq)]
 pub struct TxData {
     /// DTALEN: bytes in this buffer.
-    pub len: u16,
+    pub length: u16,
     #[bits(4)]
     __: u8,
     /// DTYP: [`DATA`](Self::DATA).
@@ -333,7 +333,7 @@ mod tests {
     #[test]
     fn words_are_where_the_device_looks_for_them() {
         let data = TxData::new()
-            .with_len(0x1234)
+            .with_length(0x1234)
             .with_kind(TxData::DATA)
             .with_is_end(true)
             .with_with_fcs(true)
@@ -362,7 +362,7 @@ mod tests {
         let status = RxStatus::from_bits(0x0007_0040_a004_006b);
         assert!(status.is_done() && status.is_end() && status.has_vlan() && status.l4_checked() && status.ip_checked());
         assert!(status.is_local() && status.is_l4_wrong() && status.is_damaged() && !status.is_ip_wrong());
-        assert_eq!((status.len(), status.vlan()), (64, 7));
+        assert_eq!((status.length(), status.vlan()), (64, 7));
     }
 
     #[test]

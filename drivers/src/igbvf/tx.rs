@@ -1,6 +1,6 @@
 //! Sending: buffers go in with frames, and come back once these were sent.
 //!
-//! The device reports by writing its head into memory (82576 datasheet §7.2.3): once for each batch, whatever it holds.
+//! The device reports once for each batch, whatever it holds, in the way that [`Report`] says.
 
 use super::function::Function;
 use super::offload::Offload;
@@ -10,6 +10,7 @@ use super::spec::TxData;
 use crate::wait::Signals;
 use crate::{Backing, Error, ErrorKind, Presence, Result, Woken};
 use iommu::buffer::{Both, DmaBuffer};
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -38,6 +39,9 @@ pub struct TxQueue<B: Backing> {
     last: Option<(u32, TxData)>,
     /// Descriptors since the device was asked to report.
     unreported: u32,
+    /// Descriptors in which the device will report. There is room for all of them.
+    reports: VecDeque<u32>,
+    report: Report,
     /// What the device has in its context 0.
     context: Offload,
     /// What the device wrote makes no sense, or a restart has not succeeded.
@@ -51,6 +55,18 @@ pub struct TxOptions {
     pub depth: u16,
     /// Interrupts for [`TxQueue::wait`]; the port must have been opened with interrupts.
     pub interrupt: bool,
+    /// How the device reports.
+    pub report: Report,
+}
+
+/// How the device says how far it has got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Report {
+    /// It marks the last descriptor of a batch as done.
+    Descriptor,
+    /// It writes its head to a place in memory (82576 datasheet §7.2.3). QEMU's device goes on with that after a reset, so that the next driver
+    /// waits in vain if this process is killed.
+    Head,
 }
 
 impl Default for TxOptions {
@@ -58,6 +74,7 @@ impl Default for TxOptions {
         Self {
             depth: 256,
             interrupt: false,
+            report: Report::Descriptor,
         }
     }
 }
@@ -105,9 +122,11 @@ impl<const N: usize> std::error::Error for Refused<N> {}
 /// TXDCTL: prefetch below 8 descriptors, one at a time. Nothing is held back, as the head is to be written (§7.2.3).
 const CONTROL: u32 = 8 | 1 << 8;
 /// Bit 0 of TDWBAL: the head is written to memory.
-const WRITE_HEAD: u32 = 1;
+const WRITE_HEAD: u64 = 1;
 /// Within a long batch the device reports at least so often, so that buffers come back while it goes on.
 const REPORT_EVERY: u32 = 32;
+/// DD in the second word of a descriptor that was written back (§7.2.2.3).
+const DONE: u64 = 1 << 32;
 /// A context descriptor at most comes with a frame.
 const WITH_CONTEXT: u32 = 1;
 /// Bytes of the longest frame without its check sequence.
@@ -128,6 +147,8 @@ impl<B: Backing> TxQueue<B> {
             .transpose()?;
         let mut queue = Self {
             slots: slots(ring.depth()),
+            reports: VecDeque::with_capacity(usize::from(options.depth)),
+            report: options.report,
             ring,
             vector,
             clean: 0,
@@ -147,13 +168,23 @@ impl<B: Backing> TxQueue<B> {
         if let Some(head) = self.ring.head() {
             head.store(0, Ordering::Relaxed);
         }
-        let [a, b, c, d, e, f, g, h] = self.ring.head_iova().to_le_bytes();
-        self.ring
-            .write(queue::HEAD_LOW, u32::from_le_bytes([a, b, c, d]) | WRITE_HEAD);
+        let place = match self.report {
+            Report::Head => self.ring.head_iova() | WRITE_HEAD,
+            Report::Descriptor => 0,
+        };
+        let [a, b, c, d, e, f, g, h] = place.to_le_bytes();
         self.ring.write(queue::HEAD_HIGH, u32::from_le_bytes([e, f, g, h]));
+        self.ring.write(queue::HEAD_LOW, u32::from_le_bytes([a, b, c, d]));
         self.ring
             .write(queue::TXCTL, self.ring.read(queue::TXCTL) & !regs::HEAD_RELAXED);
         self.ring.switch_on(CONTROL)
+    }
+
+    fn switch_off(&mut self) -> Result<()> {
+        self.ring.switch_off()?;
+        // The next driver may want it otherwise.
+        self.ring.write(queue::HEAD_LOW, 0);
+        Ok(())
     }
 
     /// How many descriptors are free; a frame takes one for each piece, and one more if it is [offloaded](Offload) otherwise than the one before.
@@ -190,9 +221,10 @@ impl<B: Backing> TxQueue<B> {
         }
         for (at, Piece { buffer, len }) in pieces.into_iter().enumerate() {
             let is_end = at + 1 == N;
-            let mut data = first.with_len(len).with_is_end(is_end);
+            let mut data = first.with_length(len).with_is_end(is_end);
             if is_end && self.unreported >= REPORT_EVERY {
                 data.set_report(true);
+                self.reports.push_back(self.tail);
                 self.unreported = 0;
             }
             let index = self.tail;
@@ -244,8 +276,11 @@ impl<B: Backing> TxQueue<B> {
             return;
         }
         // The device has not been told of this one yet, so it can still be changed.
-        if let Some((index, data)) = self.last.take() {
+        if let Some((index, data)) = self.last.take()
+            && !data.report()
+        {
             self.ring.store(index, 1, data.with_report(true).into_bits());
+            self.reports.push_back(index);
         }
         self.unreported = 0;
         self.ring.write(queue::TAIL, self.tail);
@@ -279,14 +314,43 @@ impl<B: Backing> TxQueue<B> {
     /// Whether the device has got further.
     #[inline]
     fn look(&mut self) -> Result<bool> {
-        // Acquired: what the device did before it wrote the head is over, so the buffers can be written again.
+        let further = match self.report {
+            Report::Descriptor => self.marked(),
+            Report::Head => self.written()?,
+        };
+        if self.has_failed || further.is_none() {
+            self.idle()?;
+            return Ok(false);
+        }
+        self.done = further.unwrap_or(self.done);
+        Ok(true)
+    }
+
+    /// Up to where it is done by the next descriptor in which it reports.
+    #[inline]
+    fn marked(&mut self) -> Option<u32> {
+        let index = *self.reports.front()?;
+        // Acquired: what the device did before it marked the descriptor is over, so the buffers can be written again.
+        let status = self.ring.load(index, 1, Ordering::Acquire);
+        if status & DONE == 0 {
+            return None;
+        }
+        self.reports.pop_front();
+        Some(self.ring.next(index))
+    }
+
+    /// Up to where it is done by the head that it wrote.
+    #[inline]
+    fn written(&mut self) -> Result<Option<u32>> {
+        // Kept for the other way.
+        self.reports.clear();
+        // Acquired, as above.
         let head = self
             .ring
             .head()
             .map_or(0, |head| u32::from_le(head.load(Ordering::Acquire)));
         if head == self.done || self.has_failed {
-            self.idle()?;
-            return Ok(false);
+            return Ok(None);
         }
         // It can only be at what it was told of.
         if head >= self.ring.depth() || self.ring.between(self.done, head) > self.ring.between(self.done, self.rung) {
@@ -297,8 +361,7 @@ impl<B: Backing> TxQueue<B> {
             );
             return Err(self.ring.function.failed(STEP, ErrorKind::Failed(text.into())));
         }
-        self.done = head;
-        Ok(true)
+        Ok(Some(head))
     }
 
     fn idle(&self) -> Result<()> {
@@ -369,9 +432,10 @@ impl<B: Backing> TxQueue<B> {
     pub fn restart(&mut self) -> Result<Vec<DmaBuffer<Both>>> {
         // Until it works again nothing goes in.
         self.has_failed = true;
-        self.ring.switch_off()?;
+        self.switch_off()?;
         (self.clean, self.done, self.tail, self.rung) = (0, 0, 0, 0);
         (self.last, self.unreported) = (None, 0);
+        self.reports.clear();
         self.context = Offload::default();
         self.switch_on()?;
         self.has_failed = false;
@@ -385,14 +449,14 @@ impl<B: Backing> TxQueue<B> {
     ///
     /// When nothing proves that the device has stopped; the buffers are kept from everybody then.
     pub fn stop(mut self) -> Result<Vec<DmaBuffer<Both>>> {
-        self.ring.switch_off()?;
+        self.switch_off()?;
         Ok(std::mem::take(&mut self.slots).into_iter().flatten().collect())
     }
 }
 
 impl<B: Backing> Drop for TxQueue<B> {
     fn drop(&mut self) {
-        if let Err(error) = self.ring.switch_off() {
+        if let Err(error) = self.switch_off() {
             tracing::error!(%error, "a transmit queue stays on");
             self.ring.leak(std::mem::take(&mut self.slots));
         }

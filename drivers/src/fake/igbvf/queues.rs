@@ -46,6 +46,8 @@ impl Ring {
 const FCS: usize = 4;
 const COUNT_TX: (usize, usize) = (0x0f14, 0x0f34);
 const COUNT_RX: (usize, usize) = (0x0f10, 0x0f18);
+/// DD of a transmit descriptor.
+const DONE: u64 = 1 << 32;
 const COUNT_MULTICAST: usize = 0x0f3c;
 
 impl State {
@@ -82,24 +84,27 @@ impl State {
             let Ok(data) = done else {
                 return self.fail(registers);
             };
+            let at = ring.at(ring.head);
             self.advance(&mut ring);
-            if data.is_some_and(|data| data.report()) {
-                self.report(&ring, bus);
+            if let Some(data) = data.filter(|data| data.report()) {
+                self.report(&ring, at, data, bus);
                 self.raise(IVAR, 2 * u32::try_from(number).unwrap_or_default() + 1);
             }
         }
     }
 
-    /// Writes the head, where the driver wants it.
-    fn report(&mut self, ring: &Ring, bus: &Bus<'_>) {
+    /// Writes the head, or the descriptor at `at`, as the driver wants it.
+    fn report(&mut self, ring: &Ring, at: Iova, data: TxData, bus: &Bus<'_>) {
         let get = |register| self.get(ring.registers + register);
         let to = u64::from(get(queue::HEAD_HIGH)) << 32 | u64::from(get(queue::HEAD_LOW));
-        let head = if self.faults.remove(&Fault::WrongHead) {
-            ring.tail + 1
+        let written = if to & 1 == 0 {
+            bus.dma_write(Iova(at.0 + 8), &(data.into_bits() | DONE).to_le_bytes())
+        } else if self.faults.remove(&Fault::WrongHead) {
+            bus.dma_write(Iova(to & !3), &(ring.tail + 1).to_le_bytes())
         } else {
-            ring.head
+            bus.dma_write(Iova(to & !3), &ring.head.to_le_bytes())
         };
-        if to & 1 != 0 && bus.dma_write(Iova(to & !3), &head.to_le_bytes()).is_err() {
+        if written.is_err() {
             self.fail(ring.registers);
         }
     }
@@ -118,7 +123,7 @@ impl State {
             sending.context = [low, high];
             return Ok(None);
         }
-        let mut piece = vec![0; data.len().into()];
+        let mut piece = vec![0; data.length().into()];
         bus.dma_read(Iova(low), &mut piece)?;
         sending.frame.append(&mut piece);
         let first = *sending.first.get_or_insert(data);
@@ -200,7 +205,7 @@ impl State {
                 .with_is_l4_wrong(self.faults.remove(&Fault::WrongChecksum))
                 .with_has_vlan(vlan.is_some())
                 .with_vlan(vlan.unwrap_or_default())
-                .with_len(len);
+                .with_length(len);
             let place = ring.at(ring.head);
             // The word that says so comes last.
             bus.dma_write(place, &0_u64.to_le_bytes())?;

@@ -150,7 +150,11 @@ fn a_function_that_is_wanted_back_still_gives_its_buffers_back() {
 
 #[test]
 fn a_head_beyond_the_tail_stops_the_queue_until_it_is_restarted() {
-    let mut rig = Rig::new(Interface::Iommufd, options());
+    let with_head = crate::igbvf::PortOptions {
+        interrupts: true,
+        ..options()
+    };
+    let mut rig = Rig::new(Interface::Iommufd, with_head);
     rig.wire.fault(Fault::WrongHead);
     rig.send(&frame(PEER, MAC, b"out"));
     rig.tx.ring();

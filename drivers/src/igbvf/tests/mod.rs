@@ -5,7 +5,7 @@ mod faults;
 mod stack;
 mod traffic;
 
-use super::{MacAddress, Offload, Piece, Port, PortOptions, RxOptions, RxQueue, TxOptions, TxQueue};
+use super::{MacAddress, Offload, Piece, Port, PortOptions, Report, RxOptions, RxQueue, TxOptions, TxQueue};
 use crate::fake::igbvf::{IgbVf, Wire};
 use crate::fake::{FakeBacking, Interface};
 use crate::{Backing, Result};
@@ -51,7 +51,12 @@ impl Rig {
             ..RxOptions::default()
         };
         let rx = port.rx_queue(0, rx_options)?;
-        let tx_options = TxOptions { depth: 32, interrupt };
+        let tx_options = TxOptions {
+            depth: 32,
+            interrupt,
+            // Both ways are tried.
+            report: if interrupt { Report::Head } else { Report::Descriptor },
+        };
         let tx = port.tx_queue(0, tx_options)?;
         let failed = |error: iommu::Error| crate::Error::new(None, "buffers", error.into());
         let pool = DmaPool::new(backing.space(), 64 << 10, BufferOptions::default()).map_err(failed)?;
@@ -93,7 +98,7 @@ impl Rig {
     pub(super) fn receive(&mut self) -> Result<Vec<u8>> {
         for _ in 0..100 {
             if let Some(received) = self.rx.pop()? {
-                let mut frame = vec![0; received.status.len().into()];
+                let mut frame = vec![0; received.status.length().into()];
                 received.buffer.read(0, &mut frame).unwrap();
                 self.rx.post(received.buffer).unwrap();
                 self.rx.ring();

@@ -9,7 +9,7 @@ use crate::igbvf::{MacAddress, Port, PortOptions, RxOptions, TxOptions};
 use crate::wait::Reactor;
 use crate::{Backing, ErrorKind, Woken};
 use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 #[test]
@@ -77,7 +77,7 @@ fn a_received_buffer_is_sent_on_without_a_copy() {
     };
     let iova = received.buffer.iova();
     let piece = super::Piece {
-        len: received.status.len(),
+        len: received.status.length(),
         buffer: received.buffer,
     };
     rig.tx.push([piece], Offload::default()).unwrap();
@@ -118,7 +118,7 @@ fn a_frame_of_several_pieces_and_one_of_several_buffers() {
             rig.backing.idle();
             continue;
         };
-        let mut part = vec![0; received.status.len().into()];
+        let mut part = vec![0; received.status.length().into()];
         received.buffer.read(0, &mut part).unwrap();
         parts.extend(part);
         assert_eq!(received.status.is_end(), parts.len() == whole.len());
@@ -222,7 +222,7 @@ fn filters_reach_the_pf_and_survive_its_reset() {
         }
     };
     assert_eq!((received.status.has_vlan(), received.status.vlan()), (true, 7));
-    assert_eq!(received.status.len(), 15);
+    assert_eq!(received.status.length(), 15);
     assert!(rig.port.set_multicast(&[MAC]).is_err());
     assert!(rig.port.set_multicast(&[group; 31]).is_err());
     assert!(rig.port.set_vlan(4095, true).is_err());
@@ -353,7 +353,7 @@ fn a_future_of_any_executor_waits_for_frames() {
         let sender = std::thread::spawn(move || wire.send(frame(MAC, PEER, &body)));
         {
             let mut ready = std::pin::pin!(rig.rx.ready(&mut signals));
-            while let Poll::Pending = ready.as_mut().poll(&mut Context::from_waker(&waker)) {
+            while ready.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
                 std::thread::park();
             }
         }
