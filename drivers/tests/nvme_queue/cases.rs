@@ -100,7 +100,7 @@ fn a_fused_compare_and_write_is_done_whole_or_not_at_all() {
     queue.submit(&Command::flush(&namespace), None).unwrap();
     let refused = queue.submit_fused(commands.each_ref(), [None, None]).unwrap_err();
     assert!(matches!(refused.error.kind, ErrorKind::Busy));
-    one(&mut queue);
+    drop(one(&mut queue));
     drop(queue);
     bench.end();
 }
@@ -200,7 +200,7 @@ fn what_makes_no_sense_comes_back_unsubmitted() {
         refused(queue.submit(&Command::flush(&namespace), None)).error.kind,
         ErrorKind::Busy
     ));
-    one(&mut queue);
+    drop(one(&mut queue));
     // What it was is not what it is.
     bench.nvme.resize(1, 4096);
     bench.backing.poke();
@@ -214,7 +214,7 @@ fn what_makes_no_sense_comes_back_unsubmitted() {
     assert!(matches!(stale.error.kind, ErrorKind::Invalid(_)), "{}", stale.error);
     let namespace = bench.controller.namespace(1).unwrap();
     queue.submit(&Command::flush(&namespace), None).unwrap();
-    one(&mut queue);
+    drop(one(&mut queue));
     // A command of the caller's own making.
     queue.submit(&Command::raw(Sqe::new(Opcode(0xc0), 1), 0), None).unwrap();
     assert_eq!(one(&mut queue).status.code(), Status::INVALID_OPCODE.0);

@@ -274,7 +274,7 @@ fn whichever_call_fails_nothing_is_left() {
             if let Ok(mut queue) = made {
                 let queue: &mut Queue = &mut queue;
                 queue.submit(&Command::flush(&namespace), None).unwrap();
-                one(queue);
+                drop(one(queue));
             }
             let failed = machine.failed();
             assert_eq!(bench.nvme.mistakes(), Vec::<String>::new(), "call {n}");
