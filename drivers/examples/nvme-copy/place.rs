@@ -82,7 +82,7 @@ impl Devices {
             let device = Function {
                 bdf,
                 interface: self.interface,
-                token: None,
+                vf_token: None,
             };
             let backing = device.open()?;
             let memory: Arc<Memory> = Arc::clone(&self.memory);

@@ -5,7 +5,7 @@ use crate::fake::nvme::{Fault, Nvme, Options, When};
 use crate::fake::{FakeBacking, Interface};
 use crate::nvme::spec::Opcode;
 use crate::nvme::{Controller, QueueOptions};
-use crate::{Backing, ErrorKind};
+use crate::ErrorKind;
 use iommu::buffer::{Both, DmaBuffer};
 use vfio_core::Errno;
 use vfio_core::fake::{Copier, Machine};
