@@ -385,14 +385,22 @@ impl<B: Backing> TxQueue<B> {
     ///
     /// When nothing proves that the device has stopped; the buffers are kept from everybody then.
     pub fn stop(mut self) -> Result<Vec<DmaBuffer<Both>>> {
-        self.ring.switch_off()?;
+        self.switch_off()?;
         Ok(std::mem::take(&mut self.slots).into_iter().flatten().collect())
+    }
+
+    /// A reset of the function need not make it forget where the head goes, and the next driver need not know of that: with its first frame the
+    /// device would write to memory that is not there any more.
+    fn switch_off(&mut self) -> Result<()> {
+        self.ring.switch_off()?;
+        self.ring.write(queue::HEAD_LOW, 0);
+        Ok(())
     }
 }
 
 impl<B: Backing> Drop for TxQueue<B> {
     fn drop(&mut self) {
-        if let Err(error) = self.ring.switch_off() {
+        if let Err(error) = self.switch_off() {
             tracing::error!(%error, "a transmit queue stays on");
             self.ring.leak(std::mem::take(&mut self.slots));
         }
