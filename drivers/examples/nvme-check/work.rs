@@ -11,6 +11,10 @@ use vfio_core::Memory;
 
 /// What a thread is to do.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an option of the command line or of the device"
+)]
 pub(crate) struct Plan {
     pub(crate) namespace: Namespace,
     /// Its first block.
@@ -420,7 +424,7 @@ impl<'a, B: Backing> Worker<'a, B> {
 
     fn below(&mut self, end: usize) -> usize {
         // The high half of a product: as even as the random number.
-        usize::try_from(u128::from(self.random()) * end as u128 >> 64).unwrap_or(0)
+        usize::try_from((u128::from(self.random()) * end as u128) >> 64).unwrap_or(0)
     }
 
     /// xorshift64*.

@@ -1,11 +1,11 @@
 //! From a function to a controller that runs, and back.
 
 use super::{BOTH, Fake, default, options};
+use crate::ErrorKind;
 use crate::fake::nvme::{Fault, Nvme, Options, When};
 use crate::fake::{FakeBacking, Interface};
 use crate::nvme::spec::Opcode;
 use crate::nvme::{Controller, QueueOptions};
-use crate::ErrorKind;
 use iommu::buffer::{Both, DmaBuffer};
 use vfio_core::Errno;
 use vfio_core::fake::{Copier, Machine};
