@@ -47,6 +47,7 @@ mod mailbox;
 mod offload;
 #[cfg(feature = "smoltcp")]
 pub mod phy;
+mod piece;
 mod port;
 pub mod regs;
 mod ring;
@@ -58,10 +59,11 @@ pub use counters::Statistics;
 #[cfg(feature = "fake")]
 pub(crate) use offload::finish;
 pub use offload::{Checksums, L4, Offload};
+pub use piece::{Piece, Refused, Why};
 pub use port::{Link, Port, PortOptions, PortState};
 pub use rx::{Received, RxOptions, RxQueue};
 pub use spec::MacAddress;
-pub use tx::{Piece, Refused, Report, TxOptions, TxQueue, Why};
+pub use tx::{Report, TxOptions, TxQueue};
 
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,7 @@
 
 use super::function::Function;
 use super::offload::Offload;
+use super::piece::{Piece, Refused, Why};
 use super::regs::{self, queue};
 use super::ring::{Place, Ring, slots};
 use super::spec::TxData;
@@ -11,7 +12,6 @@ use crate::wait::Signals;
 use crate::{Backing, Error, ErrorKind, Presence, Result, Woken};
 use iommu::buffer::{Both, DmaBuffer};
 use std::collections::VecDeque;
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -78,46 +78,6 @@ impl Default for TxOptions {
         }
     }
 }
-
-/// A piece of a frame: the first `len` bytes of a buffer.
-#[derive(Debug)]
-pub struct Piece {
-    /// Where it is.
-    pub buffer: DmaBuffer<Both>,
-    /// How long it is.
-    pub len: u16,
-}
-
-/// A frame that was not taken, and why.
-#[derive(Debug)]
-pub struct Refused<const N: usize> {
-    /// Its pieces.
-    pub pieces: [Piece; N],
-    /// Why.
-    pub why: Why,
-}
-
-/// Why a frame was not taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Why {
-    /// There is no room: [`TxQueue::reap`] makes some.
-    #[error("the queue is full")]
-    Full,
-    /// No pieces, an empty one, one longer than its buffer, or more bytes than a frame can have.
-    #[error("not a frame")]
-    Invalid,
-    /// The queue does not work, or the function is wanted back: [`TxQueue::reap`] says which.
-    #[error("the queue has stopped")]
-    Stopped,
-}
-
-impl<const N: usize> fmt::Display for Refused<N> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.why, f)
-    }
-}
-
-impl<const N: usize> std::error::Error for Refused<N> {}
 
 /// TXDCTL: prefetch below 8 descriptors, one at a time. Nothing is held back, as the head is to be written (§7.2.3).
 const CONTROL: u32 = 8 | 1 << 8;
