@@ -412,14 +412,6 @@ impl<B: Backing> TxQueue<B> {
         self.switch_off()?;
         Ok(std::mem::take(&mut self.slots).into_iter().flatten().collect())
     }
-
-    /// A reset of the function need not make it forget where the head goes, and the next driver need not know of that: with its first frame the
-    /// device would write to memory that is not there any more.
-    fn switch_off(&mut self) -> Result<()> {
-        self.ring.switch_off()?;
-        self.ring.write(queue::HEAD_LOW, 0);
-        Ok(())
-    }
 }
 
 impl<B: Backing> Drop for TxQueue<B> {
