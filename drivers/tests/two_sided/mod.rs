@@ -4,44 +4,21 @@
 //! that came back is not written to, and the controller reaches nothing that is not mapped for it.
 
 mod ledger;
+mod script;
 mod watched;
 
 use drivers::Backing;
-use drivers::fake::nvme::{Abilities, Event, Fault, Format, Interrupts, NamespaceOptions, Nvme, Status, When};
-use drivers::fake::{FakeBacking, Interface, nvme};
+use drivers::fake::nvme::{Event, Fault, Nvme};
+use drivers::fake::{FakeBacking, Interface};
 use drivers::nvme::{
     Command, Controller, DataForm, Interrupt, Namespace, Options, Policy, QueueOptions, QueuePair, Tag,
 };
 use ledger::{Data, Ledger};
+use script::{Script, device, fault};
 use std::collections::HashMap;
 use std::time::Duration;
 use vfio_core::fake::FaultReason;
 use watched::Watched;
-
-/// What is done, taken from bytes; zeroes once there are none.
-struct Script<'a>(&'a [u8]);
-
-impl Script<'_> {
-    fn byte(&mut self) -> u8 {
-        let Some((byte, rest)) = self.0.split_first() else {
-            return 0;
-        };
-        self.0 = rest;
-        *byte
-    }
-
-    fn below(&mut self, limit: u8) -> u8 {
-        self.byte() % limit.max(1)
-    }
-
-    fn number(&mut self) -> u16 {
-        u16::from_le_bytes([self.byte(), self.byte()])
-    }
-
-    fn flag(&mut self) -> bool {
-        self.byte() & 1 != 0
-    }
-}
 
 /// Both sides.
 struct Scene {
@@ -112,68 +89,6 @@ pub(crate) fn run(data: &[u8]) {
             matches!(fault.reason, FaultReason::NotMaster | FaultReason::Gone) || fault.iova.0 >= Fault::NOWHERE.0;
         assert!(is_meant, "{fault}");
     }
-}
-
-fn device(script: &mut Script<'_>) -> nvme::Options {
-    let format = |lba_bytes, metadata| Format { lba_bytes, metadata };
-    let interrupts = match script.below(4) {
-        0 => Interrupts::Intx,
-        1 => Interrupts::Msi(4),
-        count => Interrupts::Msix(u16::from(count)),
-    };
-    let latency = u64::from(script.below(8));
-    nvme::Options {
-        entries: 2 + u32::from(script.below(64)),
-        stride: script.below(3),
-        timeout: 1,
-        page_min: script.below(2),
-        page_max: script.below(3),
-        max_transfer: script.below(6),
-        queues: 1 + u16::from(script.below(4)),
-        interrupts,
-        latency: latency..latency + 1 + u64::from(script.below(8)),
-        seed: script.number().into(),
-        abilities: Abilities::from_bits_truncate(u32::from(script.number()) ^ 0x7ff),
-        event_requests: 1 + script.below(4),
-        formats: vec![format(512, 0), format(4096, 0), format(512, 8)],
-        namespaces: vec![NamespaceOptions {
-            blocks: 4096,
-            format: script.below(3),
-            extended: script.flag(),
-        }],
-        ..nvme::Options::default()
-    }
-}
-
-fn fault(script: &mut Script<'_>) -> (When, Fault) {
-    let fault = match script.below(18) {
-        0 => Fault::Fatal,
-        1 => Fault::NeverReady,
-        2 => Fault::NeverStops,
-        3 => Fault::NeverShutDown,
-        4 => Fault::AllOnes(script.flag().then_some(u64::from(script.byte()) * 16)),
-        5 => Fault::UnknownId,
-        6 => Fault::Duplicate,
-        7 => Fault::StalePhase,
-        8 => Fault::PhaseFirst,
-        9 => Fault::InParts,
-        10 => Fault::WrongQueue,
-        11 => Fault::WrongHead,
-        12 => Fault::Lost,
-        13 => Fault::Stuck,
-        14 => Fault::Slow(u64::from(script.byte()) * 8),
-        15 => Fault::Status(Status(script.number() & 0x7fff)),
-        16 => Fault::Garbage,
-        _ => Fault::WrongPage(script.below(8).into()),
-    };
-    let when = match script.below(5) {
-        0 => When::Now,
-        1 => When::Admin(script.byte()),
-        2 => When::Io(script.below(16)),
-        3 => When::NthAdmin(script.below(8).into()),
-        _ => When::NthIo(script.below(16).into()),
-    };
-    (when, fault)
 }
 
 impl Scene {
