@@ -1,7 +1,7 @@
 //! Mappings: guards, ranged unmaps, leaks, errors.
 
 use super::super::{Ioas, Mapping, PageTable, Placement};
-use super::machine::Machine;
+use super::machine::{Machine, Piece};
 use super::{RW, iommufd, memory};
 use crate::sys::located::Located;
 use crate::sys::located::tests::Asked;
@@ -229,6 +229,68 @@ fn a_stale_guard_is_not_copied() {
     let copied = ioas.copy(&stale, Placement::Fixed(Iova(0x8000)), RW);
     assert_eq!(copied.unwrap_err().kind, ErrorKind::NotMapped(range(0x1000, 1)));
     drop((stale, next));
+}
+
+#[test]
+fn what_others_may_have_replaced_is_not_copied() {
+    let (machine, ioas, first) = set_up();
+    let stale = map(&ioas, &first, 0x1000).unwrap();
+    let iommufd = ioas.object().iommufd();
+    iommufd.set_vfio_ioas(&ioas).unwrap();
+    // A container on the same iommufd unmaps it and maps memory of its own, which goes when it unmaps that.
+    let theirs = Piece {
+        len: PAGE,
+        memory: 0x5000,
+    };
+    machine.state().mappings.insert((ioas.id().0, PAGE), theirs);
+    for target in [ioas.clone(), iommufd.alloc_ioas().unwrap()] {
+        let copied = target.copy(&stale, Placement::Fixed(Iova(0x8000)), RW);
+        assert!(matches!(copied.unwrap_err().kind, ErrorKind::Invalid(_)));
+    }
+    let left: Vec<_> = machine.state().mappings.values().copied().collect();
+    assert_eq!(left, [theirs]);
+    stale.unmap().unwrap();
+    assert_eq!(holders(&first), 0);
+}
+
+#[test]
+fn nobody_joins_while_a_copy_is_made() {
+    let (machine, ioas, memory) = set_up();
+    let source = map(&ioas, &memory, 0x1000).unwrap();
+    let iommufd = ioas.object().iommufd().clone();
+    let joined = iommufd.clone();
+    machine.observe(move |call| assert_eq!(joined.sharing().may_begin(), call != "ioas_copy"));
+    let copy = ioas.copy(&source, Placement::Fixed(Iova(0x8000)), RW).unwrap();
+    iommufd.set_vfio_ioas(&ioas).unwrap();
+    drop((source, copy));
+    assert_eq!(holders(&memory), 0);
+}
+
+#[test]
+fn what_is_not_found_is_not_given_back_if_others_come_meanwhile() {
+    let (machine, ioas, memory) = set_up();
+    let guards: Vec<_> = (1..3).map(|page| map(&ioas, &memory, page * PAGE).unwrap()).collect();
+    machine.state().locked.push((ioas.id().0, 2 * PAGE));
+    let iommufd = ioas.object().iommufd().clone();
+    machine.observe(move |call| {
+        if call == "ioas_copy" {
+            iommufd.sharing().begin();
+        }
+    });
+    ioas.unmap(range(0x1000, 2)).unwrap_err();
+    machine.state().locked.clear();
+    drop(guards);
+    assert_eq!(holders(&memory), 1, "the one of which a part may be there");
+}
+
+#[test]
+fn a_place_in_a_file_is_not_called_an_address() {
+    let (machine, ioas, _) = set_up();
+    machine.fail("ioas_map_file", Errno::INVAL);
+    let file = tempfile::tempfile().unwrap();
+    let mapped = ioas.map_file(&file, 16, PAGE, Placement::Fixed(Iova(0x1000)), RW);
+    let expected = "the offset must be a multiple of 0x1000, and is 0x10";
+    assert_eq!(mapped.unwrap_err().kind.to_string(), expected);
 }
 
 #[test]
