@@ -1,33 +1,32 @@
 //! Mappings: guards, ranged unmaps, leaks, errors.
 
 use super::super::{Ioas, Mapping, PageTable, Placement};
-use super::machine::{Machine, Piece};
+use super::machine::Machine;
 use super::{RW, iommufd, memory};
 use crate::sys::located::Located;
 use crate::sys::located::tests::Asked;
-use crate::sys::space::NotLent;
 use crate::{Access, Error, ErrorKind, Iova, IovaRange, Memory};
 use rustix::io::Errno;
 use std::sync::{Arc, Mutex};
 
-const PAGE: u64 = 4096;
+pub(super) const PAGE: u64 = 4096;
 
-fn range(start: u64, pages: u64) -> IovaRange {
+pub(super) fn range(start: u64, pages: u64) -> IovaRange {
     IovaRange::new(Iova(start), pages * PAGE).unwrap()
 }
 
-fn map(ioas: &Ioas, memory: &Arc<Memory>, start: u64) -> Result<Mapping, Error> {
+pub(super) fn map(ioas: &Ioas, memory: &Arc<Memory>, start: u64) -> Result<Mapping, Error> {
     ioas.map(memory.clone(), 0..memory.len(), Placement::Fixed(Iova(start)), RW)
 }
 
-fn set_up() -> (Arc<Machine>, Ioas, Arc<Memory>) {
+pub(super) fn set_up() -> (Arc<Machine>, Ioas, Arc<Memory>) {
     let machine = Machine::new();
     let ioas = iommufd(&machine).alloc_ioas().unwrap();
     (machine, ioas, memory(1))
 }
 
 /// How many mappings hold the memory, or have leaked it.
-fn holders(memory: &Arc<Memory>) -> usize {
+pub(super) fn holders(memory: &Arc<Memory>) -> usize {
     Arc::strong_count(memory) - 1
 }
 
@@ -118,19 +117,6 @@ fn memory_comes_back_by_its_own_unmap_only() {
 }
 
 #[test]
-fn what_another_iommufd_has_mapped_is_not_copied() {
-    let (_, ioas, memory) = set_up();
-    let (_, other, _) = set_up();
-    let source = map(&ioas, &memory, 0x1000).unwrap();
-    // The same numbers, of something else.
-    let theirs = map(&other, &memory, 0x1000).unwrap();
-    let copied = other.space().copy(source.loan().unwrap(), Some(0x8000), RW);
-    assert_eq!(copied.unwrap_err(), NotLent::Kernel(Errno::XDEV));
-    drop((source, theirs));
-    assert_eq!(holders(&memory), 0);
-}
-
-#[test]
 fn a_stale_guard_does_not_touch_the_next_mapping() {
     let (machine, ioas, memory) = set_up();
     let stale = [
@@ -202,68 +188,6 @@ fn memory_is_leaked_where_nobody_can_tell() {
     guard.unmap().unwrap_err();
     assert_eq!(holders(&memory), 1);
     assert_eq!(machine.state().mappings.len(), 1, "it may be another's");
-}
-
-#[test]
-fn a_copy_holds_the_same_memory() {
-    let (_, ioas, memory) = set_up();
-    let other = ioas.object().iommufd().alloc_ioas().unwrap();
-    let source = map(&ioas, &memory, 0x1000).unwrap();
-    let copies = [
-        ioas.copy(&source, Placement::Fixed(Iova(0x5000)), RW).unwrap(),
-        other.copy(&source, Placement::Fixed(Iova(0x1000)), RW).unwrap(),
-    ];
-    drop(source);
-    assert_eq!(holders(&memory), 2);
-    drop(copies);
-    assert_eq!(holders(&memory), 0);
-}
-
-#[test]
-fn a_stale_guard_is_not_copied() {
-    let (_, ioas, first) = set_up();
-    let stale = map(&ioas, &first, 0x1000).unwrap();
-    ioas.unmap(IovaRange::ALL).unwrap();
-    let second = memory(1);
-    let next = map(&ioas, &second, 0x1000).unwrap();
-    let copied = ioas.copy(&stale, Placement::Fixed(Iova(0x8000)), RW);
-    assert_eq!(copied.unwrap_err().kind, ErrorKind::NotMapped(range(0x1000, 1)));
-    drop((stale, next));
-}
-
-#[test]
-fn what_others_may_have_replaced_is_not_copied() {
-    let (machine, ioas, first) = set_up();
-    let stale = map(&ioas, &first, 0x1000).unwrap();
-    let iommufd = ioas.object().iommufd();
-    iommufd.set_vfio_ioas(&ioas).unwrap();
-    // A container on the same iommufd unmaps it and maps memory of its own, which goes when it unmaps that.
-    let theirs = Piece {
-        len: PAGE,
-        memory: 0x5000,
-    };
-    machine.state().mappings.insert((ioas.id().0, PAGE), theirs);
-    for target in [ioas.clone(), iommufd.alloc_ioas().unwrap()] {
-        let copied = target.copy(&stale, Placement::Fixed(Iova(0x8000)), RW);
-        assert!(matches!(copied.unwrap_err().kind, ErrorKind::Invalid(_)));
-    }
-    let left: Vec<_> = machine.state().mappings.values().copied().collect();
-    assert_eq!(left, [theirs]);
-    stale.unmap().unwrap();
-    assert_eq!(holders(&first), 0);
-}
-
-#[test]
-fn nobody_joins_while_a_copy_is_made() {
-    let (machine, ioas, memory) = set_up();
-    let source = map(&ioas, &memory, 0x1000).unwrap();
-    let iommufd = ioas.object().iommufd().clone();
-    let joined = iommufd.clone();
-    machine.observe(move |call| assert_eq!(joined.sharing().may_begin(), call != "ioas_copy"));
-    let copy = ioas.copy(&source, Placement::Fixed(Iova(0x8000)), RW).unwrap();
-    iommufd.set_vfio_ioas(&ioas).unwrap();
-    drop((source, copy));
-    assert_eq!(holders(&memory), 0);
 }
 
 #[test]
