@@ -87,25 +87,20 @@ impl OpenOptions {
         Self { only, ..self }
     }
 
-    /// Opens a function that is bound to a VFIO driver, with a new address space that it is attached to. It neither decodes memory nor
-    /// does it DMA before it is told to ([`Config`](vfio_core::Config)).
+    /// Opens a function that is bound to a VFIO driver, with a new address space that it is attached to. It decodes memory, but is no bus
+    /// master: it does no DMA before it is told to ([`Config::set_bus_master`](vfio_core::Config::set_bus_master)).
     ///
     /// # Errors
     ///
     /// [`Error::NoWay`] with the reason for each way that was tried.
     pub fn open(&self, bdf: Bdf) -> Result<Attached> {
         let mut reasons = Vec::new();
-        for (way, usable) in Backend::probe(&self.system, &self.sysfs, Some(bdf)) {
-            let is_tried = self.only.map_or_else(|| WAYS.contains(&way), |only| only == way);
-            if !is_tried {
-                continue;
-            }
-            match usable.map_err(Error::from).and_then(|()| self.by(way, bdf)) {
+        for way in self.only.as_ref().map_or(&WAYS[..], std::slice::from_ref) {
+            match self.by(*way, bdf) {
                 Ok(attached) => return Ok(attached),
-                Err(error) => reasons.push((way, error)),
+                Err(error) => reasons.push((*way, error)),
             }
         }
-        reasons.sort_by_key(|(way, _)| WAYS.iter().position(|known| known == way));
         Err(Error::NoWay { device: bdf, reasons })
     }
 

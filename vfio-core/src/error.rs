@@ -75,6 +75,14 @@ pub enum ErrorKind {
         /// Bytes unmapped.
         got: u64,
     },
+    /// It is unmapped, and nothing is leaked, but which of its pages were written is lost.
+    #[error("{range} is unmapped, but which of its pages are dirty is not known{}", .errno.map(|errno| format!(": {}", message(errno))).unwrap_or_default())]
+    DirtyUnknown {
+        /// What was mapped.
+        range: IovaRange,
+        /// What the kernel answered; nothing if it had been unmapped before.
+        errno: Option<Errno>,
+    },
     /// An access outside a region.
     #[error("{len} bytes at {offset:#x} are outside region {index} of {size:#x} bytes")]
     OutOfRegion {
@@ -167,6 +175,7 @@ impl Error {
             ErrorKind::NotMapped(_) => Some(Errno::NOENT),
             ErrorKind::GroupNotViable { .. } => Some(Errno::PERM),
             ErrorKind::Token => Some(Errno::ACCESS),
+            ErrorKind::DirtyUnknown { errno, .. } => *errno,
             _ => None,
         }
     }
@@ -195,6 +204,7 @@ impl Error {
             ErrorKind::GroupNotViable { .. } => {
                 Some("bind the group's other functions to vfio-pci too, or unbind them: sriovctl groups")
             }
+            ErrorKind::DirtyUnknown { .. } => Some("take all of its pages for dirty"),
             ErrorKind::Token => Some("give the token that the holder of the PF has set"),
             ErrorKind::Unsafe(_) => {
                 Some("enable interrupt remapping, or opt in with allow_unsafe_interrupts=1; leave kernel lockdown")

@@ -154,7 +154,8 @@ impl Interrupts {
         let files: Vec<_> = events.iter().map(|event| event.map(AsFd::as_fd)).collect();
         self.set(start, VFIO_IRQ_SET_ACTION_TRIGGER, IrqData::Event(&files))?;
         // Once: it costs a call, and later the caller may want it so.
-        if !self.was_checked.swap(true, Ordering::Relaxed) && self.is_silent().is_ok_and(|silent| silent) {
+        let begins = events.iter().any(Option::is_some) && !self.was_checked.swap(true, Ordering::Relaxed);
+        if begins && self.is_silent().is_ok_and(|silent| silent) {
             let (device, index) = (self.device.bdf(), self.info.index);
             tracing::warn!(?device, %index, "interrupts of a function that is no bus master are lost: Config::set_bus_master");
         }

@@ -84,6 +84,25 @@ fn interrupts_of_a_function_that_is_no_bus_master_are_lost() {
 }
 
 #[test]
+fn whether_they_are_lost_is_looked_up_for_the_first_event() {
+    let machine = one(Plain::new(description().msix(8, 0, 0x8000)));
+    let (_iommufd, device) = bind(&machine);
+    let [event] = events();
+    let interrupts = device.interrupts(IrqIndex::Msix).unwrap();
+    let looked = |events: &[Option<&EventFd>]| {
+        machine.forget_calls();
+        let enabled = interrupts.enable(0, events);
+        (
+            enabled.is_ok(),
+            machine.calls().iter().any(|step| step.as_str() == "pread"),
+        )
+    };
+    assert!(!looked(&[None, None]).1);
+    assert_eq!(looked(&[None, Some(&event)]), (true, true));
+    assert_eq!(looked(&[Some(&event)]), (true, false));
+}
+
+#[test]
 fn an_index_that_does_not_resize_says_so() {
     let machine = one(Plain::new(description().msix(8, 0, 0x8000).without_dynamic_msix()));
     let (_iommufd, device) = bind(&machine);

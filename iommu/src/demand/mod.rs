@@ -246,7 +246,7 @@ impl DemandSpace {
         self.take_away(range)
     }
 
-    /// Unmaps a region and gives its IOVAs back, or leaks them if something there was not unmapped.
+    /// Unmaps a region. Its reservation gives the IOVAs back, or leaks them if something there was not unmapped.
     fn take_away(&mut self, range: IovaRange) -> Result<()> {
         let starts: Vec<Iova> = self
             .units
@@ -258,12 +258,7 @@ impl DemandSpace {
             self.order.remove(start);
             first_error = first_error.and(self.unmap(start));
         }
-        let is_stuck = self.units.range(range.start()..=range.last()).next().is_some();
-        if let Some(region) = self.regions.remove(&range.start())
-            && is_stuck
-        {
-            region.leak();
-        }
+        self.regions.remove(&range.start());
         first_error
     }
 

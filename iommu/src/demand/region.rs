@@ -104,9 +104,4 @@ impl Region {
         let last = self.offset(range.last()).ok_or(outside)?;
         Ok(start..last + 1)
     }
-
-    /// Keeps the IOVAs from everybody: something there could not be unmapped.
-    pub(super) fn leak(self) {
-        self.reservation.leak();
-    }
 }

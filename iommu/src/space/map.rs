@@ -229,7 +229,7 @@ impl AddressSpace {
         Ok(Reservation::new(self.clone(), self.shared.take(len, options, None)?))
     }
 
-    /// Maps memory into a part of a reservation.
+    /// Maps memory into a part of a reservation. [`Error::InUse`] where something may still be mapped.
     pub(crate) fn map_reserved(
         &self,
         source: &Source,
@@ -238,6 +238,7 @@ impl AddressSpace {
         access: Access,
     ) -> Result<DmaMapping> {
         let _shared = self.shared.share();
+        self.shared.check_leaked(range)?;
         let entry = NewEntry {
             range,
             taken: range,
@@ -317,7 +318,7 @@ impl Shared {
 
     /// What IOVAs are in use for.
     fn obstacle(&self, range: IovaRange) -> Obstacle {
-        if locked(&self.leaked).iter().any(|leaked| leaked.overlaps(&range)) {
+        if self.check_leaked(range).is_err() {
             return Obstacle::Leaked;
         }
         let mappings = locked(&self.mappings);

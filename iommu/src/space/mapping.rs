@@ -63,10 +63,11 @@ impl DmaMapping {
     ///
     /// # Errors
     ///
-    /// Those of the kernel, and [`ShortUnmap`](vfio_core::ErrorKind::ShortUnmap). Memory and IOVA are leaked then.
+    /// Those of the kernel, and [`ShortUnmap`](vfio_core::ErrorKind::ShortUnmap); [`Error::InUse`](crate::Error::InUse) if an
+    /// [`AddressSpace::unmap_range`] that failed has left it in an unknown state. Memory and IOVA are leaked then.
     pub fn unmap(mut self) -> Result<()> {
         self.is_done = true;
-        self.space.unmap_one(self.range.start(), self.id)
+        self.space.unmap_one(self.range, self.id)
     }
 }
 
@@ -75,7 +76,7 @@ impl Drop for DmaMapping {
         if self.is_done {
             return;
         }
-        if let Err(error) = self.space.unmap_one(self.range.start(), self.id) {
+        if let Err(error) = self.space.unmap_one(self.range, self.id) {
             tracing::error!(range = %self.range, %error, "not unmapped; memory and IOVA are leaked");
         }
     }

@@ -24,6 +24,7 @@ pub(crate) use writable::AllWritable;
 
 use crate::allocator::IovaAllocator;
 use crate::dirty::Logs;
+use crate::error::Obstacle;
 use crate::lookup::Translator;
 use crate::sync::{Mutex, MutexGuard, locked};
 use crate::{Error, Iova, IovaRange, Result};
@@ -259,6 +260,18 @@ impl Shared {
     /// IOVAs that nobody gets any more.
     fn leak(&self, range: IovaRange) {
         locked(&self.leaked).push(range);
+    }
+
+    /// Refuses a range of which IOVAs are leaked.
+    fn check_leaked(&self, range: IovaRange) -> Result<()> {
+        let leaked = locked(&self.leaked).iter().any(|leaked| leaked.overlaps(&range));
+        let by = Obstacle::Leaked;
+        let wanted = range;
+        if leaked {
+            Err(Error::InUse { wanted, range, by })
+        } else {
+            Ok(())
+        }
     }
 
     /// Lets the memory be found. What is not in whole pages is not.

@@ -1,7 +1,7 @@
 //! Peer-to-peer DMA: another function's registers or memory in a space.
 
 use super::{AddressSpace, DmaMapping, MapOptions, Reservation, Source};
-use crate::{Error, Iova, IovaRange, Obstacle, Result};
+use crate::{Error, Iova, IovaRange, Result};
 use std::ops::Range;
 use std::sync::Arc;
 use vfio_core::{Access, BoundDevice, RegionIndex};
@@ -19,13 +19,12 @@ use vfio_core::{Access, BoundDevice, RegionIndex};
 pub struct PeerMapping {
     // Unmapped before the IOVAs are given back.
     mapping: Option<DmaMapping>,
-    reservation: Option<Reservation>,
+    reservation: Reservation,
     space: AddressSpace,
     device: BoundDevice,
     region: RegionIndex,
     part: Range<u64>,
     access: Access,
-    range: IovaRange,
     /// The function's count before it was mapped.
     revocations: u64,
 }
@@ -50,8 +49,7 @@ impl AddressSpace {
         let reservation = self.reserve(len, &options)?;
         let mut peer = PeerMapping {
             mapping: None,
-            range: reservation.range(),
-            reservation: Some(reservation),
+            reservation,
             space: self.clone(),
             device: device.clone(),
             region,
@@ -68,13 +66,13 @@ impl PeerMapping {
     /// Where devices find the first byte, when it is mapped.
     #[must_use]
     pub fn iova(&self) -> Iova {
-        self.range.start()
+        self.range().start()
     }
 
     /// Where devices find it.
     #[must_use]
     pub fn range(&self) -> IovaRange {
-        self.range
+        self.reservation.range()
     }
 
     /// Whether it is mapped, and nothing was done to the function since that takes it back
@@ -116,13 +114,7 @@ impl PeerMapping {
         let Some(mapping) = self.mapping.take() else {
             return Ok(());
         };
-        let unmapped = mapping.unmap();
-        if unmapped.is_err()
-            && let Some(reservation) = self.reservation.take()
-        {
-            reservation.leak();
-        }
-        unmapped
+        mapping.unmap()
     }
 
     /// Maps it at its IOVAs, if it is not [mapped](Self::is_mapped).
@@ -135,17 +127,10 @@ impl PeerMapping {
             return Ok(());
         }
         self.suspend()?;
-        if self.reservation.is_none() {
-            return Err(Error::InUse {
-                wanted: self.range,
-                range: self.range,
-                by: Obstacle::Leaked,
-            });
-        }
         // Asked before: what is taken back while it is being mapped is mapped once more.
         self.revocations = self.device.revocations();
         let source = self.source()?;
-        self.mapping = Some(self.space.map_reserved(&source, self.range, None, self.access)?);
+        self.mapping = Some(self.space.map_reserved(&source, self.range(), None, self.access)?);
         Ok(())
     }
 
@@ -165,7 +150,7 @@ impl PeerMapping {
 impl Drop for PeerMapping {
     fn drop(&mut self) {
         if let Err(error) = self.suspend() {
-            tracing::error!(range = %self.range, %error, "not unmapped; its IOVAs are leaked");
+            tracing::error!(range = %self.range(), %error, "not unmapped; its IOVAs are leaked");
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::AddressSpace;
 use crate::IovaRange;
 
-/// IOVAs that nobody else gets. Given back when dropped; nothing may be mapped there then.
+/// IOVAs that nobody else gets. Given back when dropped, after what was mapped there; leaked as a whole if some of that was not unmapped.
 #[derive(Debug)]
 pub(crate) struct Reservation {
     space: AddressSpace,
@@ -28,12 +28,6 @@ impl Reservation {
     pub(super) fn hand_over(mut self) {
         self.is_kept = true;
     }
-
-    /// Lets nobody have them again: a device may still reach what is there.
-    pub(crate) fn leak(self) {
-        self.space.shared.leak(self.range);
-        self.hand_over();
-    }
 }
 
 impl Drop for Reservation {
@@ -41,7 +35,11 @@ impl Drop for Reservation {
         if self.is_kept {
             return;
         }
-        if let Err(error) = self.space.shared.release(self.range) {
+        let shared = &self.space.shared;
+        if shared.check_leaked(self.range).is_err() {
+            return shared.leak(self.range);
+        }
+        if let Err(error) = shared.release(self.range) {
             tracing::error!(range = %self.range, %error, "IOVAs could not be given back");
         }
     }

@@ -24,6 +24,10 @@ pub(crate) struct State {
     pub(crate) is_full: bool,
     /// How many mappings a ranged unmap that fails takes away before.
     pub(crate) unmaps_before_failure: usize,
+    /// Whether a ranged unmap that fails does not tell what it left.
+    pub(crate) tells_nothing: bool,
+    /// Of what is there nobody can tell whether it is.
+    unclear: Vec<IovaRange>,
 }
 
 /// Where, how, and what is pinned.
@@ -122,6 +126,12 @@ impl Backend for Ledger {
             .collect();
         gone.iter()
             .for_each(|inside| drop(state.mapped.remove(&inside.start())));
+        if failure.is_err() && state.tells_nothing {
+            let left: Vec<_> = state.mapped.values().map(|entry| entry.0).collect();
+            state
+                .unclear
+                .extend(left.into_iter().filter(|inside| range.contains(inside)));
+        }
         failure?;
         let bytes = gone.iter().map(|inside| u64::try_from(inside.len_bytes()).unwrap());
         Ok(bytes.sum())
@@ -130,7 +140,8 @@ impl Backend for Ledger {
 
 impl Mapped for Guard {
     fn is_mapped(&self) -> bool {
-        self.0.state().mapped.contains_key(&self.1.start())
+        let state = self.0.state();
+        state.mapped.contains_key(&self.1.start()) && !state.unclear.contains(&self.1)
     }
 
     fn unmap(self: Box<Self>) -> Result<()> {
@@ -139,6 +150,10 @@ impl Mapped for Guard {
         }
         // On failure the entry stays, and with it the memory: leaked, as the kernel's pins would be.
         let Self(ledger, range) = *self;
+        if ledger.state().unclear.contains(&range) {
+            ledger.state().stuck.push(range);
+            return Err(Error::Invalid("whether it is mapped cannot be told"));
+        }
         let unmapped = ledger.call().map(|mut state| drop(state.mapped.remove(&range.start())));
         if unmapped.is_err() {
             ledger.state().stuck.push(range);

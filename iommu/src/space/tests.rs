@@ -1,6 +1,5 @@
 use super::testing::Ledger;
 use super::*;
-use crate::Obstacle;
 use proptest::prelude::*;
 use vfio_core::{Memory, MemoryOptions};
 
@@ -93,7 +92,8 @@ fn what_is_in_the_way_of_a_fixed_iova_is_named() {
     mapped.unmap().unwrap();
     let kept = space.reserve(3 * 4096, &READ.at(range.start())).unwrap();
     assert_eq!(in_the_way(&space, &memory), (range, Obstacle::Kept));
-    kept.leak();
+    space.shared.leak(range);
+    drop(kept);
     assert_eq!(in_the_way(&space, &memory), (range, Obstacle::Leaked));
     let space = ledger.space().unwrap();
     let stuck = space.map(&memory, 0..3 * 4096, READ.at(range.start())).unwrap();
@@ -178,6 +178,40 @@ fn a_failed_unmap_leaks_memory_and_iova() {
         Err(Error::InUse { .. })
     ));
     assert_ne!(space.map(&memory, 0..4096, READ).unwrap().iova(), iova);
+}
+
+#[test]
+fn iovas_where_something_may_be_mapped_are_not_given_back() {
+    let ledger = Ledger::new();
+    let space = ledger.space().unwrap();
+    let memory = memory(1);
+    let page = |page: u64| IovaRange::new(Iova(0x10_0000 + page * 4096), 4096).unwrap();
+    let kept = space.reserve(3 * 4096, &READ.at(page(0).start())).unwrap();
+    let map = || {
+        let source = Source::Memory(Arc::<Memory>::clone(&memory), 0..4096);
+        space.map_reserved(&source, page(1), None, Access::READ)
+    };
+    let is_leaked = |result: Result<DmaMapping>| {
+        let by = Obstacle::Leaked;
+        matches!(result, Err(Error::InUse { by: found, .. }) if found == by)
+    };
+    let reserved = map().unwrap();
+    let own = space.map(&memory, 0..4096, READ.at(page(5).start())).unwrap();
+    let next = ledger.state().calls + 1;
+    ledger.state().fail_at = Some(next);
+    ledger.state().tells_nothing = true;
+    assert!(space.unmap_all().is_err());
+    assert_eq!(space.mappings(), 0);
+    assert!(is_leaked(map()), "where it may be mapped already");
+    for guard in [reserved, own] {
+        let range = guard.range();
+        assert!(guard.unmap().is_err(), "{range} may be mapped");
+    }
+    drop(kept);
+    for leaked in [0, 1, 2, 5] {
+        assert!(is_leaked(space.map(&memory, 0..4096, READ.at(page(leaked).start()))));
+    }
+    drop(space.map(&memory, 0..4096, READ.at(page(3).start())).unwrap());
 }
 
 #[test]

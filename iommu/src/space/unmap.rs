@@ -4,7 +4,7 @@ use super::{AddressSpace, Entry};
 use crate::dirty::Logs;
 use crate::sync::locked;
 use crate::{Error, Iova, IovaRange, Result};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map};
 use std::sync::{Arc, PoisonError};
 use vfio_core::{Access, StableMemory};
 
@@ -34,22 +34,10 @@ impl AddressSpace {
         // Nobody may be told an IOVA that is about to end.
         let entries = inside.iter().filter_map(|start| mappings.get(start));
         entries.for_each(|entry| self.shared.forget(entry));
-        let want: u128 = inside
-            .iter()
-            .filter_map(|start| mappings.get(start))
-            .map(|entry| entry.range.len_bytes())
-            .sum();
         for entry in inside.iter().filter_map(|start| mappings.get(start)) {
             self.keep_dirty(entry);
         }
-        let unmapped = self.shared.backend.unmap(range).and_then(|got| {
-            let want = u64::try_from(want).unwrap_or(u64::MAX);
-            if got < want {
-                let kind = vfio_core::ErrorKind::ShortUnmap { want, got };
-                return Err(vfio_core::Error::new("unmap a range", kind).into());
-            }
-            Ok(got)
-        });
+        let unmapped = self.shared.backend.unmap(range);
         let mut gone = Vec::new();
         for start in inside {
             match mappings.get_mut(&start) {
@@ -81,18 +69,20 @@ impl AddressSpace {
         self.unmap_range(IovaRange::ALL)
     }
 
-    /// Unmaps what a guard stands for, unless that was done.
-    pub(super) fn unmap_one(&self, start: Iova, id: u64) -> Result<()> {
+    /// Unmaps what a guard stands for, unless that was done. If a ranged unmap left it where it was, that is an error here too.
+    pub(super) fn unmap_one(&self, range: IovaRange, id: u64) -> Result<()> {
         let mut kept = Kept::new();
         let _shared = self.shared.share();
         let mut mappings = locked(&self.shared.mappings);
-        if mappings.get(&start).is_none_or(|entry| entry.id != id) {
-            return Ok(());
-        }
-        let Some(entry) = mappings.remove(&start) else {
-            return Ok(());
+        let own = match mappings.entry(range.start()) {
+            btree_map::Entry::Occupied(found) if found.get().id == id => Some(found.remove()),
+            _ => None,
         };
         drop(mappings);
+        let Some(entry) = own else {
+            // IOVAs that are leaked have had no other mapping since.
+            return self.shared.check_leaked(range);
+        };
         self.shared.forget(&entry);
         self.keep_dirty(&entry);
         self.finish(entry, &mut kept)
@@ -135,11 +125,11 @@ impl AddressSpace {
         kept.extend(entry.memory.take());
         let pieces = std::iter::once(entry.mapped).chain(entry.more);
         let unmapped = pieces.map(|piece| piece.unmap()).fold(Ok(()), Result::and);
-        // Whose IOVAs are reserved gives them back, or leaks them, by itself.
         match (unmapped, entry.is_reserved) {
-            (unmapped, true) => unmapped,
+            // The reservation gives them back.
+            (Ok(()), true) => Ok(()),
             (Ok(()), false) => self.shared.release(entry.taken),
-            (failed, false) => {
+            (failed, _) => {
                 // The allocator keeps them as in use, for ever: a device may still reach what is there.
                 self.shared.leak(entry.taken);
                 failed

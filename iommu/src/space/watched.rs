@@ -97,7 +97,7 @@ fn a_piece_that_cannot_be_unmapped_keeps_all_iovas() {
         let Err(Error::InUse { range, by, .. }) = refused else {
             panic!("{refused:?}")
         };
-        assert_eq!((range.len_bytes(), by), (3 * G as u128, crate::Obstacle::Leaked));
+        assert_eq!((range.len_bytes(), by), (3 * G as u128, Obstacle::Leaked));
     }
 }
 

@@ -55,6 +55,21 @@ fn a_device_is_opened_in_every_way_with_its_space() {
 }
 
 #[test]
+fn only_what_a_way_needs_is_opened() {
+    for way in [None, Some(Backend::Type1v2), Some(Backend::CompatType1)] {
+        let (machine, system, sysfs, _root) = found(two());
+        let options = OpenOptions::new(&system, &sysfs);
+        let options = way.map_or(options.clone(), |way| options.only(way));
+        machine.forget_calls();
+        let attached = options.open(bdf(0)).unwrap();
+        // The group's file opens once: who looks into it is in the way of somebody else who opens the function.
+        let opened = machine.calls().iter().filter(|step| step.as_str() == "open").count();
+        assert_eq!(opened, 2, "{way:?}");
+        drop(attached);
+    }
+}
+
+#[test]
 fn the_best_way_that_is_there_is_taken() {
     let (_machine, system, sysfs, _root) = found(two());
     let options = OpenOptions::new(&system, &sysfs);

@@ -1,6 +1,6 @@
 //! What the lab's machine is made of, as QEMU arguments.
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use std::fs::File;
 use std::path::Path;
 
@@ -107,14 +107,7 @@ impl Machine {
             arguments.extend(device.arguments(position, scratch)?);
         }
         if self.monitor {
-            // QEMU is its own client: what a port of the machine says goes to its monitor.
-            let socket = scratch.join("monitor");
-            arguments.extend(words(&format!(
-                "-chardev socket,id=monitor,path={0},server=on,wait=off -mon chardev=monitor,mode=control \
-                 -chardev socket,id=client,path={0} -device virtio-serial-pci,id=monitors \
-                 -device virtserialport,bus=monitors.0,chardev=client,name=monitor",
-                socket.display()
-            )));
+            arguments.extend(monitor(&scratch.join("monitor"))?);
         }
         Ok(arguments)
     }
@@ -178,6 +171,31 @@ impl Device {
     }
 }
 
+/// Longest path of a socket in bytes: `sun_path` of `unix(7)` without the 0 at its end.
+const SOCKET_PATH: usize = 107;
+
+/// A port of the machine to QEMU's monitor, of which QEMU is its own client by way of a socket.
+fn monitor(socket: &Path) -> Result<Vec<String>> {
+    let path = socket.to_str().context("the path of the lab's cache is not UTF-8")?;
+    ensure!(
+        path.len() <= SOCKET_PATH,
+        "the path of a socket has at most {SOCKET_PATH} bytes, and {path} has {}: put the lab's cache into a directory with a shorter path",
+        path.len()
+    );
+    // A comma ends a value, unless it is doubled.
+    let path = path.replace(',', ",,");
+    let server = format!("socket,id=monitor,path={path},server=on,wait=off");
+    let client = format!("socket,id=client,path={path}");
+    let arguments = [
+        ["-chardev", &server],
+        ["-mon", "chardev=monitor,mode=control"],
+        ["-chardev", &client],
+        ["-device", "virtio-serial-pci,id=monitors"],
+        ["-device", "virtserialport,bus=monitors.0,chardev=client,name=monitor"],
+    ];
+    Ok(arguments.into_iter().flatten().map(str::to_owned).collect())
+}
+
 fn nvme(n: usize, scratch: &Path, sriov: &str) -> Result<String> {
     let disk = scratch.join(format!("nvme{n}.img"));
     File::create(&disk)?.set_len(DISK_BYTES)?;
@@ -192,4 +210,33 @@ fn nvme(n: usize, scratch: &Path, sriov: &str) -> Result<String> {
 
 fn words(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_path_of_the_monitor_reaches_qemu_whole() {
+        let arguments = monitor(Path::new("/tmp/a b,c/monitor")).unwrap();
+        assert_eq!(
+            arguments[..2],
+            [
+                "-chardev",
+                "socket,id=monitor,path=/tmp/a b,,c/monitor,server=on,wait=off"
+            ]
+        );
+        assert_eq!(
+            arguments[4..6],
+            ["-chardev", "socket,id=client,path=/tmp/a b,,c/monitor"]
+        );
+    }
+
+    #[test]
+    fn a_path_that_no_socket_has_is_refused() {
+        let path = |len: usize| format!("/{}", "x".repeat(len - 1));
+        assert!(monitor(Path::new(&path(107))).is_ok());
+        let refused = monitor(Path::new(&path(108))).unwrap_err().to_string();
+        assert!(refused.contains("at most 107 bytes"), "{refused}");
+    }
 }

@@ -53,7 +53,9 @@ pub enum Placement {
 
 impl Ioas {
     pub(super) fn new(object: Arc<Object>) -> Self {
-        let table = IoasTable::new(Arc::clone(object.iommufd().calls()), object.id().0);
+        let iommufd = object.iommufd();
+        let (calls, sharing) = (Arc::clone(iommufd.calls()), Arc::clone(iommufd.sharing()));
+        let table = IoasTable::new(calls, object.id().0, sharing);
         let space = Space::new(table);
         Self {
             inner: Arc::new(Inner { object, space }),
@@ -94,7 +96,7 @@ impl Ioas {
         check(command, len, access)?;
         let first = located.address().addr().wrapping_add(part.start) as u64;
         let lent = self.space().map(located, part, placement.fixed(), access);
-        self.guard(command, lent, len, placement, access, Some(first))
+        self.guard(command, lent, len, placement, access, Some(("address", first)))
     }
 
     /// Maps `len` bytes of a memfd or of a dma-buf, from byte `start`. The kernel holds the file.
@@ -120,7 +122,7 @@ impl Ioas {
         check(command, len, access)?;
         let file = file.as_fd();
         let lent = self.space().map_file(file, start, len, placement.fixed(), access);
-        self.guard(command, lent, len, placement, access, Some(start))
+        self.guard(command, lent, len, placement, access, Some(("offset", start)))
     }
 
     /// Maps here what `from` maps in this or another address space of the same iommufd. Its pages stay pinned once.
@@ -128,7 +130,8 @@ impl Ioas {
     /// # Errors
     ///
     /// As [`map`](Self::map); [`ErrorKind::NotMapped`] if `from` was unmapped meanwhile, [`ErrorKind::Invalid`] for write access to what
-    /// is mapped without.
+    /// is mapped without, and once others may have a descriptor of the iommufd ([`Iommufd::from_fd`], [`Iommufd::try_clone_fd`],
+    /// [`Iommufd::set_vfio_ioas`]): what is there may be theirs, and may go while devices still reach the copy.
     #[doc(alias = "IOMMU_IOAS_COPY")]
     pub fn copy(&self, from: &Mapping, placement: Placement, access: Access) -> Result<Mapping, Error> {
         let command = command::IOAS_COPY;
@@ -143,6 +146,9 @@ impl Ioas {
         match lent {
             Err(NotLent::Kernel(Errno::PERM)) => Err(command.invalid("write access to what is mapped without")),
             Err(NotLent::Kernel(Errno::NOENT)) => Err(not_mapped()),
+            Err(NotLent::Kernel(Errno::STALE)) => {
+                Err(command.invalid("others may have replaced it: map the memory again"))
+            }
             _ => self.guard(command, lent, space::length(range), placement, access, None),
         }
     }
@@ -157,7 +163,7 @@ impl Ioas {
     /// Then some may be unmapped and others not, and each guard knows which.
     #[doc(alias = "IOMMU_IOAS_UNMAP")]
     pub fn unmap(&self, range: IovaRange) -> Result<u64, Error> {
-        let unmapped = self.space().unmap(range, || !self.object().iommufd().is_shared());
+        let unmapped = self.space().unmap(range);
         unmapped.map_err(|failed| command::IOAS_UNMAP.fail(unmap_kind(failed, range)))
     }
 
@@ -214,20 +220,24 @@ impl Ioas {
         len: u64,
         placement: Placement,
         access: Access,
-        first: Option<u64>,
+        first: Option<(&'static str, u64)>,
     ) -> Result<Mapping, Error> {
         match lent {
             Ok(loan) => Ok(Mapping::new(self.clone(), access, loan)),
             Err(NotLent::Kernel(errno)) => Err(self.explain(command, errno, placement, len, first)),
-            Err(NotLent::Elsewhere(iova)) => {
-                tracing::error!(%iova, len, "mapped where it cannot be; the memory is leaked");
-                Err(command.malformed("mapped elsewhere than asked for"))
-            }
+            Err(NotLent::Elsewhere(_)) => Err(command.malformed("mapped elsewhere than asked for")),
         }
     }
 
-    /// Says which of its many reasons the kernel had. `first` is where the bytes lie, in the process or in their file.
-    fn explain(&self, command: Command, errno: Errno, placement: Placement, len: u64, first: Option<u64>) -> Error {
+    /// Says which of its many reasons the kernel had. `first` is where the bytes lie, in the process or in their file, and what that is called.
+    fn explain(
+        &self,
+        command: Command,
+        errno: Errno,
+        placement: Placement,
+        len: u64,
+        first: Option<(&'static str, u64)>,
+    ) -> Error {
         let range = placement.fixed().and_then(|start| IovaRange::new(Iova(start), len));
         match (errno, range) {
             (Errno::EXIST, Some(range)) => command.fail(ErrorKind::AlreadyMapped(range)),
@@ -236,7 +246,8 @@ impl Ioas {
                 let Ok(now) = self.iova_ranges() else {
                     return command.error(errno);
                 };
-                let numbers = [("IOVA", placement.fixed()), ("length", Some(len)), ("address", first)];
+                let (what, first) = first.map_or(("address", None), |(what, first)| (what, Some(first)));
+                let numbers = [("IOVA", placement.fixed()), ("length", Some(len)), (what, first)];
                 match (misaligned(numbers, now.alignment), range) {
                     (Some(kind), _) => command.fail(kind),
                     (None, Some(range)) if !now.contains(&range) => command.fail(ErrorKind::NotAllowed(range)),
@@ -303,6 +314,7 @@ pub(super) fn unmap_kind(failed: Failed, range: IovaRange) -> ErrorKind {
             "whether it is mapped cannot be told: a ranged unmap failed, or somebody else mapped here",
         ),
         Failed::Short { want, got } => ErrorKind::ShortUnmap { want, got },
-        Failed::Kernel(errno) | Failed::Bits(errno) => command::IOAS_UNMAP.error(errno).kind,
+        Failed::Bits(errno) => ErrorKind::DirtyUnknown { range, errno },
+        Failed::Kernel(errno) => command::IOAS_UNMAP.error(errno).kind,
     }
 }

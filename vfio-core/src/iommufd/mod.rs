@@ -36,6 +36,7 @@ pub use vevent::{Vevent, VeventKind, VeventQueue};
 pub use viommu::{HwQueue, HwQueueKind, ObjectMap, Vdevice, Viommu, ViommuKind};
 
 use crate::sys::iommufd::{Calls, Descriptor};
+use crate::sys::space::Sharing;
 use crate::{Error, ErrorKind, System};
 pub(crate) use object::sealed;
 use object::{Orphans, Parent};
@@ -44,7 +45,6 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// `enum iommufd_option`.
 const OPTION_RLIMIT_MODE: u32 = 0;
@@ -73,8 +73,7 @@ struct Shared {
     calls: Arc<dyn Calls>,
     system: System,
     orphans: Orphans,
-    /// Whether others may have a descriptor of it.
-    is_shared: AtomicBool,
+    sharing: Arc<Sharing>,
 }
 
 /// How pinned memory counts against RLIMIT_MEMLOCK.
@@ -106,7 +105,7 @@ impl Iommufd {
     #[must_use]
     pub fn from_fd(file: OwnedFd) -> Self {
         let iommufd = Self::from_calls(Arc::new(Descriptor { file }), System::host());
-        iommufd.shared.is_shared.store(true, Ordering::Relaxed);
+        iommufd.sharing().begin();
         iommufd
     }
 
@@ -116,20 +115,20 @@ impl Iommufd {
                 calls,
                 system,
                 orphans: Orphans::default(),
-                is_shared: AtomicBool::new(false),
+                sharing: Arc::default(),
             }),
         }
     }
 
     /// Another descriptor of the same iommufd, to hand to another process. What is made or unmapped through it is unknown here: memory whose mapping
-    /// somebody else unmaps, or replaces, is leaked.
+    /// somebody else unmaps, or replaces, is leaked, and nothing is [copied](Ioas::copy) any more.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Unsupported`] on a fake machine; EMFILE without a free descriptor.
     pub fn try_clone_fd(&self) -> Result<OwnedFd, Error> {
         let fail = |kind| Error::new("fcntl F_DUPFD_CLOEXEC", kind);
-        self.shared.is_shared.store(true, Ordering::Relaxed);
+        self.sharing().begin();
         let duplicate = self.calls().descriptor().map_err(|errno| fail(ErrorKind::Os(errno)))?;
         duplicate.ok_or_else(|| {
             fail(ErrorKind::Unsupported {
@@ -249,7 +248,7 @@ impl Iommufd {
     #[doc(alias = "IOMMU_VFIO_IOAS_SET")]
     pub fn set_vfio_ioas(&self, ioas: &Ioas) -> Result<(), Error> {
         self.check_own(ioas.object().iommufd(), command::VFIO_IOAS)?;
-        self.shared.is_shared.store(true, Ordering::Relaxed);
+        self.sharing().begin();
         let set = self.calls().vfio_ioas_set(ioas.id().0);
         set.map_err(|errno| command::VFIO_IOAS.error(errno))
     }
@@ -276,8 +275,8 @@ impl Iommufd {
     }
 
     /// Whether others may have unmapped, or mapped, in its address spaces.
-    fn is_shared(&self) -> bool {
-        self.shared.is_shared.load(Ordering::Relaxed)
+    fn sharing(&self) -> &Arc<Sharing> {
+        &self.shared.sharing
     }
 
     fn orphans(&self) -> &Orphans {

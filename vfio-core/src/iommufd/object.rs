@@ -97,7 +97,10 @@ impl Drop for Object {
     fn drop(&mut self) {
         let (id, kind) = (self.id, self.kind);
         let iommufd = &self.iommufd;
-        let orphans = (!iommufd.is_shared()).then(|| iommufd.orphans());
+        let mut orphans = Some(iommufd.orphans());
+        if iommufd.sharing().has_begun() {
+            orphans.take().into_iter().for_each(Orphans::leaked);
+        }
         destroy(&**iommufd.calls(), orphans, Orphan { id, kind });
     }
 }
@@ -138,12 +141,23 @@ impl Orphans {
         after < before
     }
 
+    /// They are never tried again.
+    fn leaked(&self) {
+        let waiting = std::mem::take(&mut *self.lock());
+        waiting.into_iter().for_each(Orphan::leaked);
+    }
+
     /// Whether it is kept, to be tried again.
     fn keep(&self, orphan: Orphan) -> bool {
         let mut waiting = self.lock();
         let fits = waiting.len() < Self::MOST;
         waiting.extend(fits.then_some(orphan));
         fits
+    }
+
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.lock().len()
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Orphan>> {

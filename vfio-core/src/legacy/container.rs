@@ -368,6 +368,31 @@ mod tests {
     }
 
     #[test]
+    fn bytes_of_others_do_not_stand_for_our_own() {
+        let machine = Machine::builder()
+            .device("0000:01:00.0".parse().unwrap(), GroupId(7), Copier::new())
+            .build();
+        let system = machine.system();
+        let group = Group::open(&system, GroupId(7)).unwrap();
+        let attached = Container::with_group(&system, ContainerPath::Vfio, IommuType::Type1v2, &group).unwrap();
+        let ours = attached.container();
+        let theirs = Container::new(Arc::clone(&ours.inner.calls), ContainerPath::Vfio, &system);
+        let memory = Arc::new(Memory::new(1 << 16, MemoryOptions::default()).unwrap());
+        let map = |container: &Container, start| {
+            let memory: Arc<Memory> = Arc::clone(&memory);
+            container.map(memory, 0..1 << 16, Iova(start), Access::READ).unwrap()
+        };
+        let (own, other) = (map(ours, 1 << 20), map(&theirs, 2 << 20));
+        // More than is known here: whether that is all of it nobody can tell.
+        let (want, got) = (1 << 16, 2 << 16);
+        assert_eq!(ours.unmap_all().unwrap_err().kind, ErrorKind::ShortUnmap { want, got });
+        assert!(!own.is_mapped());
+        own.unmap().unwrap_err();
+        other.unmap().unwrap_err();
+        assert_eq!(Arc::strong_count(&memory), 3, "both are leaked");
+    }
+
+    #[test]
     fn memory_is_asked_with_nothing_locked() {
         let machine = Machine::builder()
             .device("0000:01:00.0".parse().unwrap(), GroupId(7), Copier::new())

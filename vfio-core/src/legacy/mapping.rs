@@ -77,13 +77,12 @@ impl Container {
     /// # Errors
     ///
     /// [`ErrorKind::NotMapped`] if the range cuts a mapping, in which case nothing was unmapped (also in version 1, where the
-    /// kernel would have cut it). After [`ErrorKind::ShortUnmap`], and after any errno but EINVAL and EOVERFLOW, some may be unmapped and others
+    /// kernel would have cut it). After [`ErrorKind::ShortUnmap`], which is also said of more bytes than were mapped here, and after any errno but EINVAL and EOVERFLOW, some may be unmapped and others
     /// not, and nobody can tell: the guards of all unmap nothing any more and leak their memory.
     #[doc(alias = "VFIO_IOMMU_UNMAP_DMA")]
     #[doc(alias = "VFIO_DMA_UNMAP_FLAG_ALL")]
     pub fn unmap(&self, range: IovaRange) -> Result<u64, Error> {
-        // Whether others have the descriptor makes no difference to type1.
-        let unmapped = self.space().unmap(range, || false);
+        let unmapped = self.space().unmap(range);
         unmapped.map_err(|failed| {
             let kind = match failed {
                 Failed::Short { want, got } => ErrorKind::ShortUnmap { want, got },
@@ -187,8 +186,8 @@ impl LegacyMapping {
     ///
     /// # Errors
     ///
-    /// As [`unmap`](Self::unmap); [`ErrorKind::Invalid`] for a bitmap of another range; [`ErrorKind::NotMapped`] also while nothing is logged or
-    /// for another page size, in which case it is unmapped without the bits.
+    /// As [`unmap`](Self::unmap); [`ErrorKind::Invalid`] for a bitmap of another range. [`ErrorKind::DirtyUnknown`] if it is unmapped, and nothing is
+    /// leaked, but without the bits: while nothing is logged, for another page size, and where [`Container::unmap`] took it away before.
     #[doc(alias = "VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP")]
     pub fn unmap_dirty(mut self, dirty: &mut DirtyBitmap) -> Result<(), Error> {
         if dirty.range() != self.range {
@@ -238,9 +237,8 @@ fn unmap_kind(failed: Failed, range: IovaRange) -> ErrorKind {
         Failed::Cut | Failed::Short { got: 0, .. } => ErrorKind::NotMapped(range),
         Failed::Unclear => ErrorKind::Invalid("whether it is mapped cannot be told: a ranged unmap failed"),
         Failed::Short { want, got } => ErrorKind::ShortUnmap { want, got },
-        Failed::Kernel(Errno::NOENT | Errno::INVAL) | Failed::Bits(Errno::NOENT | Errno::INVAL) => {
-            ErrorKind::NotMapped(range)
-        }
-        Failed::Kernel(other) | Failed::Bits(other) => ErrorKind::from_errno(other),
+        Failed::Bits(errno) => ErrorKind::DirtyUnknown { range, errno },
+        Failed::Kernel(Errno::NOENT | Errno::INVAL) => ErrorKind::NotMapped(range),
+        Failed::Kernel(other) => ErrorKind::from_errno(other),
     }
 }

@@ -112,6 +112,23 @@ impl Bench {
 }
 
 #[test]
+fn a_region_of_which_a_unit_may_be_mapped_is_leaked() {
+    let mut bench = Bench::new(4, 4, |_| ());
+    assert_eq!(bench.ask(1), Response::Success);
+    let next = bench.ledger.state().calls + 1;
+    bench.ledger.state().fail_at = Some(next);
+    bench.ledger.state().tells_nothing = true;
+    assert!(bench.space.space().unmap_all().is_err());
+    assert_eq!(bench.ask(1), Response::Invalid);
+    assert_eq!(bench.space.statistics().stuck, 1);
+    assert!(bench.space.remove(bench.range).is_err());
+    let again = MapOptions::new(Access::READ).at(bench.range.start());
+    let refused = bench.space.add(&bench.memory, 0..4096, again).unwrap_err();
+    let by = Obstacle::Leaked;
+    assert!(matches!(refused, Error::InUse { by: found, .. } if found == by));
+}
+
+#[test]
 fn nothing_is_mapped_before_a_device_asks() {
     let mut bench = Bench::new(1000, 8, |_| ());
     assert_eq!(bench.ledger.mapped_bytes(), 0);

@@ -33,7 +33,7 @@ pub(crate) struct Run {
     /// Run guest code in this way
     #[arg(long, value_name = "NAME", default_value = "kvm", value_parser = ["kvm", "tcg"])]
     pub(crate) accel: String,
-    /// Use this QEMU
+    /// Use this QEMU; a script must execute it in its own place (exec)
     #[arg(long, value_name = "FILE", default_value = "qemu-system-x86_64")]
     pub(crate) qemu: PathBuf,
     /// The kernel interface that QEMU is to use
@@ -45,7 +45,7 @@ pub(crate) struct Run {
     /// Print the command of QEMU, and do nothing
     #[arg(short = 'N', long)]
     pub(crate) dry_run: bool,
-    /// Further arguments of QEMU
+    /// Further arguments of QEMU; none that sends it to the background or changes its user
     #[arg(last = true, value_name = "ARGS")]
     pub(crate) extra: Vec<OsString>,
 }

@@ -2,7 +2,9 @@
 //! that one ends: a guest that stays behind would keep the function.
 //!
 //! QEMU can do so itself only from 10.2 on (`-run-with exit-with-parent=on`), and would refuse to be sent to the background. Follows
-//! `PR_SET_PDEATHSIG` of `prctl(2)`: it is kept when another program is executed, except one with capabilities or another user's rights.
+//! `PR_SET_PDEATHSIG` of `prctl(2)`: it is kept when another program is executed, except one with capabilities or another user's rights, and lost by
+//! a process that changes its user, and by a child. So QEMU is neither let change its user nor go to the background, and a script in its place must
+//! execute it (`exec`): what it starts beside itself stays when it is killed.
 
 use crate::args::Guest;
 use crate::exit::Exit;
@@ -44,6 +46,33 @@ pub(super) fn command(program: &Path, arguments: &[OsString]) -> Result<Command,
     Ok(command)
 }
 
+/// Refuses arguments of QEMU with which it would not end with this process.
+///
+/// # Errors
+///
+/// [`Exit::Usage`] for those that fork it or change its user.
+pub(super) fn check(arguments: &[OsString]) -> Result<(), Failure> {
+    let words: Vec<_> = arguments.iter().map(|word| word.to_string_lossy()).collect();
+    for (at, word) in words.iter().enumerate() {
+        let value = words.get(at + 1).map_or("", |value| value);
+        // QEMU takes both. A comma that is doubled is part of a value.
+        let name = word.strip_prefix("--").or_else(|| word.strip_prefix('-'));
+        let what = match name {
+            Some("daemonize") => "-daemonize",
+            Some("runas") => "-runas",
+            Some("run-with") if value.replace(",,", "").split(',').any(|part| part.starts_with("user=")) => {
+                "-run-with user="
+            }
+            _ => continue,
+        };
+        let failure = Failure::usage(format!(
+            "with {what} the guest could outlive this program, and keep the function"
+        ));
+        return Err(failure.fix("leave it out; to run QEMU in your own way, take the arguments of sriovctl emit"));
+    }
+    Ok(())
+}
+
 /// Looks for a program as `execvp(3)` does.
 fn find(program: &Path) -> io::Result<()> {
     let check = |path: &Path| access(path, Access::EXEC_OK).map_err(io::Error::from);
@@ -74,6 +103,34 @@ pub(super) fn failed(program: &Path, error: &io::Error) -> Failure {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn arguments_by_which_a_guest_would_stay_behind_are_refused() {
+        let refused = |text: &str| {
+            let words: Vec<_> = text.split(' ').map(OsString::from).collect();
+            check(&words).map_err(|failure| (failure.exit, failure.message.clone()))
+        };
+        for (text, named) in [
+            ("-daemonize", "-daemonize"),
+            ("-m 1G --daemonize", "-daemonize"),
+            ("-runas nobody", "-runas"),
+            ("-run-with user=nobody", "-run-with user="),
+            ("-run-with chroot=/var/empty,user=0:0", "-run-with user="),
+        ] {
+            let (exit, message) = refused(text).unwrap_err();
+            assert!(exit == Exit::Usage && message.contains(named), "{text}: {message}");
+        }
+        for text in [
+            "",
+            "-run-with",
+            "-run-with exit-with-parent=on",
+            "-run-with chroot=/a,,user=b",
+            "-netdev user,id=net0",
+            "-name daemonize",
+        ] {
+            assert!(refused(text).is_ok(), "{text}");
+        }
+    }
 
     #[test]
     fn a_program_is_looked_for_on_the_path_or_where_it_is_said_to_be() {

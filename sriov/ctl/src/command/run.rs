@@ -24,6 +24,7 @@ use child::{Ended, Signals, wait};
 
 /// Checks that the guest can have the function, and boots it.
 pub(crate) fn run(args: &Run, settings: &Settings, output: &mut Output) -> Outcome {
+    guest::check(&args.extra)?;
     let need = Snapshot::FREE | crate::column::Need::fields(args.function.fields());
     let snapshot = Snapshot::read(&settings.sysfs, need)?;
     let bdf = selector::resolve_one(&args.function, &snapshot.topology, &settings.sysfs)?;

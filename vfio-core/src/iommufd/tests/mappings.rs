@@ -5,29 +5,28 @@ use super::machine::Machine;
 use super::{RW, iommufd, memory};
 use crate::sys::located::Located;
 use crate::sys::located::tests::Asked;
-use crate::sys::space::NotLent;
 use crate::{Access, Error, ErrorKind, Iova, IovaRange, Memory};
 use rustix::io::Errno;
 use std::sync::{Arc, Mutex};
 
-const PAGE: u64 = 4096;
+pub(super) const PAGE: u64 = 4096;
 
-fn range(start: u64, pages: u64) -> IovaRange {
+pub(super) fn range(start: u64, pages: u64) -> IovaRange {
     IovaRange::new(Iova(start), pages * PAGE).unwrap()
 }
 
-fn map(ioas: &Ioas, memory: &Arc<Memory>, start: u64) -> Result<Mapping, Error> {
+pub(super) fn map(ioas: &Ioas, memory: &Arc<Memory>, start: u64) -> Result<Mapping, Error> {
     ioas.map(memory.clone(), 0..memory.len(), Placement::Fixed(Iova(start)), RW)
 }
 
-fn set_up() -> (Arc<Machine>, Ioas, Arc<Memory>) {
+pub(super) fn set_up() -> (Arc<Machine>, Ioas, Arc<Memory>) {
     let machine = Machine::new();
     let ioas = iommufd(&machine).alloc_ioas().unwrap();
     (machine, ioas, memory(1))
 }
 
 /// How many mappings hold the memory, or have leaked it.
-fn holders(memory: &Arc<Memory>) -> usize {
+pub(super) fn holders(memory: &Arc<Memory>) -> usize {
     Arc::strong_count(memory) - 1
 }
 
@@ -118,19 +117,6 @@ fn memory_comes_back_by_its_own_unmap_only() {
 }
 
 #[test]
-fn what_another_iommufd_has_mapped_is_not_copied() {
-    let (_, ioas, memory) = set_up();
-    let (_, other, _) = set_up();
-    let source = map(&ioas, &memory, 0x1000).unwrap();
-    // The same numbers, of something else.
-    let theirs = map(&other, &memory, 0x1000).unwrap();
-    let copied = other.space().copy(source.loan().unwrap(), Some(0x8000), RW);
-    assert_eq!(copied.unwrap_err(), NotLent::Kernel(Errno::XDEV));
-    drop((source, theirs));
-    assert_eq!(holders(&memory), 0);
-}
-
-#[test]
 fn a_stale_guard_does_not_touch_the_next_mapping() {
     let (machine, ioas, memory) = set_up();
     let stale = [
@@ -205,30 +191,30 @@ fn memory_is_leaked_where_nobody_can_tell() {
 }
 
 #[test]
-fn a_copy_holds_the_same_memory() {
-    let (_, ioas, memory) = set_up();
-    let other = ioas.object().iommufd().alloc_ioas().unwrap();
-    let source = map(&ioas, &memory, 0x1000).unwrap();
-    let copies = [
-        ioas.copy(&source, Placement::Fixed(Iova(0x5000)), RW).unwrap(),
-        other.copy(&source, Placement::Fixed(Iova(0x1000)), RW).unwrap(),
-    ];
-    drop(source);
-    assert_eq!(holders(&memory), 2);
-    drop(copies);
-    assert_eq!(holders(&memory), 0);
+fn what_is_not_found_is_not_given_back_if_others_come_meanwhile() {
+    let (machine, ioas, memory) = set_up();
+    let guards: Vec<_> = (1..3).map(|page| map(&ioas, &memory, page * PAGE).unwrap()).collect();
+    machine.state().locked.push((ioas.id().0, 2 * PAGE));
+    let iommufd = ioas.object().iommufd().clone();
+    machine.observe(move |call| {
+        if call == "ioas_copy" {
+            iommufd.sharing().begin();
+        }
+    });
+    ioas.unmap(range(0x1000, 2)).unwrap_err();
+    machine.state().locked.clear();
+    drop(guards);
+    assert_eq!(holders(&memory), 1, "the one of which a part may be there");
 }
 
 #[test]
-fn a_stale_guard_is_not_copied() {
-    let (_, ioas, first) = set_up();
-    let stale = map(&ioas, &first, 0x1000).unwrap();
-    ioas.unmap(IovaRange::ALL).unwrap();
-    let second = memory(1);
-    let next = map(&ioas, &second, 0x1000).unwrap();
-    let copied = ioas.copy(&stale, Placement::Fixed(Iova(0x8000)), RW);
-    assert_eq!(copied.unwrap_err().kind, ErrorKind::NotMapped(range(0x1000, 1)));
-    drop((stale, next));
+fn a_place_in_a_file_is_not_called_an_address() {
+    let (machine, ioas, _) = set_up();
+    machine.fail("ioas_map_file", Errno::INVAL);
+    let file = tempfile::tempfile().unwrap();
+    let mapped = ioas.map_file(&file, 16, PAGE, Placement::Fixed(Iova(0x1000)), RW);
+    let expected = "the offset must be a multiple of 0x1000, and is 0x10";
+    assert_eq!(mapped.unwrap_err().kind.to_string(), expected);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What these types promise, on a small kernel of the tests' own.
 
+mod copies;
 mod faults;
 mod machine;
 mod mappings;

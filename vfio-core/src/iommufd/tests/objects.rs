@@ -178,9 +178,11 @@ fn an_object_in_use_is_left_alone_where_others_have_the_iommufd() {
     let left = first.id().0;
     machine.fail("destroy", Errno::BUSY);
     drop(first);
+    assert_eq!(iommufd.orphans().count(), 1);
     iommufd.set_vfio_ioas(&second).unwrap();
     // It was an orphan before, and its number may be another's now.
     drop(third);
+    assert_eq!(iommufd.orphans().count(), 0, "it was said to be leaked");
     machine.fail("destroy", Errno::BUSY);
     let busy = second.id().0;
     drop(second);

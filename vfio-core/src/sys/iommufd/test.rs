@@ -2,6 +2,7 @@
 //!
 //! The layout of the command is stated here by offsets: 16 bytes of head, 48 of a union, and a last word that the kernel counts in.
 
+use super::super::mem::errno_of;
 use super::super::{Result, ioctl};
 use super::command::IOMMUFD_TYPE;
 use super::host::Descriptor;
@@ -186,11 +187,17 @@ fn only_new(before: &BTreeMap<Number, Identity>, after: &BTreeMap<Number, Identi
 /// All dma-bufs of this process, by number.
 fn dmabufs() -> Result<BTreeMap<Number, Identity>> {
     let mut found = BTreeMap::new();
-    let fail = |error: std::io::Error| super::super::mem::errno_of(&error);
+    let fail = |error: std::io::Error| errno_of(&error);
     for entry in std::fs::read_dir("/proc/self/fd").map_err(fail)? {
         let path = entry.map_err(fail)?.path();
-        let is_dmabuf = std::fs::read_link(&path)
-            .is_ok_and(|target| target.as_os_str().as_encoded_bytes().starts_with(b"/dmabuf:"));
+        let target = match std::fs::read_link(&path) {
+            Ok(target) => target,
+            Err(error) => {
+                unless_closed(&error)?;
+                continue;
+            }
+        };
+        let is_dmabuf = target.as_os_str().as_encoded_bytes().starts_with(b"/dmabuf:");
         let number = path
             .file_name()
             .and_then(|name| name.to_str())
@@ -198,12 +205,22 @@ fn dmabufs() -> Result<BTreeMap<Number, Identity>> {
         let (true, Some(number)) = (is_dmabuf, number) else {
             continue;
         };
-        // Closed meanwhile, if it is not there any more.
-        if let Ok(file) = std::fs::metadata(&path) {
-            found.insert(number, (file.dev(), file.ino()));
+        match std::fs::metadata(&path) {
+            Ok(file) => {
+                found.insert(number, (file.dev(), file.ino()));
+            }
+            Err(error) => unless_closed(&error)?,
         }
     }
     Ok(found)
+}
+
+/// A descriptor that was closed meanwhile is none. One that cannot be looked at may be the new one.
+fn unless_closed(error: &std::io::Error) -> Result<()> {
+    match errno_of(error) {
+        Errno::NOENT => Ok(()),
+        errno => Err(errno),
+    }
 }
 
 #[cfg(test)]
@@ -224,6 +241,14 @@ mod tests {
         );
         assert_eq!(new(&[(3, old), (6, own), (7, own)]), None);
         assert_eq!(new(&[(3, old), (7, old)]), None);
+    }
+
+    #[test]
+    fn only_a_closed_descriptor_may_be_missed() {
+        assert_eq!(unless_closed(&std::io::Error::from(Errno::NOENT)), Ok(()));
+        for errno in [Errno::ACCESS, Errno::PERM, Errno::NOMEM] {
+            assert_eq!(unless_closed(&std::io::Error::from(errno)), Err(errno));
+        }
     }
 
     #[test]

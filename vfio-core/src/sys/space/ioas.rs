@@ -7,18 +7,45 @@ use crate::{Access, IovaRange, StableMemory};
 use rustix::io::Errno;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 /// An IOAS by its number.
 #[derive(Debug)]
 pub(crate) struct IoasTable {
     calls: Arc<dyn Calls>,
     id: Id,
+    sharing: Arc<Sharing>,
+}
+
+/// Whether others may have a descriptor of an iommufd. Once they may, they may for ever.
+#[derive(Debug, Default)]
+pub(crate) struct Sharing(RwLock<bool>);
+
+impl Sharing {
+    /// Comes before anything by which others get a descriptor, and waits for copies in progress.
+    pub(crate) fn begin(&self) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = true;
+    }
+
+    pub(crate) fn has_begun(&self) -> bool {
+        *self.read()
+    }
+
+    /// Whether it could begin at this moment.
+    #[cfg(test)]
+    pub(crate) fn may_begin(&self) -> bool {
+        self.0.try_write().is_ok()
+    }
+
+    /// While this is held, it does not begin.
+    fn read(&self) -> RwLockReadGuard<'_, bool> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl IoasTable {
-    pub(crate) fn new(calls: Arc<dyn Calls>, id: Id) -> Self {
-        Self { calls, id }
+    pub(crate) fn new(calls: Arc<dyn Calls>, id: Id, sharing: Arc<Sharing>) -> Self {
+        Self { calls, id, sharing }
     }
 }
 
@@ -37,9 +64,14 @@ impl Table for IoasTable {
         self.calls.ioas_unmap(self.id, range.start().0, length(range))
     }
 
+    /// The kernel goes on until nothing is left. More than is entered here was mapped by others, or leaked.
+    fn is_all(&self, want: u64, got: u64) -> bool {
+        got >= want
+    }
+
     /// A copy of a mapping to its own place fails with EEXIST where it is and with ENOENT where it is not, and changes nothing. Where others have the
     /// descriptor, ENOENT may also mean that they left a part.
-    fn left(&self, _: Failed, entry: IovaRange, alone: bool) -> Left {
+    fn left(&self, _: Failed, entry: IovaRange) -> Left {
         let start = entry.start().0;
         let copied = self.calls.ioas_copy(
             self.id,
@@ -50,9 +82,13 @@ impl Table for IoasTable {
         );
         match copied {
             Err(Errno::EXIST) => Left::All,
-            Err(Errno::NOENT) if alone => Left::Nothing,
+            Err(Errno::NOENT) => Left::Nothing,
             _ => Left::Unclear,
         }
+    }
+
+    fn is_alone(&self) -> bool {
+        !self.sharing.has_begun()
     }
 }
 
@@ -75,7 +111,8 @@ impl Space<IoasTable> {
         self.lend(entered, None)
     }
 
-    /// Maps here what `from` has mapped in this or another IOAS of the same iommufd. ENOENT if that is gone.
+    /// Maps here what `from` has mapped in this or another IOAS of the same iommufd. ENOENT if that is gone, ESTALE if others may have put theirs in
+    /// its place.
     pub(crate) fn copy(
         self: &Arc<Self>,
         from: &Loan<IoasTable>,
@@ -87,7 +124,12 @@ impl Space<IoasTable> {
             return Err(NotLent::Kernel(Errno::XDEV));
         }
         let entered = self.share_with(&from.space, |here, there| {
-            // Somebody else's memory may be in its place by now.
+            // Whose memory it is nobody could tell later, so that it would go while devices reach it. Until the copy is made nobody joins.
+            let sharing = self.table.sharing.read();
+            if *sharing {
+                return Err(NotLent::Kernel(Errno::STALE));
+            }
+            // What was mapped here after it.
             if !there.is_live(from.range.start(), from.guard) {
                 return Err(NotLent::Kernel(Errno::NOENT));
             }

@@ -2,19 +2,20 @@
 //!
 //! Memory must stay until no device reaches it. That rests on all of these together, and is decided in this module alone:
 //!
-//! - Memory goes to the kernel as a [`Lent`], and so does what is copied. Only this module makes one, so nobody else can map.
+//! - Memory goes to the kernel as a [`Lent`], and so does what is copied. Only this module makes one, so no other code can map or copy the
+//!   process's memory.
 //! - What was mapped is a [`Loan`]. It owns the memory and, dropped, keeps it for good. Only [`Loan::unmap`] lets go of it: once the kernel
 //!   has unmapped all of it, or after a ranged unmap ([`Space::unmap`]) that did.
 //! - Which of the two it is says the [`registry`], by which nobody's unmap ever meets a later mapping.
 //!
-//! From outside comes one fact: whether the process is alone with its descriptor (`alone`). Others who have it may unmap and cut what is mapped here:
-//! then memory is leaked rather than let go. Only what they map in its place can be taken for ours, by [`Space::copy`].
+//! From outside comes one fact: whether the process is alone with its iommufd ([`Sharing`]). Others who have it may unmap, cut and replace what is
+//! mapped here: then memory is leaked rather than let go, and nothing is copied.
 
 mod ioas;
 mod registry;
 mod type1;
 
-pub(crate) use ioas::IoasTable;
+pub(crate) use ioas::{IoasTable, Sharing};
 pub(crate) use registry::Shared;
 pub(crate) use type1::Type1Table;
 
@@ -59,11 +60,17 @@ pub(crate) trait Table {
         access: Access,
     ) -> Result<u64>;
 
-    /// Unmaps what lies inside, and returns how many bytes that were. With success nothing is left there of what was mapped before.
+    /// Unmaps what lies inside, and returns how many bytes that were.
     fn unmap(&self, range: IovaRange) -> Result<u64>;
 
-    /// What a ranged unmap that failed has left of a mapping inside. `alone`: nobody else has the descriptor.
-    fn left(&self, failed: Failed, entry: IovaRange, alone: bool) -> Left;
+    /// Whether a ranged unmap that succeeded with `got` bytes has unmapped all mappings that are known there, which have `want`.
+    fn is_all(&self, want: u64, got: u64) -> bool;
+
+    /// What a ranged unmap that failed has left of a mapping inside, if nobody else has the descriptor.
+    fn left(&self, failed: Failed, entry: IovaRange) -> Left;
+
+    /// Whether nobody else has the descriptor, nor had it before.
+    fn is_alone(&self) -> bool;
 }
 
 /// What is left of a mapping.
@@ -82,12 +89,12 @@ pub(crate) enum Failed {
     Cut,
     /// Whether it is there nobody can tell. Nothing was tried.
     Unclear,
-    /// Fewer bytes than there are.
+    /// Another number of bytes than there are.
     Short { want: u64, got: u64 },
     /// What the kernel said.
     Kernel(Errno),
-    /// What the kernel said when it was asked for dirty bits too; unmapped it is all the same.
-    Bits(Errno),
+    /// It is unmapped, but without its dirty bits: what the kernel said to them, if it was asked.
+    Bits(Option<Errno>),
 }
 
 /// Why something is not mapped.
@@ -142,27 +149,30 @@ impl<T: Table> Space<T> {
     }
 
     /// Unmaps all mappings that lie inside a range, and returns how many bytes that were. Their loans have nothing left to unmap, and those which may
-    /// be gone are never unmapped again. `alone` says whether nobody else has the descriptor, and is asked after a failure.
-    pub(crate) fn unmap(&self, range: IovaRange, alone: impl FnOnce() -> bool) -> std::result::Result<u64, Failed> {
+    /// be gone are never unmapped again.
+    pub(crate) fn unmap(&self, range: IovaRange) -> std::result::Result<u64, Failed> {
         self.registry.alone(|entries| {
             let inside = entries.inside(range).ok_or(Failed::Cut)?;
             let want = inside
                 .iter()
                 .fold(0, |sum: u64, entry| sum.saturating_add(length(*entry)));
             let failed = match self.table.unmap(range) {
-                Ok(got) if got >= want => {
+                Ok(got) if self.table.is_all(want, got) => {
                     inside.into_iter().for_each(|entry| entries.remove(entry));
                     return Ok(got);
                 }
                 Ok(got) => Failed::Short { want, got },
                 Err(errno) => Failed::Kernel(errno),
             };
-            let alone = alone();
-            for entry in inside {
-                match self.table.left(failed, entry, alone) {
+            let ask = |entry| (entry, self.table.left(failed, entry));
+            let answers: Vec<_> = inside.into_iter().map(ask).collect();
+            // Last: somebody who has come meanwhile may have had a hand in any of the answers.
+            let alone = self.table.is_alone();
+            for (entry, left) in answers {
+                match left {
                     Left::All => {}
-                    Left::Nothing => entries.remove(entry),
-                    Left::Unclear => entries.make_unclear(entry),
+                    Left::Nothing if alone => entries.remove(entry),
+                    Left::Nothing | Left::Unclear => entries.make_unclear(entry),
                 }
             }
             Err(failed)
@@ -192,7 +202,8 @@ impl<T: Table> Space<T> {
                 guard,
                 memory: ManuallyDrop::new(memory),
             }),
-            Err(elsewhere @ NotLent::Elsewhere(_)) => {
+            Err(elsewhere @ NotLent::Elsewhere(iova)) => {
+                tracing::error!(%iova, "mapped where it cannot be; the memory is leaked");
                 std::mem::forget(memory);
                 Err(elsewhere)
             }

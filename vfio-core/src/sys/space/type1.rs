@@ -39,13 +39,23 @@ impl Table for Type1Table {
         }
     }
 
+    /// Bytes that others mapped may stand for some of ours that are not unmapped: version 1 unmaps parts, and stops where it cannot.
+    fn is_all(&self, want: u64, got: u64) -> bool {
+        got == want
+    }
+
     /// EINVAL and EOVERFLOW are said of the range, before anything is unmapped. After anything else it is not told which are gone, and there is
     /// no call that changes nothing and tells.
-    fn left(&self, failed: Failed, _: IovaRange, _: bool) -> Left {
+    fn left(&self, failed: Failed, _: IovaRange) -> Left {
         match failed {
             Failed::Kernel(Errno::INVAL | Errno::OVERFLOW) => Left::All,
             _ => Left::Unclear,
         }
+    }
+
+    /// Nobody knows, and nothing depends on it.
+    fn is_alone(&self) -> bool {
+        false
     }
 }
 
@@ -66,19 +76,26 @@ impl Space<Type1Table> {
 }
 
 impl Loan<Type1Table> {
-    /// As [`unmap`](Self::unmap), and sets in `bits` the pages that are dirty. If the bits are refused, it is unmapped without.
+    /// As [`unmap`](Self::unmap), and sets in `bits` the pages that are dirty. If the bits are refused, it is unmapped without; a ranged unmap took them
+    /// away with the mapping.
     pub(crate) fn unmap_dirty(self, page_size: u64, bits: &mut [u64]) -> std::result::Result<(), Failed> {
-        self.end(|loan| {
+        let mut was_asked = false;
+        let ended = self.end(|loan| {
+            was_asked = true;
             let (start, len) = (loan.range.start().0, length(loan.range));
             match loan.space.table.0.unmap_dma(start, len, Some((page_size, bits))) {
                 // Nothing is logged, or not in pages of this size. The mapping is still there.
                 Err(errno) => {
                     let again = loan.check(loan.space.table.unmap(loan.range));
-                    Err(again.map_or(Failed::Kernel(errno), |()| Failed::Bits(errno)))
+                    Err(again.map_or(Failed::Kernel(errno), |()| Failed::Bits(Some(errno))))
                 }
                 // Also what is not all of it: a second call might meet a later mapping of somebody else.
                 answer => loan.check(answer),
             }
-        })
+        });
+        match ended {
+            Ok(()) if !was_asked => Err(Failed::Bits(None)),
+            ended => ended,
+        }
     }
 }
