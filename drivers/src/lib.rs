@@ -22,6 +22,7 @@ mod error;
 pub mod fake;
 mod removal;
 mod vfio;
+pub mod virtio;
 pub mod wait;
 
 pub use backing::Backing;

@@ -8,7 +8,7 @@ use pci::Bdf;
 use vfio_core::{Backend, VfToken};
 
 /// The function to drive.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct Function {
     /// Function that is bound to vfio-pci, as 0000:01:00.0
     pub(crate) bdf: Bdf,

@@ -8,6 +8,7 @@
 //! answers takes no time. [`FakeBacking::run`] pokes it from a thread, for futures.
 
 mod edu;
+pub mod virtio;
 
 pub use edu::Edu;
 
