@@ -24,6 +24,7 @@ pub mod igbvf;
 pub mod nvme;
 mod removal;
 mod vfio;
+pub mod virtio;
 pub mod wait;
 
 pub use backing::Backing;

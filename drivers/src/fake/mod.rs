@@ -10,6 +10,7 @@
 mod edu;
 pub mod igbvf;
 pub mod nvme;
+pub mod virtio;
 
 pub use edu::Edu;
 

@@ -1,6 +1,7 @@
 //! What the lab's machine is made of, as QEMU arguments.
 
 use anyhow::{Context, Result, ensure};
+use rustix::fs::{FileType, Mode};
 use std::fs::File;
 use std::path::Path;
 
@@ -43,6 +44,10 @@ pub enum Device {
     Edu,
     /// A second 82576 behind a switch with ACS
     SwitchIgb,
+    /// virtio disk with 2 queues and ATS
+    VirtioBlk,
+    /// virtio source of entropy, and virtio console that says what it hears; each behind a port of its own, with ATS
+    VirtioRngConsole,
 }
 
 /// The lab's machine.
@@ -147,10 +152,9 @@ impl Device {
             Self::VirtioNet => {
                 // QEMU wants the VFs before their PF, and takes no `user` network for them.
                 let function = |function: u8, role: &str| {
-                    let options = "disable-legacy=on,iommu_platform=on,ats=on";
                     format!(
                         "-netdev hubport,hubid={n}{function},id=net{n}{function} \
-                         -device virtio-net-pci,bus=rp{n},addr=0x0.0x{function},netdev=net{n}{function},{role},{options}"
+                         -device virtio-net-pci,bus=rp{n},addr=0x0.0x{function},netdev=net{n}{function},{role},{VIRTIO}"
                     )
                 };
                 let vf = format!("sriov-pf=vpf{n}");
@@ -166,6 +170,26 @@ impl Device {
                 "{port} -device x3130-upstream,id=up{n},bus=rp{n} -device xio3130-downstream,id=down{n},bus=up{n},slot={n},chassis=1{n} \
                  -netdev user,id=net{n},restrict=on,ipv6=off -device igb,bus=down{n},netdev=net{n}"
             ),
+            Self::VirtioBlk => {
+                let disk = scratch.join(format!("virtio{n}.img"));
+                File::create(&disk)?.set_len(DISK_BYTES)?;
+                format!(
+                    "{port} -drive file={},if=none,id=vd{n},format=raw,cache=unsafe,discard=unmap \
+                     -device virtio-blk-pci,bus=rp{n},drive=vd{n},num-queues=2,serial=lab{n},{VIRTIO}",
+                    disk.display()
+                )
+            }
+            Self::VirtioRngConsole => {
+                // QEMU reads and writes the same pipe, so that what it writes comes back.
+                let pipe = scratch.join(format!("console{n}"));
+                rustix::fs::mknodat(rustix::fs::CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
+                format!(
+                    "{port} -device virtio-rng-pci,bus=rp{n},{VIRTIO} \
+                     -device pcie-root-port,id=rpc{n},slot=1{n},chassis=1{n} -chardev pipe,id=echo{n},path={} \
+                     -device virtio-serial-pci,id=vc{n},bus=rpc{n},{VIRTIO} -device virtconsole,bus=vc{n}.0,chardev=echo{n}",
+                    pipe.display()
+                )
+            }
         };
         Ok(words(&text))
     }
@@ -195,6 +219,9 @@ fn monitor(socket: &Path) -> Result<Vec<String>> {
     ];
     Ok(arguments.into_iter().flatten().map(str::to_owned).collect())
 }
+
+/// Behind the IOMMU, as hardware is.
+const VIRTIO: &str = "disable-legacy=on,iommu_platform=on,ats=on";
 
 fn nvme(n: usize, scratch: &Path, sriov: &str) -> Result<String> {
     let disk = scratch.join(format!("nvme{n}.img"));

@@ -54,6 +54,8 @@ pub struct Description {
     pub(super) msix: Option<Msix>,
     pub(super) pasid_bits: u8,
     pub(super) migration: Option<MigrationSupport>,
+    /// Identifier, and what follows the pointer to the next one.
+    pub(super) capabilities: Vec<(u8, Vec<u8>)>,
 }
 
 bitflags::bitflags! {
@@ -109,6 +111,7 @@ impl Description {
             msix: None,
             pasid_bits: 0,
             migration: None,
+            capabilities: Vec::new(),
         }
     }
 
@@ -188,6 +191,14 @@ impl Description {
             migration: Some(support),
             ..self
         }
+    }
+
+    /// Adds a capability behind those that the other calls here add, read-only: `body` is what follows its identifier and the pointer to the
+    /// next one. What does not fit in 256 bytes is cut off.
+    #[must_use]
+    pub fn capability(mut self, id: u8, body: &[u8]) -> Self {
+        self.capabilities.push((id, body.to_vec()));
+        self
     }
 
     /// Adds a log of the pages that the device wrote.

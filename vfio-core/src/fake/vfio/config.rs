@@ -8,6 +8,8 @@ const PM: usize = 0x40;
 const MSI: usize = 0x48;
 const MSIX: usize = 0x60;
 const EXPRESS: usize = 0x70;
+/// Behind the 60 bytes of `EXPRESS`.
+const MORE: usize = 0xac;
 const ATS: usize = 0x100;
 const PRI: usize = 0x108;
 
@@ -19,6 +21,8 @@ const INITIATE_FLR: u16 = 1 << 15;
 
 /// Bytes of the configuration space of a PCI Express function.
 const LEN: usize = 4096;
+/// Those that the list of capabilities can be in.
+const STANDARD_LEN: usize = 256;
 
 /// A device's configuration space.
 #[derive(Debug, Clone)]
@@ -118,6 +122,19 @@ impl Config {
         };
         self.put(EXPRESS + 4, &capable.to_le_bytes());
         self.allow(EXPRESS + 8, &[0xff, 0xff]);
+        let mut link = EXPRESS + 1;
+        let mut at = MORE;
+        for (id, body) in &description.capabilities {
+            let end = at + 2 + body.len();
+            if end > STANDARD_LEN {
+                break;
+            }
+            self.put(link, &[low(at)]);
+            self.put(at, &[*id, 0]);
+            self.put(at + 2, body);
+            link = at + 1;
+            at = end.next_multiple_of(4);
+        }
         if description.has(Abilities::PAGE_REQUESTS) {
             // ATS and PRI show; the kernel hides PASID (`vfio_pci_config.c`), and keeps the enable bits to itself.
             self.put(ATS, &[0x0f, 0x00, 0x81, 0x10]);
