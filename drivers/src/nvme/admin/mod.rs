@@ -342,6 +342,11 @@ impl<B: Backing> Administration<B> {
     fn look(&self) -> Result<(), Trouble> {
         match self.function.status() {
             Ok(Some(status)) if status.fatal() => Err(Trouble::Broken(fatal())),
+            // Behind some bridges what is gone reads as zeros.
+            Ok(Some(status)) if !status.ready() && self.function.backing.presence() == Presence::Gone => {
+                self.leave(State::Gone);
+                Err(Trouble::Broken(ErrorKind::Gone))
+            }
             Ok(Some(status)) if !status.ready() => {
                 let why = "CSTS.RDY is 0: somebody else has reset it";
                 Err(Trouble::Broken(ErrorKind::Failed(why.into())))
