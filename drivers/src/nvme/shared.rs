@@ -87,21 +87,25 @@ pub(crate) trait Admin: Debug + Send + Sync {
     fn reset(&self, seen: Moment, reason: &str) -> Result<()>;
 }
 
-/// Controller status, and its fatal status bit (Base §3.1.4.6).
+/// Controller status, its ready bit and its fatal status bit (Base §3.1.4.6).
 const CSTS: usize = 0x1c;
+const READY: u32 = 1 << 0;
 const FATAL: u32 = 1 << 1;
 
 impl<B: Backing> Shared<B> {
     /// Why the controller is of no use any more, as one of its registers says.
     pub(crate) fn ailment(&self) -> Option<ErrorKind> {
         let status = self.registers.read_u32(CSTS)?;
-        if status == u32::MAX {
-            // Only suspicion: a virtual function reads so while its physical function is reset.
-            if self.backing.presence() != Presence::Gone {
+        // Only suspicion: a virtual function reads as ones while its physical function is reset, and a controller is not ready while it is.
+        // Behind some bridges what is gone reads as zeros.
+        if status == u32::MAX || status & READY == 0 {
+            if self.backing.presence() == Presence::Gone {
+                self.epoch.set(State::Gone);
+                return Some(ErrorKind::Gone);
+            }
+            if status == u32::MAX {
                 return None;
             }
-            self.epoch.set(State::Gone);
-            return Some(ErrorKind::Gone);
         }
         (status & FATAL != 0).then(|| ErrorKind::Failed("it says so: CSTS.CFS".into()))
     }

@@ -4,7 +4,7 @@ use super::commands::{Commands, Progress};
 use super::{Administration, fatal};
 use crate::nvme::epoch::State;
 use crate::nvme::spec::{Cqe, Opcode, Sqe};
-use crate::{Backing, ErrorKind, Result};
+use crate::{Backing, ErrorKind, Presence, Result};
 use std::time::Duration;
 
 /// What came of a command.
@@ -139,6 +139,11 @@ impl<B: Backing> Administration<B> {
     pub(super) fn look(&self) -> Result<(), Trouble> {
         match self.function.status() {
             Ok(Some(status)) if status.fatal() => Err(Trouble::Broken(fatal())),
+            // Behind some bridges what is gone reads as zeros.
+            Ok(Some(status)) if !status.ready() && self.function.backing.presence() == Presence::Gone => {
+                self.leave(State::Gone);
+                Err(Trouble::Broken(ErrorKind::Gone))
+            }
             Ok(Some(status)) if !status.ready() => {
                 let why = "CSTS.RDY is 0: somebody else has reset it";
                 Err(Trouble::Broken(ErrorKind::Failed(why.into())))
