@@ -5,18 +5,17 @@
 mod pattern;
 
 use crate::PASSED;
+use crate::background::{Background, LONG};
 use crate::dma::{example, has_iommufd, on_edu};
 use crate::machine::{dir, done, link, physical_function, vfs, write};
 use anyhow::{Context, Result, bail, ensure};
 use lab::case::{Case, Outcome};
-use lab_init::link as net;
 use serde_json::Value;
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Instant;
 
 /// An interface of the kernel, as programs are told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,9 +68,6 @@ pub(crate) fn cases() -> Vec<Case> {
         "nvme_data_survives_resets", 300, resets;
         "nvme_data_is_copied", 240, copy;
         "an_nvme_vf_is_driven", 180, nvme_vf;
-        "a_vf_pings", 120, ping;
-        "a_vf_serves_http_to_the_kernel", 180, serve;
-        "a_vf_fetches_from_another", 180, fetch;
     ]
 }
 
@@ -303,100 +299,6 @@ fn nvme_vf(interface: &str) -> Result<()> {
     outcome
 }
 
-const GATEWAY: &str = "10.0.2.2";
-const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
-
-/// VFs on vfio-pci, of a PF that the kernel drives and that is up.
-fn on_vfs(count: &str, what: impl FnOnce(&[String]) -> Result<()>) -> Result<()> {
-    let pf = physical_function("igb")?;
-    let name = fs::read_dir(dir(&pf).join("net"))?.next().context("no interface")??;
-    let index = crate::machine::attribute(&pf, &format!("net/{}/ifindex", name.file_name().display()))?.parse()?;
-    net::set_up(index)?;
-    net::add_address(index, HOST, 24)?;
-    let outcome = done(&["vf", "create", &pf, count, "--driver", "vfio-pci"]).and_then(|_| what(&vfs(&pf)));
-    let deleted = done(&["vf", "delete", &pf, "--yes", "--force", "network"]);
-    net::remove_address(index, HOST, 24)?;
-    outcome?;
-    deleted?;
-    Ok(())
-}
-
-fn ping(interface: &str) -> Result<()> {
-    on_vfs("1", |vfs| {
-        let vf = vfs.first().context("no VF")?;
-        for more in [
-            &["-c", "5", "-i", "50"][..],
-            &["-c", "5", "-i", "50", "-s", "1400", "--interrupts"],
-        ] {
-            let usual = [vf.as_str(), GATEWAY, "--interface", interface];
-            let said = example("vf-ping", &[&usual, more].concat())?.stdout;
-            ensure!(said.contains("5 packets transmitted, 5 received"), "{said}");
-        }
-        Ok(())
-    })
-}
-
-/// What is asked of a server.
-const BYTES: usize = 1_000_000;
-pub(crate) const LONG: Duration = Duration::from_secs(60);
-
-fn serve(interface: &str) -> Result<()> {
-    on_vfs("1", |vfs| {
-        let vf = vfs.first().context("no VF")?;
-        let mut server = Background::start(
-            Command::new(crate::dma::program("vf-http")?)
-                .args([vf, "--interface", interface, "--address", "10.0.2.20/24"])
-                .args(["serve", "--requests", "2"]),
-        )?;
-        server.wait_for("listening", LONG)?;
-        for (path, least) in [("/", 1), (&*format!("/bytes/{BYTES}"), BYTES)] {
-            let address = SocketAddr::from(([10, 0, 2, 20], 80));
-            let mut stream = TcpStream::connect_timeout(&address, LONG)?;
-            stream.set_read_timeout(Some(LONG))?;
-            write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
-            let mut answer = Vec::new();
-            stream.read_to_end(&mut answer)?;
-            let end = answer
-                .windows(4)
-                .position(|end| end == b"\r\n\r\n")
-                .context("no header")?;
-            ensure!(answer.starts_with(b"HTTP/1.1 200"), "{:?}", answer.get(..end));
-            ensure!(answer.len() - end - 4 >= least, "{path}: {} bytes", answer.len());
-        }
-        let said = server.end(LONG)?;
-        ensure!(said.code == Some(0), "{said:?}");
-        Ok(())
-    })
-}
-
-fn fetch(interface: &str) -> Result<()> {
-    on_vfs("2", |vfs| {
-        let [server, client] = vfs else { bail!("not two VFs") };
-        let mut server = Background::start(
-            Command::new(crate::dma::program("vf-http")?)
-                .args([server, "--interface", interface, "--address", "10.0.2.20/24"])
-                .args(["serve", "--requests", "1"]),
-        )?;
-        server.wait_for("listening", LONG)?;
-        let url = format!("http://10.0.2.20/bytes/{BYTES}");
-        let arguments = [
-            client,
-            "--interface",
-            interface,
-            "--interrupts",
-            "--address",
-            "10.0.2.21/24",
-            "fetch",
-            &url,
-        ];
-        let body = example("vf-http", &arguments)?.stdout;
-        ensure!(body.len() == BYTES, "{} bytes came", body.len());
-        let said = server.end(LONG)?;
-        ensure!(said.code == Some(0), "{said:?}");
-        Ok(())
-    })
-}
-
 /// The block device of a controller's first namespace, once the kernel has it.
 pub(crate) fn block_device(nvme: &str) -> Result<PathBuf> {
     let deadline = Instant::now() + LONG;
@@ -422,106 +324,4 @@ pub(crate) fn block_device(nvme: &str) -> Result<PathBuf> {
 fn device_bytes(nvme: &str) -> Result<u64> {
     let mut device = File::open(block_device(nvme)?)?;
     Ok(std::io::Seek::seek(&mut device, std::io::SeekFrom::End(0))?)
-}
-
-/// A program that runs meanwhile. Killed when dropped.
-#[derive(Debug)]
-pub(crate) struct Background {
-    child: Child,
-    /// What both of its outputs say.
-    said: File,
-}
-
-/// How it ended.
-#[derive(Debug)]
-pub(crate) struct Ended {
-    pub(crate) code: Option<i32>,
-    pub(crate) said: String,
-}
-
-impl Background {
-    pub(crate) fn start(command: &mut Command) -> Result<Self> {
-        let said = tempfile::tempfile()?;
-        let child = command
-            .stdin(Stdio::piped())
-            .stdout(said.try_clone()?)
-            .stderr(said.try_clone()?)
-            .spawn()
-            .with_context(|| format!("start {command:?}"))?;
-        Ok(Self { child, said })
-    }
-
-    pub(crate) fn said(&self) -> Result<String> {
-        let len = self.said.metadata()?.len();
-        let mut bytes = vec![0; usize::try_from(len)?];
-        std::os::unix::fs::FileExt::read_exact_at(&self.said, &mut bytes, 0)?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
-    }
-
-    pub(crate) fn wait_for(&mut self, text: &str, limit: Duration) -> Result<()> {
-        let deadline = Instant::now() + limit;
-        while !self.said()?.contains(text) {
-            let ended = self.child.try_wait()?;
-            ensure!(
-                ended.is_none(),
-                "it has ended without {text:?}, {ended:?}: {}",
-                self.said()?
-            );
-            ensure!(Instant::now() < deadline, "it does not say {text:?}: {}", self.said()?);
-            pause()?;
-        }
-        Ok(())
-    }
-
-    pub(crate) fn say(&mut self, text: &str) -> Result<()> {
-        let input = self.child.stdin.as_mut().context("its input is closed")?;
-        input.write_all(text.as_bytes())?;
-        Ok(())
-    }
-
-    pub(crate) fn close_input(&mut self) {
-        self.child.stdin = None;
-    }
-
-    pub(crate) fn is_running(&mut self) -> Result<bool> {
-        Ok(self.child.try_wait()?.is_none())
-    }
-
-    /// Lets it end by itself.
-    pub(crate) fn end(mut self, limit: Duration) -> Result<Ended> {
-        let deadline = Instant::now() + limit;
-        loop {
-            if let Some(status) = self.child.try_wait()? {
-                let (code, said) = (status.code(), self.said()?);
-                return Ok(Ended { code, said });
-            }
-            ensure!(Instant::now() < deadline, "it does not end: {}", self.said()?);
-            pause()?;
-        }
-    }
-
-    /// SIGKILL.
-    pub(crate) fn kill(mut self) -> Result<()> {
-        self.child.kill()?;
-        self.child.wait()?;
-        Ok(())
-    }
-}
-
-impl Drop for Background {
-    fn drop(&mut self) {
-        // Both fail only when it has ended and been reaped already.
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
-
-/// Lets others run, between two looks.
-pub(crate) fn pause() -> Result<()> {
-    let while_ = rustix::event::Timespec {
-        tv_sec: 0,
-        tv_nsec: 5_000_000,
-    };
-    rustix::event::poll(&mut [], Some(&while_))?;
-    Ok(())
 }

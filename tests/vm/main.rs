@@ -3,6 +3,7 @@
 //! Every case finds its devices by what they are, and leaves the machine as it was: the harness compares.
 #![forbid(unsafe_code)]
 
+mod background;
 mod crash;
 mod dma;
 mod drivers;
@@ -12,6 +13,7 @@ mod machine;
 mod refusals;
 mod removal;
 mod topology;
+mod vf;
 
 use lab::case::{Case, Outcome};
 use lab::{Device, Iommu, Machine};
@@ -110,6 +112,7 @@ fn main() -> ExitCode {
     ];
     cases.extend(drivers::cases());
     cases.extend(removal::cases());
+    cases.extend(vf::cases());
     lab::case::main(&cases, machine::leaves_no_trace)
 }
 

@@ -8,6 +8,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod operation;
 mod pattern;
 mod state;
 mod work;

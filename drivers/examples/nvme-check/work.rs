@@ -1,11 +1,11 @@
 //! What a queue's thread does: operations of one or more commands each, none of which touches blocks that another one changes.
 
 use super::pattern;
+use crate::operation::{Kind, Operation, Tally};
 use anyhow::{Context, Result, bail};
 use drivers::Backing;
 use drivers::nvme::spec::Status;
 use drivers::nvme::{Command, Completion, Namespace, Part, Policy, QueuePair, Registered};
-use std::fmt;
 use std::sync::Arc;
 use vfio_core::Memory;
 
@@ -57,41 +57,6 @@ pub(crate) struct Worker<'a, B: Backing> {
 struct Slot {
     start: usize,
     operation: Option<Operation>,
-}
-
-/// What is under way.
-#[derive(Debug, Clone)]
-struct Operation {
-    kind: Kind,
-    /// In the thread's blocks.
-    block: usize,
-    blocks: usize,
-    /// Of its data in memory.
-    start: usize,
-    /// Commands that have not come back.
-    left: usize,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Read,
-    Write(u32),
-    Compare,
-    Zero,
-    Flush,
-}
-
-/// What was done.
-#[derive(Debug, Default)]
-pub(crate) struct Tally {
-    reads: u64,
-    writes: u64,
-    compares: u64,
-    zeroes: u64,
-    flushes: u64,
-    commands: u64,
-    bytes: u64,
-    recoveries: u64,
 }
 
 /// Bytes of a slot besides the longest operation: data begins anywhere in a page, and what lies around it must stay as it is.
@@ -434,54 +399,5 @@ impl<'a, B: Backing> Worker<'a, B> {
         *random ^= *random << 25;
         *random ^= *random >> 27;
         random.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-}
-
-impl Operation {
-    /// Whether one changes blocks of the other. Of compares, too, the blocks must stay.
-    fn conflicts(&self, other: &Self) -> bool {
-        let overlap = self.block < other.block + other.blocks && other.block < self.block + self.blocks;
-        overlap && (self.kind.changes() || other.kind.changes())
-    }
-}
-
-impl Kind {
-    fn has_data(self) -> bool {
-        matches!(self, Self::Read | Self::Write(_) | Self::Compare)
-    }
-
-    fn changes(self) -> bool {
-        matches!(self, Self::Write(_) | Self::Zero)
-    }
-}
-
-impl Tally {
-    pub(crate) fn add(&mut self, other: &Self) {
-        self.reads += other.reads;
-        self.writes += other.writes;
-        self.compares += other.compares;
-        self.zeroes += other.zeroes;
-        self.flushes += other.flushes;
-        self.commands += other.commands;
-        self.bytes += other.bytes;
-        self.recoveries += other.recoveries;
-    }
-}
-
-impl fmt::Display for Tally {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let operations = self.reads + self.writes + self.compares + self.zeroes + self.flushes;
-        write!(
-            f,
-            "{operations} operations ({} reads, {} writes, {} compares, {} zeroes, {} flushes) in {} commands with {} MiB, {} recoveries",
-            self.reads,
-            self.writes,
-            self.compares,
-            self.zeroes,
-            self.flushes,
-            self.commands,
-            self.bytes >> 20,
-            self.recoveries
-        )
     }
 }
