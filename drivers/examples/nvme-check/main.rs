@@ -18,12 +18,13 @@ use clap::{Parser, ValueEnum};
 use drivers::nvme::spec::identify::NvmCommands;
 use drivers::nvme::{Controller, DataForm, Interrupt, Options, QueueOptions, Registered};
 use drivers::{Backing, VfioBacking, Woken};
+use operation::Tally;
 use state::State;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use vfio_core::{Access, EventFd, Memory, MemoryOptions};
-use work::{Plan, Tally, Worker};
+use work::{Plan, Worker};
 
 /// Checks that an NVMe controller's data is what was written
 #[derive(Debug, Parser)]
