@@ -288,8 +288,8 @@ fn pulled_out(interface: &str) -> Result<()> {
     lost(interface, "interrupt")
 }
 
-/// As somebody does it who asks nobody: the slot's power goes, behind the back of the kernel's driver of slots. The machine is not used
-/// again.
+/// As somebody does it who asks nobody: the slot's power goes, behind the back of the kernel's driver of slots. With
+/// power again, the device works.
 fn lost(interface: &str, wait: &str) -> Result<()> {
     let before = pinned()?;
     let nvme = physical_function("nvme")?;
@@ -301,11 +301,17 @@ fn lost(interface: &str, wait: &str) -> Result<()> {
     let slot_control = u64::from(express(&port)?) + 0x18;
     let mut control = [0; 2];
     port.read_exact_at(&mut control, slot_control)?;
-    // Power controller off, power indicator off (PCIe 6.0 §7.5.3.10): QEMU takes the device out then.
+    // Power controller off, power indicator off (PCIe 6.0 §7.5.3.10): in QEMU the device answers nothing then.
     let off = u16::from_le_bytes(control) | 1 << 10 | 3 << 8;
     port.write_all_at(&off.to_le_bytes(), slot_control)?;
     has_ended_well(io)?;
-    nothing_is_pinned_since(before)
+    nothing_is_pinned_since(before)?;
+
+    write(dir(&nvme).join("remove"), "1")?;
+    // Power again: it comes back as it came when the machine booted.
+    port.write_all_at(&control, slot_control)?;
+    write("/sys/bus/pci/rescan", "1")?;
+    works_for_the_kernel(&nvme)
 }
 
 /// Offset of the PCI Express capability.
