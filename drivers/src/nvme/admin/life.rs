@@ -109,7 +109,7 @@ impl<B: Backing> Administration<B> {
 
     /// A command while the controller is brought up: what does not end is for the caller to end, by disabling it.
     fn bring_up(&self, step: &'static str, sqe: Sqe) -> Outcome {
-        self.attempt(step, sqe, self.limits.admin)
+        self.attempt(self.epoch.current(), step, sqe, self.limits.admin)
     }
 
     fn identify(&self) -> Result<Box<IdentifyController>> {
@@ -160,19 +160,20 @@ impl<B: Backing> Administration<B> {
     /// Resets the controller and brings it up again. The caller holds `resetting`.
     pub(super) fn restart(&self, reason: &str) -> Result<()> {
         tracing::warn!(reason, "the controller is reset");
-        self.epoch.set(State::Resetting);
+        if !self.enter(State::Resetting) {
+            return Err(self.over("reset"));
+        }
         self.wake();
         let restarted = self.function.disable().and_then(|()| {
             self.lose();
             self.enable()?;
             let identity = self.identify()?;
-            self.configure(&identity)
+            self.configure(&identity)?;
+            let is_running = self.epoch.restarted();
+            is_running.then_some(()).ok_or_else(|| self.over("reset"))
         });
         match &restarted {
-            Ok(()) => {
-                self.epoch.restarted();
-                self.wake();
-            }
+            Ok(()) => self.wake(),
             Err(error) if error.is_gone() => self.leave(State::Gone),
             Err(_) => self.leave(State::Stopped),
         }
@@ -191,7 +192,9 @@ impl<B: Backing> Administration<B> {
         }
         let typical = self.identity.get().map_or(0, |identity| identity.rtd3e.get());
         let limit = Duration::from_micros(typical.into()).clamp(SHUTDOWN, LONG_SHUTDOWN);
-        self.epoch.set(State::Resetting);
+        if !self.enter(State::Resetting) {
+            return Err(self.over("CC.SHN"));
+        }
         let down = self.function.shut_down(shutdown::NORMAL, limit);
         let disabled = self.function.disable();
         if disabled.is_ok() {

@@ -107,15 +107,10 @@ impl<B: Backing, T: Payload> QueuePair<B, T> {
 
     /// Succeeds if the controller does no DMA for these queues any more.
     fn prove_quiet(&self) -> Result<()> {
-        let now = self.epoch.current();
-        if now.is_reset_since(self.born) {
+        if self.epoch.current().is_reset_since(self.born) {
             return Ok(());
         }
-        if matches!(now.state(), State::Running | State::Resetting) {
-            // Nobody else may go on when bus mastering is off.
-            self.shared.epoch.set(State::Stopped);
-        }
-        self.shared.backing.quiesce().map(drop)
+        self.shared.admin.stop_for(self.born)
     }
 
     /// Lets commands be popped as lost.
@@ -156,7 +151,7 @@ impl<B: Backing, T: Payload> QueuePair<B, T> {
         for (_, opcode) in queues.into_iter().filter(|&(is_there, _)| is_there) {
             self.shared
                 .admin
-                .execute(Sqe::new(opcode, 0).with_cdw10(self.id.into()))?;
+                .execute(self.born, Sqe::new(opcode, 0).with_cdw10(self.id.into()))?;
         }
         Ok(())
     }

@@ -29,6 +29,22 @@ fn a_command_that_does_not_end_is_aborted() {
 }
 
 #[test]
+fn aborts_that_come_late_take_no_place_for_good() {
+    let fake = Fake::new(default());
+    let controller = fake.open().unwrap();
+    let seen = controller.shared.epoch.current();
+    for _ in 0..40 {
+        fake.nvme.inject(LOG, Fault::Slow(2500));
+        fake.nvme.inject(When::Admin(Opcode::ABORT.0), Fault::Slow(2500));
+        assert!(matches!(controller.health().unwrap_err().kind, ErrorKind::Timeout(_)));
+    }
+    controller.health().unwrap();
+    assert!(!controller.shared.epoch.current().is_reset_since(seen));
+    drop(controller);
+    fake.leaves_nothing();
+}
+
+#[test]
 fn a_command_that_is_lost_resets_the_controller_once() {
     for fault in [
         Fault::Lost,
