@@ -114,12 +114,12 @@ impl<B: Backing> Administration<B> {
             self.in_run(run, |commands| self.drain(commands));
             let progress = self.with_commands(|commands| (commands.take(cid), commands.broken));
             match progress {
-                Some((Progress::Done(cqe), _)) => return Ok(cqe),
-                Some((Progress::Pending, None)) => {}
-                Some((Progress::Pending, Some(reason))) => {
+                (Progress::Done(cqe), _) => return Ok(cqe),
+                (Progress::Pending, None) => {}
+                (Progress::Pending, Some(reason)) => {
                     return Err(Trouble::Broken(ErrorKind::Failed(reason.into())));
                 }
-                Some((Progress::Lost, _)) | None => return Err(Trouble::Lost),
+                (Progress::Lost, _) => return Err(Trouble::Lost),
             }
             if turns.is_multiple_of(LOOK) {
                 self.look()?;

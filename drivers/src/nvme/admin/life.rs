@@ -43,7 +43,7 @@ impl<B: Backing> Administration<B> {
         };
         let commands = Self::commands(&function).map_err(failed)?;
         Ok(Self {
-            commands: Mutex::new(Some(commands)),
+            commands: Mutex::new(commands),
             pages: Mutex::new(Pages::default()),
             resetting: Mutex::new(()),
             numbers: Mutex::new(super::Numbers::new()),
@@ -94,7 +94,7 @@ impl<B: Backing> Administration<B> {
     fn enable(&self) -> Result<()> {
         let doorbells = |side| Self::doorbell(&self.function, side).map_err(|kind| self.failed("admin queue", kind));
         let (submission, completion) = (doorbells(Side::Submission)?, doorbells(Side::Completion)?);
-        let places = self.with_commands(|commands| {
+        let (submission, completion) = self.with_commands(|commands| {
             commands.submission.reset(submission);
             commands.completion.reset(completion);
             let place = |iova, entries| Place { iova, entries };
@@ -103,7 +103,6 @@ impl<B: Backing> Administration<B> {
                 place(commands.completion.iova(), commands.completion.entries()),
             )
         });
-        let (submission, completion) = places.ok_or_else(|| self.failed("admin queue", ErrorKind::Gone))?;
         self.function.enable(submission, completion)
     }
 
@@ -218,7 +217,10 @@ impl<B: Backing> Drop for Administration<B> {
             return;
         };
         tracing::error!(%error, "memory of the controller is given up: it may still use it");
-        std::mem::forget(lock(&self.commands).take());
+        self.with_commands(|commands| {
+            commands.submission.leak();
+            commands.completion.leak();
+        });
         std::mem::forget(std::mem::take(&mut lock(&self.pages).under_way));
         if let Some(shadow) = self.shadow.take() {
             std::mem::forget(shadow);

@@ -26,8 +26,7 @@ use vfio_core::EventFd;
 /// What keeps a controller running, for as long as anything of it is held.
 #[derive(Debug)]
 pub(crate) struct Administration<B: Backing> {
-    /// `None` once the memory had to be given up.
-    commands: Mutex<Option<Commands>>,
+    commands: Mutex<Commands>,
     pages: Mutex<Pages>,
     /// Held by whoever resets the controller.
     resetting: Mutex<()>,
@@ -150,7 +149,7 @@ impl<B: Backing> Administration<B> {
         }
         let is_lost = self.with_commands(|commands| matches!(commands.take(cid), Progress::Lost));
         Outcome {
-            under_way: attempt.under_way.filter(|_| is_lost != Some(true)),
+            under_way: attempt.under_way.filter(|_| !is_lost),
             ..attempt
         }
     }
@@ -187,16 +186,16 @@ impl<B: Backing> Administration<B> {
         Ok(page?)
     }
 
-    fn with_commands<T>(&self, with: impl FnOnce(&mut Commands) -> T) -> Option<T> {
-        lock(&self.commands).as_mut().map(with)
+    fn with_commands<T>(&self, with: impl FnOnce(&mut Commands) -> T) -> T {
+        with(&mut lock(&self.commands))
     }
 
     /// With the admin queue, if the controller is in this run. Whoever ends a run says so under the same lock, before the controller stops to
     /// listen: so commands are submitted and doorbells rung only in a run that they are meant for.
     fn in_run<T>(&self, run: Moment, with: impl FnOnce(&mut Commands) -> T) -> Option<T> {
         let mut commands = lock(&self.commands);
-        let commands = commands.as_mut().filter(|_| self.epoch.current().is_same_run(run));
-        commands.map(with)
+        let is_now = self.epoch.current().is_same_run(run);
+        is_now.then(|| with(&mut commands))
     }
 
     /// Ends a run. False if it has gone on to a worse end already.
@@ -250,7 +249,7 @@ impl<B: Backing> Administration<B> {
         if run.state() == State::Running {
             self.in_run(run, |commands| self.drain(commands));
         }
-        self.with_commands(|commands| commands.events.pop_front()).flatten()
+        self.with_commands(|commands| commands.events.pop_front())
     }
 
     /// For who waits for an event: what is signalled with it.
