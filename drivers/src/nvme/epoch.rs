@@ -13,7 +13,7 @@ pub(crate) struct Epoch(AtomicU64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Moment(u64);
 
-/// What a controller does.
+/// What a controller does, from good to bad.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
     /// It executes commands.
@@ -44,29 +44,30 @@ impl Epoch {
         Moment(self.0.load(Ordering::Acquire))
     }
 
-    /// Says that a reset is over: the controller has been seen not ready (CSTS.RDY = 0), and runs again.
-    pub(crate) fn restarted(&self) {
+    /// Says that a reset is over: the controller has been seen not ready (CSTS.RDY = 0), and runs again. False, and nothing has changed, if it
+    /// was stopped or has gone meanwhile.
+    #[must_use]
+    pub(crate) fn restarted(&self) -> bool {
         self.change(|word| {
             let resets = word.wrapping_add(ONE_RESET) & RESETS;
-            word & !(RESETS | STATE) | resets | State::Running as u64
-        });
+            let is_resetting = Moment(word).state() == State::Resetting;
+            is_resetting.then_some(word & !(RESETS | STATE) | resets | State::Running as u64)
+        })
     }
 
-    /// Says what the controller does.
-    pub(crate) fn set(&self, state: State) {
-        self.change(|word| word & !STATE | state as u64);
+    /// Says what the controller does, if that is as bad as what it does already, or worse: only [`restarted`](Self::restarted) leads back.
+    /// False if it is not.
+    pub(crate) fn set(&self, state: State) -> bool {
+        self.change(|word| (word & STATE <= state as u64).then_some(word & !STATE | state as u64))
     }
 
     /// Says that formats or capacities of namespaces have changed: what was known of them is not true any more.
     pub(crate) fn namespaces_changed(&self) {
-        self.change(|word| word.wrapping_add(ONE_CHANGE));
+        self.change(|word| Some(word.wrapping_add(ONE_CHANGE)));
     }
 
-    fn change(&self, new: impl Fn(u64) -> u64) {
-        let updated = self
-            .0
-            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |word| Some(new(word)));
-        debug_assert!(updated.is_ok(), "always given a new value");
+    fn change(&self, new: impl Fn(u64) -> Option<u64>) -> bool {
+        self.0.fetch_update(Ordering::AcqRel, Ordering::Relaxed, new).is_ok()
     }
 }
 
@@ -113,16 +114,28 @@ mod tests {
         epoch.namespaces_changed();
         assert!(epoch.glance().is_same_run(before));
         assert_eq!(epoch.glance().changes(), 1);
-        epoch.set(State::Resetting);
+        assert!(!epoch.restarted(), "it was not being reset");
+        assert!(epoch.set(State::Resetting));
         assert!(!epoch.glance().is_same_run(before) && !epoch.current().is_reset_since(before));
-        epoch.restarted();
+        assert!(epoch.restarted());
         let after = epoch.current();
         assert!(!after.is_same_run(before) && after.is_reset_since(before));
         assert_eq!((after.state(), after.changes()), (State::Running, 1));
         for state in [State::Stopped, State::Gone] {
-            epoch.set(state);
+            assert!(epoch.set(state));
             assert_eq!(epoch.current().state(), state);
             assert!(!epoch.current().is_reset_since(after));
+        }
+    }
+
+    #[test]
+    fn what_has_gone_stays_gone_and_what_is_stopped_does_not_run_again() {
+        let epoch = Epoch::default();
+        for (state, less) in [(State::Stopped, State::Resetting), (State::Gone, State::Stopped)] {
+            assert!(epoch.set(state) && epoch.set(state));
+            let now = epoch.current();
+            assert!(!epoch.set(less) && !epoch.set(State::Running) && !epoch.restarted());
+            assert_eq!(epoch.current(), now);
         }
     }
 }

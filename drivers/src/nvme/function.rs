@@ -5,8 +5,8 @@ use crate::{Backing, Error, ErrorKind, Presence, Registers, Result, Woken};
 use iommu::Iova;
 use std::sync::Arc;
 use std::time::Duration;
-use vfio_core::EventFd;
 use vfio_core::mmio::Window;
+use vfio_core::{Errno, EventFd};
 
 /// A controller's registers, and the function that they belong to.
 #[derive(Debug)]
@@ -233,21 +233,33 @@ impl<B: Backing> Function<B> {
             let disabled = configuration.with_enable(false).with_shutdown(0);
             self.window.write(regs::CC, disabled);
         }
-        // One that says that it has failed is disabled, but may go on saying so until the function is reset.
-        match self.disabled()? {
-            Some(status) if !status.fatal() => return Ok(()),
-            Some(_) if let Err(error) = self.backing.reset() => {
-                tracing::debug!(%error, "CSTS.CFS");
-                return Ok(());
+        let status = self.disabled()?;
+        if status.is_some_and(|status| !status.fatal()) {
+            return Ok(());
+        }
+        if let Err(error) = self.reset() {
+            if status.is_none() {
+                return Err(error);
             }
-            Some(_) => {}
-            None => self.backing.reset()?,
+            // It says that it is disabled, but also that it has failed: only who is no bus master is believed.
+            tracing::debug!(%error, "CSTS.CFS");
+            self.backing.quiesce()?;
         }
         self.backing.start()?;
         let disabled = self.disabled()?;
         disabled
             .map(drop)
             .ok_or_else(|| self.failed("CC.EN = 0", ErrorKind::Timeout(self.limit())))
+    }
+
+    /// Resets the function; again for a while if the kernel is busy with it.
+    fn reset(&self) -> Result<()> {
+        let reset = self.wait(self.limit(), || match self.backing.reset() {
+            // Whoever wants it back holds it until it is closed.
+            Err(error) if is_busy(&error) && self.backing.removal().presence() == Presence::Present => Ok(None),
+            reset => reset.map(Some),
+        })?;
+        reset.ok_or_else(|| self.failed("reset", ErrorKind::Timeout(self.limit())))
     }
 
     /// Waits until it is disabled: its status then.
@@ -312,6 +324,14 @@ impl<B: Backing> Function<B> {
 
 /// CRTO has 16 bits; more than two minutes is no answer.
 const MOST_UNITS: u32 = 255;
+
+/// Whether a reset was refused because another one, of the function or its bus, was under way.
+fn is_busy(error: &Error) -> bool {
+    let ErrorKind::Kernel(iommu::Error::Kernel(error)) = &error.kind else {
+        return false;
+    };
+    error.errno() == Some(Errno::AGAIN)
+}
 
 fn unsupported(what: &'static str) -> ErrorKind {
     ErrorKind::Unsupported(what.into())

@@ -1,7 +1,7 @@
 //! What a controller and its queues share.
 
 use super::doorbell::Shadow;
-use super::epoch::{Epoch, Moment, State};
+use super::epoch::{Epoch, Moment};
 use super::spec::Sqe;
 use crate::{Backing, ErrorKind, Presence, Registers, Result, Vectors};
 use std::fmt::Debug;
@@ -53,12 +53,13 @@ pub(crate) enum Sgl {
 
 /// The admin queue, to those who own I/O queues. Slow: takes locks and waits.
 pub(crate) trait Admin: Debug + Send + Sync {
-    /// Executes an admin command without data, and waits for it: the result, DW0 and DW1.
+    /// Executes an admin command without data in this run of the controller and in no later one, and waits for it: the result, DW0 and DW1.
     ///
     /// # Errors
     ///
-    /// [`Refused`](crate::ErrorKind::Refused) with the status; time-outs, after which the epoch has changed or will.
-    fn execute(&self, sqe: Sqe) -> Result<u64>;
+    /// [`Refused`](crate::ErrorKind::Refused) with the status; [`Failed`](crate::ErrorKind::Failed) when the run is over; time-outs, after which
+    /// the epoch has changed or will.
+    fn execute(&self, run: Moment, sqe: Sqe) -> Result<u64>;
 
     /// A number for a queue pair that is not in use: not the one that was given back last, if possible, as who had it may not know yet and
     /// still ring.
@@ -85,6 +86,17 @@ pub(crate) trait Admin: Debug + Send + Sync {
     ///
     /// When it does not run afterwards.
     fn reset(&self, seen: Moment, reason: &str) -> Result<()>;
+
+    /// Sees to it that the controller does no DMA for what was made in that run: waits for a reset that is under way, and stops the
+    /// controller for good if there was none since.
+    ///
+    /// # Errors
+    ///
+    /// When it may still do DMA.
+    fn stop_for(&self, run: Moment) -> Result<()>;
+
+    /// The function is not there any more: the epoch says so from now on, and all who wait are told.
+    fn gone(&self);
 }
 
 /// Controller status, its ready bit and its fatal status bit (Base §3.1.4.6).
@@ -100,7 +112,7 @@ impl<B: Backing> Shared<B> {
         // Behind some bridges what is gone reads as zeros.
         if status == u32::MAX || status & READY == 0 {
             if self.backing.presence() == Presence::Gone {
-                self.epoch.set(State::Gone);
+                self.admin.gone();
                 return Some(ErrorKind::Gone);
             }
             if status == u32::MAX {

@@ -201,6 +201,7 @@ fn a_device_that_is_asked_back_ends_what_it_has_and_takes_no_more() {
         drop(refused);
         assert_eq!(drain(&mut queue), [0; 4]);
         assert!(matches!(queue.wait(Some(Duration::from_secs(1))), Err(error) if error.is_gone()));
+        assert!(queue.recover(Policy::Replay).unwrap_err().is_gone());
         drop(queue);
         bench.end();
     });
@@ -260,6 +261,53 @@ fn a_queue_is_dropped_with_its_commands_outstanding() {
             assert_eq!(nvme.mistakes(), Vec::<String>::new(), "{fault:?}");
         }
     });
+}
+
+#[test]
+fn no_command_comes_back_twice_from_a_controller_that_does_not_run_again() {
+    both(|interface| {
+        let bench = Bench::new(interface, Options::default());
+        let namespace = bench.controller.namespace(1).unwrap();
+        let mut queue: Queue = bench.queue(quick());
+        bench.nvme.inject(When::NthIo(0), Fault::Duplicate);
+        bench.nvme.inject(When::NthIo(2), Fault::Duplicate);
+        let tags: Vec<_> = (0..3)
+            .map(|lba| queue.read(&namespace, lba, 1, bench.buffer(512)).unwrap())
+            .collect();
+        queue.ring();
+        for _ in 0..100 {
+            bench.backing.poke();
+        }
+        let mut found = vec![one(&mut queue).tag];
+        assert!(queue.wait(None).is_err());
+        bench.nvme.inject(When::Now, Fault::NeverReady);
+        assert!(queue.recover(Policy::Fail).is_err());
+        while let Ok(Some(completion)) = queue.pop() {
+            assert!(completion.payload.is_some());
+            found.push(completion.tag);
+        }
+        assert_eq!(found, tags);
+        let machine = bench.backing.machine().clone();
+        drop((queue, bench));
+        assert_eq!(machine.leaks(), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn who_pops_does_not_wait_long_for_an_abort() {
+    let bench = Bench::usual();
+    let namespace = bench.controller.namespace(1).unwrap();
+    let mut queue: Queue = bench.queue(quick());
+    bench.nvme.inject(When::Io(READ), Fault::Stuck);
+    bench.nvme.inject_always(When::Admin(Opcode::ABORT.0), Fault::Lost);
+    queue.read(&namespace, 0, 1, bench.buffer(512)).unwrap();
+    let begin = bench.backing.now();
+    assert!(matches!(broken(&mut queue), ErrorKind::Timeout(_)));
+    assert!(bench.backing.now() - begin < Duration::from_secs(3));
+    queue.recover(Policy::Replay).unwrap();
+    assert_eq!(drain(&mut queue), [0]);
+    drop(queue);
+    bench.end();
 }
 
 #[test]

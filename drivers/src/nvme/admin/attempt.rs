@@ -2,7 +2,7 @@
 
 use super::commands::{Commands, Progress};
 use super::{Administration, fatal};
-use crate::nvme::epoch::State;
+use crate::nvme::epoch::{Moment, State};
 use crate::nvme::spec::{Cqe, Opcode, Sqe};
 use crate::{Backing, ErrorKind, Presence, Result};
 use std::time::Duration;
@@ -48,25 +48,26 @@ impl Outcome {
 
 impl<B: Backing> Administration<B> {
     /// Submits a command and waits for its completion; aborts it when it takes too long. Does not reset the controller.
-    pub(super) fn attempt(&self, step: &'static str, sqe: Sqe, limit: Duration) -> Outcome {
+    pub(super) fn attempt(&self, run: Moment, step: &'static str, sqe: Sqe, limit: Duration) -> Outcome {
         // Whoever waits for another command frees its place.
         let submitted = self.function.wait(limit, || {
-            let submitted = self.with_commands(|commands| {
+            let submitted = self.in_run(run, |commands| {
                 self.drain(commands);
                 commands.submit(sqe)
             });
-            submitted.ok_or_else(|| self.failed(step, ErrorKind::Gone))
+            submitted.ok_or_else(|| self.over(step))
         });
         let cid = match submitted {
             Ok(Some(cid)) => cid,
             Ok(None) => return Outcome::never(self.failed(step, ErrorKind::Timeout(limit))),
             Err(error) => return Outcome::never(error),
         };
-        let mut awaited = self.await_completion(cid, limit);
-        if matches!(awaited, Err(Trouble::Late)) {
-            self.abort(cid);
+        let mut awaited = self.await_completion(run, cid, limit);
+        if matches!(awaited, Err(Trouble::Late)) && sqe.opcode() != Opcode::ABORT {
+            self.abort(run, cid);
             // It ends with a status of its own, or had just ended.
-            awaited = self.await_completion(cid, ABORT).and(Err(Trouble::Aborted));
+            let late = self.await_completion(run, cid, self.abort_limit());
+            awaited = late.and(Err(Trouble::Aborted));
         }
         let kind = match awaited {
             Ok(cqe) => {
@@ -76,10 +77,7 @@ impl<B: Backing> Administration<B> {
                     under_way: None,
                 };
             }
-            Err(Trouble::Lost) => {
-                let lost = ErrorKind::Failed("the controller was reset meanwhile".into());
-                return Outcome::never(self.failed(step, lost));
-            }
+            Err(Trouble::Lost) => return Outcome::never(self.over(step)),
             Err(Trouble::Aborted) => return Outcome::never(self.failed(step, ErrorKind::Timeout(limit))),
             Err(Trouble::Late) => ErrorKind::Timeout(limit),
             Err(Trouble::Broken(kind)) => kind,
@@ -91,30 +89,37 @@ impl<B: Backing> Administration<B> {
         }
     }
 
-    fn abort(&self, cid: u16) {
+    fn abort(&self, run: Moment, cid: u16) {
         let abort = Sqe::new(Opcode::ABORT, 0).with_cdw10(u32::from(cid) << 16);
-        let aborting = self.with_commands(|commands| commands.submit(abort)).flatten();
-        let aborted = aborting.map(|aborting| self.await_completion(aborting, ABORT));
+        let aborting = self.in_run(run, |commands| commands.submit(abort)).flatten();
+        let aborted = aborting.map(|aborting| {
+            let aborted = self.await_completion(run, aborting, self.abort_limit());
+            self.with_commands(|commands| commands.abandon(aborting));
+            aborted
+        });
         tracing::warn!(cid, ?aborted, "an admin command took too long");
     }
 
-    fn await_completion(&self, cid: u16, limit: Duration) -> Result<Cqe, Trouble> {
+    /// How long one waits for an abort.
+    pub(super) fn abort_limit(&self) -> Duration {
+        self.limits.admin.min(ABORT)
+    }
+
+    fn await_completion(&self, run: Moment, cid: u16, limit: Duration) -> Result<Cqe, Trouble> {
         let start = self.function.backing.now();
         let mut turns: u32 = 0;
         loop {
             // The time is read first: what happened in time counts, however long this thread did not run.
             let is_late = self.function.backing.now().saturating_sub(start) > limit;
-            let progress = self.with_commands(|commands| {
-                self.drain(commands);
-                (commands.take(cid), commands.broken)
-            });
+            self.in_run(run, |commands| self.drain(commands));
+            let progress = self.with_commands(|commands| (commands.take(cid), commands.broken));
             match progress {
-                Some((Progress::Done(cqe), _)) => return Ok(cqe),
-                Some((Progress::Pending, None)) => {}
-                Some((Progress::Pending, Some(reason))) => {
+                (Progress::Done(cqe), _) => return Ok(cqe),
+                (Progress::Pending, None) => {}
+                (Progress::Pending, Some(reason)) => {
                     return Err(Trouble::Broken(ErrorKind::Failed(reason.into())));
                 }
-                Some((Progress::Lost, _)) | None => return Err(Trouble::Lost),
+                (Progress::Lost, _) => return Err(Trouble::Lost),
             }
             if turns.is_multiple_of(LOOK) {
                 self.look()?;

@@ -45,6 +45,8 @@ enum Command {
     Waited,
     /// An Asynchronous Event Request.
     Event,
+    /// Nobody waits for it any more.
+    Abandoned,
     /// It has completed; whoever waits for it has not seen yet.
     Done(Cqe),
     /// The controller has been reset and does not know it any more.
@@ -111,6 +113,7 @@ impl Commands {
         };
         match slot.command {
             Command::Waited => slot.command = Command::Done(cqe),
+            Command::Abandoned => slot.command = Command::None,
             Command::Event => {
                 slot.command = Command::None;
                 self.event(cqe);
@@ -148,11 +151,21 @@ impl Commands {
         };
         let progress = match slot.command {
             Command::Done(cqe) => Progress::Done(cqe),
-            Command::Waited | Command::Event => return Progress::Pending,
+            Command::Waited | Command::Abandoned | Command::Event => return Progress::Pending,
             Command::Lost | Command::None => Progress::Lost,
         };
         slot.command = Command::None;
         progress
+    }
+
+    /// Nobody waits for that command any more: its place is free once it ends.
+    pub(super) fn abandon(&mut self, cid: u16) {
+        let Some(slot) = self.slot(cid) else { return };
+        match slot.command {
+            Command::Waited => slot.command = Command::Abandoned,
+            Command::Done(_) | Command::Lost => slot.command = Command::None,
+            Command::None | Command::Event | Command::Abandoned => {}
+        }
     }
 
     /// The controller knows none of the commands any more, and does no DMA for them.
@@ -160,7 +173,7 @@ impl Commands {
         for slot in &mut self.slots {
             match slot.command {
                 Command::Waited => slot.command = Command::Lost,
-                Command::Event => slot.command = Command::None,
+                Command::Event | Command::Abandoned => slot.command = Command::None,
                 _ => {}
             }
         }

@@ -43,7 +43,7 @@ impl<B: Backing> Administration<B> {
         };
         let commands = Self::commands(&function).map_err(failed)?;
         Ok(Self {
-            commands: Mutex::new(Some(commands)),
+            commands: Mutex::new(commands),
             pages: Mutex::new(Pages::default()),
             resetting: Mutex::new(()),
             numbers: Mutex::new(super::Numbers::new()),
@@ -94,7 +94,7 @@ impl<B: Backing> Administration<B> {
     fn enable(&self) -> Result<()> {
         let doorbells = |side| Self::doorbell(&self.function, side).map_err(|kind| self.failed("admin queue", kind));
         let (submission, completion) = (doorbells(Side::Submission)?, doorbells(Side::Completion)?);
-        let places = self.with_commands(|commands| {
+        let (submission, completion) = self.with_commands(|commands| {
             commands.submission.reset(submission);
             commands.completion.reset(completion);
             let place = |iova, entries| Place { iova, entries };
@@ -103,13 +103,12 @@ impl<B: Backing> Administration<B> {
                 place(commands.completion.iova(), commands.completion.entries()),
             )
         });
-        let (submission, completion) = places.ok_or_else(|| self.failed("admin queue", ErrorKind::Gone))?;
         self.function.enable(submission, completion)
     }
 
     /// A command while the controller is brought up: what does not end is for the caller to end, by disabling it.
     fn bring_up(&self, step: &'static str, sqe: Sqe) -> Outcome {
-        self.attempt(step, sqe, self.limits.admin)
+        self.attempt(self.epoch.current(), step, sqe, self.limits.admin)
     }
 
     fn identify(&self) -> Result<Box<IdentifyController>> {
@@ -160,19 +159,20 @@ impl<B: Backing> Administration<B> {
     /// Resets the controller and brings it up again. The caller holds `resetting`.
     pub(super) fn restart(&self, reason: &str) -> Result<()> {
         tracing::warn!(reason, "the controller is reset");
-        self.epoch.set(State::Resetting);
+        if !self.enter(State::Resetting) {
+            return Err(self.over("reset"));
+        }
         self.wake();
         let restarted = self.function.disable().and_then(|()| {
             self.lose();
             self.enable()?;
             let identity = self.identify()?;
-            self.configure(&identity)
+            self.configure(&identity)?;
+            let is_running = self.epoch.restarted();
+            is_running.then_some(()).ok_or_else(|| self.over("reset"))
         });
         match &restarted {
-            Ok(()) => {
-                self.epoch.restarted();
-                self.wake();
-            }
+            Ok(()) => self.wake(),
             Err(error) if error.is_gone() => self.leave(State::Gone),
             Err(_) => self.leave(State::Stopped),
         }
@@ -191,7 +191,9 @@ impl<B: Backing> Administration<B> {
         }
         let typical = self.identity.get().map_or(0, |identity| identity.rtd3e.get());
         let limit = Duration::from_micros(typical.into()).clamp(SHUTDOWN, LONG_SHUTDOWN);
-        self.epoch.set(State::Resetting);
+        if !self.enter(State::Resetting) {
+            return Err(self.over("CC.SHN"));
+        }
         let down = self.function.shut_down(shutdown::NORMAL, limit);
         let disabled = self.function.disable();
         if disabled.is_ok() {
@@ -215,7 +217,10 @@ impl<B: Backing> Drop for Administration<B> {
             return;
         };
         tracing::error!(%error, "memory of the controller is given up: it may still use it");
-        std::mem::forget(lock(&self.commands).take());
+        self.with_commands(|commands| {
+            commands.submission.leak();
+            commands.completion.leak();
+        });
         std::mem::forget(std::mem::take(&mut lock(&self.pages).under_way));
         if let Some(shadow) = self.shadow.take() {
             std::mem::forget(shadow);

@@ -26,8 +26,7 @@ use vfio_core::EventFd;
 /// What keeps a controller running, for as long as anything of it is held.
 #[derive(Debug)]
 pub(crate) struct Administration<B: Backing> {
-    /// `None` once the memory had to be given up.
-    commands: Mutex<Option<Commands>>,
+    commands: Mutex<Commands>,
     pages: Mutex<Pages>,
     /// Held by whoever resets the controller.
     resetting: Mutex<()>,
@@ -131,22 +130,26 @@ impl<B: Backing> Administration<B> {
 
     /// Executes a command, and resets the controller if it does not end.
     fn execute(&self, step: &'static str, sqe: Sqe, limit: Duration) -> Outcome {
-        if let Err(error) = self.admit(step, sqe.opcode()) {
-            return Outcome::never(error);
+        match self.admit(step, sqe.opcode()) {
+            Ok(run) => self.execute_in(run, step, sqe, limit),
+            Err(error) => Outcome::never(error),
         }
-        let seen = self.epoch.current();
-        let attempt = self.attempt(step, sqe, limit);
+    }
+
+    /// The same in one run of the controller, and in no later one.
+    fn execute_in(&self, run: Moment, step: &'static str, sqe: Sqe, limit: Duration) -> Outcome {
+        let attempt = self.attempt(run, step, sqe, limit);
         let Some(cid) = attempt.under_way else {
             return attempt;
         };
         // What comes of the reset is for the next command to find out.
         let reason = attempt.result.as_ref().err().map(ToString::to_string);
-        if let Err(error) = Admin::reset(self, seen, &reason.unwrap_or_default()) {
+        if let Err(error) = Admin::reset(self, run, &reason.unwrap_or_default()) {
             tracing::error!(%error, "the controller could not be reset");
         }
         let is_lost = self.with_commands(|commands| matches!(commands.take(cid), Progress::Lost));
         Outcome {
-            under_way: attempt.under_way.filter(|_| is_lost != Some(true)),
+            under_way: attempt.under_way.filter(|_| !is_lost),
             ..attempt
         }
     }
@@ -183,8 +186,31 @@ impl<B: Backing> Administration<B> {
         Ok(page?)
     }
 
-    fn with_commands<T>(&self, with: impl FnOnce(&mut Commands) -> T) -> Option<T> {
-        lock(&self.commands).as_mut().map(with)
+    fn with_commands<T>(&self, with: impl FnOnce(&mut Commands) -> T) -> T {
+        with(&mut lock(&self.commands))
+    }
+
+    /// With the admin queue, if the controller is in this run. Whoever ends a run says so under the same lock, before the controller stops to
+    /// listen: so commands are submitted and doorbells rung only in a run that they are meant for.
+    fn in_run<T>(&self, run: Moment, with: impl FnOnce(&mut Commands) -> T) -> Option<T> {
+        let mut commands = lock(&self.commands);
+        let is_now = self.epoch.current().is_same_run(run);
+        is_now.then(|| with(&mut commands))
+    }
+
+    /// Ends a run. False if it has gone on to a worse end already.
+    fn enter(&self, state: State) -> bool {
+        let _commands = lock(&self.commands);
+        self.epoch.set(state)
+    }
+
+    /// What came of a command whose run is over.
+    fn over(&self, step: &'static str) -> crate::Error {
+        let kind = match self.epoch.current().state() {
+            State::Gone => ErrorKind::Gone,
+            _ => ErrorKind::Failed("the controller was reset meanwhile".into()),
+        };
+        self.failed(step, kind)
     }
 
     /// The controller was seen to be disabled, or is quiet: it has none of the commands, and none of the memory.
@@ -195,8 +221,8 @@ impl<B: Backing> Administration<B> {
         pages.free.extend(over);
     }
 
-    /// Whether a command can be submitted now. A controller that is asked back takes what ends its queues, and nothing else.
-    fn admit(&self, step: &'static str, opcode: Opcode) -> Result<()> {
+    /// In which run a command can be submitted now. A controller that is asked back takes what ends its queues, and nothing else.
+    fn admit(&self, step: &'static str, opcode: Opcode) -> Result<Moment> {
         let gone = |()| self.failed(step, ErrorKind::Gone);
         match self.function.backing.removal().presence() {
             Presence::Present => {}
@@ -206,8 +232,9 @@ impl<B: Backing> Administration<B> {
         if self.epoch.current().state() == State::Resetting {
             drop(lock(&self.resetting));
         }
-        match self.epoch.current().state() {
-            State::Running => Ok(()),
+        let run = self.epoch.current();
+        match run.state() {
+            State::Running => Ok(run),
             State::Gone => Err(gone(())),
             State::Resetting | State::Stopped => {
                 let reason = "it is shut down, or could not be reset";
@@ -218,11 +245,11 @@ impl<B: Backing> Administration<B> {
 
     /// The next event, if there is one.
     pub(crate) fn next_event(&self) -> Option<u32> {
-        let event = self.with_commands(|commands| {
-            self.drain(commands);
-            commands.events.pop_front()
-        });
-        event.flatten()
+        let run = self.epoch.current();
+        if run.state() == State::Running {
+            self.in_run(run, |commands| self.drain(commands));
+        }
+        self.with_commands(|commands| commands.events.pop_front())
     }
 
     /// For who waits for an event: what is signalled with it.
@@ -236,12 +263,11 @@ impl<B: Backing> Administration<B> {
     ///
     /// When none will come any more.
     pub(crate) fn can_wait(&self, step: &'static str) -> Result<()> {
-        self.admit(step, Opcode::ASYNC_EVENT)?;
-        let seen = self.epoch.current();
+        let run = self.admit(step, Opcode::ASYNC_EVENT)?;
         match self.look() {
             Ok(()) => Ok(()),
             Err(Trouble::Error(error)) => Err(error),
-            Err(_) => Admin::reset(self, seen, "CSTS.CFS"),
+            Err(_) => Admin::reset(self, run, "CSTS.CFS"),
         }
     }
 
@@ -251,12 +277,22 @@ impl<B: Backing> Administration<B> {
 
     /// Says for good what became of the controller, to all who wait. What it was given is given up until it is seen to be quiet.
     fn leave(&self, state: State) {
-        self.epoch.set(state);
-        match self.function.backing.quiesce() {
-            Ok(_) => self.lose(),
-            Err(error) => tracing::error!(%error, "the controller may still use memory"),
+        if let Err(error) = self.end(state) {
+            tracing::error!(%error, "the controller may still use memory");
+        }
+    }
+
+    fn end(&self, state: State) -> Result<()> {
+        self.enter(state);
+        if state == State::Gone {
+            self.function.backing.removal().tell(Presence::Gone);
+        }
+        let quiet = self.function.backing.quiesce();
+        if quiet.is_ok() {
+            self.lose();
         }
         self.wake();
+        quiet.map(drop)
     }
 
     fn wake(&self) {
@@ -273,8 +309,15 @@ fn data(sqe: Sqe, page: &Page) -> Sqe {
 }
 
 impl<B: Backing> Admin for Administration<B> {
-    fn execute(&self, sqe: Sqe) -> Result<u64> {
-        Self::run(self, "admin command of a queue", sqe, self.limits.admin)
+    fn execute(&self, run: Moment, sqe: Sqe) -> Result<u64> {
+        let step = "admin command of a queue";
+        self.admit(step, sqe.opcode())?;
+        // An I/O thread waits for its aborts.
+        let limit = match sqe.opcode() {
+            Opcode::ABORT => self.abort_limit(),
+            _ => self.limits.admin,
+        };
+        self.execute_in(run, step, sqe, limit).result
     }
 
     fn take_queue(&self) -> Result<u16> {
@@ -306,6 +349,19 @@ impl<B: Backing> Admin for Administration<B> {
             }
         }
     }
+
+    fn stop_for(&self, run: Moment) -> Result<()> {
+        let _turn = lock(&self.resetting);
+        if self.epoch.current().is_reset_since(run) {
+            return Ok(());
+        }
+        // Nobody else may go on when bus mastering is off.
+        self.end(State::Stopped)
+    }
+
+    fn gone(&self) {
+        self.leave(State::Gone);
+    }
 }
 
 /// Shared with the queues.
@@ -313,8 +369,8 @@ impl<B: Backing> Admin for Administration<B> {
 pub(crate) struct Handle<B: Backing>(pub(crate) Arc<Administration<B>>);
 
 impl<B: Backing> Admin for Handle<B> {
-    fn execute(&self, sqe: Sqe) -> Result<u64> {
-        Admin::execute(&*self.0, sqe)
+    fn execute(&self, run: Moment, sqe: Sqe) -> Result<u64> {
+        Admin::execute(&*self.0, run, sqe)
     }
 
     fn take_queue(&self) -> Result<u16> {
@@ -331,5 +387,13 @@ impl<B: Backing> Admin for Handle<B> {
 
     fn reset(&self, seen: Moment, reason: &str) -> Result<()> {
         Admin::reset(&*self.0, seen, reason)
+    }
+
+    fn stop_for(&self, run: Moment) -> Result<()> {
+        self.0.stop_for(run)
+    }
+
+    fn gone(&self) {
+        self.0.gone();
     }
 }

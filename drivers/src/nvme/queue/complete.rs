@@ -62,8 +62,10 @@ impl<B: Backing, T: Payload> QueuePair<B, T> {
     /// A command that came back without a completion, or why there are none any more.
     #[cold]
     fn pop_returned(&mut self) -> Result<Option<Completion<T>>> {
-        if let Some((tag, status, result)) = self.returned.pop_front() {
-            let payload = self.trackers.finish(tag.cid()).flatten();
+        while let Some((tag, status, result)) = self.returned.pop_front() {
+            let Some(payload) = self.trackers.finish(tag.cid()) else {
+                continue;
+            };
             return Ok(Some(Completion {
                 tag,
                 payload,

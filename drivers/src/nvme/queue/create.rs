@@ -173,7 +173,7 @@ impl<B: Backing, T: Payload> QueuePair<B, T> {
             .with_data(DataPointer::Prp, iova, 0)
             .with_cdw10(cdw10)
             .with_cdw11(cdw11);
-        let executed = self.shared.admin.execute(sqe).map(drop);
+        let executed = self.shared.admin.execute(self.born, sqe).map(drop);
         // Without an answer it may have been made.
         let is_refused = matches!(&executed, Err(error) if matches!(error.kind, ErrorKind::Refused(_)));
         let queue = if opcode == Opcode::CREATE_CQ {

@@ -27,13 +27,19 @@ impl<B: Backing, T: Payload> QueuePair<B, T> {
     ///
     /// # Errors
     ///
-    /// When the controller does not run after a reset. If it is known to be quiet, for example because it is gone, its commands can be popped,
+    /// [`Gone`](ErrorKind::Gone) when the device is, or is asked back. When the controller does not run after a reset. If it is known to be quiet, for example because it is gone, its commands can be popped,
     /// with [`HOST_PATHING`](Status::HOST_PATHING) if it is gone. If that is not known, payloads are kept, and leaked when the queue is dropped.
     pub fn recover(&mut self, policy: Policy) -> Result<()> {
         let now = self.epoch.current();
         let fault = self.fault.clone();
         if now.is_same_run(self.born) && now.state() == State::Running {
-            let Some(fault) = &fault else { return Ok(()) };
+            let Some(fault) = &fault else {
+                if self.gate != self.born {
+                    // Asked back: no command is taken any more.
+                    return self.failed("recover a queue", ErrorKind::Gone);
+                }
+                return Ok(());
+            };
             let reset = self.shared.admin.reset(self.born, &fault.to_string());
             if let Err(error) = reset {
                 self.settle()?;
@@ -85,18 +91,13 @@ impl<B: Backing, T: Payload> QueuePair<B, T> {
     /// When that is not known.
     fn settle(&mut self) -> Result<()> {
         self.prove_quiet()?;
-        let outstanding: Vec<Tag> = self.trackers.tags().collect();
-        while let Some(cqe) = self.cq.pop() {
-            let tag = outstanding.iter().find(|tag| tag.cid() == cqe.cid());
-            let is_new = |tag: &&Tag| !self.returned.iter().any(|(returned, ..)| returned == *tag);
-            if let Some(tag) = tag.filter(is_new)
-                && cqe.sq_id() == self.id
-            {
-                self.returned.push_back((*tag, cqe.status(), cqe.result()));
-            }
-            // A controller that has failed may have left anything there.
-            if self.returned.len() >= outstanding.len() {
-                break;
+        // A controller that has failed may have left anything there; all of it is taken, so that nothing is taken for a completion later.
+        for _ in 0..self.cq.entries() {
+            let Some(cqe) = self.cq.pop() else { break };
+            let tag = Tag(cqe.cid());
+            let is_returned = || self.returned.iter().any(|(returned, ..)| *returned == tag);
+            if cqe.sq_id() == self.id && self.trackers.is_outstanding(tag) && !is_returned() {
+                self.returned.push_back((tag, cqe.status(), cqe.result()));
             }
         }
         if self.epoch.current().state() != State::Running {
@@ -107,15 +108,10 @@ impl<B: Backing, T: Payload> QueuePair<B, T> {
 
     /// Succeeds if the controller does no DMA for these queues any more.
     fn prove_quiet(&self) -> Result<()> {
-        let now = self.epoch.current();
-        if now.is_reset_since(self.born) {
+        if self.epoch.current().is_reset_since(self.born) {
             return Ok(());
         }
-        if matches!(now.state(), State::Running | State::Resetting) {
-            // Nobody else may go on when bus mastering is off.
-            self.shared.epoch.set(State::Stopped);
-        }
-        self.shared.backing.quiesce().map(drop)
+        self.shared.admin.stop_for(self.born)
     }
 
     /// Lets commands be popped as lost.
@@ -156,7 +152,7 @@ impl<B: Backing, T: Payload> QueuePair<B, T> {
         for (_, opcode) in queues.into_iter().filter(|&(is_there, _)| is_there) {
             self.shared
                 .admin
-                .execute(Sqe::new(opcode, 0).with_cdw10(self.id.into()))?;
+                .execute(self.born, Sqe::new(opcode, 0).with_cdw10(self.id.into()))?;
         }
         Ok(())
     }

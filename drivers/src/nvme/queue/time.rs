@@ -72,7 +72,8 @@ impl<B: Backing, T: Payload> QueuePair<B, T> {
         match self.shared.backing.removal().presence() {
             Presence::Present => {}
             Presence::AskedBack => self.gate = Moment::NEVER,
-            Presence::Gone => self.shared.epoch.set(State::Gone),
+            Presence::Gone if self.epoch.glance().state() == State::Gone => {}
+            Presence::Gone => self.shared.admin.gone(),
         }
         let now = self.shared.backing.now();
         if !self.time.is_due(now) || self.trackers.outstanding() == 0 || self.fault.is_some() {
@@ -100,19 +101,26 @@ impl<B: Backing, T: Payload> QueuePair<B, T> {
     }
 
     /// Asks the controller to end a command (Base §5.1.1). If it does, the command is popped, with
-    /// [`ABORT_REQUESTED`](Status::ABORT_REQUESTED).
+    /// [`ABORT_REQUESTED`](Status::ABORT_REQUESTED). Does nothing for a command that is not outstanding.
     ///
     /// # Errors
     ///
-    /// When the controller does not answer.
+    /// When the controller does not answer within two seconds.
     pub fn abort(&mut self, tag: Tag) -> Result<()> {
+        if !self.trackers.is_outstanding(tag) {
+            return Ok(());
+        }
         // What the controller has not heard of it cannot end.
         self.sq.ring();
         self.trackers.stamp(tag, self.time.scan, true);
         let cdw10 = u32::from(tag.cid()) << 16 | u32::from(self.id);
-        match self.shared.admin.execute(Sqe::new(Opcode::ABORT, 0).with_cdw10(cdw10)) {
+        match self
+            .shared
+            .admin
+            .execute(self.born, Sqe::new(Opcode::ABORT, 0).with_cdw10(cdw10))
+        {
             Err(error) if !matches!(error.kind, ErrorKind::Refused(_)) => {
-                self.give_up(error.kind.clone())?;
+                self.close(error.kind.clone());
                 Err(error)
             }
             // Bit 0 of the result: it was not aborted. It may be on its way back; it has its time once more.

@@ -156,6 +156,12 @@ impl<T> Trackers<T> {
         Some(slot.payload.take())
     }
 
+    /// Whether it is an outstanding command's.
+    pub(super) fn is_outstanding(&self, tag: Tag) -> bool {
+        let slot = self.slots.get(tag.index());
+        slot.is_some_and(|slot| slot.live == u32::from(tag.cid()) | BUSY)
+    }
+
     /// Outstanding commands.
     pub(super) fn tags(&self) -> impl Iterator<Item = Tag> {
         let busy = self.slots.iter().filter(|slot| slot.live & BUSY != 0);
@@ -180,7 +186,8 @@ impl<T> Trackers<T> {
 
     /// Gives a command that is to be aborted, or was submitted again, its time anew.
     pub(super) fn stamp(&mut self, tag: Tag, scan: u32, is_aborted: bool) {
-        if let Some(slot) = self.slots.get_mut(tag.index()) {
+        let slot = self.slots.get_mut(tag.index());
+        if let Some(slot) = slot.filter(|slot| slot.live == u32::from(tag.cid()) | BUSY) {
             (slot.stamp, slot.is_aborted) = (scan, is_aborted);
         }
     }
@@ -243,6 +250,11 @@ mod tests {
         assert_eq!(trackers.late(15, 8), Some((tag, true)));
         trackers.finish(tag.cid()).unwrap();
         assert_eq!(trackers.late(100, 8), None);
+        // The next one of its place is another one.
+        let next = take(&mut trackers, 2).unwrap();
+        trackers.stamp(tag, 100, true);
+        assert!(next.index() == tag.index() && !trackers.is_outstanding(tag));
+        assert_eq!(trackers.late(100, 8), Some((next, false)));
     }
 
     proptest! {

@@ -6,6 +6,7 @@ use crate::fake::nvme::{Fault, When};
 use crate::nvme::spec::Opcode;
 use proptest::prelude::*;
 use std::time::Duration;
+use vfio_core::Errno;
 
 const LOG: When = When::Admin(Opcode::GET_LOG_PAGE.0);
 
@@ -26,6 +27,22 @@ fn a_command_that_does_not_end_is_aborted() {
         drop(controller);
         fake.leaves_nothing();
     }
+}
+
+#[test]
+fn aborts_that_come_late_take_no_place_for_good() {
+    let fake = Fake::new(default());
+    let controller = fake.open().unwrap();
+    let seen = controller.shared.epoch.current();
+    for _ in 0..40 {
+        fake.nvme.inject(LOG, Fault::Slow(2500));
+        fake.nvme.inject(When::Admin(Opcode::ABORT.0), Fault::Slow(2500));
+        assert!(matches!(controller.health().unwrap_err().kind, ErrorKind::Timeout(_)));
+    }
+    controller.health().unwrap();
+    assert!(!controller.shared.epoch.current().is_reset_since(seen));
+    drop(controller);
+    fake.leaves_nothing();
 }
 
 #[test]
@@ -78,6 +95,28 @@ fn a_controller_that_does_not_stop_is_reset_as_a_function() {
     controller.health().unwrap();
     drop(controller);
     fake.leaves_nothing();
+}
+
+#[test]
+fn a_reset_of_the_function_is_tried_again_while_the_kernel_is_busy() {
+    for fault in [Fault::Fatal, Fault::NeverStops] {
+        let fake = Fake::new(default());
+        let mut controller = Some(fake.open().unwrap());
+        if fault == Fault::Fatal {
+            // It goes on saying so when it is disabled.
+            drop(controller.take());
+        }
+        fake.nvme.inject(When::Now, fault);
+        fake.backing.poke();
+        fake.backing.machine().fail_next("VFIO_DEVICE_RESET", Errno::AGAIN);
+        match &controller {
+            Some(controller) => controller.reset().unwrap(),
+            None => controller = Some(fake.open().unwrap()),
+        }
+        assert!(fake.backing.machine().failed().is_some(), "{fault:?}");
+        drop(controller);
+        fake.leaves_nothing();
+    }
 }
 
 #[test]

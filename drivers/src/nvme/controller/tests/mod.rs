@@ -4,6 +4,7 @@ mod bring_up;
 mod commands;
 mod faults;
 mod manage;
+mod runs;
 mod vanishing;
 
 use super::{Controller, Options};
