@@ -28,32 +28,35 @@ pub struct Statistics {
     pub local_tx_octets: u64,
 }
 
+/// What the device has counted at a time.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Sample([u32; COUNT]);
+
 /// Totals, and what the device had counted when they were last looked at.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     totals: [u64; COUNT],
-    last: [u32; COUNT],
+    last: Sample,
 }
 
 const COUNT: usize = 9;
 
 impl Counters {
     /// Adds what was counted since. To be called before a counter has gone round: 34 s at 1 Gb/s for octets.
-    pub(super) fn update<B: Backing>(&mut self, function: &Function<B>) {
-        let now = read(function);
-        self.add(now);
-    }
-
-    fn add(&mut self, now: [u32; COUNT]) {
-        for ((total, last), now) in self.totals.iter_mut().zip(&mut self.last).zip(now) {
+    pub(super) fn add(&mut self, now: Sample) {
+        if now.is_silence() {
+            return;
+        }
+        for ((total, last), now) in self.totals.iter_mut().zip(&mut self.last.0).zip(now.0) {
             *total += u64::from(now.wrapping_sub(*last));
             *last = now;
         }
     }
 
     /// Counts from here: what was counted before this is lost, or was added.
-    pub(super) fn rebase<B: Backing>(&mut self, function: &Function<B>) {
-        self.last = read(function);
+    pub(super) fn rebase(&mut self, now: Sample) {
+        // A function that does not answer has been reset: its counters begin at zero.
+        self.last = if now.is_silence() { Sample::default() } else { now };
     }
 
     pub(super) fn total(&self) -> Statistics {
@@ -82,21 +85,28 @@ impl Counters {
     }
 }
 
-fn read<B: Backing>(function: &Function<B>) -> [u32; COUNT] {
-    fn one<B: Backing, const AT: usize>(function: &Function<B>, register: Reg<u32, ReadOnly, AT>) -> u32 {
-        function.registers.read(register)
+impl Sample {
+    pub(super) fn read<B: Backing>(function: &Function<B>) -> Self {
+        fn one<B: Backing, const AT: usize>(function: &Function<B>, register: Reg<u32, ReadOnly, AT>) -> u32 {
+            function.registers.read(register)
+        }
+        Self([
+            one(function, regs::VFGPRC),
+            one(function, regs::VFGORC),
+            one(function, regs::VFMPRC),
+            one(function, regs::VFGPTC),
+            one(function, regs::VFGOTC),
+            one(function, regs::VFGPRLBC),
+            one(function, regs::VFGORLBC),
+            one(function, regs::VFGPTLBC),
+            one(function, regs::VFGOTLBC),
+        ])
     }
-    [
-        one(function, regs::VFGPRC),
-        one(function, regs::VFGORC),
-        one(function, regs::VFMPRC),
-        one(function, regs::VFGPTC),
-        one(function, regs::VFGOTC),
-        one(function, regs::VFGPRLBC),
-        one(function, regs::VFGORLBC),
-        one(function, regs::VFGPTLBC),
-        one(function, regs::VFGOTLBC),
-    ]
+
+    /// All ones: the function does not answer.
+    fn is_silence(&self) -> bool {
+        self.0 == [u32::MAX; COUNT]
+    }
 }
 
 #[cfg(test)]
@@ -106,11 +116,12 @@ mod tests {
     #[test]
     fn a_counter_that_wrapped_goes_on() {
         let mut counters = Counters::default();
-        counters.add([u32::MAX - 1; COUNT]);
-        counters.add([3; COUNT]);
+        counters.add(Sample([u32::MAX - 1; COUNT]));
+        counters.add(Sample([3; COUNT]));
         assert_eq!(counters.total().rx_frames, u64::from(u32::MAX) + 4);
-        counters.last = [100; COUNT];
-        counters.add([101; COUNT]);
+        counters.rebase(Sample([100; COUNT]));
+        counters.add(Sample([u32::MAX; COUNT]));
+        counters.add(Sample([101; COUNT]));
         assert_eq!(counters.total().local_tx_octets, u64::from(u32::MAX) + 5);
     }
 }

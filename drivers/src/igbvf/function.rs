@@ -4,6 +4,7 @@ use super::regs;
 use super::spec::Message;
 use crate::{Backing, Error, ErrorKind, Presence, Registers, Result, Vectors};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use vfio_core::EventFd;
 use vfio_core::mmio::Window;
@@ -20,7 +21,9 @@ pub(super) struct Function<B: Backing> {
     /// Bits of the queues that exist, and of the vectors that they have.
     taken: AtomicU32,
     /// What was written to VTIVAR.
-    ivar: AtomicU32,
+    ivar: Mutex<u32>,
+    /// Its bus mastering is off, and queues may have been given up that are still on. So it was, perhaps, before it was opened.
+    is_quiet: Mutex<bool>,
 }
 
 /// Whether the function works.
@@ -54,7 +57,8 @@ impl<B: Backing> Function<B> {
             backing,
             epoch: AtomicU32::new(Health::Down as u32),
             taken: AtomicU32::new(0),
-            ivar: AtomicU32::new(0),
+            ivar: Mutex::new(0),
+            is_quiet: Mutex::new(true),
         })
     }
 
@@ -88,16 +92,62 @@ impl<B: Backing> Function<B> {
         }
     }
 
-    /// A new epoch, in which the function works.
-    pub(super) fn set_running(&self) {
-        let next = (self.epoch() | HEALTH).wrapping_add(1);
-        // Released: who sees it sees the registers that were set before, too.
-        self.epoch.store(next, Ordering::Release);
+    /// Switches bus mastering on if the function is quiet, after a reset: a queue that was given up must not find its memory again.
+    pub(super) fn start(&self) -> Result<()> {
+        let mut is_quiet = locked(&self.is_quiet);
+        if *is_quiet {
+            self.backing.reset()?;
+            self.backing.start()?;
+            *is_quiet = false;
+        }
+        Ok(())
     }
 
-    /// Its health gets worse, never better.
+    /// Makes the function quiet: none of its queues works before the port has recovered.
+    pub(super) fn quiesce(&self) -> Result<()> {
+        let mut is_quiet = locked(&self.is_quiet);
+        self.worsen(Health::Down);
+        *is_quiet = true;
+        self.backing.quiesce().map(drop)
+    }
+
+    /// Ends what began at an epoch by a new one, in which the function works.
+    ///
+    /// # Errors
+    ///
+    /// When it was made quiet, or has gone, meanwhile.
+    pub(super) fn set_running(&self, begun: u32, step: &'static str) -> Result<()> {
+        let is_quiet = locked(&self.is_quiet);
+        let next = (begun | HEALTH).wrapping_add(1);
+        // Released: who sees it sees the registers that were set before, too.
+        let set = self
+            .epoch
+            .compare_exchange(begun, next, Ordering::AcqRel, Ordering::Relaxed);
+        if *is_quiet || set.is_err() {
+            self.worsen(Health::Down);
+            return Err(self.why_not(step));
+        }
+        self.wake();
+        Ok(())
+    }
+
+    /// Its health gets worse, never better. Who waits hears of it.
     pub(super) fn worsen(&self, health: Health) {
-        self.epoch.fetch_or(health as u32, Ordering::AcqRel);
+        let before = self.epoch.fetch_or(health as u32, Ordering::AcqRel);
+        if before | health as u32 != before {
+            self.wake();
+        }
+    }
+
+    /// Wakes all who wait for an interrupt: the queues that have one, and who looks after the port.
+    pub(super) fn wake(&self) {
+        let taken = self.taken.load(Ordering::Acquire) | FIRST_VECTOR << MAILBOX_VECTOR;
+        let vectors = (0..VECTORS).filter(|vector| taken & FIRST_VECTOR << vector != 0);
+        for event in vectors.filter_map(|vector| self.event(vector)) {
+            if let Err(error) = event.signal() {
+                tracing::warn!(%error, "who waits for the port is not woken");
+            }
+        }
     }
 
     /// Whether queues of this epoch still work, and are still wanted. Two loads.
@@ -130,15 +180,11 @@ impl<B: Backing> Function<B> {
         }
     }
 
-    /// Asks whether the function is there, after a register was all ones. A VF is silent while its PF is reset, too.
-    pub(super) fn suspect(&self) -> Health {
-        if self.backing.presence() == Presence::Gone {
-            self.backing.removal().tell(Presence::Gone);
-            self.worsen(Health::Gone);
-        } else {
-            self.worsen(Health::Down);
-        }
-        self.health()
+    /// The function is not there any more.
+    pub(super) fn lose(&self, step: &'static str) -> Error {
+        self.backing.removal().tell(Presence::Gone);
+        self.worsen(Health::Gone);
+        self.failed(step, ErrorKind::Gone)
     }
 
     /// Takes a queue, or a vector, for its only owner.
@@ -153,7 +199,7 @@ impl<B: Backing> Function<B> {
         self.taken.fetch_and(!bit, Ordering::AcqRel);
     }
 
-    /// Takes a vector for one queue, and sends the queue's interrupts to it. Nobody else changes VTIVAR meanwhile: the port makes the queues.
+    /// Takes a vector for one queue, and sends the queue's interrupts to it.
     pub(super) fn claim_vector(&self, entry: u32, vector: usize) -> Result<usize> {
         const STEP: &str = "give a queue an interrupt";
         if self.event(vector).is_none() {
@@ -161,17 +207,21 @@ impl<B: Backing> Function<B> {
             return Err(self.failed(STEP, kind));
         }
         self.take(FIRST_VECTOR << vector, STEP)?;
-        let mut ivar = self.ivar.load(Ordering::Relaxed);
-        ivar &= !(0xff << (8 * entry));
-        ivar |= (u32::try_from(vector).unwrap_or_default() | regs::IVAR_VALID) << (8 * entry);
-        self.ivar.store(ivar, Ordering::Relaxed);
-        self.registers.write(regs::IVAR, ivar);
+        self.direct(entry, u32::try_from(vector).unwrap_or_default() | regs::IVAR_VALID);
         Ok(vector)
     }
 
-    pub(super) fn give_back_vector(&self, vector: usize) {
+    pub(super) fn give_back_vector(&self, entry: u32, vector: usize) {
         self.registers.write(regs::EIMC, 1 << vector);
+        self.direct(entry, 0);
         self.give_back(FIRST_VECTOR << vector);
+    }
+
+    /// Sets an entry of VTIVAR.
+    fn direct(&self, entry: u32, value: u32) {
+        let mut ivar = locked(&self.ivar);
+        *ivar = *ivar & !(0xff << (8 * entry)) | value << (8 * entry);
+        self.registers.write(regs::IVAR, *ivar);
     }
 
     /// The event of a vector.
@@ -197,7 +247,7 @@ impl<B: Backing> Function<B> {
         for vector in 0..VECTORS {
             self.write(regs::EITR + 4 * vector, interval);
         }
-        self.registers.write(regs::IVAR, self.ivar.load(Ordering::Relaxed));
+        self.registers.write(regs::IVAR, *locked(&self.ivar));
         let mailbox = u32::try_from(MAILBOX_VECTOR).unwrap_or_default() | regs::IVAR_VALID;
         self.registers.write(regs::IVAR_MISC, mailbox);
         self.arm(MAILBOX_VECTOR);
@@ -225,4 +275,9 @@ impl<B: Backing> Function<B> {
             self.write(regs::VMBMEM + 4 * at, *word);
         }
     }
+}
+
+/// Nothing that panics is done while one of these is held.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

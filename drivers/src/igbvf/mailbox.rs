@@ -8,7 +8,7 @@ use super::function::{Function, Health};
 use super::regs::{self, Mailbox as Bits};
 use super::spec::{Header, MacAddress, Message};
 use crate::backing::poll_until;
-use crate::{Backing, Error, ErrorKind, Result};
+use crate::{Backing, Error, ErrorKind, Presence, Result};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +20,8 @@ pub(super) struct Mailbox<B: Backing> {
     seen: Bits,
     /// The PF was reset since the function was.
     is_interrupted: bool,
+    /// The PF has been told of the function's reset, and takes its requests.
+    is_known: bool,
     /// How long to wait for an answer.
     limit: Duration,
 }
@@ -37,6 +39,7 @@ impl<B: Backing> Mailbox<B> {
             function,
             seen: Bits::empty(),
             is_interrupted: false,
+            is_known: false,
             limit,
         }
     }
@@ -46,33 +49,37 @@ impl<B: Backing> Mailbox<B> {
     }
 
     /// The bits, with those seen before; `None` while the function answers nothing.
-    fn look(&mut self) -> Result<Option<Bits>> {
+    fn look(&mut self) -> Option<Bits> {
         let bits = self.function.registers.read(regs::V2PMAILBOX);
         if bits == u32::MAX {
             self.is_interrupted = true;
-            return match self.function.suspect() {
-                Health::Gone => Err(self.failed("read V2PMAILBOX", ErrorKind::Gone)),
-                _ => Ok(None),
-            };
+            self.forgotten();
+            return None;
         }
         let bits = Bits::from_bits_truncate(bits) | self.seen;
         self.seen = bits & ONCE;
         self.is_interrupted |= bits.intersects(Bits::PF_RESETTING | Bits::PF_RESET);
-        Ok(Some(bits))
+        Some(bits)
+    }
+
+    /// The PF does not know the function any more: it has to recover.
+    fn forgotten(&mut self) {
+        self.is_known = false;
+        self.function.worsen(Health::Down);
     }
 
     /// Whether one of these bits is set; those that are cleared by reading are taken.
-    fn take(&mut self, wanted: Bits) -> Result<bool> {
-        let bits = self.look()?.unwrap_or(Bits::empty());
+    fn take(&mut self, wanted: Bits) -> bool {
+        let bits = self.look().unwrap_or(Bits::empty());
         self.seen.remove(wanted);
-        Ok(bits.intersects(wanted))
+        bits.intersects(wanted)
     }
 
     /// Waits for one of these bits; in vain once the PF was reset, as it has forgotten what it was asked.
     fn await_bit(&mut self, wanted: Bits, step: &'static str) -> Result<()> {
         let function = Arc::clone(&self.function);
         let seen = poll_until(&function.backing, self.limit, || {
-            if self.take(wanted)? {
+            if self.take(wanted) {
                 return Ok(Some(()));
             }
             if self.is_interrupted {
@@ -88,10 +95,8 @@ impl<B: Backing> Mailbox<B> {
         let function = Arc::clone(&self.function);
         let owned = poll_until(&function.backing, HELD, || {
             function.registers.write(regs::V2PMAILBOX, Bits::VF_OWNS.bits());
-            Ok(self
-                .look()?
-                .is_some_and(|bits| bits.contains(Bits::VF_OWNS))
-                .then_some(()))
+            let bits = self.look();
+            Ok(bits.is_some_and(|bits| bits.contains(Bits::VF_OWNS)).then_some(()))
         })?;
         owned.ok_or_else(|| self.failed("take the mailbox", ErrorKind::Timeout(HELD)))
     }
@@ -140,13 +145,12 @@ impl<B: Backing> Mailbox<B> {
     /// [`ErrorKind::Refused`] by the PF's policy; [`ErrorKind::Failed`] if the PF takes no requests before the next reset, and
     /// [`ErrorKind::Timeout`] if it is silent: the function is down then.
     pub(super) fn request(&mut self, request: &Message, step: &'static str) -> Result<()> {
-        if self.function.health() != Health::Running {
+        if !self.is_known {
             return Err(self.failed(step, ErrorKind::Failed("the port has to recover first".into())));
         }
         let answer = self.attempts(request, step).inspect_err(|error| {
-            if !error.is_gone() {
-                self.function.worsen(Health::Down);
-            }
+            tracing::debug!(%error, "the port has to recover");
+            self.forgotten();
         })?;
         let header = answer.header();
         if header.is_done() && !header.is_refused() {
@@ -156,7 +160,7 @@ impl<B: Backing> Mailbox<B> {
             let why = "the physical function does not allow it to this virtual function";
             return Err(self.failed(step, ErrorKind::Refused(why.into())));
         }
-        self.function.worsen(Health::Down);
+        self.forgotten();
         let why = "the physical function takes no requests before a reset";
         Err(self.failed(step, ErrorKind::Failed(why.into())))
     }
@@ -174,27 +178,26 @@ impl<B: Backing> Mailbox<B> {
     /// Resets the function and tells the PF; gives the address that the PF has for it, if it has one.
     ///
     /// Waits until a reset of the PF itself is over, and begins anew if there is another.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Timeout`] when that is not over in time; [`ErrorKind::Gone`] when all the time the function was not there, or it is wanted
+    /// back.
     pub(super) fn reset(&mut self, limit: Duration) -> Result<Option<MacAddress>> {
         let function = Arc::clone(&self.function);
         let start = function.backing.now();
+        self.is_known = false;
+        let mut was_there = false;
         loop {
-            let left = limit.saturating_sub(function.backing.now().saturating_sub(start));
-            let is_back = poll_until(&function.backing, left, || {
-                let bits = self.look()?;
-                Ok(bits
-                    .is_some_and(|bits| !bits.contains(Bits::PF_RESETTING))
-                    .then_some(()))
-            })?;
-            if is_back.is_none() {
-                return Err(self.failed("wait for the physical function", ErrorKind::Timeout(limit)));
-            }
+            self.await_pf(start, limit, &mut was_there)?;
             function.registers.write(regs::CTRL, regs::RESET);
             // What the PF said before, and that it was reset, is over.
             (self.seen, self.is_interrupted) = (Bits::empty(), false);
             match self.attempts(&Message::new(Message::RESET, 0), "reset the virtual function") {
-                Err(error) if self.is_interrupted && !error.is_gone() => tracing::debug!(%error, "once more"),
+                Err(error) if self.is_interrupted => tracing::debug!(%error, "once more"),
                 Err(error) => return Err(error),
                 Ok(answer) => {
+                    self.is_known = true;
                     let has_address = !answer.header().is_refused() && answer.mac().is_station();
                     return Ok(has_address.then(|| answer.mac()));
                 }
@@ -202,29 +205,54 @@ impl<B: Backing> Mailbox<B> {
         }
     }
 
-    /// Hears what the PF has to say: whether it is well, and takes requests of this VF.
-    pub(super) fn listen(&mut self) -> Result<bool> {
-        let Some(bits) = self.look()? else {
-            return Ok(false);
-        };
-        if bits.intersects(Bits::PF_RESETTING | Bits::PF_RESET) {
-            self.function.worsen(Health::Down);
+    /// Waits until the PF is not being reset. A function may look as if it were not there meanwhile.
+    fn await_pf(&mut self, start: Duration, limit: Duration, was_there: &mut bool) -> Result<()> {
+        const STEP: &str = "wait for the physical function";
+        let function = Arc::clone(&self.function);
+        loop {
+            let is_late = function.backing.now().saturating_sub(start) > limit;
+            let bits = self.look();
+            *was_there = *was_there || bits.is_some() || function.backing.presence() != Presence::Gone;
+            if function.backing.removal().presence() != Presence::Present {
+                return Err(self.failed(STEP, ErrorKind::Gone));
+            }
+            match bits {
+                _ if is_late && !*was_there => return Err(function.lose(STEP)),
+                _ if is_late => return Err(self.failed(STEP, ErrorKind::Timeout(limit))),
+                Some(bits) if !bits.contains(Bits::PF_RESETTING) => return Ok(()),
+                _ => function.backing.idle(),
+            }
         }
-        if self.take_message(bits)?.is_some_and(|header| !header.is_clear()) {
-            // It was reset, and does not know this VF any more.
-            self.function.worsen(Health::Down);
-        }
-        Ok(self.function.health() == Health::Running)
     }
 
-    fn take_message(&mut self, bits: Bits) -> Result<Option<Header>> {
-        if !bits.contains(Bits::PF_MESSAGE) {
-            return Ok(None);
+    /// Hears what the PF has to say: whether it is well, and takes requests of this VF.
+    pub(super) fn listen(&mut self) -> bool {
+        let Some(bits) = self.look() else {
+            return false;
+        };
+        if bits.intersects(Bits::PF_RESETTING | Bits::PF_RESET) {
+            self.forgotten();
+        } else if bits.contains(Bits::PF_MESSAGE) {
+            self.hear();
         }
+        self.function.health() == Health::Running
+    }
+
+    fn hear(&mut self) {
         self.seen.remove(Bits::PF_MESSAGE);
-        let header = self.receive()?.header();
-        // A late answer to a request that was given up says nothing.
-        Ok((!is_answer(header) || header.is_refused()).then_some(header))
+        match self.receive() {
+            // The PF has the memory just now: the message is read the next time.
+            Err(_) => self.seen.insert(Bits::PF_MESSAGE),
+            Ok(message) => {
+                let header = message.header();
+                // A late answer to a request that was given up says nothing.
+                let is_said = !is_answer(header) || header.is_refused();
+                if is_said && !header.is_clear() {
+                    // It was reset, and does not know this VF any more.
+                    self.forgotten();
+                }
+            }
+        }
     }
 }
 

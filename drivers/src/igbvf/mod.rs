@@ -50,6 +50,7 @@ pub mod phy;
 mod piece;
 mod port;
 pub mod regs;
+mod report;
 mod ring;
 mod rx;
 pub mod spec;
@@ -61,9 +62,10 @@ pub(crate) use offload::finish;
 pub use offload::{Checksums, L4, Offload};
 pub use piece::{Piece, Refused, Why};
 pub use port::{Link, Port, PortOptions, PortState};
+pub use report::Report;
 pub use rx::{Received, RxOptions, RxQueue};
 pub use spec::MacAddress;
-pub use tx::{Report, TxOptions, TxQueue};
+pub use tx::{TxOptions, TxQueue};
 
 #[cfg(test)]
 mod tests;

@@ -36,14 +36,29 @@ pub enum L4 {
     Udp,
 }
 
+/// Bytes of an Ethernet header without a tag.
+const ETHERNET: u8 = 14;
+/// The longest headers that a context can say.
+const MAC_LIMIT: u8 = 0x7f;
+const IP_LIMIT: u16 = 0x1ff;
+
 impl Offload {
-    /// The context descriptor for it.
+    /// Whether the device can be told of such headers.
+    pub(super) fn is_possible(self) -> bool {
+        self.checksums
+            .is_none_or(|checksums| checksums.mac_len <= MAC_LIMIT && checksums.ip_len <= IP_LIMIT)
+    }
+
+    /// The context descriptor for it, if it is [possible](Self::is_possible).
     pub(super) fn context(self) -> [u64; 2] {
-        let mut headers = TxHeaders::new().with_vlan(self.vlan.unwrap_or_default());
+        // A tag goes behind the addresses, but the device wants to know of a whole header (§7.2.2.2).
+        let mut headers = TxHeaders::new()
+            .with_vlan(self.vlan.unwrap_or_default())
+            .with_mac_len(ETHERNET);
         let mut context = TxContext::new().with_kind(TxContext::CONTEXT).with_is_advanced(true);
         if let Some(checksums) = self.checksums {
-            headers.set_mac_len(checksums.mac_len & 0x7f);
-            headers.set_ip_len(checksums.ip_len & 0x1ff);
+            headers.set_mac_len(checksums.mac_len & MAC_LIMIT);
+            headers.set_ip_len(checksums.ip_len & IP_LIMIT);
             context.set_is_ipv4(checksums.is_ipv4);
             context.set_l4(match checksums.l4 {
                 Some(L4::Tcp) => TxContext::TCP,
@@ -81,18 +96,18 @@ impl Checksums {
         })
     }
 
-    /// Whether a frame that was received is intact: by what the device says, or, of what it did not look at, by its bytes. True of what has
-    /// no checksum that is known here.
+    /// Whether a frame that was received is intact: when the device has looked at a checksum and found it right, or else by the frame's bytes,
+    /// as its word that one is wrong says nothing of what it did not look at, nor of UDP without a checksum. True of what has no checksum that
+    /// is known here.
     #[must_use]
     pub fn are_right(frame: &[u8], status: RxStatus) -> bool {
-        if status.is_ip_wrong() || status.is_l4_wrong() {
-            return false;
-        }
         let Some(packet) = Packet::parse(frame) else {
             return true;
         };
-        let ip_is_right = !packet.is_ipv4 || status.ip_checked() || packet.is_ip_right(frame);
-        ip_is_right && (status.l4_checked() || packet.is_l4_right(frame))
+        let ip_is_found_right = status.ip_checked() && !status.is_ip_wrong();
+        let l4_is_found_right = (status.l4_checked() || status.udp_checked()) && !status.is_l4_wrong();
+        (!packet.is_ipv4 || ip_is_found_right || packet.is_ip_right(frame))
+            && (l4_is_found_right || packet.is_l4_right(frame))
     }
 }
 
@@ -265,11 +280,15 @@ mod tests {
             let data = offload.apply(TxData::new());
             finish(&mut frame, data, offload.context()).unwrap();
             prop_assert!(Checksums::are_right(&frame, RxStatus::new()));
+            let suspect = RxStatus::new().with_is_ip_wrong(true).with_is_l4_wrong(true);
+            prop_assert!(Checksums::are_right(&frame, suspect), "nothing was looked at");
+            prop_assert!(Checksums::are_right(&frame, suspect.with_ip_checked(true).with_udp_checked(true)), "looked at again");
             // Any other byte is noticed: of the body, or the addresses.
             let last = frame.len() - 1;
             frame[last] ^= 0x40;
             prop_assert!(!Checksums::are_right(&frame, RxStatus::new()));
             prop_assert!(Checksums::are_right(&frame, RxStatus::new().with_ip_checked(true).with_l4_checked(true)));
+            prop_assert!(Checksums::are_right(&frame, RxStatus::new().with_ip_checked(true).with_udp_checked(true)));
             prop_assert!(!Checksums::are_right(&frame, RxStatus::new().with_l4_checked(true).with_is_l4_wrong(true)));
         }
 

@@ -21,10 +21,12 @@ pub struct Device<B: Backing> {
     rx: Receiver<B>,
     tx: Sender<B>,
     port: Port<B>,
-    /// Polls in a row in which nothing came.
-    idle: u32,
+    /// When the port is looked after next.
+    next_check: Duration,
     /// How often the PF was reset.
     resets: u64,
+    /// It recovered, and the PF gave it another address.
+    has_new_address: bool,
     /// There is a link. Without one nothing is sent: it would be lost.
     is_up: bool,
 }
@@ -34,8 +36,8 @@ struct Receiver<B: Backing> {
     queue: RxQueue<B>,
     frame: Box<[u8]>,
     error: Option<Error>,
-    /// Frames since the last poll.
-    count: u32,
+    /// Within a frame of several buffers, none of which is taken.
+    is_part: bool,
 }
 
 #[derive(Debug)]
@@ -46,12 +48,10 @@ struct Sender<B: Backing> {
     error: Option<Error>,
 }
 
-/// The mailbox is looked at only so often while nothing comes.
-const IDLE_POLLS: u32 = 1024;
-/// And so often while waits find nothing.
+/// How often the port is looked after while waits find nothing.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
-/// How often the link is looked at while there is none.
-const LINK_WAIT: Duration = Duration::from_millis(10);
+/// How often while it is polled, or without a link.
+const CHECK_EVERY: Duration = Duration::from_millis(10);
 const KIB: u16 = 1024;
 /// Room for a check sequence and a VLAN tag.
 const BESIDES: u16 = 8;
@@ -94,7 +94,7 @@ impl<B: Backing> Device<B> {
                 queue: rx,
                 frame: frame(),
                 error: None,
-                count: 0,
+                is_part: false,
             },
             tx: Sender {
                 queue: tx,
@@ -103,8 +103,9 @@ impl<B: Backing> Device<B> {
                 error: None,
             },
             port,
-            idle: 0,
+            next_check: Duration::ZERO,
             resets: 0,
+            has_new_address: false,
             is_up: false,
         })
     }
@@ -127,29 +128,25 @@ impl<B: Backing> Device<B> {
     }
 
     /// Lets the stack receive and send, and the device know of it: one register write each way. When the PF was reset, it recovers: frames are
-    /// lost, and no connection.
+    /// lost, and no connection. If the PF then has another address for it, the interface gets that.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Gone`] once the function is, or is wanted back; when it cannot recover.
     pub fn poll(&mut self, now: Instant, interface: &mut Interface, sockets: &mut SocketSet<'_>) -> Result<PollResult> {
-        if !self.is_up {
+        if self.port.backing().now() >= self.next_check {
             self.check()?;
         }
         let result = interface.poll(now, self, sockets);
         self.rx.queue.ring();
         self.tx.queue.ring();
-        self.idle = if std::mem::take(&mut self.rx.count) == 0 {
-            self.idle.saturating_add(1)
-        } else {
-            0
-        };
-        let errors = [self.rx.error.take(), self.tx.error.take()];
-        for error in errors.into_iter().flatten() {
-            self.heal(error)?;
+        // What ails both queues is healed once.
+        let errors = [self.rx.error.take(), self.tx.error.take()].into_iter().flatten();
+        if let Some(worst) = errors.max_by_key(|error| !is_curable(error)) {
+            self.heal(worst)?;
         }
-        if self.idle >= IDLE_POLLS {
-            self.check()?;
+        if std::mem::take(&mut self.has_new_address) {
+            interface.set_hardware_addr(self.address().into());
         }
         Ok(result)
     }
@@ -164,7 +161,7 @@ impl<B: Backing> Device<B> {
             self.port.backing().idle();
             return Ok(());
         }
-        let longest = if self.is_up { LONGEST_WAIT } else { LINK_WAIT };
+        let longest = if self.is_up { LONGEST_WAIT } else { CHECK_EVERY };
         let limit = timeout.map_or(longest, |timeout| timeout.min(longest));
         match self.rx.queue.wait(Some(limit)) {
             Ok(Woken::TimedOut) if limit == longest => self.check(),
@@ -174,7 +171,7 @@ impl<B: Backing> Device<B> {
     }
 
     fn check(&mut self) -> Result<()> {
-        self.idle = 0;
+        self.next_check = self.port.backing().now() + CHECK_EVERY;
         let state = self.port.check()?;
         self.is_up = matches!(state, PortState::Up(_));
         match state {
@@ -184,7 +181,7 @@ impl<B: Backing> Device<B> {
     }
 
     fn heal(&mut self, error: Error) -> Result<()> {
-        if !matches!(error.kind, ErrorKind::Failed(_)) {
+        if !is_curable(&error) {
             return Err(error);
         }
         tracing::warn!(%error, "the port recovers");
@@ -194,11 +191,20 @@ impl<B: Backing> Device<B> {
     fn recover(&mut self) -> Result<()> {
         self.resets += 1;
         self.is_up = false;
+        self.next_check = Duration::ZERO;
+        let before = self.port.mac();
         self.port.recover()?;
+        self.has_new_address |= self.port.mac() != before;
+        self.rx.is_part = false;
         self.rx.queue.restart()?;
         self.tx.free.extend(self.tx.queue.restart()?);
         Ok(())
     }
+}
+
+/// Whether a recovery helps.
+fn is_curable(error: &Error) -> bool {
+    matches!(error.kind, ErrorKind::Failed(_))
 }
 
 impl<B: Backing> Receiver<B> {
@@ -212,10 +218,10 @@ impl<B: Backing> Receiver<B> {
                     return None;
                 }
             };
-            self.count += 1;
+            let is_tail = std::mem::replace(&mut self.is_part, !received.status.is_end());
             let len = usize::from(received.status.length());
             let frame = self.frame.get_mut(..len);
-            let is_whole = received.status.is_end() && !received.status.is_damaged();
+            let is_whole = !is_tail && received.status.is_end() && !received.status.is_damaged();
             let is_taken = is_whole
                 && frame.is_some_and(|frame| {
                     received.buffer.read(0, frame).is_some() && Checksums::are_right(frame, received.status)

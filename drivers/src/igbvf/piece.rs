@@ -27,7 +27,7 @@ pub enum Why {
     /// There is no room: [`TxQueue::reap`](super::TxQueue::reap) makes some.
     #[error("the queue is full")]
     Full,
-    /// No pieces, an empty one, one longer than its buffer, or more bytes than a frame can have.
+    /// No pieces, an empty one, one longer than its buffer, fewer or more bytes than a frame can have, or headers longer than an [`Offload`](super::Offload) can say.
     #[error("not a frame")]
     Invalid,
     /// The queue does not work, or the function is wanted back: [`TxQueue::reap`](super::TxQueue::reap) says which.

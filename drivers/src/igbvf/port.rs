@@ -1,6 +1,6 @@
 //! The function as a port of the network: bring-up, its address and filters, link, counters, and recovery from a reset of the PF.
 
-use super::counters::{Counters, Statistics};
+use super::counters::{Counters, Sample, Statistics};
 use super::function::{Function, Health, VECTORS};
 use super::mailbox::Mailbox;
 use super::regs;
@@ -23,8 +23,8 @@ pub struct Port<B: Backing> {
     mailbox: Mailbox<B>,
     options: PortOptions,
     mac: MacAddress,
-    /// Whether the address was asked for, rather than given by the PF.
-    is_own_mac: bool,
+    /// The address that was asked for, if one was.
+    wanted: Option<MacAddress>,
     filters: BTreeSet<MacAddress>,
     multicast: Vec<u16>,
     is_all_multicast: bool,
@@ -115,12 +115,11 @@ impl<B: Backing> Port<B> {
         }
         let registers = backing.map_bar(0, 0..len)?;
         let vectors = options.interrupts.then(|| backing.vectors(VECTORS)).transpose()?;
-        backing.start()?;
         let function = Arc::new(Function::new(backing.clone(), registers, vectors)?);
         let mut port = Self {
             mailbox: Mailbox::new(Arc::clone(&function), options.answer_limit),
             mac: options.mac.unwrap_or_else(random_mac),
-            is_own_mac: options.mac.is_some(),
+            wanted: options.mac,
             filters: BTreeSet::new(),
             multicast: Vec::new(),
             is_all_multicast: false,
@@ -130,43 +129,82 @@ impl<B: Backing> Port<B> {
             function,
         };
         port.recover()?;
+        if port.wanted.is_some_and(|wanted| wanted != port.mac) {
+            let why = "the physical function has another address for this virtual function";
+            return Err(failed(ErrorKind::Refused(why.into())));
+        }
         Ok(port)
     }
 
     /// Brings the function up again after a reset of the PF: waits until that is over, resets the function, and asks for all that was asked for
     /// before. Its queues stand still until each of them is restarted.
     ///
+    /// What the PF does not grant any more is given up with a warning: its [address](Self::mac) is then that which the PF has for it.
+    ///
     /// # Errors
     ///
-    /// As [`open`](Self::open). It can be called again.
+    /// As [`open`](Self::open), and [`ErrorKind::Gone`] once the function is, or is wanted back. It can be called again.
     pub fn recover(&mut self) -> Result<()> {
+        const STEP: &str = "recover the port";
         self.function.worsen(Health::Down);
+        let begun = self.function.epoch();
+        if self.function.health() == Health::Gone {
+            return Err(self.function.failed(STEP, ErrorKind::Gone));
+        }
+        self.function.start()?;
         let given = self.mailbox.reset(self.options.reset_limit)?;
         self.function.set_up_vectors(self.options.interval);
-        self.counters.rebase(&self.function);
-        self.function.set_running();
-        if let Some(given) = given.filter(|_| !self.is_own_mac) {
-            self.mac = given;
-        }
-        if given != Some(self.mac) {
-            let request = Message::new(Message::SET_MAC, 0).with_mac(self.mac);
-            self.mailbox.request(&request, "set the address")?;
-        }
+        self.counters.rebase(Sample::read(&self.function));
+        self.claim_mac(given)?;
         self.ask_frame_len()?;
-        for vlan in &self.vlans {
-            self.mailbox.request(&vlan_message(*vlan, true), "join a VLAN")?;
-        }
-        for mac in &self.filters {
-            let request = Message::new(Message::SET_MAC, Message::ADD).with_mac(*mac);
-            self.mailbox.request(&request, "add an address")?;
-        }
-        if self.is_all_multicast {
-            self.ask_all_multicast(true)?;
-        }
-        self.ask_multicast()
+        self.ask_again()?;
+        self.function.set_running(begun, STEP)
     }
 
-    /// Hears what the PF has to say, and looks at the link. Three register accesses; call it when there is nothing else to do.
+    /// Asks for its address.
+    fn claim_mac(&mut self, given: Option<MacAddress>) -> Result<()> {
+        let wanted = self.wanted.or(given).unwrap_or(self.mac);
+        if given != Some(wanted) {
+            let request = Message::new(Message::SET_MAC, 0).with_mac(wanted);
+            let asked = self.mailbox.request(&request, "set the address");
+            if let Some(given) = given.filter(|_| is_refusal(&asked)) {
+                tracing::warn!(%wanted, %given, "the address is not granted");
+                self.mac = given;
+                return Ok(());
+            }
+            asked?;
+        }
+        self.mac = wanted;
+        Ok(())
+    }
+
+    /// Asks for what was granted before; what is not any more is given up.
+    fn ask_again(&mut self) -> Result<()> {
+        for vlan in self.vlans.clone() {
+            let asked = self.mailbox.request(&vlan_message(vlan, true), "join a VLAN");
+            if !is_granted_still(asked)? {
+                self.vlans.remove(&vlan);
+            }
+        }
+        for mac in self.filters.clone() {
+            let request = Message::new(Message::SET_MAC, Message::ADD).with_mac(mac);
+            if !is_granted_still(self.mailbox.request(&request, "add an address"))? {
+                self.filters.remove(&mac);
+            }
+        }
+        if self.is_all_multicast {
+            let asked = self.ask_all_multicast(true);
+            self.is_all_multicast = is_granted_still(asked)?;
+        }
+        let asked = self.ask_multicast();
+        if !is_granted_still(asked)? {
+            self.multicast.clear();
+        }
+        Ok(())
+    }
+
+    /// Hears what the PF has to say, counts, and looks at the link. A dozen register accesses; call it when there is nothing else to do, and at
+    /// least every half minute, lest a counter goes round.
     ///
     /// # Errors
     ///
@@ -174,9 +212,11 @@ impl<B: Backing> Port<B> {
     pub fn check(&mut self) -> Result<PortState> {
         const STEP: &str = "look after the port";
         if self.function.backing.removal().presence() != Presence::Present {
+            // Who waits for a queue's interrupt is to know, too.
+            self.function.wake();
             return Err(self.function.failed(STEP, ErrorKind::Gone));
         }
-        if !self.mailbox.listen()? {
+        if !self.listen() {
             return Ok(PortState::Reset);
         }
         if self.options.interrupts {
@@ -213,10 +253,18 @@ impl<B: Backing> Port<B> {
 
     /// What the device has counted since the port was opened.
     pub fn statistics(&mut self) -> Statistics {
-        if self.function.health() == Health::Running {
-            self.counters.update(&self.function);
-        }
+        self.listen();
         self.counters.total()
+    }
+
+    /// Whether the PF is well. What was counted is added only then: its reset sets the counters to zero.
+    fn listen(&mut self) -> bool {
+        let sample = Sample::read(&self.function);
+        let is_well = self.mailbox.listen();
+        if is_well {
+            self.counters.add(sample);
+        }
+        is_well
     }
 
     /// Changes its address.
@@ -228,7 +276,7 @@ impl<B: Backing> Port<B> {
         self.station(mac)?;
         let request = Message::new(Message::SET_MAC, 0).with_mac(mac);
         self.mailbox.request(&request, "set the address")?;
-        (self.mac, self.is_own_mac) = (mac, true);
+        (self.mac, self.wanted) = (mac, Some(mac));
         Ok(())
     }
 
@@ -363,6 +411,19 @@ impl<B: Backing> Port<B> {
 /// Intel, 82576 virtual function.
 const VENDOR: u16 = 0x8086;
 const DEVICE: u16 = 0x10ca;
+
+fn is_refusal(asked: &Result<()>) -> bool {
+    matches!(asked, Err(error) if matches!(error.kind, ErrorKind::Refused(_)))
+}
+
+/// Whether it was granted; other errors than a refusal remain.
+fn is_granted_still(asked: Result<()>) -> Result<bool> {
+    if is_refusal(&asked) {
+        tracing::warn!(?asked, "this is not granted any more");
+        return Ok(false);
+    }
+    asked.map(|()| true)
+}
 
 fn vlan_message(vlan: u16, member: bool) -> Message {
     Message::new(Message::SET_VLAN, u8::from(member)).with_number(vlan.into())

@@ -75,6 +75,11 @@ impl<B: Backing> Ring<B> {
         })
     }
 
+    /// Its entry in VTIVAR.
+    pub(super) fn entry(&self) -> u32 {
+        self.bit.trailing_zeros()
+    }
+
     pub(super) fn depth(&self) -> u32 {
         self.depth
     }
@@ -160,12 +165,15 @@ impl<B: Backing> Ring<B> {
         if !self.is_on {
             return Ok(());
         }
-        self.write(queue::CONTROL, self.read(queue::CONTROL) & !regs::ENABLE);
+        let control = match self.read(queue::CONTROL) {
+            // The function does not answer: nothing of it is to be written back.
+            u32::MAX => 0,
+            control => control & !regs::ENABLE,
+        };
+        self.write(queue::CONTROL, control);
         if let Err(error) = self.await_enable(false, STEP) {
             tracing::warn!(%error, "the function is made quiet instead");
-            // Bus mastering is off then, so no queue of it works.
-            self.function.worsen(super::function::Health::Down);
-            self.function.backing.quiesce()?;
+            self.function.quiesce()?;
         }
         self.is_on = false;
         Ok(())

@@ -122,10 +122,11 @@ impl<B: Backing> RxQueue<B> {
     ///
     /// # Errors
     ///
-    /// The buffer, when there is no room, it is shorter than [`RxOptions::buffer_len`], or the queue has to be restarted.
+    /// The buffer, when there is no room, it is shorter than [`RxOptions::buffer_len`] or at an odd IOVA, or the queue has to be restarted.
     #[inline]
     pub fn post(&mut self, buffer: DmaBuffer<Both>) -> Result<(), DmaBuffer<Both>> {
-        if self.room() == 0 || self.has_failed || buffer.len() < usize::from(self.options.buffer_len) {
+        let is_fit = buffer.len() >= usize::from(self.options.buffer_len) && buffer.iova().0 & 1 == 0;
+        if self.room() == 0 || self.has_failed || !is_fit {
             return Err(buffer);
         }
         let Some(slot) = self.slots.get_mut(self.tail as usize) else {
@@ -220,7 +221,8 @@ impl<B: Backing> RxQueue<B> {
     ///
     /// # Errors
     ///
-    /// As [`wait`](Self::wait). It is not woken by a removal: watch [`Removal::event`](crate::Removal::event) for that.
+    /// As [`wait`](Self::wait). A removal wakes it only by way of [`Port::check`](super::Port::check), which is to be called when
+    /// [`Removal::event`](crate::Removal::event) is signalled.
     pub async fn ready(&mut self, signals: &mut Signals) -> Result<()> {
         while self.arm()? {
             signals.next().await;
@@ -294,7 +296,7 @@ impl<B: Backing> Drop for RxQueue<B> {
             self.ring.leak(std::mem::take(&mut self.slots));
         }
         if let Some(vector) = self.vector {
-            self.ring.function.give_back_vector(vector);
+            self.ring.function.give_back_vector(self.ring.entry(), vector);
         }
     }
 }

@@ -6,10 +6,11 @@ use super::function::Function;
 use super::offload::Offload;
 use super::piece::{Piece, Refused, Why};
 use super::regs::{self, queue};
+use super::report::{Report, Watch};
 use super::ring::{Place, Ring, slots};
 use super::spec::TxData;
 use crate::wait::Signals;
-use crate::{Backing, Error, ErrorKind, Presence, Result, Woken};
+use crate::{Backing, Error, ErrorKind, Result, Woken};
 use iommu::buffer::{Both, DmaBuffer};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -44,7 +45,8 @@ pub struct TxQueue<B: Backing> {
     report: Report,
     /// What the device has in its context 0.
     context: Offload,
-    /// What the device wrote makes no sense, or a restart has not succeeded.
+    watch: Watch,
+    /// What the device wrote makes no sense, or it does not report, or a restart has not succeeded.
     has_failed: bool,
 }
 
@@ -59,16 +61,6 @@ pub struct TxOptions {
     pub report: Report,
 }
 
-/// How the device says how far it has got.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Report {
-    /// It marks the last descriptor of a batch as done.
-    Descriptor,
-    /// It writes its head to a place in memory (82576 datasheet §7.2.3). QEMU's device goes on with that after a reset, so that the next driver
-    /// waits in vain if this process is killed.
-    Head,
-}
-
 impl Default for TxOptions {
     fn default() -> Self {
         Self {
@@ -79,16 +71,14 @@ impl Default for TxOptions {
     }
 }
 
-/// TXDCTL: prefetch below 8 descriptors, one at a time. Nothing is held back, as the head is to be written (§7.2.3).
-const CONTROL: u32 = 8 | 1 << 8;
 /// Bit 0 of TDWBAL: the head is written to memory.
 const WRITE_HEAD: u64 = 1;
 /// Within a long batch the device reports at least so often, so that buffers come back while it goes on.
 const REPORT_EVERY: u32 = 32;
 /// DD in the second word of a descriptor that was written back (§7.2.2.3).
 const DONE: u64 = 1 << 32;
-/// A context descriptor at most comes with a frame.
-const WITH_CONTEXT: u32 = 1;
+/// Bytes of the shortest frame: a shorter one may stop the device for ever, which Linux's driver knows, too.
+const SHORTEST: u32 = 17;
 /// Bytes of the longest frame without its check sequence.
 const LONGEST: u32 = 0x3f00 - 4;
 const STEP: &str = "send";
@@ -118,6 +108,7 @@ impl<B: Backing> TxQueue<B> {
             last: None,
             unreported: 0,
             context: Offload::default(),
+            watch: Watch::default(),
             has_failed: false,
         };
         queue.switch_on()?;
@@ -137,7 +128,7 @@ impl<B: Backing> TxQueue<B> {
         self.ring.write(queue::HEAD_LOW, u32::from_le_bytes([a, b, c, d]));
         self.ring
             .write(queue::TXCTL, self.ring.read(queue::TXCTL) & !regs::HEAD_RELAXED);
-        self.ring.switch_on(CONTROL)
+        self.ring.switch_on(self.report.control())
     }
 
     fn switch_off(&mut self) -> Result<()> {
@@ -159,10 +150,10 @@ impl<B: Backing> TxQueue<B> {
     ///
     /// # Errors
     ///
-    /// The frame, when it is not taken.
+    /// The frame, when it is not taken: it has 17 to 16124 bytes.
     #[inline]
     pub fn push<const N: usize>(&mut self, pieces: [Piece; N], offload: Offload) -> Result<(), Refused<N>> {
-        let len = match self.admit(&pieces) {
+        let len = match self.admit(&pieces, offload) {
             Ok(len) => len,
             Err(why) => return Err(Refused { pieces, why }),
         };
@@ -172,7 +163,7 @@ impl<B: Backing> TxQueue<B> {
             .with_with_fcs(true)
             .with_packet_len(len);
         if offload != Offload::default() {
-            if self.context != offload {
+            if self.needs_context(offload) {
                 let [low, high] = offload.context();
                 self.put(low, high, None);
                 self.context = offload;
@@ -194,19 +185,25 @@ impl<B: Backing> TxQueue<B> {
         Ok(())
     }
 
+    /// Whether the device has another context than this.
     #[inline]
-    fn admit(&self, pieces: &[Piece]) -> Result<u32, Why> {
-        if self.has_failed || self.ring.function.backing.removal().presence() != Presence::Present {
+    fn needs_context(&self, offload: Offload) -> bool {
+        offload != Offload::default() && offload != self.context
+    }
+
+    #[inline]
+    fn admit(&self, pieces: &[Piece], offload: Offload) -> Result<u32, Why> {
+        if self.has_failed || self.ring.check(STEP).is_err() {
             return Err(Why::Stopped);
         }
         let is_whole = |piece: &Piece| piece.len != 0 && usize::from(piece.len) <= piece.buffer.len();
         let len: u32 = pieces.iter().map(|piece| u32::from(piece.len)).sum();
-        if !pieces.iter().all(is_whole) || len == 0 || len > LONGEST {
+        if !pieces.iter().all(is_whole) || !(SHORTEST..=LONGEST).contains(&len) || !offload.is_possible() {
             return Err(Why::Invalid);
         }
         let needed = u32::try_from(pieces.len())
             .unwrap_or(u32::MAX)
-            .saturating_add(WITH_CONTEXT);
+            .saturating_add(self.needs_context(offload).into());
         if self.room() < needed {
             return Err(if needed < self.ring.depth() {
                 Why::Full
@@ -280,9 +277,13 @@ impl<B: Backing> TxQueue<B> {
         };
         if self.has_failed || further.is_none() {
             self.idle()?;
+            if self.watch.is_due() {
+                self.watch()?;
+            }
             return Ok(false);
         }
         self.done = further.unwrap_or(self.done);
+        self.watch.calm();
         Ok(true)
     }
 
@@ -324,6 +325,19 @@ impl<B: Backing> TxQueue<B> {
         Ok(Some(head))
     }
 
+    #[cold]
+    fn watch(&mut self) -> Result<()> {
+        let function = &self.ring.function;
+        if self.done == self.rung {
+            self.watch.calm();
+        } else if self.watch.is_overdue(function) {
+            self.has_failed = true;
+            let kind = ErrorKind::Failed("it has not reported for two seconds".into());
+            return Err(function.failed(STEP, kind));
+        }
+        Ok(())
+    }
+
     fn idle(&self) -> Result<()> {
         self.ring.check(STEP)?;
         if self.has_failed {
@@ -350,7 +364,8 @@ impl<B: Backing> TxQueue<B> {
     ///
     /// # Errors
     ///
-    /// As [`wait`](Self::wait). It is not woken by a removal: watch [`Removal::event`](crate::Removal::event) for that.
+    /// As [`wait`](Self::wait). A removal wakes it only by way of [`Port::check`](super::Port::check), which is to be called when
+    /// [`Removal::event`](crate::Removal::event) is signalled.
     pub async fn ready(&mut self, signals: &mut Signals) -> Result<()> {
         while self.arm()? {
             signals.next().await;
@@ -368,6 +383,7 @@ impl<B: Backing> TxQueue<B> {
             return Ok(false);
         }
         let vector = self.vector.ok_or_else(|| self.no_interrupt())?;
+        self.watch()?;
         self.ring.function.arm(vector);
         // As in receiving, this only saves the way through the kernel.
         Ok(!self.look()?)
@@ -395,6 +411,7 @@ impl<B: Backing> TxQueue<B> {
         self.switch_off()?;
         (self.clean, self.done, self.tail, self.rung) = (0, 0, 0, 0);
         (self.last, self.unreported) = (None, 0);
+        self.watch.calm();
         self.reports.clear();
         self.context = Offload::default();
         self.switch_on()?;
@@ -421,7 +438,7 @@ impl<B: Backing> Drop for TxQueue<B> {
             self.ring.leak(std::mem::take(&mut self.slots));
         }
         if let Some(vector) = self.vector {
-            self.ring.function.give_back_vector(vector);
+            self.ring.function.give_back_vector(self.ring.entry(), vector);
         }
     }
 }

@@ -143,7 +143,7 @@ impl State {
 
     fn write(&mut self, offset: usize, value: u32) {
         match offset {
-            CTRL if value & regs::RESET != 0 => self.reset(),
+            CTRL if value & regs::RESET != 0 && !self.faults.contains(&Fault::IgnoresReset) => self.reset(),
             STATUS | CTRL => {}
             MAILBOX => self.write_mailbox(Mailbox::from_bits_truncate(value)),
             EIMS => self.change(EIMS, value, 0),

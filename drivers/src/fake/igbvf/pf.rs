@@ -103,7 +103,7 @@ impl State {
         if bits.contains(Mailbox::REQUEST) {
             self.pf.is_asked = true;
         }
-        let is_free = self.get(MAILBOX) & Mailbox::PF_OWNS.bits() == 0;
+        let is_free = !self.faults.contains(&Fault::HoldsMailbox);
         let owns = Mailbox::VF_OWNS.bits();
         if bits.contains(Mailbox::VF_OWNS) && is_free {
             self.change(MAILBOX, owns, 0);
@@ -133,6 +133,10 @@ impl State {
         }
         if self.faults.contains(&Fault::Silent) || !std::mem::take(&mut self.pf.is_asked) {
             return;
+        }
+        if self.faults.contains(&Fault::AlwaysReset) {
+            self.begin_reset();
+            return self.end_reset();
         }
         if self.faults.remove(&Fault::ResetWhenAsked) {
             self.begin_reset();

@@ -24,6 +24,14 @@ pub enum Fault {
     QueueStaysOn,
     /// A queue that is switched on stays off.
     QueueStaysOff,
+    /// The PF is reset, and back at once, whenever it is asked.
+    AlwaysReset,
+    /// The function's own reset, by VTCTRL, changes nothing. Its function level reset does.
+    IgnoresReset,
+    /// The PF has the mailbox's memory and does not let go.
+    HoldsMailbox,
+    /// Frames are sent, and nothing is said of it.
+    NoReport,
     /// Once: the PF is reset instead of answering, and is back after a while.
     ResetWhenAsked,
     /// Once: the device says that it is beyond its tail.
@@ -119,6 +127,12 @@ impl Wire {
     #[must_use]
     pub fn heard(&self) -> Vec<Message> {
         self.state().pf.heard.clone()
+    }
+
+    /// What a register of BAR 0 holds; reading it here changes nothing.
+    #[must_use]
+    pub fn register(&self, offset: usize) -> u32 {
+        self.state().get(offset)
     }
 
     /// How often a tail was written.

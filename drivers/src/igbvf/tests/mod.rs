@@ -1,6 +1,8 @@
 //! The driver on a device in memory.
 
+mod bent;
 mod faults;
+mod recovery;
 #[cfg(feature = "smoltcp")]
 mod stack;
 mod traffic;
@@ -143,5 +145,7 @@ pub(super) fn frame(to: MacAddress, from: MacAddress, body: &[u8]) -> Vec<u8> {
     // An experimental type (IEEE 802).
     frame.extend([0x88, 0xb5]);
     frame.extend(body);
+    // The shortest that the device sends.
+    frame.resize(frame.len().max(17), 0);
     frame
 }

@@ -130,6 +130,7 @@ fn a_frame_of_several_pieces_and_one_of_several_buffers() {
 fn the_device_puts_in_checksums_and_tags() {
     let mut rig = Rig::new(Interface::Iommufd, options());
     let mut packet = frame(PEER, MAC, &[]);
+    packet.truncate(14);
     (packet[12], packet[13]) = (8, 0);
     packet.extend([0x45, 0, 0, 31, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
     packet.extend([0, 1, 0, 2, 0, 11, 0, 0, 1, 2, 3]);
@@ -252,6 +253,20 @@ fn what_is_no_frame_is_refused_and_given_back() {
     piece.len = 2049;
     let refused = rig.tx.push([piece], Offload::default()).unwrap_err();
     assert_eq!((refused.why, refused.pieces.len()), (Why::Invalid, 1));
+    let long_header = Checksums {
+        mac_len: 14,
+        ip_len: 512,
+        is_ipv4: false,
+        l4: None,
+    };
+    let offload = Offload {
+        vlan: None,
+        checksums: Some(long_header),
+    };
+    for (len, offload) in [(16, Offload::default()), (64, offload)] {
+        let piece = rig.piece(&vec![1; len]);
+        assert_eq!(rig.tx.push([piece], offload).unwrap_err().why, Why::Invalid);
+    }
     let short = rig.pool.take(64).unwrap();
     while rig.rx.pop().unwrap().is_some() {}
     assert_eq!(rig.rx.post(short).unwrap_err().len(), 64);
