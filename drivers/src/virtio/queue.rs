@@ -198,7 +198,7 @@ impl<B: Backing, T: Debug + Send + 'static> Queue<B, T> {
         self.free
             .last()
             .copied()
-            .ok_or_else(|| self.invalid("the queue is full"))
+            .ok_or_else(|| self.function.failed(SUBMIT, ErrorKind::Busy))
     }
 
     /// Puts a request in; the device does not know before [`kick`](Self::kick). What the device reads comes before what it writes.
