@@ -49,7 +49,7 @@ fn main() -> Result<()> {
     let kind = Kind::of(&backing.config()?).context("this is no virtio device")?;
     println!("{}: {kind}", arguments.function.bdf);
     match kind {
-        Kind::Block => disk(backing, &arguments)?,
+        Kind::Block => disk(&backing, &arguments)?,
         Kind::Network => network(backing, &arguments)?,
         Kind::Console => console(backing, &arguments)?,
         Kind::Entropy => entropy(backing, &arguments)?,
@@ -61,7 +61,7 @@ fn main() -> Result<()> {
 
 type Queue = BlockQueue<VfioBacking, DmaBuffer<Both>>;
 
-fn disk(backing: VfioBacking, arguments: &Arguments) -> Result<()> {
+fn disk(backing: &VfioBacking, arguments: &Arguments) -> Result<()> {
     let options = BlockOptions {
         interrupts: !arguments.poll,
         ..BlockOptions::default()
@@ -70,7 +70,7 @@ fn disk(backing: VfioBacking, arguments: &Arguments) -> Result<()> {
     println!("{:?}", disk.limits());
     let queue = queues.first_mut().context("a disk without queues")?;
 
-    let name = finish(queue, Request::Identify, Some(buffer(&backing, 20)?))?;
+    let name = finish(queue, Request::Identify, Some(buffer(backing, 20)?))?;
     let mut bytes = [0; 20];
     name.context("no name")?.read(0, &mut bytes).context("a short name")?;
     println!(
@@ -81,14 +81,14 @@ fn disk(backing: VfioBacking, arguments: &Arguments) -> Result<()> {
     let pieces = (arguments.mib << 20).min(disk.capacity() * SECTOR) / PIECE as u64;
     if !arguments.keep {
         let began = Instant::now();
-        over(queue, &backing, pieces, true)?;
+        over(queue, backing, pieces, true)?;
         if disk.limits().has_cache {
             finish(queue, Request::Flush, None)?;
         }
         println!("{pieces} × {PIECE} bytes written in {:?}", began.elapsed());
     }
     let began = Instant::now();
-    let different = over(queue, &backing, pieces, false)?;
+    let different = over(queue, backing, pieces, false)?;
     println!("and read in {:?}", began.elapsed());
     if arguments.keep {
         return Ok(());
@@ -101,7 +101,7 @@ fn disk(backing: VfioBacking, arguments: &Arguments) -> Result<()> {
             unmap: false,
         };
         finish(queue, request, None)?;
-        let read = finish(queue, Request::Read { sector: 1 }, Some(buffer(&backing, 1024)?))?;
+        let read = finish(queue, Request::Read { sector: 1 }, Some(buffer(backing, 1024)?))?;
         let mut bytes = [1; 1024];
         read.context("no data")?.read(0, &mut bytes).context("a short buffer")?;
         ensure!(bytes == [0; 1024], "what was zeroed is not zero");

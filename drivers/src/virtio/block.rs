@@ -256,8 +256,8 @@ impl<B: Backing, T: Data> BlockQueue<B, T> {
     ///
     /// # Errors
     ///
-    /// With the data. [`ErrorKind::Invalid`] for what makes no sense, and when the queue is full; [`ErrorKind::Unsupported`] for what the disk
-    /// does not have; [`ErrorKind::Gone`] also when it is wanted back.
+    /// With the data. [`ErrorKind::Invalid`] for what makes no sense; [`ErrorKind::Busy`] when the queue is full;
+    /// [`ErrorKind::Unsupported`] for what the disk does not have; [`ErrorKind::Gone`] also when it is wanted back.
     #[inline]
     pub fn submit(&mut self, request: Request, data: Option<T>) -> Result<u16, Refused<Option<T>>> {
         let checked = self.check(request, data.as_ref());

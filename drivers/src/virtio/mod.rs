@@ -39,6 +39,7 @@ mod data;
 mod entropy;
 mod layout;
 mod net;
+mod part;
 mod queue;
 mod ring;
 pub mod spec;
@@ -137,4 +138,8 @@ macro_rules! waiting {
 use {owner, waiting};
 
 #[cfg(test)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "patterns are of small numbers, or of their last bytes"
+)]
 mod tests;

@@ -184,7 +184,12 @@ impl<B: Backing> NetRx<B> {
     ///
     /// # Errors
     ///
-    /// With the buffer: [`ErrorKind::Invalid`] if it is too short, or the queue is full; [`ErrorKind::Gone`] also when the device is wanted back.
+    /// With the buffer: [`ErrorKind::Invalid`] if it is too short; [`ErrorKind::Busy`] when the queue is full; [`ErrorKind::Gone`] also when the
+    /// device is wanted back.
+    #[expect(
+        clippy::result_large_err,
+        reason = "the buffer comes back without another allocation"
+    )]
     #[inline]
     pub fn post(&mut self, buffer: DmaBuffer<Both>) -> Result<(), Refused<DmaBuffer<Both>>> {
         let shortest = if self.is_mergeable { PART } else { WHOLE };
@@ -275,8 +280,12 @@ impl<B: Backing> NetTx<B> {
     ///
     /// # Errors
     ///
-    /// With the buffer: [`ErrorKind::Invalid`] if the frame is not in it, or the queue is full; [`ErrorKind::Unsupported`] if the device fills no
-    /// checksums in; [`ErrorKind::Gone`] also when it is wanted back.
+    /// With the buffer: [`ErrorKind::Invalid`] if the frame is not in it; [`ErrorKind::Busy`] when the queue is full; [`ErrorKind::Unsupported`]
+    /// if the device fills no checksums in; [`ErrorKind::Gone`] also when it is wanted back.
+    #[expect(
+        clippy::result_large_err,
+        reason = "the buffer comes back without another allocation"
+    )]
     #[inline]
     pub fn push(&mut self, frame: Frame) -> Result<(), Refused<DmaBuffer<Both>>> {
         let pieces = self.check(&frame).and_then(|len| {

@@ -233,7 +233,8 @@ mod tests {
             let count = usize::from(size);
             let places = Places::new(size, table, room * 8);
             // §2.7: 16, 2 and 4.
-            prop_assert!(places.available % 2 == 0 && places.used % 4 == 0 && places.tables % 16 == 0 && places.rooms % 8 == 0);
+            prop_assert!(places.available.is_multiple_of(2) && places.used.is_multiple_of(4));
+            prop_assert!(places.tables.is_multiple_of(16) && places.rooms.is_multiple_of(8));
             prop_assert!(places.available >= 16 * count);
             prop_assert!(places.used >= places.available + 6 + 2 * count);
             prop_assert!(places.tables >= places.used + 6 + 8 * count);

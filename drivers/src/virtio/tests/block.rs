@@ -100,7 +100,7 @@ fn many_requests_cost_one_notification_and_a_full_queue_says_so() {
                 queue.submit(request, Some(data)).unwrap();
             }
             let refused = queue.submit(Request::Flush, None).unwrap_err();
-            assert!(matches!(refused.error.kind, ErrorKind::Invalid(_)));
+            assert!(matches!(refused.error.kind, ErrorKind::Busy));
             queue.kick();
             queue.kick();
             assert_eq!((handle.notifications(), queue.in_flight()), (1, depth));
@@ -128,7 +128,7 @@ fn queues_work_on_threads_of_their_own() {
                 for (nth, mut queue) in queues.into_iter().enumerate() {
                     let backing = &backing;
                     scope.spawn(move || {
-                        for round in 0..100 {
+                        for round in 0..40 {
                             let sector = (nth * 1000 + round) as u64;
                             let wanted = pattern(512, round as u8);
                             submit(&mut queue, Request::Write { sector }, Some(buffer(backing, &wanted)))
@@ -250,7 +250,7 @@ fn errors_of_the_disk_come_with_the_data() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(12))]
     #[test]
     fn data_in_pieces_is_the_same_data(
         kind in 0..4_usize,
