@@ -12,7 +12,7 @@ use crate::{Backing, ErrorKind, Result};
 /// What to do with commands that were lost in a reset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Policy {
-    /// Give them back, with [`ABORTED_BY_HOST`](Status::ABORTED_BY_HOST): whether they were executed is not known.
+    /// Give them back, with [`ABORTED_BY_HOST`](crate::nvme::spec::Status::ABORTED_BY_HOST): whether they were executed is not known.
     Fail,
     /// Submit them again, of a queue that [can](super::QueueOptions::can_replay); what cannot be is given back. Only for commands that may be
     /// executed twice.
@@ -21,14 +21,16 @@ pub enum Policy {
 
 impl<B: Backing, T: Payload> QueuePair<B, T> {
     /// Makes a queue that cannot go on usable again: resets the controller unless that was done already, and creates the queues anew. Does
-    /// nothing for one that can. Commands that were outstanding are replayed, or popped with [`ABORTED_BY_HOST`](Status::ABORTED_BY_HOST).
+    /// nothing for one that can. Commands that were outstanding are replayed, or popped with
+    /// [`ABORTED_BY_HOST`](crate::nvme::spec::Status::ABORTED_BY_HOST).
     ///
     /// Other queues of the controller have to be recovered, too, by their owners.
     ///
     /// # Errors
     ///
-    /// [`Gone`](ErrorKind::Gone) when the device is, or is asked back. When the controller does not run after a reset. If it is known to be quiet, for example because it is gone, its commands can be popped,
-    /// with [`HOST_PATHING`](Status::HOST_PATHING) if it is gone. If that is not known, payloads are kept, and leaked when the queue is dropped.
+    /// [`Gone`](ErrorKind::Gone) when the device is, or is asked back; others when the controller does not run after a reset. If it is known to
+    /// be quiet, for example because it is gone, its commands can be popped, with
+    /// [`HOST_PATHING`](crate::nvme::spec::Status::HOST_PATHING) if it is gone. If that is not known, payloads are kept, and leaked when the queue is dropped.
     pub fn recover(&mut self, policy: Policy) -> Result<()> {
         let now = self.epoch.current();
         let fault = self.fault.clone();

@@ -35,7 +35,7 @@ fn aborts_that_come_late_take_no_place_for_good() {
     let controller = fake.open().unwrap();
     let seen = controller.shared.epoch.current();
     for _ in 0..40 {
-        fake.nvme.inject(LOG, Fault::Slow(2500));
+        fake.nvme.inject(LOG, Fault::Stuck);
         fake.nvme.inject(When::Admin(Opcode::ABORT.0), Fault::Slow(2500));
         assert!(matches!(controller.health().unwrap_err().kind, ErrorKind::Timeout(_)));
     }
