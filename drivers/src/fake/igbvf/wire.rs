@@ -30,6 +30,8 @@ pub enum Fault {
     IgnoresReset,
     /// The PF has the mailbox's memory and does not let go.
     HoldsMailbox,
+    /// Frames longer than the function asked for are received, too.
+    TakesGiants,
     /// Frames are sent, and nothing is said of it.
     NoReport,
     /// Once: the PF is reset instead of answering, and is back after a while.

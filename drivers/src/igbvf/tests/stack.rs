@@ -1,15 +1,17 @@
 //! TCP over the driver, with another stack at the other end of the wire.
 
 use super::super::phy::Device;
-use super::{MAC, PEER, options};
+use super::{MAC, PEER, frame, options};
 use crate::Backing;
 use crate::fake::FakeBacking;
 use crate::fake::igbvf::{Fault, IgbVf, Wire};
+use crate::igbvf::PortOptions;
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{self, DeviceCapabilities, Medium};
 use smoltcp::socket::tcp;
 use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr};
+use std::time::Duration;
 
 /// The other end of the wire.
 struct End(Wire);
@@ -137,4 +139,44 @@ fn a_connection_outlives_a_reset_of_the_pf_and_frames_that_are_wrong() {
         }
     });
     assert_eq!((resets, stage), (2, 2));
+}
+
+#[test]
+fn the_tail_of_a_frame_that_is_too_long_is_no_frame() {
+    let (device, wire) = IgbVf::new();
+    let backing = FakeBacking::new(device).unwrap();
+    let mut device = Device::open(&backing, options(), 32).unwrap();
+    let mut near = interface(&mut device, MAC.0, 1);
+    device
+        .poll(Instant::ZERO, &mut near, &mut SocketSet::new(vec![]))
+        .unwrap();
+    wire.fault(Fault::TakesGiants);
+    wire.send(frame(MAC, PEER, &[1; 5000]));
+    wire.send(frame(MAC, PEER, b"whole"));
+    backing.idle();
+    let (token, _) = phy::Device::receive(&mut device, Instant::ZERO).unwrap();
+    let got = phy::RxToken::consume(token, <[u8]>::to_vec);
+    assert_eq!(got, frame(MAC, PEER, b"whole"));
+    assert!(phy::Device::receive(&mut device, Instant::ZERO).is_none());
+}
+
+#[test]
+fn an_interface_gets_the_address_that_a_recovery_brings() {
+    let (device, wire) = IgbVf::new();
+    wire.set_address(Some(MAC));
+    let backing = FakeBacking::new(device).unwrap();
+    let given = PortOptions { mac: None, ..options() };
+    let mut device = Device::open(&backing, given, 32).unwrap();
+    let mut near = interface(&mut device, MAC.0, 1);
+    let mut sockets = SocketSet::new(vec![]);
+    device.poll(Instant::ZERO, &mut near, &mut sockets).unwrap();
+    wire.set_address(Some(PEER));
+    wire.begin_reset();
+    wire.end_reset();
+    // Nothing but the clock says that it is time to look.
+    let moment = Some(Duration::from_millis(20));
+    backing.wait(backing.removal().event(), moment).unwrap();
+    device.poll(Instant::ZERO, &mut near, &mut sockets).unwrap();
+    assert_eq!(device.resets(), 1);
+    assert_eq!(near.hardware_addr(), HardwareAddress::Ethernet(EthernetAddress(PEER.0)));
 }
