@@ -52,6 +52,10 @@ struct Request {
 /// §6.6.2 lets 100 ms pass before a reset).
 const UNDER_WAY: Duration = Duration::from_millis(100);
 
+/// A function that reads as ones for so long is gone. One that is reset may do so for 100 ms (PCIe 6.0 §6.6.2), a virtual function also while its
+/// physical function is.
+const ONES: Duration = Duration::from_millis(200);
+
 impl VfioBacking {
     /// Opens a function that is bound to a VFIO driver, the best way that the machine offers, and with an address space of its own.
     ///
@@ -140,11 +144,10 @@ impl Inner {
     }
 
     fn presence(&self, config: &Config) -> Presence {
-        match config.read_u16(STATUS) {
-            // Reserved bits of it are 0, and VFIO emulates none of it.
-            Ok(u16::MAX) => Presence::Gone,
-            Err(error) if matches!(error.kind, vfio_core::ErrorKind::Gone(_)) => Presence::Gone,
-            _ => self.removal.presence(),
+        if is_gone(config) {
+            Presence::Gone
+        } else {
+            self.removal.presence()
         }
     }
 
@@ -174,16 +177,37 @@ impl Inner {
         }
     }
 
-    fn quiesce(&self) -> Result<Quiet, vfio_core::Error> {
+    /// What was said of its removal is no proof: only the function itself, and the kernel, are asked.
+    fn quiesce(&self) -> Result<Quiet, ErrorKind> {
         let config = self.command();
         let quiet = self.is_quiet(&config);
-        if matches!(quiet, Ok(true)) || self.presence(&config) == Presence::Gone {
+        if matches!(quiet, Ok(true)) || is_gone(&config) {
             return Ok(Quiet {});
         }
-        // A reset ends what is under way, and leaves bus mastering as it was: off.
+        // A reset ends what is under way, and leaves bus mastering as it was.
         self.attached.device().reset()?;
         config.set_bus_master(false)?;
+        if config.bus_master()? {
+            return Err(ErrorKind::Failed("bus mastering stays on".into()));
+        }
         Ok(Quiet {})
+    }
+}
+
+/// Whether the function is not there any more: the kernel says so, or it does not answer for longer than one that is reset.
+fn is_gone(config: &Config) -> bool {
+    let start = Instant::now();
+    loop {
+        match config.read_u16(STATUS) {
+            // Reserved bits of it are 0, and VFIO emulates none of it.
+            Ok(u16::MAX) => {}
+            Err(error) => return matches!(error.kind, vfio_core::ErrorKind::Gone(_)),
+            Ok(_) => return false,
+        }
+        if start.elapsed() > ONES {
+            return true;
+        }
+        std::thread::yield_now();
     }
 }
 
@@ -258,6 +282,10 @@ impl Backing for VfioBacking {
         std::hint::spin_loop();
     }
 
+    fn nap(&self) {
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+
     fn wait(&self, event: &EventFd, timeout: Option<Duration>) -> Result<Woken> {
         let woken = wait(event, self.removal(), timeout);
         woken.map_err(|error| self.failed("wait for an interrupt", error))
@@ -271,7 +299,7 @@ const fn bar_index(bar: u8) -> RegionIndex {
 impl Drop for Inner {
     fn drop(&mut self) {
         // A reset of what is gone would be waited for in vain.
-        if self.presence(&self.command()) == Presence::Gone {
+        if is_gone(&self.command()) {
             return;
         }
         let quiet = self.command().set_bus_master(false);
@@ -356,6 +384,43 @@ mod tests {
         backing.quiesce().unwrap();
         backing.removal().tell(Presence::Gone);
         assert!(backing.start().unwrap_err().is_gone());
+    }
+
+    #[test]
+    fn a_device_that_does_not_answer_for_a_while_is_not_gone() {
+        for silence in [1, 2, 5, 20] {
+            let backing = FakeBacking::new(Copier::new()).unwrap();
+            let (bdf, device) = (backing.bdf().unwrap(), backing.device().clone());
+            backing.start().unwrap();
+            backing.machine().silence(bdf, silence);
+            assert_eq!(backing.presence(), Presence::Present);
+            backing.machine().silence(bdf, silence);
+            backing.quiesce().unwrap();
+            assert!(!device.config().unwrap().bus_master().unwrap(), "{silence} accesses");
+            backing.start().unwrap();
+            backing.machine().silence(bdf, silence);
+            drop(backing);
+            assert!(!device.config().unwrap().bus_master().unwrap(), "{silence} accesses");
+        }
+    }
+
+    #[test]
+    fn a_device_that_does_not_answer_any_more_is_quiet() {
+        let backing = FakeBacking::new(Copier::new()).unwrap();
+        backing.start().unwrap();
+        backing.machine().silence(backing.bdf().unwrap(), u32::MAX);
+        assert_eq!(backing.presence(), Presence::Gone);
+        backing.quiesce().unwrap();
+    }
+
+    #[test]
+    fn a_device_that_is_only_said_to_be_gone_is_made_quiet() {
+        let backing = FakeBacking::new(Copier::new()).unwrap();
+        let device = backing.device().clone();
+        backing.start().unwrap();
+        backing.removal().tell(Presence::Gone);
+        drop(backing);
+        assert!(!device.config().unwrap().bus_master().unwrap());
     }
 
     #[test]
