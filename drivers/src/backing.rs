@@ -72,8 +72,8 @@ pub trait Backing: Clone + Debug + Send + Sync + 'static {
     /// Word of its being wanted back, or gone.
     fn removal(&self) -> &Removal;
 
-    /// Asks the function whether it is there, by a read that cannot be all ones. For when a register was: a virtual function reads so while
-    /// its physical function is reset, too, and comes back.
+    /// Asks the function whether it is there, by reads that cannot be all ones. For when a register was: a virtual function reads so while its
+    /// physical function is reset, too, and comes back. So one that does not answer is waited for, for some 100 ms, before it is called gone.
     fn presence(&self) -> Presence;
 
     /// Time since some point in the past. All time-outs are by this clock.
@@ -81,6 +81,11 @@ pub trait Backing: Clone + Debug + Send + Sync + 'static {
 
     /// Called in every turn of a loop that found nothing to do.
     fn idle(&self);
+
+    /// Called in every turn of such a loop that has time, and has nothing to block for: about a millisecond passes.
+    fn nap(&self) {
+        self.idle();
+    }
 
     /// Blocks until the device signals an event, and takes the signal; or until the device is wanted back, or the time is over.
     ///

@@ -172,6 +172,17 @@ pub fn wait_any<F: AsFd>(files: &[F], timeout: Option<Duration>) -> Result<Vec<u
     Ok(ready.map(|(place, _)| place).collect())
 }
 
+/// As [`wait_any`] for two files: whether each of them is readable. Allocates nothing.
+///
+/// # Errors
+///
+/// As [`wait_any`].
+pub fn wait_either<F: AsFd>(files: [&F; 2], timeout: Option<Duration>) -> Result<[bool; 2], Error> {
+    let mut fds = files.map(|file| PollFd::new(file, PollFlags::IN));
+    until(timeout, |left| poll(&mut fds, left)).map_err(|errno| failed("poll", errno))?;
+    Ok(fds.map(|fd| !fd.revents().is_empty()))
+}
+
 /// A set of files to wait for, each with a key of the caller's. Waiting costs the same for one and for thousands.
 #[derive(Debug)]
 #[doc(alias = "epoll_create1")]

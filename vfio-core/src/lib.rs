@@ -66,7 +66,7 @@ pub use device::{BoundDevice, IommufdDevice};
 pub use dirty::{DirtyBitmap, DirtyRanges};
 pub use dma_logging::DmaLogging;
 pub use error::{Error, ErrorKind, Step};
-pub use event::{EventFd, EventSet, wait_any};
+pub use event::{EventFd, EventSet, wait_any, wait_either};
 pub use feature::{Feature, FeatureAccess, FeatureSet};
 pub use hot_reset::{Affected, HotResetSet, Owner};
 pub use info::{DeviceInfo, RegionIndex, RegionInfo};

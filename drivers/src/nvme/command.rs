@@ -1,7 +1,7 @@
 //! Commands of the NVM command set (NVM §3).
 
 use super::Namespace;
-use super::spec::{Opcode, Sqe};
+use super::spec::{DataPointer, Opcode, Sqe};
 
 /// What a queue is asked to do: an entry without its identifier and its data pointer. Made once, and used as often as is liked.
 ///
@@ -91,11 +91,13 @@ impl Command {
         }
     }
 
-    /// Any command, with so many bytes of data. The controller does what it says to any namespace; the data still goes only where it may.
+    /// Any command, with so many bytes of data. The controller does what it says to any namespace; the data still goes only where it may:
+    /// pointers come from the payload alone, and so do not stay, nor does FUSE, which is for
+    /// [`submit_fused`](super::QueuePair::submit_fused).
     #[inline]
     pub const fn raw(sqe: Sqe, bytes: u64) -> Self {
         Self {
-            sqe,
+            sqe: sqe.without_fuse().with_data(DataPointer::Prp, 0, 0).with_metadata(0),
             bytes,
             changes: None,
             metadata_bytes: 0,

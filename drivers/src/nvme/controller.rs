@@ -2,6 +2,7 @@
 
 use super::admin::{Administration, Handle, Limits as Wanted};
 use super::function::Function;
+use super::owners::Owners;
 use super::regs::{self, Version};
 use super::shared::{Admin, Limits, Sgl, Shared};
 use super::spec::identify::{IdentifyController, SglAlignment};
@@ -27,7 +28,7 @@ pub struct Controller<B: Backing> {
 pub struct Options {
     /// I/O queue pairs to ask for. It may give fewer.
     pub queues: u16,
-    /// Interrupt vectors to ask for; 0 if everything is polled. Vector 0 is the admin queue's, unless it is the only one.
+    /// Interrupt vectors to ask for; 0 if everything is polled, as it is where there are none. Vector 0 is the admin queue's, unless it is the only one.
     pub vectors: usize,
     /// How long an admin command may take before it is aborted and, if that does not help, the controller reset.
     pub admin_timeout: Duration,
@@ -54,10 +55,17 @@ impl<B: Backing> Controller<B> {
     /// [`Unsupported`](ErrorKind::Unsupported) for what is no NVMe controller with the NVM command set; [`Timeout`](ErrorKind::Timeout),
     /// [`Failed`](ErrorKind::Failed), [`Gone`](ErrorKind::Gone) with the step; those of memory and interrupts.
     pub fn new(backing: B, options: &Options) -> Result<Self> {
-        let function = Function::new(backing.clone(), options.queues)?;
+        let mut function = Function::new(backing.clone(), options.queues)?;
         let vectors = match options.vectors {
             0 => None,
-            count => Some(backing.vectors(count)?),
+            count => match backing.vectors(count) {
+                // Without interrupts everything is polled.
+                Err(error) if matches!(error.kind, ErrorKind::Unsupported(_)) => {
+                    tracing::info!(%error, "no interrupts");
+                    None
+                }
+                vectors => Some(vectors?),
+            },
         };
         let wanted = Wanted {
             queues: options.queues,
@@ -65,16 +73,14 @@ impl<B: Backing> Controller<B> {
             shadow: options.shadow_doorbells,
         };
         let registers = Arc::clone(function.registers());
-        if vectors.is_none() {
-            // Nobody hears a pin; it stays masked. Of messages the mask means nothing while they are off.
-            function.window().write(regs::INTMS, u32::MAX);
-        }
+        function.is_polled = vectors.is_none();
         let admin = Arc::new(Administration::new(function, vectors.as_ref(), wanted)?);
         let identity = Arc::new(admin.start()?.clone());
         let shared = Shared {
             admin: Box::new(Handle(Arc::clone(&admin))),
             registers,
             vectors,
+            owners: Owners::default(),
             shadow: admin.shadow().cloned(),
             limits: limits(&admin, &identity)?,
             epoch: Arc::clone(admin.epoch()),

@@ -18,6 +18,8 @@ pub(crate) struct Doorbell {
     /// In the registers.
     offset: usize,
     shadow: Option<Arc<Shadow>>,
+    /// The register is written whatever the controller wants.
+    is_mirrored: bool,
 }
 
 /// Which of a queue pair's two doorbells.
@@ -57,6 +59,7 @@ impl Doorbell {
             registers: Arc::clone(registers),
             offset,
             shadow: None,
+            is_mirrored: false,
         })
     }
 
@@ -73,6 +76,16 @@ impl Doorbell {
         }
     }
 
+    /// Of the admin queue: from here on its value, now `value`, is stored in memory as well as written to the register (Base §5.2.5). What the
+    /// controller takes from memory once it has the pages is the same.
+    pub(crate) fn mirror(&mut self, shadow: &Arc<Shadow>, value: u16) {
+        let Some((doorbell, _)) = shadow.pair(self.offset) else {
+            return;
+        };
+        doorbell.store(u32::from(value).to_le(), Ordering::Relaxed);
+        (self.shadow, self.is_mirrored) = (Some(Arc::clone(shadow)), true);
+    }
+
     /// Tells the controller, which was told `old` before. All that was stored before is visible to it by then.
     #[inline]
     pub(crate) fn ring(&mut self, old: u16, value: u16) {
@@ -80,7 +93,7 @@ impl Doorbell {
             .shadow
             .as_ref()
             .and_then(|shadow| shadow.tell(self.offset, old, value));
-        if is_told != Some(Told::Enough) {
+        if self.is_mirrored || is_told != Some(Told::Enough) {
             // A register is written after everything before it.
             let written = self.registers.write_u32(self.offset, u32::from(value));
             debug_assert!(written.is_some(), "checked when it was made");
@@ -154,7 +167,25 @@ fn low(word: u32) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fake::FakeBacking;
+    use crate::fake::nvme::{self, Nvme};
+    use crate::nvme::{Controller, Options};
     use proptest::prelude::*;
+
+    #[test]
+    fn the_admin_queue_is_told_in_memory_too() {
+        let backing = FakeBacking::new(Nvme::new(nvme::Options::default())).unwrap();
+        let controller = Controller::new(backing, &Options::default()).unwrap();
+        let shadow = Arc::clone(controller.admin.shadow().unwrap());
+        let tail = || u32::from_le(shadow.pair(FIRST).unwrap().0.load(Ordering::Relaxed));
+        for _ in 0..2 {
+            let before = tail();
+            assert_ne!(before, 0);
+            controller.health().unwrap();
+            assert_eq!(tail(), before + 1);
+            controller.reset().unwrap();
+        }
+    }
 
     proptest! {
         #[test]

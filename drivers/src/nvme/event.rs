@@ -4,7 +4,7 @@ use super::controller::Controller;
 use super::log::ALL_NAMESPACES;
 use super::spec::identify::IdentifyController;
 use super::spec::log::{Warnings, lid};
-use crate::{Backing, Result};
+use crate::{Backing, Result, Woken};
 use bitflags::bitflags;
 use std::time::Duration;
 
@@ -75,52 +75,55 @@ pub(crate) fn changes_namespaces(event: u32) -> bool {
 impl<B: Backing> Controller<B> {
     /// Waits for the next event; `None` when there is none for so long, at once for no time. Its log page is read, which acknowledges it.
     ///
-    /// Events are kept until they are asked for, the last 64 of them.
+    /// Events are kept until they are asked for, the last 64 of them. One whose log page cannot be read is told as what it is by itself: of
+    /// health as [`Other`](Event::Other), of namespaces without their numbers.
     ///
     /// # Errors
     ///
-    /// [`Gone`](crate::ErrorKind::Gone) when the controller is, or is asked back; those of reading the log page.
+    /// [`Gone`](crate::ErrorKind::Gone) when the controller is, or is asked back.
     pub fn next_event(&self, timeout: Duration) -> Result<Option<Event>> {
         let step = "wait for an event";
         let start = self.shared.backing.now();
-        let mut turns: u32 = 0;
+        let (mut turns, mut was_still) = (0_u32, true);
         loop {
             let is_late = self.shared.backing.now().saturating_sub(start) >= timeout;
             if let Some(event) = self.admin.next_event() {
-                return self.understand(event).map(Some);
+                return Ok(Some(self.understand(event)));
             }
-            if turns.is_multiple_of(TURNS) {
+            let blocks = self.admin.is_signalled();
+            if blocks || turns.is_multiple_of(TURNS) {
                 self.admin.can_wait(step)?;
+            }
+            // Not whenever one is refused: that may be each of them.
+            if was_still || !blocks && turns.is_multiple_of(TURNS) {
+                self.admin.request_events_again();
             }
             if is_late {
                 return Ok(None);
             }
-            self.admin.function().rest(turns, self.admin.event())?;
+            if blocks {
+                let left = timeout.saturating_sub(self.shared.backing.now().saturating_sub(start));
+                let woken = self.shared.backing.wait(self.admin.event(), Some(left.min(LOOK)))?;
+                was_still = woken == Woken::TimedOut;
+            } else {
+                was_still = false;
+                self.admin.function().rest(turns, self.admin.event())?;
+            }
             turns = turns.wrapping_add(1);
         }
     }
 
-    fn understand(&self, event: u32) -> Result<Event> {
+    /// What an event says, whether or not its log page can be read: it does not come again.
+    fn understand(&self, event: u32) -> Event {
         let (kind, info, page) = parts(event);
-        Ok(match (kind, info) {
-            (0, _) => {
-                self.acknowledge(page)?;
-                Event::Error(info)
-            }
-            (HEALTH, _) => Event::Health(info, self.health()?.warnings()),
-            (NOTICE, 0) => Event::NamespacesChanged(self.changed_namespaces()?),
-            (NOTICE, 1) => {
-                self.acknowledge(page)?;
-                Event::FirmwareActivation
-            }
-            (IO, _) if page == lid::SANITIZE => {
-                self.acknowledge(page)?;
-                Event::Sanitize
-            }
-            _ => {
-                self.acknowledge(page)?;
-                Event::Other(event)
-            }
+        let read = match (kind, info) {
+            (HEALTH, _) => self.health().map(|health| Event::Health(info, health.warnings())),
+            (NOTICE, 0) => self.changed_namespaces().map(Event::NamespacesChanged),
+            _ => self.acknowledge(page).map(|()| told(event)),
+        };
+        read.unwrap_or_else(|error| {
+            tracing::warn!(%error, event, "the log page of an event");
+            told(event)
         })
     }
 
@@ -133,8 +136,21 @@ impl<B: Backing> Controller<B> {
     }
 }
 
+/// What an event says by itself.
+fn told(event: u32) -> Event {
+    match parts(event) {
+        (0, info, _) => Event::Error(info),
+        (NOTICE, 0, _) => Event::NamespacesChanged(None),
+        (NOTICE, 1, _) => Event::FirmwareActivation,
+        (IO, _, lid::SANITIZE) => Event::Sanitize,
+        _ => Event::Other(event),
+    }
+}
+
 /// Fruitless turns between two looks at whether an event can come.
 const TURNS: u32 = 256;
+/// At most so long until a dead controller is seen.
+const LOOK: Duration = Duration::from_millis(250);
 
 #[cfg(test)]
 mod tests {

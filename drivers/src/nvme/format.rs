@@ -97,10 +97,9 @@ impl<B: Backing> Controller<B> {
             | erase << 9
             | (number >> 4 & 3) << 12;
         let sqe = Sqe::new(Opcode::FORMAT, namespace.unwrap_or(u32::MAX)).with_cdw10(cdw10);
-        let done = self.admin.run(step, sqe, FORMAT.max(self.admin.admin_limit()));
-        // However it ended, and before anybody can know: an event for this controller need not come (Base §5.1.2.1).
-        self.shared.epoch.namespaces_changed();
-        done.map(drop)
+        // However it ends: an event for this controller need not come (Base §5.1.2.1).
+        self.changing_namespaces(|| self.admin.run(step, sqe, FORMAT.max(self.admin.admin_limit())))
+            .map(drop)
     }
 
     /// Begins to sanitize the whole subsystem. It goes on over resets and power losses until it is done:
@@ -131,6 +130,15 @@ impl<B: Backing> Controller<B> {
         }
         let sqe = Sqe::new(Opcode::SANITIZE, 0).with_cdw10(cdw10).with_cdw11(pattern);
         self.execute(step, sqe).map(drop)
+    }
+
+    /// What is known of namespaces is not true any more: from when the controller may have begun, and again once it has ended, of what was
+    /// asked meanwhile.
+    pub(crate) fn changing_namespaces<T>(&self, change: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.shared.epoch.namespaces_changed();
+        let done = change();
+        self.shared.epoch.namespaces_changed();
+        done
     }
 
     pub(crate) fn confirm(&self, step: &'static str, confirmation: &DestroyData) -> Result<()> {

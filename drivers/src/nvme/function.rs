@@ -17,6 +17,8 @@ pub(crate) struct Function<B> {
     capabilities: Capabilities,
     /// Never signalled: for waiting a while.
     pause: EventFd,
+    /// Nobody hears interrupts.
+    pub(crate) is_polled: bool,
     pub(crate) backing: B,
 }
 
@@ -76,6 +78,7 @@ impl<B: Backing> Function<B> {
             registers,
             capabilities,
             pause,
+            is_polled: false,
             backing,
         };
         function.check()?;
@@ -217,7 +220,7 @@ impl<B: Backing> Function<B> {
         }
         // Of a device that is wanted back, the word of that does not end.
         if self.backing.wait(event, Some(NAP))? == Woken::Removal {
-            self.backing.idle();
+            self.backing.nap();
         }
         Ok(())
     }
@@ -283,6 +286,10 @@ impl<B: Backing> Function<B> {
         self.window.write(regs::AQA, lengths);
         self.window.write(regs::ASQ, submission.iova.0);
         self.window.write(regs::ACQ, completion.iova.0);
+        if self.is_polled {
+            // A pin stays masked: a reset of the controller has unmasked it. Of messages the mask means nothing while they are off.
+            self.window.write(regs::INTMS, u32::MAX);
+        }
         let configuration = Configuration::new()
             .with_command_set(self.command_set().unwrap_or(0))
             .with_page(self.capabilities.min_page())

@@ -47,8 +47,8 @@ impl<B: Backing> Controller<B> {
         new.flbas = create.lba_format & 0xf | u8::from(create.is_extended) << 4 | (create.lba_format & 0x30) << 1;
         new.nmic = create.is_shared.into();
         let sqe = Sqe::new(Opcode::NAMESPACE_MANAGEMENT, 0).with_cdw10(CREATE);
-        let made = self.admin.write(step, sqe, new.as_bytes(), self.admin.admin_limit())?;
-        self.shared.epoch.namespaces_changed();
+        let limit = self.admin.admin_limit();
+        let made = self.changing_namespaces(|| self.admin.write(step, sqe, new.as_bytes(), limit))?;
         Ok(u32::try_from(made & 0xffff_ffff).unwrap_or(0))
     }
 
@@ -63,9 +63,7 @@ impl<B: Backing> Controller<B> {
         self.confirm(step, confirmation)?;
         self.require(step, AdminCommands::NAMESPACES)?;
         let sqe = Sqe::new(Opcode::NAMESPACE_MANAGEMENT, namespace.unwrap_or(u32::MAX)).with_cdw10(DELETE);
-        let done = self.execute(step, sqe);
-        self.shared.epoch.namespaces_changed();
-        done.map(drop)
+        self.changing_namespaces(|| self.execute(step, sqe)).map(drop)
     }
 
     /// Attaches a namespace to controllers, by their identifiers.
@@ -101,8 +99,8 @@ impl<B: Backing> Controller<B> {
         let mut list: Vec<u8> = words.flat_map(u16::to_le_bytes).collect();
         list.resize(LEN, 0);
         let sqe = Sqe::new(Opcode::NAMESPACE_ATTACHMENT, namespace).with_cdw10(select);
-        let done = self.admin.write(step, sqe, &list, self.admin.admin_limit());
-        self.shared.epoch.namespaces_changed();
-        done.map(drop)
+        let limit = self.admin.admin_limit();
+        self.changing_namespaces(|| self.admin.write(step, sqe, &list, limit))
+            .map(drop)
     }
 }

@@ -18,6 +18,7 @@ mod manage;
 mod memory;
 mod memory_buffer;
 mod namespace;
+mod owners;
 mod payload;
 mod queue;
 mod registered;

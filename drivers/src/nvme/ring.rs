@@ -3,12 +3,13 @@
 //! A ring knows entries and doorbells, not commands. Entries are stored and loaded as atomic words: a controller reads and writes them at any
 //! time.
 
-use super::doorbell::Doorbell;
+use super::doorbell::{Doorbell, Shadow};
 use super::memory::Memory;
 use super::spec::{Cqe, Sqe};
 use crate::ErrorKind;
 use iommu::Iova;
 use iommu::space::AddressSpace;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// Commands on their way to the controller.
@@ -96,6 +97,11 @@ impl SubmissionRing {
         }
     }
 
+    /// Of the admin queue: its doorbell is rung in memory, too, until it is [reset](Self::reset).
+    pub(crate) fn mirror(&mut self, shadow: &Arc<Shadow>) {
+        self.doorbell.mirror(shadow, self.rung);
+    }
+
     /// As when it was made, for a queue that is made anew in the same memory, with its new doorbell.
     pub(crate) fn reset(&mut self, doorbell: Doorbell) {
         (self.tail, self.rung, self.doorbell) = (0, 0, doorbell);
@@ -164,6 +170,19 @@ impl CompletionRing {
         Some(Cqe::from_words([result, tail]))
     }
 
+    /// Whether a completion of this command of that queue is there, and was not taken. Slow: looks at all that were not.
+    pub(crate) fn holds(&self, sq_id: u16, cid: u16) -> bool {
+        let words = self.memory.words().chunks_exact(CQE_WORDS);
+        let (before, from) = (usize::from(self.head), usize::from(self.entries - self.head));
+        let entries = words.clone().skip(before).take(from).map(|entry| (entry, self.phase));
+        let wrapped = words.take(before).map(|entry| (entry, !self.phase));
+        let mut new = entries.chain(wrapped).map_while(|(entry, phase)| {
+            let tail = entry.last()?.load(Ordering::Acquire);
+            (Cqe::phase_of(tail) == phase).then(|| Cqe::from_words([0, tail]))
+        });
+        new.any(|cqe| cqe.sq_id() == sq_id && cqe.cid() == cid)
+    }
+
     /// How many entries were taken that the controller does not know of.
     #[inline]
     pub(crate) fn taken(&self) -> u16 {
@@ -181,6 +200,11 @@ impl CompletionRing {
             self.doorbell.ring(self.rung, self.head);
             self.rung = self.head;
         }
+    }
+
+    /// As [`SubmissionRing::mirror`].
+    pub(crate) fn mirror(&mut self, shadow: &Arc<Shadow>) {
+        self.doorbell.mirror(shadow, self.rung);
     }
 
     /// As when it was made, for a queue that is made anew in the same memory, with its new doorbell. No controller writes to it.

@@ -2,6 +2,7 @@
 
 use super::doorbell::Shadow;
 use super::epoch::{Epoch, Moment};
+use super::owners::Owners;
 use super::spec::Sqe;
 use crate::{Backing, ErrorKind, Presence, Registers, Result, Vectors};
 use std::fmt::Debug;
@@ -16,6 +17,8 @@ pub(crate) struct Shared<B> {
     pub(crate) registers: Arc<Registers>,
     /// `None` if nothing waits for interrupts. Whoever changes the epoch signals all their events.
     pub(crate) vectors: Option<Vectors>,
+    /// Which queue waits for which of them.
+    pub(crate) owners: Owners,
     /// What the controller was told with Doorbell Buffer Config, if it offers that. After a reset it is told again, of the same pages.
     pub(crate) shadow: Option<Arc<Shadow>>,
     pub(crate) limits: Limits,
@@ -76,6 +79,9 @@ pub(crate) trait Admin: Debug + Send + Sync {
     /// As [`take_queue`](Self::take_queue), when there are fewer queues than before.
     fn exchange_queue(&self, id: u16) -> Result<u16>;
 
+    /// Takes completions of the admin queue: those that nobody waits for keep a pin asserted.
+    fn take_completions(&self);
+
     /// A queue pair is deleted, or was lost in a reset that is over.
     fn give_back_queue(&self, id: u16);
 
@@ -99,27 +105,52 @@ pub(crate) trait Admin: Debug + Send + Sync {
     fn gone(&self);
 }
 
-/// Controller status, its ready bit and its fatal status bit (Base §3.1.4.6).
+/// How a controller is, as its registers say.
+#[derive(Debug)]
+pub(crate) enum Health {
+    Well,
+    /// It executes nothing for a while, and goes on then.
+    Paused,
+    /// It is of no use any more.
+    Ill(ErrorKind),
+}
+
+/// Controller status: ready, failed, processing paused (Base §3.1.4.6).
 const CSTS: usize = 0x1c;
 const READY: u32 = 1 << 0;
 const FATAL: u32 = 1 << 1;
+const PAUSED: u32 = 1 << 5;
 
 impl<B: Backing> Shared<B> {
-    /// Why the controller is of no use any more, as one of its registers says.
-    pub(crate) fn ailment(&self) -> Option<ErrorKind> {
-        let status = self.registers.read_u32(CSTS)?;
+    /// How the controller is, of which nobody in this process has ended that run.
+    pub(crate) fn health(&self, run: Moment) -> Health {
+        let Some(status) = self.registers.read_u32(CSTS) else {
+            return Health::Well;
+        };
         // Only suspicion: a virtual function reads as ones while its physical function is reset, and a controller is not ready while it is.
         // Behind some bridges what is gone reads as zeros.
         if status == u32::MAX || status & READY == 0 {
             if self.backing.presence() == Presence::Gone {
                 self.admin.gone();
-                return Some(ErrorKind::Gone);
+                return Health::Ill(ErrorKind::Gone);
             }
             if status == u32::MAX {
-                return None;
+                return Health::Well;
             }
         }
-        (status & FATAL != 0).then(|| ErrorKind::Failed("it says so: CSTS.CFS".into()))
+        if status & FATAL != 0 {
+            return Health::Ill(ErrorKind::Failed("it says so: CSTS.CFS".into()));
+        }
+        // Another thread says that it resets it before it does.
+        if status & READY == 0 && self.epoch.current().is_same_run(run) {
+            let why = "CSTS.RDY is 0: somebody else has reset it";
+            return Health::Ill(ErrorKind::Failed(why.into()));
+        }
+        if status & PAUSED != 0 {
+            Health::Paused
+        } else {
+            Health::Well
+        }
     }
 
     /// Of this device, in this step.

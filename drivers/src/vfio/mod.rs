@@ -52,6 +52,10 @@ struct Request {
 /// §6.6.2 lets 100 ms pass before a reset).
 const UNDER_WAY: Duration = Duration::from_millis(100);
 
+/// A function that reads as ones for so long is gone. One that is reset may do so for 100 ms (PCIe 6.0 §6.6.2), a virtual function also while its
+/// physical function is.
+const ONES: Duration = Duration::from_millis(200);
+
 impl VfioBacking {
     /// Opens a function that is bound to a VFIO driver, the best way that the machine offers, and with an address space of its own.
     ///
@@ -140,11 +144,10 @@ impl Inner {
     }
 
     fn presence(&self, config: &Config) -> Presence {
-        match config.read_u16(STATUS) {
-            // Reserved bits of it are 0, and VFIO emulates none of it.
-            Ok(u16::MAX) => Presence::Gone,
-            Err(error) if matches!(error.kind, vfio_core::ErrorKind::Gone(_)) => Presence::Gone,
-            _ => self.removal.presence(),
+        if is_gone(config) {
+            Presence::Gone
+        } else {
+            self.removal.presence()
         }
     }
 
@@ -174,16 +177,37 @@ impl Inner {
         }
     }
 
-    fn quiesce(&self) -> Result<Quiet, vfio_core::Error> {
+    /// What was said of its removal is no proof: only the function itself, and the kernel, are asked.
+    fn quiesce(&self) -> Result<Quiet, ErrorKind> {
         let config = self.command();
         let quiet = self.is_quiet(&config);
-        if matches!(quiet, Ok(true)) || self.presence(&config) == Presence::Gone {
+        if matches!(quiet, Ok(true)) || is_gone(&config) {
             return Ok(Quiet {});
         }
-        // A reset ends what is under way, and leaves bus mastering as it was: off.
+        // A reset ends what is under way, and leaves bus mastering as it was.
         self.attached.device().reset()?;
         config.set_bus_master(false)?;
+        if config.bus_master()? {
+            return Err(ErrorKind::Failed("bus mastering stays on".into()));
+        }
         Ok(Quiet {})
+    }
+}
+
+/// Whether the function is not there any more: the kernel says so, or it does not answer for longer than one that is reset.
+fn is_gone(config: &Config) -> bool {
+    let start = Instant::now();
+    loop {
+        match config.read_u16(STATUS) {
+            // Reserved bits of it are 0, and VFIO emulates none of it.
+            Ok(u16::MAX) => {}
+            Err(error) => return matches!(error.kind, vfio_core::ErrorKind::Gone(_)),
+            Ok(_) => return false,
+        }
+        if start.elapsed() > ONES {
+            return true;
+        }
+        std::thread::yield_now();
     }
 }
 
@@ -258,6 +282,10 @@ impl Backing for VfioBacking {
         std::hint::spin_loop();
     }
 
+    fn nap(&self) {
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+
     fn wait(&self, event: &EventFd, timeout: Option<Duration>) -> Result<Woken> {
         let woken = wait(event, self.removal(), timeout);
         woken.map_err(|error| self.failed("wait for an interrupt", error))
@@ -271,7 +299,7 @@ const fn bar_index(bar: u8) -> RegionIndex {
 impl Drop for Inner {
     fn drop(&mut self) {
         // A reset of what is gone would be waited for in vain.
-        if self.presence(&self.command()) == Presence::Gone {
+        if is_gone(&self.command()) {
             return;
         }
         let quiet = self.command().set_bus_master(false);
@@ -298,96 +326,4 @@ impl fmt::Debug for VfioBacking {
 }
 
 #[cfg(test)]
-mod tests {
-    use crate::fake::{FakeBacking, Interface};
-    use crate::{Backing, Presence, VectorKind};
-    use std::time::Duration;
-    use vfio_core::Errno;
-    use vfio_core::fake::{Copier, Description, Machine, Plain, Region};
-
-    #[test]
-    fn what_is_left_of_it_keeps_the_function_open_and_then_it_is_quiet() {
-        for interface in [Interface::Iommufd, Interface::Type1] {
-            let backing = FakeBacking::through(interface, Copier::new()).unwrap();
-            let machine = backing.machine().clone();
-            backing.start().unwrap();
-            let device = backing.device().clone();
-            let registers = backing.map_bar(0, 0..4096).unwrap();
-            drop(backing);
-            assert!(device.config().unwrap().bus_master().unwrap());
-            drop(registers);
-            assert!(!device.config().unwrap().bus_master().unwrap());
-            drop(device);
-            assert_eq!(machine.leaks(), Vec::<String>::new(), "{interface:?}");
-        }
-    }
-
-    #[test]
-    fn vectors_are_of_the_best_kind_and_no_more_than_there_are() {
-        let base = || Description::new(1, 2).region(Region::bar(0, 8192));
-        for (description, kind, count) in [
-            (base().intx().msi(4).msix(3, 0, 4096), VectorKind::Msix, 3),
-            (base().intx().msi(4), VectorKind::Msi, 4),
-            (base().intx(), VectorKind::Intx, 1),
-        ] {
-            let backing = FakeBacking::new(Plain::new(description)).unwrap();
-            let vectors = backing.vectors(8).unwrap();
-            assert_eq!((vectors.kind(), vectors.count()), (kind, count));
-            vectors.acknowledge(0).unwrap();
-            assert_eq!(vectors.disarm(0).is_ok(), vectors.can_disarm());
-            assert_eq!(vectors.arm(0).is_ok(), vectors.can_disarm());
-        }
-        let without = FakeBacking::new(Plain::new(base())).unwrap();
-        assert!(without.vectors(1).is_err());
-    }
-
-    #[test]
-    fn a_device_that_is_wanted_back_says_so_and_one_that_is_gone_is_quiet() {
-        let backing = FakeBacking::new(Copier::new()).unwrap();
-        let bdf = backing.bdf().unwrap();
-        backing.start().unwrap();
-        assert_eq!(backing.presence(), Presence::Present);
-        backing.machine().request_release(bdf);
-        let event = [backing.removal().event()];
-        assert_eq!(vfio_core::wait_any(&event, Some(Duration::from_secs(60))).unwrap(), [0]);
-        assert_eq!(backing.presence(), Presence::AskedBack);
-        backing.machine().remove(bdf);
-        assert_eq!(backing.presence(), Presence::Gone);
-        backing.quiesce().unwrap();
-        backing.removal().tell(Presence::Gone);
-        assert!(backing.start().unwrap_err().is_gone());
-    }
-
-    #[test]
-    fn a_quiet_device_does_no_dma() {
-        let backing = FakeBacking::new(Copier::new()).unwrap();
-        backing.start().unwrap();
-        backing.quiesce().unwrap();
-        backing.quiesce().unwrap();
-        assert!(!backing.device().config().unwrap().bus_master().unwrap());
-    }
-
-    #[test]
-    fn whichever_call_fails_nothing_is_left() {
-        for interface in [Interface::Iommufd, Interface::Type1] {
-            for n in 0.. {
-                let bdf = "0000:01:00.0".parse().unwrap();
-                let builder = Machine::builder().device(bdf, pci::GroupId(1), Copier::new());
-                let machine = builder.build();
-                machine.fail_nth(n, Errno::NOMEM);
-                let opened = FakeBacking::open(&machine, bdf, interface).and_then(|backing| {
-                    backing.start()?;
-                    let had = (backing.vectors(1)?, backing.map_bar(0, 0..4096)?);
-                    backing.quiesce()?;
-                    Ok(had)
-                });
-                drop(opened);
-                assert_eq!(machine.leaks(), Vec::<String>::new(), "{interface:?}, call {n}");
-                assert_eq!(machine.mistakes(), Vec::<String>::new(), "{interface:?}, call {n}");
-                if machine.failed().is_none() {
-                    break;
-                }
-            }
-        }
-    }
-}
+mod tests;

@@ -6,7 +6,7 @@ pub use reactor::{Reactor, Signals};
 
 use crate::Removal;
 use std::time::Duration;
-use vfio_core::{Error, EventFd, wait_any};
+use vfio_core::{Error, EventFd, wait_either};
 
 /// Why a wait is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,15 +21,13 @@ pub enum Woken {
 
 /// Blocks until a device signals, and takes the signal; or until the device is to be given back, or the time is over.
 pub(crate) fn wait(event: &EventFd, removal: &Removal, timeout: Option<Duration>) -> Result<Woken, Error> {
-    let ready = wait_any(&[event, removal.event()], timeout)?;
     // What was signalled before the removal may still be served.
-    if ready.contains(&0) {
-        event.try_read()?;
-        return Ok(Woken::Signalled);
-    }
-    Ok(if ready.is_empty() {
-        Woken::TimedOut
-    } else {
-        Woken::Removal
+    Ok(match wait_either([event, removal.event()], timeout)? {
+        [true, _] => {
+            event.try_read()?;
+            Woken::Signalled
+        }
+        [false, true] => Woken::Removal,
+        [false, false] => Woken::TimedOut,
     })
 }

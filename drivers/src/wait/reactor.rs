@@ -1,5 +1,6 @@
 //! Futures for events: one thread waits for all of them and wakes the tasks.
 
+use crate::Removal;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::poll_fn;
@@ -32,6 +33,8 @@ struct Shared {
 
 struct Watched {
     event: EventFd,
+    /// Until it was signalled once. Nobody takes that signal, so it leaves the set then.
+    removal: Mutex<Option<EventFd>>,
     state: Mutex<State>,
 }
 
@@ -50,6 +53,8 @@ pub struct Signals {
 
 /// Not a key of an event.
 const END: u64 = u64::MAX;
+/// Set in the key of a removal; without it, it is that of the event.
+const REMOVAL: u64 = 1;
 
 impl Reactor {
     /// Starts the thread.
@@ -80,19 +85,36 @@ impl Reactor {
         })
     }
 
-    /// Waits for an event from here on. The reactor takes its signals, so nobody else should wait for it meanwhile.
+    /// Waits for an event from here on. The reactor takes its signals, so nobody else should wait for it meanwhile; it is not for
+    /// [`Removal::event`], whose signal stays.
     ///
     /// # Errors
     ///
     /// When the process has no descriptors left.
     pub fn watch(&self, event: &EventFd) -> Result<Signals, Error> {
+        self.add(event, None)
+    }
+
+    /// As [`watch`](Self::watch), of an event of a device: its being asked back, or gone, is one more signal, whose reason
+    /// [`Removal::presence`] says.
+    ///
+    /// # Errors
+    ///
+    /// As [`watch`](Self::watch).
+    pub fn watch_device(&self, event: &EventFd, removal: &Removal) -> Result<Signals, Error> {
+        self.add(event, Some(removal))
+    }
+
+    fn add(&self, event: &EventFd, removal: Option<&Removal>) -> Result<Signals, Error> {
+        let removal = removal.map(|removal| removal.event().try_clone()).transpose()?;
         let watched = Arc::new(Watched {
             event: event.try_clone()?,
+            removal: Mutex::default(),
             state: Mutex::default(),
         });
         let shared = &self.running.shared;
         // Never one that was used before: a late signal of that event is not this one's.
-        let key = shared.next_key.fetch_add(1, Ordering::Relaxed);
+        let key = shared.next_key.fetch_add(2, Ordering::Relaxed);
         locked(&shared.watched).insert(key, Arc::clone(&watched));
         let signals = Signals {
             key,
@@ -100,6 +122,12 @@ impl Reactor {
             running: Arc::clone(&self.running),
         };
         shared.set.add(&signals.watched.event, key)?;
+        if let Some(removal) = removal {
+            // Under its lock, so that the thread finds it once it is signalled.
+            let mut place = locked(&signals.watched.removal);
+            shared.set.add(&removal, key | REMOVAL)?;
+            *place = Some(removal);
+        }
         Ok(signals)
     }
 }
@@ -129,6 +157,7 @@ impl Drop for Signals {
     fn drop(&mut self) {
         let shared = &self.running.shared;
         locked(&shared.watched).remove(&self.key);
+        self.watched.forget_removal(&shared.set);
         if let Err(error) = shared.set.remove(&self.watched.event) {
             tracing::error!(%error, "an event stays in its set");
         }
@@ -149,9 +178,17 @@ impl Shared {
                 if key == END {
                     return;
                 }
-                let watched = locked(&self.watched).get(&key).map(Arc::clone);
-                if let Some(watched) = watched {
-                    watched.signal();
+                let watched = locked(&self.watched).get(&(key & !REMOVAL)).map(Arc::clone);
+                match watched {
+                    Some(watched) if key & REMOVAL != 0 => {
+                        watched.forget_removal(&self.set);
+                        watched.wake();
+                    }
+                    Some(watched) => {
+                        watched.take();
+                        watched.wake();
+                    }
+                    None => {}
                 }
             }
         }
@@ -159,10 +196,22 @@ impl Shared {
 }
 
 impl Watched {
-    fn signal(&self) {
+    fn take(&self) {
         if let Err(error) = self.event.try_read() {
             tracing::error!(%error, "an event cannot be read");
         }
+    }
+
+    /// The thread and the task may both come here.
+    fn forget_removal(&self, set: &EventSet) {
+        if let Some(removal) = locked(&self.removal).take()
+            && let Err(error) = set.remove(&removal)
+        {
+            tracing::error!(%error, "a removal stays in its set");
+        }
+    }
+
+    fn wake(&self) {
         let task = {
             let mut state = locked(&self.state);
             state.is_signalled = true;
@@ -252,6 +301,35 @@ mod tests {
             woken.recv().unwrap();
             assert!(signals.poll_next(&mut Context::from_waker(&waker)).is_ready());
         }
+    }
+
+    #[test]
+    fn a_removal_wakes_every_task_once_and_its_signal_stays() {
+        let (reactor, removal) = (Reactor::new().unwrap(), Removal::new().unwrap());
+        let events = [EventFd::new().unwrap(), EventFd::new().unwrap()];
+        let (sender, woken) = mpsc::channel();
+        let waker = Waker::from(Arc::new(Woken(sender)));
+        let mut context = Context::from_waker(&waker);
+        let mut both = events
+            .each_ref()
+            .map(|event| reactor.watch_device(event, &removal).unwrap());
+        for signals in &mut both {
+            assert!(signals.poll_next(&mut context).is_pending());
+        }
+        removal.tell(crate::Presence::AskedBack);
+        for _ in 0..2 {
+            woken.recv().unwrap();
+        }
+        for (signals, event) in both.iter_mut().zip(&events) {
+            assert!(signals.poll_next(&mut context).is_ready());
+            assert!(signals.poll_next(&mut context).is_pending());
+            // The device still works.
+            event.signal().unwrap();
+            woken.recv().unwrap();
+            assert!(signals.poll_next(&mut context).is_ready());
+        }
+        drop(both);
+        assert_eq!(removal.event().try_read().unwrap(), Some(1));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::{Bench, both, bytes_of, one};
 use drivers::ErrorKind;
 use drivers::fake::nvme::{NamespaceOptions, Options};
-use drivers::nvme::spec::{BlockRange, Opcode, Sqe, Status};
+use drivers::nvme::spec::{BlockRange, DataPointer, Fuse, Opcode, Sqe, Status};
 use drivers::nvme::{Command, DataForm, QueueOptions, WithMetadata};
 use iommu::buffer::{BufferOptions, DmaBuffer, FromDevice, ToDevice};
 use std::sync::Arc;
@@ -284,6 +284,11 @@ fn queues_that_cannot_be_are_refused_with_what_can() {
         depth: 7,
         ..QueueOptions::default()
     };
+    let never = QueueOptions {
+        timeout: std::time::Duration::ZERO,
+        ..options.clone()
+    };
+    assert!(text(never).contains("no time"));
     let queues = [
         bench.queue::<DmaBuffer<ToDevice>>(options.clone()),
         bench.queue(options.clone()),
@@ -293,4 +298,15 @@ fn queues_that_cannot_be_are_refused_with_what_can() {
     drop(queues);
     drop(bench.queue::<DmaBuffer<ToDevice>>(options));
     bench.end();
+}
+
+#[test]
+fn a_command_of_the_callers_own_has_no_pointers_but_those_to_its_payload() {
+    let plain = Sqe::new(Opcode(0xc0), 1).with_cdw10(7);
+    let pointing = plain
+        .with_data(DataPointer::Sgl, 0x1000, 0x2000)
+        .with_metadata(0x3000)
+        .with_fuse(Fuse::First);
+    assert_eq!(Command::raw(pointing, 0), Command::raw(plain, 0));
+    assert_eq!(*Command::raw(plain, 0).sqe(), plain);
 }

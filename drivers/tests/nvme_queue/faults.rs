@@ -361,3 +361,48 @@ fn after_a_reset_as_many_queues_recover_as_there_can_be() {
         bench.end();
     }
 }
+
+#[test]
+fn what_has_come_back_and_is_not_popped_is_not_late() {
+    let bench = Bench::usual();
+    let namespace = bench.controller.namespace(1).unwrap();
+    let mut queue: Queue = bench.queue(quick());
+    for lba in 0..4 {
+        queue.read(&namespace, lba, 1, bench.buffer(512)).unwrap();
+    }
+    queue.ring();
+    bench.backing.poke();
+    let before = bench.nvme.counts().admin;
+    for _ in 0..40 {
+        for _ in 0..300 {
+            bench.backing.idle();
+        }
+        queue.check().unwrap();
+    }
+    assert_eq!(bench.nvme.counts().admin, before, "nothing was aborted");
+    assert_eq!(drain(&mut queue), [0; 4]);
+    drop(queue);
+    bench.end();
+}
+
+#[test]
+fn a_controller_that_somebody_else_has_reset_is_found_out_before_commands_are_late() {
+    let bench = Bench::usual();
+    let namespace = bench.controller.namespace(1).unwrap();
+    let mut queue: Queue = bench.queue(QueueOptions::default());
+    bench.nvme.inject(When::Io(READ), Fault::Lost);
+    queue.read(&namespace, 0, 1, bench.buffer(512)).unwrap();
+    queue.ring();
+    bench.backing.poke();
+    bench.nvme.inject(When::Now, Fault::AllOnes(Some(5)));
+    bench.backing.poke();
+    let error = queue.wait(Some(Duration::from_secs(1))).unwrap_err();
+    assert!(
+        matches!(&error.kind, ErrorKind::Failed(why) if why.contains("RDY")),
+        "{error}"
+    );
+    queue.recover(Policy::Fail).unwrap();
+    assert_eq!(drain(&mut queue), [Status::ABORTED_BY_HOST.0]);
+    drop(queue);
+    bench.end();
+}

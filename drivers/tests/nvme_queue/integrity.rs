@@ -51,7 +51,6 @@ fn options() -> impl Strategy<Value = (Interface, Options, QueueOptions)> {
     let form = prop_oneof![Just(DataForm::Shortest), Just(DataForm::Prp), Just(DataForm::Sgl)];
     let interrupt = prop_oneof![
         Just(Interrupt::Off),
-        Just(Interrupt::Vector(0)),
         Just(Interrupt::Vector(1)),
         Just(Interrupt::Adaptive {
             vector: 1,

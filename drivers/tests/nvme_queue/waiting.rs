@@ -2,12 +2,12 @@
 
 use crate::{Bench, Queue, both, one};
 use drivers::Backing;
-use drivers::fake::nvme::{Interrupts, Options};
+use drivers::fake::nvme::{Event, Interrupts, Options};
 use drivers::nvme::spec::Status;
 use drivers::nvme::{Command, Interrupt, QueueOptions};
 use drivers::wait::Reactor;
 use iommu::buffer::{Both, DmaBuffer};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
@@ -202,6 +202,131 @@ fn a_queue_without_an_interrupt_has_no_event() {
     let queue: Queue<DmaBuffer<Both>> = bench.queue(QueueOptions::default());
     assert!(queue.event().is_none());
     assert!(bench.backing.bdf().is_some());
+    drop(queue);
+    bench.end();
+}
+
+struct Tell(mpsc::Sender<()>);
+
+impl Wake for Tell {
+    fn wake(self: Arc<Self>) {
+        // A task that is over is woken in vain.
+        self.0.send(()).unwrap_or_default();
+    }
+}
+
+fn teller() -> (Waker, mpsc::Receiver<()>) {
+    let (sender, woken) = mpsc::channel();
+    (Waker::from(Arc::new(Tell(sender))), woken)
+}
+
+/// Long enough for any machine.
+const SOON: Duration = Duration::from_secs(30);
+
+#[test]
+fn a_future_is_woken_for_a_removal() {
+    let bench = Bench::usual();
+    let reactor = Reactor::new().unwrap();
+    let mut queue: Queue = bench.queue(QueueOptions {
+        interrupt: Interrupt::Vector(1),
+        ..QueueOptions::default()
+    });
+    let mut signals = queue.signals(&reactor).unwrap();
+    let (waker, woken) = teller();
+    let mut context = Context::from_waker(&waker);
+    assert!(queue.poll_next(&mut context, &mut signals).is_pending());
+    bench.backing.machine().request_release(bench.backing.bdf().unwrap());
+    woken.recv_timeout(SOON).unwrap();
+    let ended = queue.poll_next(&mut context, &mut signals);
+    assert!(matches!(ended, Poll::Ready(Err(error)) if error.is_gone()));
+    drop((queue, signals));
+    bench.end();
+}
+
+#[test]
+fn a_future_of_a_queue_whose_vector_was_off_is_woken() {
+    let bench = Bench::new(
+        drivers::fake::Interface::Iommufd,
+        Options {
+            latency: 100..101,
+            ..Options::default()
+        },
+    );
+    let namespace = bench.controller.namespace(1).unwrap();
+    let reactor = Reactor::new().unwrap();
+    let mut queue: Queue = bench.queue(QueueOptions {
+        interrupt: Interrupt::Adaptive {
+            vector: 1,
+            poll: Duration::from_micros(50),
+        },
+        ..QueueOptions::default()
+    });
+    // Blocked, and polls again: the vector is off.
+    queue.read(&namespace, 0, 1, bench.buffer(512)).unwrap();
+    drop(one(&mut queue));
+    let mut signals = queue.signals(&reactor).unwrap();
+    let (waker, woken) = teller();
+    let mut context = Context::from_waker(&waker);
+    // What was signalled before.
+    while queue.poll_next(&mut context, &mut signals).is_pending() && woken.try_recv().is_ok() {}
+    queue.read(&namespace, 0, 1, bench.buffer(512)).unwrap();
+    assert!(queue.poll_next(&mut context, &mut signals).is_pending());
+    for _ in 0..200 {
+        bench.backing.poke();
+    }
+    woken.recv_timeout(SOON).unwrap();
+    assert!(matches!(
+        queue.poll_next(&mut context, &mut signals),
+        Poll::Ready(Ok(completion)) if completion.status.is_success()
+    ));
+    drop((queue, signals));
+    bench.end();
+}
+
+#[test]
+fn a_vector_has_one_queue_and_the_first_none() {
+    let bench = Bench::usual();
+    let with = |vector| QueueOptions {
+        interrupt: Interrupt::Vector(vector),
+        ..QueueOptions::default()
+    };
+    let refused = |vector| {
+        bench
+            .controller
+            .queue_pair::<DmaBuffer<Both>>(with(vector))
+            .map(drop)
+            .unwrap_err()
+    };
+    assert!(refused(0).to_string().contains("admin"));
+    let queue: Queue = bench.queue(with(1));
+    assert!(refused(1).to_string().contains("another queue"));
+    drop(queue);
+    drop(bench.queue::<DmaBuffer<Both>>(with(1)));
+    bench.end();
+}
+
+#[test]
+fn a_pin_that_an_event_has_asserted_is_let_go_by_who_waits_for_it() {
+    let bench = Bench::new(
+        drivers::fake::Interface::Iommufd,
+        Options {
+            interrupts: Interrupts::Intx,
+            ..Options::default()
+        },
+    );
+    let mut queue: Queue = bench.queue(QueueOptions {
+        interrupt: Interrupt::Vector(0),
+        ..QueueOptions::default()
+    });
+    bench.nvme.report(Event::SANITIZED);
+    for _ in 0..5 {
+        bench.backing.poke();
+    }
+    let before = bench.nvme.counts().doorbells;
+    assert!(queue.wait(Some(Duration::from_millis(1))).unwrap().is_none());
+    assert!(bench.nvme.counts().doorbells > before, "its completion was taken");
+    let event = bench.controller.next_event(Duration::from_millis(1)).unwrap();
+    assert_eq!(event, Some(drivers::nvme::Event::Sanitize));
     drop(queue);
     bench.end();
 }

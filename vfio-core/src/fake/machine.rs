@@ -159,6 +159,15 @@ impl Machine {
         }
     }
 
+    /// Lets so many accesses to a device's configuration space go unanswered, as those to a virtual function while its physical function is
+    /// reset: reads are all ones, writes are lost.
+    pub fn silence(&self, bdf: Bdf, accesses: u32) {
+        let Some(at) = self.position(bdf) else { return };
+        if let Ok(function) = self.shared.state().function(at) {
+            function.silence = accesses;
+        }
+    }
+
     /// A device reports an uncorrectable error (ERR).
     pub fn report_error(&self, bdf: Bdf) {
         let Some(at) = self.position(bdf) else { return };

@@ -228,6 +228,7 @@ impl Device for Nvme {
             Interrupts::Msix(_) => description.msix(options.vectors(), 0, TABLE),
             Interrupts::Msi(_) => description.msi(options.vectors().into()),
             Interrupts::Intx => description.intx(),
+            Interrupts::None => description,
         }
     }
 

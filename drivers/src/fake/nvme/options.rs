@@ -55,6 +55,8 @@ pub enum Interrupts {
     Msi(u16),
     /// A pin.
     Intx,
+    /// None.
+    None,
 }
 
 bitflags::bitflags! {
@@ -144,7 +146,7 @@ impl Options {
         match self.interrupts {
             Interrupts::Msix(vectors) => vectors.clamp(1, 1024),
             Interrupts::Msi(vectors) => vectors.clamp(1, 32).next_power_of_two(),
-            Interrupts::Intx => 1,
+            Interrupts::Intx | Interrupts::None => 1,
         }
     }
 

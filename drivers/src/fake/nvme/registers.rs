@@ -237,6 +237,7 @@ impl Controller {
             self.registers.is_halted,
         ) = (false, false, false);
         self.registers.shutdown = Shutdown::Normal;
+        self.registers.masked = 0;
     }
 
     /// Nothing that it has begun is ended any more: its queues cannot be reached.

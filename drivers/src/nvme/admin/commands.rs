@@ -25,6 +25,8 @@ pub(super) struct Commands {
     slots: [Slot; DEPTH],
     /// DW0 of Asynchronous Event Requests that have completed (Base §5.1.2).
     pub(super) events: VecDeque<u32>,
+    /// Requests for events that were refused, or for which there was no place: to be submitted again.
+    owed: usize,
     /// Whether one of them says that namespaces are not what they were.
     pub(super) namespaces_changed: bool,
     /// What it did that no controller does. It must be reset then.
@@ -68,6 +70,7 @@ impl Commands {
             completion,
             slots: [Slot::default(); DEPTH],
             events: VecDeque::with_capacity(EVENTS),
+            owed: 0,
             namespaces_changed: false,
             broken: None,
         }
@@ -78,9 +81,18 @@ impl Commands {
         self.push(sqe, Command::Waited)
     }
 
-    /// Asks for an event; passed over while there are as many commands as can be.
+    /// Asks for an event; later while there are as many commands as can be.
     pub(super) fn request_event(&mut self) {
-        self.push(Sqe::new(Opcode::ASYNC_EVENT, 0), Command::Event);
+        if self.push(Sqe::new(Opcode::ASYNC_EVENT, 0), Command::Event).is_none() {
+            self.owed += 1;
+        }
+    }
+
+    /// Asks again for the events that were refused.
+    pub(super) fn request_events_again(&mut self) {
+        for _ in 0..std::mem::take(&mut self.owed) {
+            self.request_event();
+        }
     }
 
     fn push(&mut self, sqe: Sqe, command: Command) -> Option<u16> {
@@ -125,7 +137,9 @@ impl Commands {
     /// The next one is asked for at once: the same event does not come again before its log page was read (Base §5.1.2).
     fn event(&mut self, cqe: Cqe) {
         if !cqe.status().is_success() {
+            // Not at once: it may be refused as often as it is asked.
             tracing::debug!(status = %cqe.status(), "Asynchronous Event Request");
+            self.owed += 1;
             return;
         }
         if self.events.len() == EVENTS {
@@ -177,6 +191,6 @@ impl Commands {
                 _ => {}
             }
         }
-        self.broken = None;
+        (self.broken, self.owed) = (None, 0);
     }
 }

@@ -131,6 +131,10 @@ impl<B: Backing> Administration<B> {
         let given = u16::try_from((given & 0xffff).min(given >> 16 & 0xffff).min(wanted.into())).unwrap_or(0);
         lock(&self.numbers).set_count(given.saturating_add(1));
         if let Some(shadow) = self.shadow.get() {
+            self.with_commands(|commands| {
+                commands.submission.mirror(shadow);
+                commands.completion.mirror(shadow);
+            });
             let (doorbells, events) = shadow.pages();
             let sqe = Sqe::new(Opcode::DOORBELL_BUFFER, 0).with_data(DataPointer::Prp, doorbells.0, events.0);
             self.bring_up("Doorbell Buffer Config", sqe).result?;

@@ -252,9 +252,23 @@ impl<B: Backing> Administration<B> {
         self.with_commands(|commands| commands.events.pop_front())
     }
 
+    /// Asks again for events that the controller has refused to tell of.
+    pub(crate) fn request_events_again(&self) {
+        self.with_commands(|commands| {
+            if self.epoch.current().state() == State::Running {
+                commands.request_events_again();
+            }
+        });
+    }
+
     /// For who waits for an event: what is signalled with it.
     pub(crate) fn event(&self) -> &EventFd {
         &self.event
+    }
+
+    /// Whether the controller signals that: the admin queue has a vector of its own.
+    pub(crate) fn is_signalled(&self) -> bool {
+        self.waiters.len() > 1
     }
 
     /// For who waits for an event: whether one can come. Resets a controller that has failed.
@@ -332,6 +346,10 @@ impl<B: Backing> Admin for Administration<B> {
         number.ok_or_else(|| self.too_many(&numbers))
     }
 
+    fn take_completions(&self) {
+        self.with_commands(|commands| self.drain(commands));
+    }
+
     fn give_back_queue(&self, id: u16) {
         lock(&self.numbers).give_back(id);
     }
@@ -379,6 +397,10 @@ impl<B: Backing> Admin for Handle<B> {
 
     fn exchange_queue(&self, id: u16) -> Result<u16> {
         self.0.exchange_queue(id)
+    }
+
+    fn take_completions(&self) {
+        self.0.take_completions();
     }
 
     fn give_back_queue(&self, id: u16) {

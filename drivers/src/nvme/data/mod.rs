@@ -101,7 +101,7 @@ impl Lists {
                 return Ok(sqe.with_data(DataPointer::Prp, first, second));
             }
         }
-        let (first, second) = if is_whole {
+        let (first, second) = if is_whole && bytes <= sgl::MOST {
             sgl::block(iova.0, bytes, self.sgl)?
         } else {
             match self.sgl_list(index, payload, bytes) {

@@ -11,7 +11,10 @@ const LAST_SEGMENT: u64 = 0x3 << 60;
 /// Bytes of a descriptor.
 const DESCRIPTOR: u64 = 16;
 
-/// A descriptor of a piece of data.
+/// Bytes of a descriptor's piece at most: what 32 bits hold, and whole dwords.
+pub(super) const MOST: u64 = (1 << 32) - 4;
+
+/// A descriptor of a piece of data, of [`MOST`] bytes at most.
 #[inline]
 pub(super) fn block(iova: u64, bytes: u64, sgl: Sgl) -> Result<(u64, u64), Unfit> {
     if sgl == Sgl::Dword && !(iova | bytes).is_multiple_of(4) {
@@ -27,15 +30,20 @@ impl Lists {
         let (list, iova) = self.list(index);
         let mut pieces = Pieces::new(payload, bytes);
         let (mut descriptors, mut count) = (list.chunks_exact(2), 0);
-        while let Some((iova, len)) = pieces.next()? {
-            let Some([address, rest]) = descriptors.next() else {
-                return Err(Unfit::TooMany);
-            };
-            let (first, second) = block(iova, len, self.sgl)?;
-            // Relaxed: the doorbell orders them.
-            address.store(first.to_le(), Ordering::Relaxed);
-            rest.store(second.to_le(), Ordering::Relaxed);
-            count += DESCRIPTOR;
+        while let Some((mut iova, mut len)) = pieces.next()? {
+            while len != 0 {
+                let Some([address, rest]) = descriptors.next() else {
+                    return Err(Unfit::TooMany);
+                };
+                let part = len.min(MOST);
+                let (first, second) = block(iova, part, self.sgl)?;
+                // Relaxed: the doorbell orders them.
+                address.store(first.to_le(), Ordering::Relaxed);
+                rest.store(second.to_le(), Ordering::Relaxed);
+                count += DESCRIPTOR;
+                len -= part;
+                iova = iova.wrapping_add(part);
+            }
         }
         Ok((iova, LAST_SEGMENT | count))
     }

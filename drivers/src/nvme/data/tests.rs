@@ -203,3 +203,16 @@ fn sgls_are_refused_where_there_are_none() {
     let refused = Lists::new(backing.space(), 1, PAGE, MOST, (Sgl::No, DataForm::Sgl));
     assert!(matches!(refused, Err(ErrorKind::Unsupported(_))));
 }
+
+#[test]
+fn a_piece_that_is_too_long_for_a_descriptor_has_several() {
+    const LEN: u64 = 9 << 30;
+    for form in [DataForm::Shortest, DataForm::Sgl] {
+        let lists = lists(Sgl::Dword, form);
+        let payload = Pointed(vec![(1 << 20, LEN)]);
+        let sqe = lists.point(Sqe::default(), 1, &payload, LEN).unwrap();
+        let pieces = follow(&lists, &sqe, LEN);
+        assert_eq!(pieces.len(), 3);
+        assert_eq!(joined(&pieces, LEN), payload.0);
+    }
+}

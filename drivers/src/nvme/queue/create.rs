@@ -3,6 +3,7 @@
 use super::super::data::{DataForm, Lists};
 use super::super::doorbell::{Doorbell, Side};
 use super::super::epoch::State;
+use super::super::owners::Owned;
 use super::super::ring::{CompletionRing, SubmissionRing};
 use super::super::shared::Shared;
 use super::super::spec::{DataPointer, Opcode, Sqe};
@@ -24,7 +25,7 @@ pub struct QueueOptions {
     pub interrupt: Interrupt,
     /// How commands say where their data is.
     pub form: DataForm,
-    /// How long a command may take before it is aborted, and after that again before the controller has failed.
+    /// How long a command may take before it is aborted, not 0, and after that again before the controller has failed.
     pub timeout: Duration,
     /// Keep what is needed to submit commands again after a reset ([`Policy::Replay`](super::Policy::Replay)): 64 more bytes are stored for
     /// each.
@@ -37,9 +38,9 @@ pub enum Interrupt {
     /// By looking: the controller sends no interrupts.
     #[default]
     Off,
-    /// By a vector, which several queues can share.
+    /// By a vector of its own: not 0, which is the admin queue's, unless there is only that one.
     Vector(u16),
-    /// By looking for so long, and then by a vector of its own, which is off while it looks if vectors can be switched one by one.
+    /// By looking for so long, and then by a vector of its own, as above, which is off while it looks if vectors can be switched one by one.
     Adaptive {
         /// The vector.
         vector: u16,
@@ -88,14 +89,11 @@ impl<B: Backing, T: Payload> QueuePair<B, T> {
                 format!("{} commands at a time; 1 to {most} are", options.depth).into(),
             )));
         }
-        if let Some(vector) = options.interrupt.vector() {
-            let there = shared.vectors.as_ref().map_or(0, crate::Vectors::count);
-            if usize::from(vector) >= there {
-                return Err(failed(ErrorKind::Unsupported(
-                    format!("interrupt vector {vector}: the function has {there}; other queues are polled").into(),
-                )));
-            }
+        if options.timeout.is_zero() {
+            return Err(failed(ErrorKind::Invalid("no command ends in no time".into())));
         }
+        let vector = options.interrupt.vector().map(|vector| own(shared, vector));
+        let vector = vector.transpose().map_err(failed)?;
         let born = shared.epoch.current();
         if born.state() != State::Running {
             return Err(failed(match born.state() {
@@ -139,6 +137,7 @@ impl<B: Backing, T: Payload> QueuePair<B, T> {
             has_sq: false,
             has_cq: false,
             is_armed: true,
+            _vector: vector,
             shared: Arc::clone(shared),
             options,
             lists,
@@ -183,6 +182,26 @@ impl<B: Backing, T: Payload> QueuePair<B, T> {
         };
         *queue = !is_refused;
         executed
+    }
+}
+
+/// Makes a vector the queue's own.
+fn own<B>(shared: &Shared<B>, vector: u16) -> Result<Owned, ErrorKind> {
+    let there = shared.vectors.as_ref().map_or(0, crate::Vectors::count);
+    let unsupported = |what: String| Err(ErrorKind::Unsupported(what.into()));
+    if usize::from(vector) >= there {
+        return unsupported(format!(
+            "interrupt vector {vector}: the function has {there}; other queues are polled"
+        ));
+    }
+    if vector == 0 && there > 1 {
+        return unsupported("interrupt vector 0: it is the admin queue's".to_owned());
+    }
+    match shared.owners.own(vector) {
+        Some(owned) => Ok(owned),
+        None => unsupported(format!(
+            "interrupt vector {vector} of another queue, which takes its signals"
+        )),
     }
 }
 

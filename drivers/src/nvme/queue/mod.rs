@@ -19,6 +19,7 @@ pub use tracker::Tag;
 
 use super::data::Lists;
 use super::epoch::{Epoch, Moment};
+use super::owners::Owned;
 use super::payload::Payload;
 use super::ring::{CompletionRing, SubmissionRing};
 use super::shared::Shared;
@@ -60,6 +61,8 @@ pub struct QueuePair<B: Backing, T: Payload> {
     has_sq: bool,
     has_cq: bool,
     is_armed: bool,
+    // Another queue's once this one is deleted.
+    _vector: Option<Owned>,
     shared: Arc<Shared<B>>,
 }
 

@@ -2,6 +2,7 @@
 
 use super::super::epoch::{Moment, State};
 use super::super::payload::Payload;
+use super::super::shared::Health;
 use super::super::spec::{Opcode, Sqe, Status};
 use super::{QueuePair, Tag};
 use crate::{Backing, ErrorKind, Presence, Result};
@@ -46,6 +47,11 @@ impl Scans {
         self.pace
     }
 
+    /// The time of the last scan does not count: nothing was executed.
+    fn hold(&mut self) {
+        self.scan = self.scan.wrapping_sub(1);
+    }
+
     /// Whether it is time for the next scan.
     fn is_due(&mut self, now: Duration) -> bool {
         if now < self.next {
@@ -83,11 +89,18 @@ impl<B: Backing, T: Payload> QueuePair<B, T> {
         if !self.epoch.current().is_same_run(self.born) {
             return Ok(());
         }
-        if let Some(kind) = self.shared.ailment() {
-            return self.give_up(kind);
+        match self.shared.health(self.born) {
+            Health::Well => {}
+            Health::Paused => {
+                self.time.hold();
+                return Ok(());
+            }
+            Health::Ill(kind) => return self.give_up(kind),
         }
         match self.trackers.late(self.time.scan, self.time.limit) {
             None => Ok(()),
+            // It has come back in time; nobody has popped it.
+            Some((tag, _)) if self.cq.holds(self.id, tag.cid()) => Ok(()),
             Some((tag, false)) => self.abort(tag),
             Some((tag, true)) => {
                 tracing::warn!(
@@ -152,6 +165,17 @@ impl<B: Backing, T: Payload> QueuePair<B, T> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn time_that_does_not_count_makes_no_command_late() {
+        let mut scans = Scans::new(Duration::from_secs(1), Duration::ZERO);
+        let stamp = scans.scan();
+        for second in 1..100 {
+            assert!(scans.is_due(Duration::from_secs(second)));
+            scans.hold();
+        }
+        assert_eq!(scans.scan(), stamp);
+    }
 
     proptest! {
         #[test]

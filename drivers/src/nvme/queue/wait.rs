@@ -2,8 +2,8 @@
 
 use super::super::payload::Payload;
 use super::{Completion, Interrupt, QueuePair};
-use crate::wait::Signals;
-use crate::{Backing, Result, Vectors, Woken};
+use crate::wait::{Reactor, Signals};
+use crate::{Backing, ErrorKind, Result, VectorKind, Vectors, Woken};
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -49,8 +49,22 @@ impl<B: Backing, T: Payload> QueuePair<B, T> {
         }
     }
 
-    /// The next command that has come back, as a future of any executor; `signals` are those of [`event`](Self::event). Being dropped before
-    /// the end loses nothing.
+    /// The signals of [`event`](Self::event), and of a removal, for [`next`](Self::next).
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](ErrorKind::Unsupported) of a queue without an interrupt; when the process has no descriptors left.
+    pub fn signals(&self, reactor: &Reactor) -> Result<Signals> {
+        let step = "watch a queue";
+        let Some(event) = self.event() else {
+            return self.failed(step, ErrorKind::Unsupported("the queue is polled".into()));
+        };
+        let signals = reactor.watch_device(event, self.shared.backing.removal());
+        signals.map_err(|error| self.shared.failed(step, error))
+    }
+
+    /// The next command that has come back, as a future of any executor; `signals` are [its own](Self::signals). Being dropped before the end
+    /// loses nothing. One that is there is given without a lock or a system call; a lock is taken when there is none.
     ///
     /// It has no clock: [`check`](Self::check) is for a timer.
     ///
@@ -68,12 +82,23 @@ impl<B: Backing, T: Payload> QueuePair<B, T> {
                 return Poll::Ready(completion);
             }
             self.ring();
-            if let Err(error) = self.answer() {
-                return Poll::Ready(Err(error));
+            let armed = match self.options.interrupt {
+                Interrupt::Adaptive { vector, .. } => self.arm(vector, true),
+                Interrupt::Off | Interrupt::Vector(_) => Ok(false),
+            };
+            match armed.and_then(|was_off| self.answer().map(|()| was_off)) {
+                // What came while the vector was off has not signalled.
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(error) => return Poll::Ready(Err(error)),
             }
             // A signal that came before this is kept, and one that comes after it wakes the task.
             if signals.poll_next(context).is_pending() {
                 return Poll::Pending;
+            }
+            // It may have been the word of a removal.
+            if let Err(error) = self.check() {
+                return Poll::Ready(Err(error));
             }
         }
     }
@@ -94,7 +119,7 @@ impl<B: Backing, T: Payload> QueuePair<B, T> {
         let woken = self.shared.backing.wait(event, Some(limit))?;
         if woken == Woken::Removal {
             // Nobody takes that signal: until what is outstanding has ended, this is polling.
-            self.shared.backing.idle();
+            self.shared.backing.nap();
         }
         self.check()
     }
@@ -102,10 +127,14 @@ impl<B: Backing, T: Payload> QueuePair<B, T> {
     /// Lets the next interrupt come: a pin stays asserted until the controller knows that its completions were taken.
     fn answer(&mut self) -> Result<()> {
         self.cq.ring();
-        match (&self.shared.vectors, self.options.interrupt.vector()) {
-            (Some(vectors), Some(vector)) => vectors.acknowledge(vector.into()),
-            _ => Ok(()),
+        let (Some(vectors), Some(vector)) = (&self.shared.vectors, self.options.interrupt.vector()) else {
+            return Ok(());
+        };
+        if vectors.kind() == VectorKind::Intx {
+            // Of an event that nobody has asked for.
+            self.shared.admin.take_completions();
         }
+        vectors.acknowledge(vector.into())
     }
 
     /// Switches the vector of an adaptive queue, if it can be switched. Says whether it was.

@@ -168,6 +168,14 @@ impl Sqe {
         self
     }
 
+    /// As a command of its own.
+    #[must_use]
+    #[inline]
+    pub const fn without_fuse(mut self) -> Self {
+        self.head = U64::new(self.head.get() & !FUSE);
+        self
+    }
+
     /// What the data pointer is; `None` of a reserved value.
     #[must_use]
     #[inline]

@@ -232,8 +232,11 @@ impl DeviceCalls for DeviceFile {
             let function = state.function(self.0.function)?;
             let (region, at, len) = Opened::place(slot, &function.config, offset, to.len())?;
             let at_place = usize::try_from(at).map_err(|_error| Errno::INVAL)?;
-            if region == CONFIG {
-                function.config.read(at_place, to.get_mut(..len).unwrap_or_default());
+            let to = to.get_mut(..len).unwrap_or_default();
+            if region == CONFIG && function.answers_config() {
+                function.config.read(at_place, to);
+            } else if region == CONFIG {
+                to.fill(0xff);
             }
             Ok((region, at, len, function.answers()))
         })?;
@@ -257,7 +260,9 @@ impl DeviceCalls for DeviceFile {
             let mut effect = Effect::Nothing;
             if region == CONFIG {
                 let place = usize::try_from(at).map_err(|_error| Errno::INVAL)?;
-                effect = function.config.write(place, from.get(..len).unwrap_or_default());
+                if function.answers_config() {
+                    effect = function.config.write(place, from.get(..len).unwrap_or_default());
+                }
                 match effect {
                     Effect::Nothing => {}
                     Effect::Command => {

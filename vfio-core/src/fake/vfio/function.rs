@@ -14,6 +14,8 @@ use std::os::fd::OwnedFd;
 pub(crate) struct Function {
     /// Pulled out.
     pub(crate) removed: bool,
+    /// So many accesses to its configuration space are not answered.
+    pub(crate) silence: u32,
     /// How many files have it open.
     pub(crate) open: u32,
     /// The open file is one of `/dev/vfio/devices`.
@@ -66,6 +68,7 @@ impl Function {
     pub(crate) fn new(config: Config) -> Self {
         Self {
             removed: false,
+            silence: 0,
             open: 0,
             cdev: false,
             bound: None,
@@ -81,6 +84,13 @@ impl Function {
             partial: Vec::new(),
             revocations: 0,
         }
+    }
+
+    /// Whether an access to its configuration space is answered.
+    pub(crate) fn answers_config(&mut self) -> bool {
+        let answers = self.silence == 0;
+        self.silence = self.silence.saturating_sub(1);
+        answers
     }
 
     /// Whether its registers answer.

@@ -2,7 +2,7 @@
 
 use super::{BOTH, Fake, default, options};
 use crate::ErrorKind;
-use crate::fake::nvme::{Fault, Nvme, Options, When};
+use crate::fake::nvme::{Fault, Interrupts, Nvme, Options, When};
 use crate::fake::{FakeBacking, Interface};
 use crate::nvme::spec::Opcode;
 use crate::nvme::{Controller, QueueOptions};
@@ -56,6 +56,26 @@ fn only_what_is_asked_for_and_there_is_given() {
     assert!(matches!(more.unwrap_err().kind, ErrorKind::Unsupported(what) if what.contains('2')));
     drop((queues, controller));
     fake.leaves_nothing();
+}
+
+#[test]
+fn without_interrupts_everything_is_polled() {
+    for (interrupts, vectors) in [(Interrupts::None, 5), (Interrupts::Intx, 0)] {
+        let fake = Fake::new(Options {
+            interrupts,
+            ..default()
+        });
+        let asked = super::Options { vectors, ..options() };
+        let controller = Controller::new(fake.backing.clone(), &asked).unwrap();
+        assert_eq!(controller.vectors(), 0);
+        for _ in 0..2 {
+            let masked = controller.admin.function().registers().read_u32(0x0c);
+            assert_eq!(masked, Some(u32::MAX), "INTMS: nobody hears a pin");
+            controller.reset().unwrap();
+        }
+        drop(controller);
+        fake.leaves_nothing();
+    }
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 use super::{BOTH, Fake, default};
 use crate::ErrorKind;
-use crate::fake::nvme::{Fault, When};
+use crate::fake::nvme::{self, Fault, When};
+use crate::nvme::Event;
 use crate::nvme::spec::Opcode;
 use proptest::prelude::*;
 use std::time::Duration;
@@ -159,12 +160,48 @@ fn registers_of_ones_for_a_while_are_waited_out() {
     fake.leaves_nothing();
 }
 
+#[test]
+fn an_event_whose_log_page_is_refused_is_told() {
+    let fake = Fake::new(default());
+    let controller = fake.open().unwrap();
+    for (event, told) in [
+        (nvme::Event::INVALID_DOORBELL, Event::Error(0)),
+        (nvme::Event::new(1, 1, 2), Event::Other(0x0002_0101)),
+        (nvme::Event::NAMESPACES, Event::NamespacesChanged(None)),
+    ] {
+        fake.nvme.inject(LOG, Fault::Status(nvme::Status(0x4002)));
+        fake.nvme.report(event);
+        assert_eq!(controller.next_event(Duration::from_millis(20)).unwrap(), Some(told));
+    }
+    drop(controller);
+    fake.leaves_nothing();
+}
+
+#[test]
+fn a_controller_that_refuses_to_tell_of_events_is_asked_again() {
+    let fake = Fake::new(default());
+    let request = When::Admin(Opcode::ASYNC_EVENT.0);
+    fake.nvme.inject_always(request, Fault::Status(nvme::Status(0x4002)));
+    let controller = fake.open().unwrap();
+    let before = fake.nvme.counts().admin;
+    assert_eq!(controller.next_event(Duration::from_secs(1)).unwrap(), None);
+    assert!(fake.nvme.counts().admin - before < 40, "and not all the time");
+    fake.nvme.heal();
+    fake.nvme.report(nvme::Event::SANITIZED);
+    assert_eq!(
+        controller.next_event(Duration::from_secs(1)).unwrap(),
+        Some(Event::Sanitize)
+    );
+    drop(controller);
+    fake.leaves_nothing();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
     fn garbage_is_read_without_harm(seed: u64) {
-        let fake = Fake::new(crate::fake::nvme::Options { seed, ..default() });
+        let fake = Fake::new(nvme::Options { seed, ..default() });
         fake.nvme.inject_always(When::Admin(Opcode::IDENTIFY.0), Fault::Garbage);
         drop(fake.open());
         fake.nvme.heal();
@@ -186,7 +223,7 @@ proptest! {
 
     #[test]
     fn whatever_goes_wrong_every_command_ends_and_nothing_is_left(seed: u64, permille in 1..300_u32, calls in proptest::collection::vec(0..9_u8, 1..20)) {
-        let fake = Fake::new(crate::fake::nvme::Options { seed, ..default() });
+        let fake = Fake::new(nvme::Options { seed, ..default() });
         let Ok(controller) = fake.open() else {
             panic!("it is well");
         };

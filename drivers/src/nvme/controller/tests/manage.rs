@@ -45,6 +45,28 @@ fn a_namespace_is_made_attached_detached_and_deleted() {
 }
 
 #[test]
+fn what_is_known_of_a_namespace_ends_before_it_changes_and_again_after() {
+    let fake = Fake::new(default());
+    let controller = fake.open().unwrap();
+    let changes = || controller.shared.epoch.current().changes();
+    let yes = DestroyData::on("FAKE0001");
+    let own = controller.identity().cntlid.get();
+    let calls: [&dyn Fn() -> crate::Result<()>; 4] = [
+        &|| controller.format(&yes, Some(1), Format::default()),
+        &|| controller.detach_namespace(1, &[own]),
+        &|| controller.attach_namespace(1, &[own]),
+        &|| controller.delete_namespace(&yes, Some(1)),
+    ];
+    for call in calls {
+        let before = changes();
+        call().unwrap();
+        assert!(changes() - before >= 2);
+    }
+    drop(controller);
+    fake.leaves_nothing();
+}
+
+#[test]
 fn data_is_destroyed_only_where_that_was_said() {
     let fake = Fake::new(default());
     let controller = fake.open().unwrap();
