@@ -56,7 +56,7 @@ impl<B: Backing> Console<B> {
     ///
     /// [`ErrorKind::Unsupported`] for another device, or one that bypasses the IOMMU; those of the [`Backing`].
     pub fn open(backing: B, options: ConsoleOptions) -> Result<Self> {
-        let vectors = if options.interrupts { 2 } else { 0 };
+        let vectors = u16::from(options.interrupts);
         let wanted = ConsoleFeatures::all().bits();
         let function = Arc::new(Function::open(backing, Kind::Console, wanted, vectors)?);
         let of_queue = QueueOptions {
@@ -66,7 +66,12 @@ impl<B: Backing> Console<B> {
             interrupt: options.interrupts,
         };
         let mut input = Queue::new(&function, INPUT, of_queue)?;
-        let output = Queue::new(&function, OUTPUT, of_queue)?;
+        // A console may have two vectors only: one for its input, and one for changes.
+        let of_output = QueueOptions {
+            interrupt: false,
+            ..of_queue
+        };
+        let output = Queue::new(&function, OUTPUT, of_output)?;
         let buffer = || {
             let len = options.buffer_len.max(1);
             let buffer = DmaBuffer::new(function.backing.space(), len, &BufferOptions::default());

@@ -39,6 +39,7 @@ mod data;
 mod entropy;
 mod layout;
 mod net;
+mod part;
 mod queue;
 mod ring;
 pub mod spec;

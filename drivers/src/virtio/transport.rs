@@ -1,15 +1,16 @@
 //! What a device and its queues share: registers, interrupts, and whether it works (virtio 1.3 §3.1, §4.1).
 
-use super::layout::{Kind, Layout, Place};
+use super::layout::{Kind, Layout};
+use super::part::Part;
 use super::spec::{Features, common, status};
 use crate::backing::poll_until;
-use crate::{Backing, Error, ErrorKind, Presence, Registers, Result, VectorKind, Vectors};
+use crate::{Backing, Error, ErrorKind, Presence, Result, VectorKind, Vectors};
 use std::any::Any;
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use vfio_core::{EventFd, PageSize};
+use vfio_core::EventFd;
 
 /// The device. Held by each of its queues, which may be on threads of their own.
 ///
@@ -30,14 +31,6 @@ pub(super) struct Function<B: Backing> {
     /// It does no DMA any more.
     is_quiet: AtomicBool,
     pub(super) backing: B,
-}
-
-/// A part of a BAR, mapped from the page on that it begins in.
-#[derive(Debug)]
-struct Part {
-    registers: Registers,
-    base: usize,
-    len: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -408,53 +401,6 @@ impl<B: Backing> Drop for Function<B> {
             tracing::error!(%error, "a device that cannot be stopped keeps its queues and their buffers");
             std::mem::forget(std::mem::take(&mut *self.retired()));
         }
-    }
-}
-
-impl Part {
-    fn map<B: Backing>(backing: &B, place: Place) -> Result<Self> {
-        let (start, len) = (u64::from(place.offset), u64::from(place.len));
-        let page = PageSize::Base.bytes() as u64;
-        let first = start - start % page;
-        let registers = backing.map_bar(place.bar, first..(start + len).next_multiple_of(page))?;
-        Ok(Self {
-            registers,
-            base: usize::try_from(start - first).unwrap_or_default(),
-            len: usize::try_from(len).unwrap_or_default(),
-        })
-    }
-
-    fn read_u8(&self, offset: usize) -> u8 {
-        self.registers.read_u8(self.base + offset).unwrap_or(u8::MAX)
-    }
-
-    fn read_u16(&self, offset: usize) -> u16 {
-        self.registers.read_u16(self.base + offset).unwrap_or(u16::MAX)
-    }
-
-    fn read_u32(&self, offset: usize) -> u32 {
-        self.registers.read_u32(self.base + offset).unwrap_or(u32::MAX)
-    }
-
-    fn write_u8(&self, offset: usize, value: u8) {
-        written(self.registers.write_u8(self.base + offset, value));
-    }
-
-    #[inline]
-    fn write_u16(&self, offset: usize, value: u16) {
-        written(self.registers.write_u16(self.base + offset, value));
-    }
-
-    fn write_u32(&self, offset: usize, value: u32) {
-        written(self.registers.write_u32(self.base + offset, value));
-    }
-}
-
-/// What is written on the way to a running device lies inside: the layout was checked, and where a queue is notified.
-#[inline]
-fn written(done: Option<()>) {
-    if done.is_none() {
-        tracing::error!("a device without a register that it must have");
     }
 }
 
