@@ -150,16 +150,17 @@ impl Device {
                 "sriov_max_vfs=127,sriov_vq_flexible=254,sriov_vi_flexible=127,max_ioqpairs=256,msix_qsize=129",
             )?,
             Self::VirtioNet => {
-                // QEMU wants the VFs before their PF, and takes no `user` network for them.
+                // QEMU wants the VFs before their PF, and takes no `user` network for them but behind a hub, where it takes what nobody else does: a
+                // hub on which nobody receives holds frames back.
                 let function = |function: u8, role: &str| {
                     format!(
-                        "-netdev hubport,hubid={n}{function},id=net{n}{function} \
+                        "-netdev hubport,hubid={n},id=net{n}{function} \
                          -device virtio-net-pci,bus=rp{n},addr=0x0.0x{function},netdev=net{n}{function},{role},{VIRTIO}"
                     )
                 };
                 let vf = format!("sriov-pf=vpf{n}");
                 format!(
-                    "{port} {} {} {}",
+                    "{port} -netdev user,id=user{n},restrict=on,ipv6=off -netdev hubport,hubid={n},id=hub{n},netdev=user{n} {} {} {}",
                     function(2, &vf),
                     function(1, &vf),
                     function(0, &format!("id=vpf{n}"))
