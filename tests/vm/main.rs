@@ -12,6 +12,7 @@ mod machine;
 mod refusals;
 mod removal;
 mod topology;
+mod virtio;
 
 use lab::case::{Case, Outcome};
 use lab::{Device, Iommu, Machine};
@@ -110,6 +111,7 @@ fn main() -> ExitCode {
     ];
     cases.extend(drivers::cases());
     cases.extend(removal::cases());
+    cases.extend(virtio::cases());
     lab::case::main(&cases, machine::leaves_no_trace)
 }
 
