@@ -42,6 +42,8 @@ const LIMIT: Duration = Duration::from_secs(20);
 const PIECE: usize = 64 << 10;
 const DEPTH: u64 = 16;
 const SECTOR: u64 = 512;
+/// Frames that cards send each other.
+const FRAMES: u32 = 100;
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
@@ -191,11 +193,11 @@ fn network(backing: VfioBacking, arguments: &Arguments) -> Result<()> {
     }
     .open()?;
     let mut peer = self::card(peer, arguments.poll)?;
-    for number in 0..1000 {
+    for number in 0..FRAMES {
         exchange(&mut card, &mut peer, number)?;
         exchange(&mut peer, &mut card, number)?;
     }
-    println!("1000 frames each way");
+    println!("{FRAMES} frames each way");
     Ok(())
 }
 

@@ -14,6 +14,7 @@ mod refusals;
 mod removal;
 mod topology;
 mod vf;
+mod virtio;
 
 use lab::case::{Case, Outcome};
 use lab::{Device, Iommu, Machine};
@@ -113,6 +114,7 @@ fn main() -> ExitCode {
     cases.extend(drivers::cases());
     cases.extend(removal::cases());
     cases.extend(vf::cases());
+    cases.extend(virtio::cases());
     lab::case::main(&cases, machine::leaves_no_trace)
 }
 

@@ -7,7 +7,7 @@
 //! When the PF is reset, frames stop: queues say [`Failed`](crate::ErrorKind::Failed), [`Port::check`] says [`Reset`](PortState::Reset);
 //! [`Port::recover`] brings the function up again, and [`RxQueue::restart`] and [`TxQueue::restart`] the queues.
 //!
-//! With the feature `smoltcp`, [`phy::Device`] is a network device for that TCP/IP stack.
+//! With the feature `smoltcp`, `phy::Device` is a network device for that TCP/IP stack.
 //!
 //! ```no_run
 //! use drivers::igbvf::{Offload, Piece, Port, PortOptions, RxOptions, TxOptions};

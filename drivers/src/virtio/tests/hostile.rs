@@ -60,7 +60,7 @@ fn is_an_answer(error: &Error) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(16))]
+    #![proptest_config(ProptestConfig::with_cases(12))]
     #[test]
     fn no_used_ring_panics_the_disk_or_loses_a_buffer(without in features(), lies in lies()) {
         let device = Virtio::block(64).without(without.bits());
