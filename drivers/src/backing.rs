@@ -47,11 +47,12 @@ pub trait Backing: Clone + Debug + Send + Sync + 'static {
     /// When it has none, or while others of them are held.
     fn vectors(&self, count: usize) -> Result<Vectors>;
 
-    /// Switches memory decoding and bus mastering on: from here on its registers answer and it may do DMA.
+    /// Switches memory decoding and bus mastering on: from here on its registers answer and it may do DMA. A function that was
+    /// [made quiet](Self::quiesce) is reset first: what it was told to do before would go on, into memory that was taken back.
     ///
     /// # Errors
     ///
-    /// [`Gone`](crate::ErrorKind::Gone) once it is; as [`config`](Self::config).
+    /// [`Gone`](crate::ErrorKind::Gone) once it is; as [`config`](Self::config); for one that was made quiet, as [`reset`](Self::reset).
     fn start(&self) -> Result<()>;
 
     /// Switches bus mastering off and waits until what was under way has ended; resets the function if that does not end. Can be called

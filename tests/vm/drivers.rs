@@ -264,7 +264,7 @@ fn nvme_vf(interface: &str) -> Result<()> {
             pf,
             "--interface",
             interface,
-            "--token",
+            "--vf-token",
             token,
             "virtual-function",
             "1",
@@ -278,7 +278,7 @@ fn nvme_vf(interface: &str) -> Result<()> {
             keeper.wait_for("is online", LONG)?;
             let vf = vfs(pf).pop().context("no VF")?;
             done(&["bind", &vf, "--driver", "vfio-pci"])?;
-            let usual = [vf.as_str(), "--interface", interface, "--token", token];
+            let usual = [vf.as_str(), "--interface", interface, "--vf-token", token];
             let identity = example("nvme-identify", &usual)?.stdout;
             ensure!(identity.contains("QEMU NVMe Ctrl"), "{identity}");
             let check = ["--destroy-data", "--count", "2000", "--range", "16777216"];
@@ -307,7 +307,13 @@ pub(crate) fn block_device(nvme: &str) -> Result<PathBuf> {
         let names = names.flat_map(|controller| fs::read_dir(controller.path()).into_iter().flatten().flatten());
         let mut names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
         if let Some(name) = names.find(|name| name.starts_with("nvme") && name.contains('n') && name.ends_with("n1")) {
-            let path = Path::new("/dev").join(name);
+            // With several paths to a namespace, `nvme0c1n1` is one of them and `nvme0n1` the device.
+            let parts: Vec<&str> = name.split(['c', 'n']).collect();
+            let device = match parts[..] {
+                [_, subsystem, .., namespace] => format!("n{subsystem}n{namespace}"),
+                _ => name.clone(),
+            };
+            let path = Path::new("/dev").join(device);
             if path.exists() {
                 return Ok(path);
             }

@@ -15,9 +15,10 @@ use pci::cap::{Decode, Express};
 use pci::{Bdf, ConfigSpace};
 use std::fmt;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use vfio_core::{BoundDevice, Config, EventFd, Interrupts, IrqIndex, RegionIndex};
+use vfio_core::{BoundDevice, Config, Errno, EventFd, Interrupts, IrqIndex, RegionIndex};
 
 /// A function that is bound to a driver of VFIO, and the memory that it reaches.
 #[derive(Clone)]
@@ -37,6 +38,8 @@ struct Inner {
     removal: Removal,
     /// One at a time changes the command register.
     command: Mutex<Config>,
+    /// Whether bus mastering was switched off to make it quiet: what it was told to do before would go on with it. Under `command`.
+    is_quieted: AtomicBool,
     attached: Attached,
     opened: Instant,
 }
@@ -48,6 +51,8 @@ struct Request {
     _watcher: Watcher,
 }
 
+/// How long the kernel may be busy with a function that is to be reset.
+const BUSY: Duration = Duration::from_secs(1);
 /// How long DMA that is under way may take after bus mastering is off: the longest that a PCI function has to finish what it began (PCIe 6.0
 /// §6.6.2 lets 100 ms pass before a reset).
 const UNDER_WAY: Duration = Duration::from_millis(100);
@@ -105,6 +110,7 @@ impl VfioBacking {
                 _request: request,
                 removal,
                 command: Mutex::new(config),
+                is_quieted: AtomicBool::new(false),
                 attached,
                 opened: Instant::now(),
             }),
@@ -178,9 +184,21 @@ impl Inner {
     }
 
     /// What was said of its removal is no proof: only the function itself, and the kernel, are asked.
+    fn reset_in_time(&self) -> Result<(), vfio_core::Error> {
+        let begin = Instant::now();
+        loop {
+            match self.attached.device().reset() {
+                // Something else uses its configuration space for a moment.
+                Err(error) if error.errno() == Some(Errno::AGAIN) && begin.elapsed() < BUSY => std::thread::yield_now(),
+                reset => return reset,
+            }
+        }
+    }
+
     fn quiesce(&self) -> Result<Quiet, ErrorKind> {
         let config = self.command();
         let quiet = self.is_quiet(&config);
+        self.is_quieted.store(true, Ordering::Relaxed);
         if matches!(quiet, Ok(true)) || is_gone(&config) {
             return Ok(Quiet {});
         }
@@ -250,6 +268,11 @@ impl Backing for VfioBacking {
         if self.inner.removal.presence() == Presence::Gone {
             return Err(self.failed("switch bus mastering on", ErrorKind::Gone));
         }
+        if self.inner.is_quieted.load(Ordering::Relaxed) {
+            let reset = self.inner.reset_in_time();
+            reset.map_err(|error| self.failed("reset", error))?;
+            self.inner.is_quieted.store(false, Ordering::Relaxed);
+        }
         let started = config
             .set_memory_decode(true)
             .and_then(|()| config.set_bus_master(true));
@@ -262,7 +285,9 @@ impl Backing for VfioBacking {
     }
 
     fn reset(&self) -> Result<()> {
-        self.device().reset().map_err(|error| self.failed("reset", error))
+        self.device().reset().map_err(|error| self.failed("reset", error))?;
+        self.inner.is_quieted.store(false, Ordering::Relaxed);
+        Ok(())
     }
 
     fn removal(&self) -> &Removal {
@@ -309,7 +334,7 @@ impl Drop for Inner {
             let is_expected = matches!(
                 error.kind,
                 vfio_core::ErrorKind::Gone(_) | vfio_core::ErrorKind::Unsupported { .. }
-            ) || error.errno() == Some(vfio_core::Errno::AGAIN);
+            ) || error.errno() == Some(Errno::AGAIN);
             if !is_expected {
                 tracing::error!(%error, "the device is not quiet; the kernel resets it when it is closed");
             }
