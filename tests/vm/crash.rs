@@ -15,7 +15,7 @@ fn killed_after(arguments: &[&str], journal: &dyn Fn() -> Option<PathBuf>, lines
     let mut child = Command::new("sriovctl")
         .args(arguments)
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()?;
     while child.try_wait()?.is_none() {
         if journal().is_some_and(|path| lines_of(&path) >= lines) {
@@ -29,6 +29,13 @@ fn killed_after(arguments: &[&str], journal: &dyn Fn() -> Option<PathBuf>, lines
             }),
         )?;
     }
+    let ended = child.wait_with_output()?;
+    ensure!(
+        ended.status.success(),
+        "sriovctl {} failed: {}",
+        arguments.join(" "),
+        String::from_utf8_lossy(&ended.stderr)
+    );
     Ok(false)
 }
 
@@ -65,8 +72,9 @@ pub(crate) fn killed_at_every_step() -> Result<Outcome> {
     let before = Snapshot::take()?;
     let create = ["vf", "create", &pf, "2", "--driver", "vfio-pci"];
     for lines in 1..200 {
-        let known = operations().len();
-        let newest = || operations().get(known).cloned();
+        // By name: how many there are stays the same once the oldest are let go.
+        let known = operations().pop();
+        let newest = || operations().pop().filter(|path| Some(path) != known.as_ref());
         if !killed_after(&create, &newest, lines)? {
             // It was faster than the kill: every step has had its turn.
             ensure!(lines > 8, "it ended by itself before line {lines}");

@@ -183,7 +183,6 @@ impl Inner {
         }
     }
 
-    /// What was said of its removal is no proof: only the function itself, and the kernel, are asked.
     fn reset_in_time(&self) -> Result<(), vfio_core::Error> {
         let begin = Instant::now();
         loop {
@@ -195,6 +194,7 @@ impl Inner {
         }
     }
 
+    /// What was said of its removal is no proof: only the function itself, and the kernel, are asked.
     fn quiesce(&self) -> Result<Quiet, ErrorKind> {
         let config = self.command();
         let quiet = self.is_quiet(&config);
@@ -275,8 +275,12 @@ impl Backing for VfioBacking {
         }
         let started = config
             .set_memory_decode(true)
-            .and_then(|()| config.set_bus_master(true));
-        started.map_err(|error| self.failed("switch bus mastering on", error))
+            .and_then(|()| config.set_bus_master(true))
+            .and_then(|()| config.bus_master());
+        match started.map_err(|error| self.failed("switch bus mastering on", error))? {
+            true => Ok(()),
+            false => Err(self.failed("switch bus mastering on", ErrorKind::Failed("it stays off".into()))),
+        }
     }
 
     fn quiesce(&self) -> Result<Quiet> {
@@ -285,6 +289,8 @@ impl Backing for VfioBacking {
     }
 
     fn reset(&self) -> Result<()> {
+        // Held, so that what is made quiet meanwhile is not taken for reset.
+        let _command = self.inner.command();
         self.device().reset().map_err(|error| self.failed("reset", error))?;
         self.inner.is_quieted.store(false, Ordering::Relaxed);
         Ok(())
