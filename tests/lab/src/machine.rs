@@ -68,6 +68,10 @@ pub struct Machine {
     /// can do on the host whatever QEMU can.
     #[serde(default)]
     pub monitor: bool,
+    /// Whether its clock counts instructions: one is 1 ns, whatever else this machine does. For costs per operation that can be compared;
+    /// one CPU only, and slow.
+    #[serde(default)]
+    pub icount: bool,
 }
 
 /// Name of the port of QEMU's monitor in the machine (`/sys/class/virtio-ports/*/name`).
@@ -83,6 +87,7 @@ impl Default for Machine {
             cpus: 2,
             gigantic_pages: 0,
             monitor: false,
+            icount: false,
         }
     }
 }
@@ -92,7 +97,18 @@ impl Machine {
     pub(crate) fn arguments(&self, scratch: &Path) -> Result<Vec<String>> {
         let mut arguments =
             words("-nodefaults -no-reboot -display none -monitor none -machine q35,kernel-irqchip=off -cpu max");
-        arguments.extend(words("-accel tcg,thread=multi -run-with exit-with-parent=on"));
+        ensure!(
+            !self.icount || self.cpus == 1,
+            "a clock that counts instructions counts those of one CPU, and the machine is to have {}",
+            self.cpus
+        );
+        let accel = if self.icount {
+            "-accel tcg,thread=single -icount shift=0"
+        } else {
+            "-accel tcg,thread=multi"
+        };
+        arguments.extend(words(accel));
+        arguments.extend(words("-run-with exit-with-parent=on"));
         arguments.extend([
             "-smp".to_owned(),
             self.cpus.to_string(),
@@ -258,6 +274,22 @@ mod tests {
             arguments[4..6],
             ["-chardev", "socket,id=client,path=/tmp/a b,,c/monitor"]
         );
+    }
+
+    #[test]
+    fn a_clock_of_instructions_is_for_one_cpu() {
+        let arguments = |cpus| {
+            let machine = Machine {
+                devices: Vec::new(),
+                cpus,
+                icount: true,
+                ..Machine::default()
+            };
+            machine.arguments(Path::new("/"))
+        };
+        assert!(arguments(1).unwrap().join(" ").contains("-icount shift=0"));
+        let refused = arguments(2).unwrap_err().to_string();
+        assert!(refused.contains("one CPU"), "{refused}");
     }
 
     #[test]

@@ -49,6 +49,9 @@ struct MachineArguments {
     /// Give programs in it QEMU's monitor, as the virtio port named monitor: they can do on this machine whatever QEMU can
     #[arg(long)]
     monitor: bool,
+    /// Let its clock count instructions, 1 ns each, for costs that do not depend on what else runs here: one CPU, slow
+    #[arg(long, conflicts_with = "cpus")]
+    icount: bool,
 }
 
 impl MachineArguments {
@@ -58,9 +61,10 @@ impl MachineArguments {
             iommu: self.iommu,
             devices: self.devices.clone().unwrap_or(default.devices),
             memory_mib: self.memory,
-            cpus: self.cpus,
+            cpus: if self.icount { 1 } else { self.cpus },
             gigantic_pages: self.gigantic_pages,
             monitor: self.monitor,
+            icount: self.icount,
         }
     }
 }
