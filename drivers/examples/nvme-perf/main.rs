@@ -6,12 +6,14 @@
 //! ```text
 //! nvme-perf 0000:01:00.0 --depth 32 --threads 2 --time 5
 //! nvme-perf 0000:01:00.0 --workload mix --reads 70 --destroy-data --count 1000000 --json
+//! nvme-perf 0000:01:00.0 --cost --depth 8
 //! ```
 
 #![expect(clippy::print_stderr, reason = "this is a program")]
 
 #[path = "../common/mod.rs"]
 mod common;
+mod cost;
 mod report;
 mod work;
 
@@ -24,6 +26,10 @@ use std::time::Duration;
 use vfio_core::{Access, Memory, MemoryOptions, PageSize};
 
 /// Measures an NVMe controller from this process
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of its own on the command line"
+)]
 #[derive(Debug, Clone, Parser)]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -76,6 +82,10 @@ pub(crate) struct Arguments {
     /// Seed of the random blocks
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Measure what the driver itself costs: submit as many commands as the depth, nap until they are done, take them, and count only the time of the
+    /// first and the last
+    #[arg(long, conflicts_with = "threads")]
+    cost: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -181,6 +191,9 @@ fn main() -> anyhow::Result<()> {
             seed: arguments.seed.wrapping_add(u64::from(thread)),
         };
         workers.push(work::Worker::new(queue, parts, plan)?);
+    }
+    if let (true, Some(worker)) = (arguments.cost, workers.first_mut()) {
+        return report::print_cost(&arguments, &cost::measure(worker)?);
     }
     let results = run(workers);
     report::print(&arguments, results)

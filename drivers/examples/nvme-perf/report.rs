@@ -3,10 +3,12 @@
 #![expect(clippy::print_stdout, reason = "this is a program")]
 
 use super::Arguments;
+use super::cost::Cost;
 use super::work::Outcome;
 use anyhow::Context;
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
+use std::time::Duration;
 
 const PERCENTILES: [f64; 8] = [1.0, 25.0, 50.0, 90.0, 95.0, 99.0, 99.9, 99.99];
 
@@ -73,6 +75,30 @@ pub(crate) fn print(arguments: &Arguments, outcomes: Vec<anyhow::Result<Outcome>
             micros(latency.value_at_percentile(percentile))
         );
     }
+    Ok(())
+}
+
+/// Prints what the driver costs.
+#[expect(clippy::cast_precision_loss, reason = "53 bits are enough to be read")]
+pub(crate) fn print_cost(arguments: &Arguments, cost: &Cost) -> anyhow::Result<()> {
+    let each = |time: Duration| time.as_nanos() as f64 / cost.commands as f64;
+    let (submission, completion) = (each(cost.submission), each(cost.completion));
+    if arguments.json {
+        let report = json!({
+            "device": arguments.device.bdf.to_string(),
+            "depth": arguments.depth,
+            "bytes": arguments.bytes,
+            "commands": cost.commands,
+            "submission_ns": submission,
+            "completion_ns": completion,
+        });
+        println!("{report:#}");
+        return Ok(());
+    }
+    println!(
+        "{} commands of {} bytes, {} at a time: {submission:.1} ns to submit one, {completion:.1} ns to take it",
+        cost.commands, arguments.bytes, arguments.depth,
+    );
     Ok(())
 }
 

@@ -37,9 +37,9 @@ pub(crate) struct Outcome {
 /// A thread's own.
 #[derive(Debug)]
 pub(crate) struct Worker<B: Backing> {
-    queue: QueuePair<B, Part>,
-    parts: Vec<Part>,
-    plan: Plan,
+    pub(crate) queue: QueuePair<B, Part>,
+    pub(crate) parts: Vec<Part>,
+    pub(crate) plan: Plan,
     /// When the commands that are outstanding were submitted, by their tags' indices.
     submitted: Vec<Instant>,
     latency: Histogram<u64>,
@@ -106,7 +106,7 @@ impl<B: Backing> Worker<B> {
     }
 
     #[inline]
-    fn submit(&mut self, part: Part, now: Instant) -> anyhow::Result<()> {
+    pub(crate) fn submit(&mut self, part: Part, now: Instant) -> anyhow::Result<()> {
         self.left -= 1;
         let is_read = match self.plan.reads {
             100 => true,
