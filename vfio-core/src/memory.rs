@@ -196,24 +196,28 @@ impl Memory {
 
     /// A byte shared with devices; `None` outside the memory.
     #[must_use]
+    #[inline]
     pub fn atomic_u8(&self, offset: usize) -> Option<&AtomicU8> {
         self.covers(offset, 1).then(|| self.map.atomic_u8(offset))
     }
 
     /// Two bytes shared with devices, in the CPU's order; `None` outside the memory or off their alignment.
     #[must_use]
+    #[inline]
     pub fn atomic_u16(&self, offset: usize) -> Option<&AtomicU16> {
         (self.covers(offset, 2) && offset.is_multiple_of(2)).then(|| self.map.atomic_u16(offset))
     }
 
     /// Four bytes shared with devices, in the CPU's order; `None` outside the memory or off their alignment.
     #[must_use]
+    #[inline]
     pub fn atomic_u32(&self, offset: usize) -> Option<&AtomicU32> {
         (self.covers(offset, 4) && offset.is_multiple_of(4)).then(|| self.map.atomic_u32(offset))
     }
 
     /// Eight bytes shared with devices, in the CPU's order; `None` outside the memory or off their alignment.
     #[must_use]
+    #[inline]
     pub fn atomic_u64(&self, offset: usize) -> Option<&AtomicU64> {
         (self.covers(offset, 8) && offset.is_multiple_of(8)).then(|| self.map.atomic_u64(offset))
     }
@@ -232,6 +236,7 @@ impl Memory {
         &self.map
     }
 
+    #[inline]
     fn covers(&self, offset: usize, len: usize) -> bool {
         offset.checked_add(len).is_some_and(|end| end <= self.len())
     }

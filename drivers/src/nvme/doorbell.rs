@@ -127,6 +127,7 @@ impl Shadow {
         (self.doorbells.iova(), self.events.iova())
     }
 
+    #[inline]
     fn pair(&self, register: usize) -> Option<(&AtomicU32, &AtomicU32)> {
         let offset = register.checked_sub(FIRST)?;
         Some((self.doorbells.atomic_u32(offset)?, self.events.atomic_u32(offset)?))

@@ -129,6 +129,7 @@ impl<D: Direction> DmaBuffer<D> {
         }
     }
 
+    #[inline]
     fn memory(&self) -> &Memory {
         self.chunk().memory()
     }

@@ -331,6 +331,7 @@ impl Map {
     }
 
     /// The caller has checked that the byte lies inside.
+    #[inline]
     pub(crate) fn atomic_u8(&self, offset: usize) -> &AtomicU8 {
         // SAFETY: inside the mapping, which lives as long as `self`; what else has access are atomics, and copies that the compiler
         // takes nothing for granted about ([`copy`]).
@@ -338,23 +339,27 @@ impl Map {
     }
 
     /// The caller has checked that the bytes lie inside and are aligned.
+    #[inline]
     pub(crate) fn atomic_u16(&self, offset: usize) -> &AtomicU16 {
         // SAFETY: as in `atomic_u8`, and aligned.
         unsafe { AtomicU16::from_ptr(self.aligned_at(offset, 2).cast()) }
     }
 
     /// The caller has checked that the bytes lie inside and are aligned.
+    #[inline]
     pub(crate) fn atomic_u32(&self, offset: usize) -> &AtomicU32 {
         // SAFETY: as in `atomic_u16`.
         unsafe { AtomicU32::from_ptr(self.aligned_at(offset, 4).cast()) }
     }
 
     /// The caller has checked that the bytes lie inside and are aligned.
+    #[inline]
     pub(crate) fn atomic_u64(&self, offset: usize) -> &AtomicU64 {
         // SAFETY: as in `atomic_u16`.
         unsafe { AtomicU64::from_ptr(self.aligned_at(offset, 8).cast()) }
     }
 
+    #[inline]
     fn at(&self, offset: usize, len: usize) -> *mut u8 {
         assert!(
             offset.checked_add(len).is_some_and(|end| end <= self.len),
@@ -364,6 +369,7 @@ impl Map {
         unsafe { self.base.as_ptr().add(offset) }
     }
 
+    #[inline]
     fn aligned_at(&self, offset: usize, len: usize) -> *mut u8 {
         assert!(offset.is_multiple_of(len), "an atomic off its alignment");
         self.at(offset, len)

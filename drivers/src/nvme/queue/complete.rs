@@ -22,7 +22,7 @@ pub struct Completion<T> {
 }
 
 /// The clock is looked at in one of so many turns.
-const TURNS: u32 = 64;
+pub(super) const TURNS: u32 = 64;
 
 impl<B: Backing, T: Payload> QueuePair<B, T> {
     /// The next command that has come back, if there is one. In a loop that finds none call [`Backing::idle`].
