@@ -158,6 +158,21 @@ pub fn build_examples() -> Result<()> {
     build(&mut cargo, "the examples for the lab", was_built)
 }
 
+/// Builds an example of a library as its users do, to be measured; returns where it is.
+///
+/// # Errors
+///
+/// cargo's.
+pub fn build_release_example(package: &str, example: &str) -> Result<PathBuf> {
+    let target = target_dir()?;
+    let program = target.join("release/examples").join(example);
+    let mut cargo = cargo();
+    cargo.args(["build", "--release", "--package", package, "--example", example]);
+    cargo.arg("--target-dir").arg(&target);
+    build(&mut cargo, example, program.exists())?;
+    Ok(program)
+}
+
 /// The first build takes minutes and shows what it does; later ones are short and silent.
 fn build(cargo: &mut Command, what: &str, was_built: bool) -> Result<()> {
     if was_built {

@@ -115,8 +115,11 @@ enum Subcommands {
         #[arg(long)]
         all: bool,
     },
-    /// Measure: list against lspci, bringing VFs up against bare writes and driverctl
+    /// Measure, against what others offer
     Bench {
+        /// What to measure [default: all]
+        #[arg(value_enum)]
+        parts: Vec<command::bench::Part>,
         /// Kernel to boot [default: full when it is built, else stock]
         #[arg(long, value_enum)]
         kernel: Option<Flavour>,
@@ -165,7 +168,7 @@ fn main() -> ExitCode {
             ours,
             all,
         } => command::conformance::run(kernel, filter.as_deref(), *ours, *all, offline),
-        Subcommands::Bench { kernel } => command::bench::run(*kernel, offline),
+        Subcommands::Bench { parts, kernel } => command::bench::run(parts, *kernel, offline),
         Subcommands::Run { machine, timeout, argv } => {
             command::run::run(&machine.machine(), machine.kernel, offline, seconds(*timeout), argv)
         }
