@@ -72,7 +72,8 @@ fn rates(mut bench: Bench) -> Result<()> {
 }
 
 /// What a read costs in instructions of the whole machine, and how many times as many as ours, polled. Ours, polled, are those of the driver
-/// without what it waits.
+/// without what it waits. While the host works for a device that clock all but stands, so a program that looks once more before it sleeps
+/// sleeps less often than it would on hardware.
 fn costs(mut bench: Bench) -> Result<()> {
     let mut out = std::io::stdout().lock();
     let meter = Meter::new()?;

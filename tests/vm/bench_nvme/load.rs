@@ -4,7 +4,7 @@ use super::machine::{Run, done, link, physical_function, run, write};
 use super::meter::Meter;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
@@ -46,8 +46,8 @@ pub(crate) struct Bench {
     nvme: String,
     /// Path of `nvme-perf`.
     program: String,
-    /// Why a peer has no figures for a load.
-    absent: BTreeMap<Way, String>,
+    /// Why peers have no figures for some loads.
+    absent: BTreeSet<(Way, String)>,
     /// The rate that was seen last, for programs that want to be told how many reads to do.
     last: f64,
 }
@@ -95,11 +95,12 @@ impl Bench {
         let bench = Self {
             nvme: physical_function("nvme")?,
             program: program.to_owned(),
-            absent: BTreeMap::new(),
+            absent: BTreeSet::new(),
             last: 10_000.0,
         };
-        // For the kernel's driver when it takes the controller the next time.
-        write(Path::new("/sys/module/nvme/parameters/poll_queues"), "2")?;
+        // For the kernel's driver when it takes the controller the next time; it wants no more of them than there are CPUs.
+        let cpus = std::thread::available_parallelism()?.to_string();
+        write(Path::new("/sys/module/nvme/parameters/poll_queues"), &cpus)?;
         bench.bind("vfio-pci")?;
         Ok(bench)
     }
@@ -166,7 +167,7 @@ impl Bench {
         match figures {
             Ok(figures) => Ok(Some(figures)),
             Err(error) if !way.is_ours() => {
-                self.absent.insert(way, format!("{error:#}"));
+                self.absent.insert((way, format!("{error:#}")));
                 Ok(None)
             }
             Err(error) => Err(error),
