@@ -1,6 +1,6 @@
 //! Who reads, and how its figures are had.
 
-use super::machine::{Run, done, link, physical_function, run, write};
+use super::machine::{done, link, physical_function, write};
 use super::meter::Meter;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -273,9 +273,16 @@ fn fio(load: Load, end: End, polls: bool) -> Result<(f64, u64)> {
 
 /// What a command prints, which must succeed.
 fn checked(command: &mut Command) -> Result<String> {
-    let Run { code, stdout, stderr } = run(command)?;
-    let why = stderr.lines().chain(stdout.lines()).next().unwrap_or("without a word");
-    ensure!(code == 0, "{} exits {code}: {why}", command.get_program().display());
+    let program = command.get_program().display().to_string();
+    let output = command.output().with_context(|| format!("start {program}"))?;
+    let [stdout, stderr] = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+    let why = stderr.lines().chain(stdout.lines()).next();
+    ensure!(
+        output.status.success(),
+        "{program}: {}: {}",
+        output.status,
+        why.unwrap_or("without a word")
+    );
     Ok(stdout)
 }
 
