@@ -17,7 +17,7 @@ pub(crate) fn cases() -> Vec<Case> {
         devices: vec![Device::VirtioNet],
         ..Machine::default()
     };
-    let between = on_both!["virtio_vfs_send_each_other_frames", 300, frames;];
+    let between = on_both!["virtio_vfs_send_each_other_frames", 180, frames;];
     let on = |machine: Machine| {
         move |case| Case {
             machine: machine.clone(),
