@@ -55,7 +55,7 @@ impl<B: Backing> Block<B> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Unsupported`] for another device, or one that bypasses the IOMMU; those of the [`Backing`].
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for another device, or one that bypasses the IOMMU; those of the [`Backing`].
     pub fn open<T: Data>(backing: B, options: BlockOptions) -> Result<(Self, Vec<BlockQueue<B, T>>)> {
         let wanted = options.queues.max(1);
         let vectors = if options.interrupts { wanted } else { 0 };
