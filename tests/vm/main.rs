@@ -10,6 +10,7 @@ mod drivers;
 mod guest;
 mod lifecycle;
 mod machine;
+mod monitor;
 mod refusals;
 mod removal;
 mod topology;

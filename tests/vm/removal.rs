@@ -5,10 +5,12 @@ use crate::background::{Background, LONG, pause};
 use crate::dma::{example, program};
 use crate::drivers::{Interface, block_device, on_both, on_nvme};
 use crate::machine::{dir, done, link, physical_function, read, run, vfs, write};
+use crate::monitor::Monitor;
 use anyhow::{Context, Result, bail, ensure};
 use lab::case::{Case, Outcome};
 use lab::{Device, Machine};
 use lab_init::link as net;
+use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, UdpSocket};
 use std::os::unix::fs::FileExt;
@@ -38,6 +40,16 @@ pub(crate) fn cases() -> Vec<Case> {
         "io_ends_when_the_device_is_pulled_out", 180, pulled_out;
     ];
     cases.extend(pulled.into_iter().map(|case| Case {
+        machine: machine.clone(),
+        fresh: true,
+        ..case
+    }));
+    let machine = Machine {
+        monitor: true,
+        ..machine
+    };
+    let unplugged = on_both!["io_ends_when_the_device_is_unplugged", 300, unplugged;];
+    cases.extend(unplugged.into_iter().map(|case| Case {
         machine: machine.clone(),
         fresh: true,
         ..case
@@ -286,6 +298,47 @@ fn pulled_out_polled(interface: &str) -> Result<()> {
 
 fn pulled_out(interface: &str) -> Result<()> {
     lost(interface, "interrupt")
+}
+
+/// As somebody does it who presses the slot's button first: the kernel asks for the device, and lets go of the slot once it was closed. What is
+/// put in then works.
+fn unplugged(interface: &str) -> Result<()> {
+    let before = pinned()?;
+    let mut monitor = Monitor::open()?;
+    for wait in WAITS {
+        let nvme = physical_function("nvme")?;
+        done(&["bind", &nvme, "--driver", "vfio-pci"])?;
+        let io = io(&nvme, interface, wait)?;
+        monitor.execute("device_del", &json!({"id": NVME}))?;
+        has_ended_well(io).context(wait)?;
+        monitor.wait_for("DEVICE_DELETED", NVME).context(wait)?;
+        ensure!(!dir(&nvme).exists(), "{wait}: {nvme} is still there");
+
+        monitor.execute("device_add", &another_nvme())?;
+        until_there(&nvme).context(wait)?;
+        works_for_the_kernel(&nvme).context(wait)?;
+    }
+    nothing_is_pinned_since(before)
+}
+
+/// The controller in QEMU's words, and one like it: the namespace is its subsystem's, and stays.
+const NVME: &str = "nvme0";
+
+fn another_nvme() -> Value {
+    json!({
+        "driver": "nvme", "id": NVME, "bus": "rp0", "serial": "lab0", "subsys": "sub0",
+        "sriov_max_vfs": 8, "sriov_vq_flexible": 16, "sriov_vi_flexible": 8, "max_ioqpairs": 26, "msix_qsize": 17,
+    })
+}
+
+/// The kernel has found it, and given it to its own driver.
+fn until_there(nvme: &str) -> Result<()> {
+    let deadline = Instant::now() + LONG;
+    while link(nvme, "driver").as_deref() != Some("nvme") {
+        ensure!(Instant::now() < deadline, "{nvme} does not come back");
+        pause()?;
+    }
+    Ok(())
 }
 
 /// As somebody does it who asks nobody: the slot's power goes, behind the back of the kernel's driver of slots. With

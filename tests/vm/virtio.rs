@@ -2,8 +2,8 @@
 
 use crate::dma::example;
 use crate::drivers::{Interface, on_both};
-use crate::machine::{attribute, done, functions};
-use anyhow::{Result, ensure};
+use crate::machine::{attribute, done, functions, physical_function, vfs};
+use anyhow::{Result, anyhow, ensure};
 use lab::case::Case;
 use lab::{Device, Machine};
 
@@ -13,11 +13,22 @@ pub(crate) fn cases() -> Vec<Case> {
         ..Machine::default()
     };
     let cases = on_both!["virtio_functions_are_driven", 300, driven;];
-    let on_machine = |case| Case {
-        machine: machine.clone(),
-        ..case
+    let networked = Machine {
+        devices: vec![Device::VirtioNet],
+        ..Machine::default()
     };
-    cases.into_iter().map(on_machine).collect()
+    let between = on_both!["virtio_vfs_send_each_other_frames", 180, frames;];
+    let on = |machine: Machine| {
+        move |case| Case {
+            machine: machine.clone(),
+            ..case
+        }
+    };
+    cases
+        .into_iter()
+        .map(on(machine))
+        .chain(between.into_iter().map(on(networked)))
+        .collect()
 }
 
 /// Device ids (virtio 1.3 §4.1.2.1), and what the program says once all was as it should be.
@@ -35,7 +46,7 @@ fn driven(interface: &str) -> Result<()> {
                 continue;
             }
             done(&["bind", &function, "--driver", "vfio-pci"])?;
-            let outcome = tries(&function, interface, right);
+            let outcome = tries(&[&function], interface, right);
             let released = done(&["release", &function]);
             outcome?;
             released?;
@@ -46,10 +57,26 @@ fn driven(interface: &str) -> Result<()> {
     Ok(())
 }
 
-fn tries(function: &str, interface: &str, right: &str) -> Result<()> {
+/// Two VFs drive each other's frames; then the PF does, alone.
+fn frames(interface: &str) -> Result<()> {
+    let pf = physical_function("virtio-pci")?;
+    done(&["vf", "create", &pf, "2", "--driver", "vfio-pci"])?;
+    let outcome = match vfs(&pf).as_slice() {
+        [one, other] => tries(&[one, "--peer", other], interface, "100 frames each way"),
+        vfs => Err(anyhow!("two VFs are {vfs:?}")),
+    };
+    done(&["vf", "delete", &pf])?;
+    outcome?;
+    done(&["bind", &pf, "--driver", "vfio-pci"])?;
+    let outcome = tries(&[&pf], interface, "network card: all right");
+    done(&["release", &pf])?;
+    outcome
+}
+
+fn tries(functions: &[&str], interface: &str, right: &str) -> Result<()> {
     for more in [&[][..], &["--poll"]] {
-        let usual = [function, "--interface", interface];
-        let said = example("virtio-try", &[&usual, more].concat())?.stdout;
+        let usual = ["--interface", interface];
+        let said = example("virtio-try", &[functions, &usual, more].concat())?.stdout;
         ensure!(said.contains(right), "{said}");
     }
     Ok(())

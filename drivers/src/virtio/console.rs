@@ -102,10 +102,10 @@ impl<B: Backing> Console<B> {
             return Ok(None);
         }
         let read = |function: &Function<B>| {
-            (
-                function.config_u16(console::COLUMNS),
-                function.config_u16(console::ROWS),
-            )
+            Some((
+                function.config_u16(console::COLUMNS)?,
+                function.config_u16(console::ROWS)?,
+            ))
         };
         self.function.config(read).map(Some)
     }

@@ -35,10 +35,21 @@ impl<T: Data> Data for Vec<T> {
             .fold(Access::READ | Access::WRITE, |all, part| all & part.access())
     }
 
-    /// Each part is one piece.
+    /// The pieces of each part, one part behind the other.
     #[inline]
     fn segment(&self, index: usize) -> Option<(Iova, u64)> {
-        self.get(index)?.segment(0)
+        let mut before = index;
+        for part in self {
+            let mut own = 0;
+            while let Some(piece) = part.segment(own) {
+                if own == before {
+                    return Some(piece);
+                }
+                own += 1;
+            }
+            before -= own;
+        }
+        None
     }
 }
 

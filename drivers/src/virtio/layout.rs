@@ -39,6 +39,10 @@ pub(super) struct Place {
     pub(super) len: u32,
 }
 
+/// Offset of the first BAR, and the bit of one that is ports (PCI 3.0 §6.2.5.1).
+const BAR_0: u16 = 0x10;
+const IO_SPACE: u32 = 1;
+
 /// Device ids of transitional devices, and those of the others.
 const TRANSITIONAL: u16 = 0x1000;
 const MODERN: u16 = 0x1040;
@@ -131,13 +135,90 @@ impl Layout {
     }
 }
 
-/// What the capability at `at` tells; `None` if it is cut off, or in no BAR.
+/// What the capability at `at` tells; `None` if it is cut off, or in no BAR of memory.
 fn place(config: &ConfigSpace, at: u16) -> Option<(u8, Place)> {
-    let (kind, bar) = (config.u8(at + 3)?, config.u8(at + 4)?);
+    let (len, kind, bar) = (config.u8(at + 2)?, config.u8(at + 3)?, config.u8(at + 4)?);
+    let needed = if kind == capability::NOTIFY { 20 } else { 16 };
+    if len < needed || bar > capability::LAST_BAR || config.u32(BAR_0 + 4 * u16::from(bar))? & IO_SPACE != 0 {
+        return None;
+    }
     let place = Place {
         bar,
         offset: config.u32(at + 8)?,
         len: config.u32(at + 12)?,
     };
-    (bar <= capability::LAST_BAR).then_some((kind, place))
+    Some((kind, place))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A disk with these capabilities, one behind the other: length, kind, BAR, offset and length in it.
+    fn image(capabilities: &[(u8, u8, u8, u32, u32)]) -> Vec<u8> {
+        let mut bytes = vec![0; 256];
+        bytes[..4].copy_from_slice(&[0xf4, 0x1a, 0x42, 0x10]);
+        // BAR 2 is ports, and there are capabilities.
+        (bytes[0x18], bytes[6], bytes[0x34]) = (1, 0x10, 0x40);
+        for (at, (len, kind, bar, offset, part)) in (0x40_u8..).step_by(20).zip(capabilities) {
+            let next = at + 20;
+            let at = usize::from(at);
+            bytes[at..at + 5].copy_from_slice(&[9, next, *len, *kind, *bar]);
+            bytes[at + 8..at + 12].copy_from_slice(&offset.to_le_bytes());
+            bytes[at + 12..at + 16].copy_from_slice(&part.to_le_bytes());
+        }
+        bytes[0x40 + 20 * capabilities.len() - 19] = 0;
+        bytes
+    }
+
+    fn layout(capabilities: &[(u8, u8, u8, u32, u32)]) -> Result<Layout, &'static str> {
+        Layout::of(&ConfigSpace::new(image(capabilities)))
+    }
+
+    const COMMON: (u8, u8, u8, u32, u32) = (16, 1, 0, 0, 0x38);
+    const NOTIFY: (u8, u8, u8, u32, u32) = (20, 2, 0, 0x1000, 4);
+
+    #[test]
+    fn the_first_one_that_can_be_used_counts() {
+        let found = layout(&[
+            (16, 1, 6, 0, 0x38),
+            (16, 1, 2, 0, 0x38),
+            (15, 1, 0, 0, 0x38),
+            (16, 1, 1, 64, 0x38),
+            COMMON,
+            (19, 2, 0, 0x2000, 4),
+            NOTIFY,
+        ]);
+        let found = found.unwrap();
+        assert_eq!((found.common.bar, found.common.offset), (1, 64));
+        assert_eq!(found.notify.offset, 0x1000);
+        assert_eq!(found.device, None);
+    }
+
+    #[test]
+    fn what_is_missing_or_too_short_is_said() {
+        assert!(layout(&[COMMON, NOTIFY]).is_ok());
+        assert!(layout(&[NOTIFY]).is_err());
+        assert!(layout(&[COMMON]).is_err());
+        assert!(layout(&[(16, 1, 0, 0, 0x37), NOTIFY]).is_err());
+        assert!(layout(&[(16, 1, 0, 2, 0x38), NOTIFY]).is_err());
+    }
+
+    #[test]
+    fn a_list_that_leads_back_ends() {
+        let mut bytes = image(&[COMMON, NOTIFY]);
+        bytes[0x40 + 21] = 0x40;
+        assert!(Layout::of(&ConfigSpace::new(bytes)).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn no_configuration_space_panics(mut bytes in prop::collection::vec(any::<u8>(), 0..300), is_virtio: bool) {
+            if is_virtio && bytes.len() > 4 {
+                bytes[..4].copy_from_slice(&[0xf4, 0x1a, 0x42, 0x10]);
+            }
+            let _layout = Layout::of(&ConfigSpace::new(bytes));
+        }
+    }
 }

@@ -60,7 +60,7 @@ macro_rules! owner {
         ///
         /// # Errors
         ///
-        /// [`ErrorKind::Failed`] if it needs to be stopped and opened again; [`ErrorKind::Gone`].
+        /// [`Failed`](crate::ErrorKind::Failed) if it needs to be stopped and opened again; [`Gone`](crate::ErrorKind::Gone).
         pub fn check(&self) -> Result<()> {
             self.function.check()
         }

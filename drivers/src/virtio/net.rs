@@ -49,6 +49,10 @@ impl Default for NetOptions {
 pub struct NetRx<B: Backing> {
     queue: Queue<B, DmaBuffer<Both>>,
     is_mergeable: bool,
+    /// Bytes that each buffer needs.
+    shortest: usize,
+    /// Flags of a header that the device may set.
+    flags: u8,
     /// Buffers of the frame that has begun.
     more: u16,
 }
@@ -71,7 +75,7 @@ pub struct Received {
     pub len: usize,
     /// How many buffers of this frame follow.
     pub more: u16,
-    /// What the device found out; of further buffers nothing.
+    /// What the device found out; of further buffers nothing. The place of a checksum may be in one of them, or behind the frame.
     pub header: Header,
 }
 
@@ -88,8 +92,10 @@ pub struct Frame {
     pub header: Header,
 }
 
-/// The shortest buffer that takes any frame: header, addresses, type, and 1500 bytes (§5.1.6.3.1).
-const WHOLE: usize = HEADER_LEN + 14 + 1500;
+/// What is around the bytes that an MTU counts: header, addresses, type.
+const AROUND: usize = HEADER_LEN + 14;
+/// The least MTU that buffers are for (§5.1.6.3.1).
+const MTU: u16 = 1500;
 /// The shortest buffer of one frame of several.
 const PART: usize = 64;
 const RX: u16 = 0;
@@ -115,9 +121,25 @@ impl<B: Backing> Net<B> {
             room,
             interrupt: options.interrupts,
         };
+        let is_mergeable = has(NetFeatures::MRG_RXBUF);
+        // A frame of the network's MTU has to fit in (§5.1.4.2).
+        let longest = match has(NetFeatures::MTU) {
+            true => MTU.max(function.config(|function| function.config_u16(net::MTU))?),
+            false => MTU,
+        };
         let rx = NetRx {
             queue: Queue::new(&function, RX, of(1, 0))?,
-            is_mergeable: has(NetFeatures::MRG_RXBUF),
+            is_mergeable,
+            shortest: if is_mergeable {
+                PART
+            } else {
+                AROUND + usize::from(longest)
+            },
+            flags: if has(NetFeatures::GUEST_CSUM) {
+                net::NEEDS_CSUM | net::DATA_VALID
+            } else {
+                0
+            },
             more: 0,
         };
         // A header of its own for each frame.
@@ -136,10 +158,11 @@ impl<B: Backing> Net<B> {
     /// As [`check`](Self::check).
     pub fn mac(&self) -> Result<Option<[u8; 6]>> {
         self.fact(NetFeatures::MAC, |function| {
-            let [a, b] = function.config_u16(net::MAC).to_le_bytes();
-            let [c, d] = function.config_u16(net::MAC + 2).to_le_bytes();
-            let [e, f] = function.config_u16(net::MAC + 4).to_le_bytes();
-            [a, b, c, d, e, f]
+            let mut address = [0; 6];
+            for (byte, offset) in address.iter_mut().zip(net::MAC..) {
+                *byte = function.config_u8(offset)?;
+            }
+            Some(address)
         })
     }
 
@@ -162,7 +185,7 @@ impl<B: Backing> Net<B> {
         self.fact(NetFeatures::MTU, |function| function.config_u16(net::MTU))
     }
 
-    fn fact<T>(&self, feature: NetFeatures, read: impl Fn(&Function<B>) -> T) -> Result<Option<T>> {
+    fn fact<T>(&self, feature: NetFeatures, read: impl Fn(&Function<B>) -> Option<T>) -> Result<Option<T>> {
         if self.function.features() & feature.bits() == 0 {
             return self.function.check().map(|()| None);
         }
@@ -179,8 +202,13 @@ impl<B: Backing> NetRx<B> {
         self.is_mergeable
     }
 
-    /// Puts an empty buffer in; the device does not know before [`kick`](Self::kick). It has at least 1526 bytes, or 64 if frames may take several
-    /// buffers.
+    /// Bytes that every buffer needs: 1526, or more for a network of longer frames; 64 if a frame may take several buffers.
+    #[must_use]
+    pub fn shortest(&self) -> usize {
+        self.shortest
+    }
+
+    /// Puts an empty buffer in, which is not too [short](Self::shortest); the device does not know before [`kick`](Self::kick).
     ///
     /// # Errors
     ///
@@ -192,8 +220,7 @@ impl<B: Backing> NetRx<B> {
     )]
     #[inline]
     pub fn post(&mut self, buffer: DmaBuffer<Both>) -> Result<(), Refused<DmaBuffer<Both>>> {
-        let shortest = if self.is_mergeable { PART } else { WHOLE };
-        if buffer.len() < shortest {
+        if buffer.len() < self.shortest {
             let error = self.queue.invalid("a buffer that is shorter than a frame");
             return Err(Refused { payload: buffer, error });
         }
@@ -237,14 +264,21 @@ impl<B: Backing> NetRx<B> {
             }));
         }
         let found = header::<Header>(&done.payload).filter(|_| len >= HEADER_LEN);
-        let Some(header) = found else {
+        let Some(mut header) = found else {
             return Err(self.nonsense(done.payload, "a frame without its header"));
         };
+        // What was not settled is 0, whatever the device writes.
+        header.flags &= self.flags;
+        header.segmentation = 0;
         // Without MRG_RXBUF it is 1 (§5.1.6.4).
         let buffers = if self.is_mergeable { header.buffers.get() } else { 1 };
         // What follows was put in before.
         if buffers == 0 || usize::from(buffers) > self.queue.in_flight() + 1 {
             return Err(self.nonsense(done.payload, "a frame in no buffers, or in more than it has"));
+        }
+        let checksum = usize::from(header.checksum_start.get()) + usize::from(header.checksum_offset.get()) + 2;
+        if header.flags & net::NEEDS_CSUM != 0 && buffers == 1 && checksum > len - HEADER_LEN {
+            return Err(self.nonsense(done.payload, "a checksum outside its frame"));
         }
         self.more = buffers - 1;
         Ok(Some(Received {

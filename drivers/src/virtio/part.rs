@@ -25,29 +25,54 @@ impl Part {
         })
     }
 
+    /// Where so many bytes are, if all of them belong to the part: the page goes on behind it.
+    #[inline]
+    fn at(&self, offset: usize, width: usize) -> Option<usize> {
+        let end = offset.checked_add(width)?;
+        (end <= self.len).then_some(self.base + offset)
+    }
+
+    /// `None` outside of the part, and off its alignment.
+    pub(super) fn find_u8(&self, offset: usize) -> Option<u8> {
+        self.registers.read_u8(self.at(offset, 1)?)
+    }
+
+    /// As [`find_u8`](Self::find_u8).
+    pub(super) fn find_u16(&self, offset: usize) -> Option<u16> {
+        self.registers.read_u16(self.at(offset, 2)?)
+    }
+
+    /// As [`find_u8`](Self::find_u8).
+    pub(super) fn find_u32(&self, offset: usize) -> Option<u32> {
+        self.registers.read_u32(self.at(offset, 4)?)
+    }
+
     pub(super) fn read_u8(&self, offset: usize) -> u8 {
-        self.registers.read_u8(self.base + offset).unwrap_or(u8::MAX)
+        self.find_u8(offset).unwrap_or(u8::MAX)
     }
 
     pub(super) fn read_u16(&self, offset: usize) -> u16 {
-        self.registers.read_u16(self.base + offset).unwrap_or(u16::MAX)
+        self.find_u16(offset).unwrap_or(u16::MAX)
     }
 
     pub(super) fn read_u32(&self, offset: usize) -> u32 {
-        self.registers.read_u32(self.base + offset).unwrap_or(u32::MAX)
+        self.find_u32(offset).unwrap_or(u32::MAX)
     }
 
     pub(super) fn write_u8(&self, offset: usize, value: u8) {
-        written(self.registers.write_u8(self.base + offset, value));
+        let at = self.at(offset, 1);
+        written(at.and_then(|at| self.registers.write_u8(at, value)));
     }
 
     #[inline]
     pub(super) fn write_u16(&self, offset: usize, value: u16) {
-        written(self.registers.write_u16(self.base + offset, value));
+        let at = self.at(offset, 2);
+        written(at.and_then(|at| self.registers.write_u16(at, value)));
     }
 
     pub(super) fn write_u32(&self, offset: usize, value: u32) {
-        written(self.registers.write_u32(self.base + offset, value));
+        let at = self.at(offset, 4);
+        written(at.and_then(|at| self.registers.write_u32(at, value)));
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{Backing, Error, ErrorKind, Result};
 use iommu::buffer::{BufferOptions, DmaBuffer};
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
+use vfio_core::fence;
 
 /// A queue of requests with `T` each. It belongs to one thread at a time.
 #[derive(Debug)]
@@ -229,16 +229,18 @@ impl<B: Backing, T: Debug + Send + 'static> Queue<B, T> {
             Shape::Table(most) => (self.ring.table(slot), 0, most),
             Shape::Chain(most) => (0, slot * most, most),
         };
-        let (mut count, mut writable) = (0, 0_u32);
+        let (mut count, mut writable, mut all) = (0, 0_u32, 0_u32);
         let mut pieces = pieces.peekable();
         while let Some(piece) = pieces.next() {
             if count == most {
                 return Err(self.invalid("a request of more pieces than the queue was made for"));
             }
+            // §2.7.5.2: no chain of more than 2³² bytes, read and written.
+            let sum = all.checked_add(piece.len);
+            all = sum.ok_or_else(|| self.invalid("a request of 4 GiB"))?;
             if piece.is_written {
-                let sum = writable.checked_add(piece.len);
-                // §2.7.5.2: no chain of more than 2³² bytes.
-                writable = sum.ok_or_else(|| self.invalid("a request of 4 GiB"))?;
+                // No more than all.
+                writable = writable.saturating_add(piece.len);
             }
             let mut flags = if piece.is_written { ring::WRITE } else { 0 };
             if pieces.peek().is_some() {
@@ -270,7 +272,7 @@ impl<B: Backing, T: Debug + Send + 'static> Queue<B, T> {
         }
         self.ring.publish(self.next);
         // What the device wants is read after it can see the index: it looks at the index again after it has said what it wants.
-        fence(Ordering::SeqCst);
+        fence::dma();
         let is_wanted = if self.has_event_index {
             let new = self.next.wrapping_sub(self.published);
             let behind = self.next.wrapping_sub(self.ring.available_event()).wrapping_sub(1);
@@ -347,8 +349,16 @@ impl<B: Backing, T: Debug + Send + 'static> Queue<B, T> {
         if !self.function.is_quiet() {
             return Err(self.invalid_to("take requests back", "the device has not been stopped"));
         }
-        let slots = self.slots.iter_mut().filter_map(Option::take);
-        Ok(slots.map(|in_flight| in_flight.payload).collect())
+        let mut all = Vec::with_capacity(self.in_flight());
+        for (slot, place) in (0..).zip(&mut self.slots) {
+            if let Some(in_flight) = place.take() {
+                all.push(in_flight.payload);
+                self.free.push(slot);
+            }
+        }
+        // What the device said of them before does not matter any more.
+        (self.published, self.done, self.seen) = (self.next, self.next, self.next);
+        Ok(all)
     }
 
     pub(super) fn invalid(&self, text: &'static str) -> Error {

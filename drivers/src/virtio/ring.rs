@@ -8,6 +8,7 @@ use iommu::Iova;
 use iommu::buffer::{Both, DmaBuffer};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use vfio_core::fence;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Where everything is.
@@ -112,7 +113,8 @@ impl Ring {
     /// Lets the device see everything up to `index`.
     #[inline]
     pub(super) fn publish(&self, index: u16) {
-        // Released after descriptors and entries: a device that sees the index sees them.
+        // After descriptors and entries: a device that sees the index sees them.
+        fence::dma_write();
         self.store_u16(self.places.available + 2, index, Ordering::Release);
     }
 
@@ -132,8 +134,10 @@ impl Ring {
     /// How far the device is.
     #[inline]
     pub(super) fn used_index(&self) -> u16 {
-        // Acquired before its entries and before what it wrote for them.
-        self.load_u16(self.places.used + 2, Ordering::Acquire)
+        // Before its entries, and before what it wrote for them.
+        let index = self.load_u16(self.places.used + 2, Ordering::Acquire);
+        fence::dma_read();
+        index
     }
 
     /// Which chain the device was done with at this index, and how many bytes it wrote. Older than nothing that

@@ -1,15 +1,16 @@
-//! What a device and its queues share: registers, interrupts, and whether it works (virtio 1.3 §3.1, §4.1).
+//! What a device and its queues share: registers, interrupts, and whether it works (virtio 1.3 §3.1, §4.1). Here a device is brought up.
+
+mod configuration;
+mod health;
 
 use super::layout::{Kind, Layout};
 use super::part::Part;
 use super::spec::{Features, common, status};
-use crate::backing::poll_until;
-use crate::{Backing, Error, ErrorKind, Presence, Result, VectorKind, Vectors};
+use crate::{Backing, Error, ErrorKind, Result, VectorKind, Vectors};
+use health::Health;
 use std::any::Any;
-use std::borrow::Cow;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 use vfio_core::EventFd;
 
 /// The device. Held by each of its queues, which may be on threads of their own.
@@ -26,6 +27,8 @@ pub(super) struct Function<B: Backing> {
     multiplier: u32,
     device: Option<Part>,
     features: u64,
+    /// Bits of the status that were written, and that the device keeps until it is reset.
+    promised: AtomicU8,
     /// [`Health`].
     health: AtomicU8,
     /// It does no DMA any more.
@@ -33,21 +36,6 @@ pub(super) struct Function<B: Backing> {
     pub(super) backing: B,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-enum Health {
-    Running,
-    /// It has to be reset.
-    Failed,
-    /// It was.
-    Stopped,
-    Gone,
-}
-
-/// How long a reset may take. The specification has no limit; a device in software has to let go of queues that others work on.
-const RESET: Duration = Duration::from_secs(1);
-/// How often its configuration may change while it is read.
-const READS: u32 = 100;
 /// The vector of changes of the configuration. Queues have those behind it.
 pub(super) const CHANGES: u16 = 0;
 
@@ -67,7 +55,8 @@ impl<B: Backing> Function<B> {
             let kind = ErrorKind::Unsupported(format!("a {}, where a {kind} is wanted", layout.kind).into());
             return Err(Error::new(backing.bdf(), "identify the device", kind));
         }
-        // Registers answer from here on. It may do DMA, too, but nothing is mapped for it before it was reset.
+        // Registers answer from here on. It may do DMA, too, for a user before whose queues outlived the reset of the function, if it has one:
+        // into what is mapped for it, until it is reset below.
         backing.start()?;
         let part = |place| Part::map(&backing, place);
         let (common, notify) = (part(layout.common)?, part(layout.notify)?);
@@ -89,6 +78,7 @@ impl<B: Backing> Function<B> {
             multiplier: layout.multiplier,
             device,
             features: 0,
+            promised: AtomicU8::new(0),
             health: AtomicU8::new(Health::Running as u8),
             is_quiet: AtomicBool::new(false),
             backing,
@@ -130,6 +120,7 @@ impl<B: Backing> Function<B> {
             return Err(refused("the device refuses the features that it has offered"));
         }
         self.features = features;
+        self.promised.store(now, Ordering::Relaxed);
         Ok(())
     }
 
@@ -145,6 +136,7 @@ impl<B: Backing> Function<B> {
     pub(super) fn run(&self) -> Result<()> {
         let all = status::ACKNOWLEDGE | status::DRIVER | status::FEATURES_OK | status::DRIVER_OK;
         self.common.write_u8(common::STATUS, all);
+        self.promised.store(all, Ordering::Relaxed);
         self.check()
     }
 
@@ -174,6 +166,9 @@ impl<B: Backing> Function<B> {
         }
         let (size, addresses) = make(most)?;
         self.common.write_u16(common::QUEUE_SIZE, size);
+        if self.common.read_u16(common::QUEUE_SIZE) != size {
+            return Err(self.broken(STEP, "a queue does not take its size"));
+        }
         self.route(common::QUEUE_VECTOR, vector.unwrap_or(common::NO_VECTOR))?;
         let places = [common::QUEUE_DESCRIPTORS, common::QUEUE_DRIVER, common::QUEUE_DEVICE];
         for (place, address) in places.into_iter().zip(addresses) {
@@ -233,174 +228,8 @@ impl<B: Backing> Function<B> {
         self.notify.write_u16(place, queue);
     }
 
-    /// Two bytes of the device's configuration; all ones where there are none.
-    pub(super) fn config_u16(&self, offset: usize) -> u16 {
-        self.device.as_ref().map_or(u16::MAX, |part| part.read_u16(offset))
-    }
-
-    /// Four bytes of it.
-    pub(super) fn config_u32(&self, offset: usize) -> u32 {
-        self.device.as_ref().map_or(u32::MAX, |part| part.read_u32(offset))
-    }
-
-    /// Writes four bytes of it.
-    pub(super) fn write_config_u32(&self, offset: usize, value: u32) {
-        if let Some(part) = &self.device {
-            part.write_u32(offset, value);
-        }
-    }
-
-    /// Reads parts of the device's configuration that belong together: none is older than another.
-    pub(super) fn config<T>(&self, read: impl Fn(&Self) -> T) -> Result<T> {
-        for _ in 0..READS {
-            let before = self.common.read_u8(common::GENERATION);
-            let value = read(self);
-            if self.common.read_u8(common::GENERATION) == before {
-                self.check()?;
-                return Ok(value);
-            }
-            self.backing.idle();
-        }
-        Err(self.broken("read the configuration", "its configuration never rests"))
-    }
-
-    /// Whether requests are taken: it works, and nobody wants it back. Two loads.
-    #[inline]
-    pub(super) fn is_open(&self) -> bool {
-        // Relaxed: a queue touches nothing on the strength of it.
-        self.health.load(Ordering::Relaxed) == Health::Running as u8
-            && self.backing.removal().presence() == Presence::Present
-    }
-
-    /// Whether answers come: it works. Two loads.
-    #[inline]
-    pub(super) fn alive(&self, step: &'static str) -> Result<()> {
-        if self.health.load(Ordering::Relaxed) == Health::Running as u8
-            && self.backing.removal().presence() != Presence::Gone
-        {
-            return Ok(());
-        }
-        Err(self.why_not(step))
-    }
-
-    #[cold]
-    pub(super) fn why_not(&self, step: &'static str) -> Error {
-        if self.backing.removal().presence() != Presence::Present {
-            return self.failed(step, ErrorKind::Gone);
-        }
-        let health = self.health.load(Ordering::Relaxed);
-        let kind = if health == Health::Gone as u8 {
-            ErrorKind::Gone
-        } else if health == Health::Stopped as u8 {
-            ErrorKind::Invalid("the device was stopped".into())
-        } else {
-            ErrorKind::Failed("the device has to be stopped and opened again".into())
-        };
-        self.failed(step, kind)
-    }
-
-    /// Asks the device whether it works. One read of a register.
-    pub(super) fn check(&self) -> Result<()> {
-        self.alive("look at the device")?;
-        if self.status()? & status::NEEDS_RESET != 0 {
-            return Err(self.broken("look at the device", "it says that it needs a reset"));
-        }
-        Ok(())
-    }
-
-    /// Its status register; all ones is no status.
-    fn status(&self) -> Result<u8> {
-        match self.common.read_u8(common::STATUS) {
-            u8::MAX if self.backing.presence() == Presence::Gone => {
-                self.backing.removal().tell(Presence::Gone);
-                self.worsen(Health::Gone);
-                Err(self.failed("look at the device", ErrorKind::Gone))
-            }
-            u8::MAX => Err(self.broken("look at the device", "its registers do not answer")),
-            now => Ok(now),
-        }
-    }
-
-    /// It does what it must not: nothing is asked of it any more.
-    #[cold]
-    pub(super) fn broken(&self, step: &'static str, text: impl Into<Cow<'static, str>>) -> Error {
-        // A device that has gone answers nonsense, too.
-        if self.backing.presence() == Presence::Gone {
-            self.backing.removal().tell(Presence::Gone);
-            self.worsen(Health::Gone);
-            return self.failed(step, ErrorKind::Gone);
-        }
-        self.worsen(Health::Failed);
-        self.failed(step, ErrorKind::Failed(text.into()))
-    }
-
-    fn worsen(&self, health: Health) {
-        self.health.fetch_max(health as u8, Ordering::Relaxed);
-    }
-
-    /// Stops the device for good: from here on it does no DMA.
-    ///
-    /// # Errors
-    ///
-    /// When nothing proves that.
-    pub(super) fn stop(&self) -> Result<()> {
-        self.worsen(Health::Stopped);
-        // One at a time: the second has nothing to do.
-        let _turn = self.retired();
-        if self.is_quiet() {
-            return Ok(());
-        }
-        if let Err(error) = self.reset() {
-            if !error.is_gone() {
-                tracing::warn!(%error, "the function is made quiet instead");
-            }
-            self.backing.quiesce()?;
-        }
-        // Released: who sees it sees what the device wrote before that.
-        self.is_quiet.store(true, Ordering::Release);
-        Ok(())
-    }
-
-    /// Whether what it was given can be taken back.
-    pub(super) fn is_quiet(&self) -> bool {
-        self.is_quiet.load(Ordering::Acquire)
-    }
-
-    /// Writes 0 to the status, and waits until the device has done so, too (§2.4.2).
-    fn reset(&self) -> Result<()> {
-        const STEP: &str = "reset the device";
-        if self.backing.presence() == Presence::Gone {
-            return Err(self.failed(STEP, ErrorKind::Gone));
-        }
-        self.common.write_u8(common::STATUS, 0);
-        let done = poll_until(&self.backing, RESET, || match self.common.read_u8(common::STATUS) {
-            0 => Ok(Some(())),
-            u8::MAX => self.status().map(|_| None),
-            _ => Ok(None),
-        })?;
-        done.ok_or_else(|| self.failed(STEP, ErrorKind::Timeout(RESET)))
-    }
-
-    /// Keeps memory until the device has stopped.
-    pub(super) fn keep(&self, memory: impl Any + Send) {
-        self.retired().push(Box::new(memory));
-    }
-
-    fn retired(&self) -> MutexGuard<'_, Vec<Box<dyn Any + Send>>> {
-        self.retired.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(super) fn failed(&self, step: &'static str, kind: ErrorKind) -> Error {
         Error::new(self.backing.bdf(), step, kind)
-    }
-}
-
-impl<B: Backing> Drop for Function<B> {
-    fn drop(&mut self) {
-        if let Err(error) = self.stop() {
-            tracing::error!(%error, "a device that cannot be stopped keeps its queues and their buffers");
-            std::mem::forget(std::mem::take(&mut *self.retired()));
-        }
     }
 }
 

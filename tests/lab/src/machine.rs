@@ -140,9 +140,11 @@ impl Machine {
             Iommu::Intel | Iommu::IntelScalable => "intel_iommu=on",
             Iommu::Virtio | Iommu::None => "",
         };
+        // The firmware gives ports away only to a kernel that also saves their power, which this one does not.
+        let ports = if self.monitor { " pcie_ports=native" } else { "" };
         match self.gigantic_pages {
-            0 => iommu.to_owned(),
-            count => format!("{iommu} hugepagesz=1G hugepages={count}"),
+            0 => format!("{iommu}{ports}"),
+            count => format!("{iommu}{ports} hugepagesz=1G hugepages={count}"),
         }
     }
 }
@@ -233,6 +235,8 @@ fn monitor(socket: &Path) -> Result<Vec<String>> {
         ["-chardev", &client],
         ["-device", "virtio-serial-pci,id=monitors"],
         ["-device", "virtserialport,bus=monitors.0,chardev=client,name=monitor"],
+        // What is pulled out through it is told by its port, whose driver the kernel has, and not by ACPI.
+        ["-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"],
     ];
     Ok(arguments.into_iter().flatten().map(str::to_owned).collect())
 }

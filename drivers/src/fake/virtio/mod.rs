@@ -64,7 +64,9 @@ impl Virtio {
         put(&mut config, 0, &mac);
         put(&mut config, spec::net::STATUS, &spec::net::LINK_UP.to_le_bytes());
         put(&mut config, spec::net::MTU, &1500_u16.to_le_bytes());
-        Self::new(Kind::Network, NetFeatures::all().bits(), config, 2, Model::net())
+        let card = Self::new(Kind::Network, NetFeatures::all().bits(), config, 2, Model::net());
+        locked(&card.state).registers.single = mac.len() as u64;
+        card
     }
 
     /// A console that says what it hears.
@@ -202,7 +204,7 @@ impl Device for Virtio {
             .region(Region::bar(0, part::LEN))
             .region(Region::bar(1, 4096))
             .msix(self.vectors, 1, 0);
-        let has_outside = locked(&self.state).registers.faults.contains(&Fault::NotifyOutside);
+        let has = |fault| locked(&self.state).registers.faults.contains(&fault);
         [
             (capability::COMMON, part::COMMON, 0x38, None),
             // A kind that nobody knows, and a BAR that is none: to be passed over.
@@ -210,10 +212,15 @@ impl Device for Virtio {
             (
                 capability::NOTIFY,
                 part::NOTIFY,
-                if has_outside { 1 } else { 0xf00 },
+                if has(Fault::NotifyOutside) { 1 } else { 0xf00 },
                 Some(part::MULTIPLIER),
             ),
-            (capability::DEVICE, part::DEVICE, 0x100, None),
+            (
+                capability::DEVICE,
+                part::DEVICE,
+                if has(Fault::ShortConfiguration) { 4 } else { 0x100 },
+                None,
+            ),
         ]
         .into_iter()
         .fold(base, |description, (kind, offset, len, multiplier)| {
@@ -248,6 +255,10 @@ impl Device for Virtio {
         }
         if state.registers.faults.contains(&Fault::NeedsReset) {
             state.registers.need_reset(bus);
+            return;
+        }
+        if state.registers.faults.contains(&Fault::ResetsItself) {
+            state.registers.reset();
             return;
         }
         for index in state.registers.take_told() {

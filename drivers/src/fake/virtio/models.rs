@@ -116,10 +116,14 @@ fn receive(frame: &[u8], registers: &mut Registers, bus: &Bus<'_>) -> bool {
     } else {
         u16::try_from(chains.len()).unwrap_or(u16::MAX)
     };
-    let header = net::Header {
+    let mut header = net::Header {
         buffers: buffers.into(),
         ..net::Header::default()
     };
+    if registers.fails(Fault::StrayHeader) {
+        (header.flags, header.segmentation) = (0xff, 1);
+        header.checksum_start = 60_000.into();
+    }
     let all = [header.as_bytes(), frame].concat();
     let mut rest = all.as_slice();
     for chain in chains {

@@ -14,6 +14,8 @@ pub enum Fault {
     RefusesFeatures,
     /// It has no queues.
     NoQueues,
+    /// Its queues keep the size that they have.
+    KeepsSize,
     /// Its queues do not come up.
     QueuesStayOff,
     /// It has no room for interrupts.
@@ -26,6 +28,10 @@ pub enum Fault {
     Mute,
     /// It says that it needs a reset.
     NeedsReset,
+    /// It resets itself, and says nothing.
+    ResetsItself,
+    /// Its capability says that its configuration has four bytes.
+    ShortConfiguration,
     /// It is done with a chain that is none.
     UnknownChain,
     /// It is done with a chain twice.
@@ -40,6 +46,8 @@ pub enum Fault {
     NoStatus,
     /// It says that frames take no buffers.
     NoBuffers,
+    /// The headers of its frames say everything that there is to say, also what was not settled.
+    StrayHeader,
     /// It writes nothing, and says so.
     Nothing,
 }
@@ -62,6 +70,8 @@ pub(super) struct Registers {
     pub(super) notifications: u64,
     pub(super) interrupts: u64,
     config: Vec<u8>,
+    /// How many bytes at its start are read one by one (virtio 1.3 §4.1.3.1).
+    pub(super) single: u64,
     generation: u8,
     depth: u16,
     pub(super) queues: Vec<DeviceQueue>,
@@ -83,6 +93,7 @@ impl Registers {
             notifications: 0,
             interrupts: 0,
             config,
+            single: 0,
             generation: 0,
             depth,
             queues: vec![DeviceQueue::new(depth); queues],
@@ -159,6 +170,11 @@ impl Registers {
     pub(super) fn read(&mut self, offset: u64, width: u32) -> u64 {
         let device = u64::from(part::DEVICE);
         if offset >= device {
+            if offset - device < self.single && width != 1 {
+                self.mistake(format!(
+                    "{width} bytes of the configuration, which are to be read one by one"
+                ));
+            }
             let start = usize::try_from(offset - device).unwrap_or(usize::MAX);
             let bytes = self.config.iter().skip(start).take(usize::try_from(width).unwrap_or(0));
             return bytes.rev().fold(0, |value, byte| value << 8 | u64::from(*byte));
@@ -254,11 +270,13 @@ impl Registers {
             self.mistake(format!("queue register {place:#x} in status {:#x}", self.status));
         }
         let (no_vectors, stays_off) = (self.fails(Fault::NoVectors), self.fails(Fault::QueuesStayOff));
+        let keeps_size = self.fails(Fault::KeepsSize);
         let Some(queue) = self.queues.get_mut(usize::from(self.selected)) else {
             return;
         };
         let short = u16::try_from(value & 0xffff).unwrap_or_default();
         match place {
+            common::QUEUE_SIZE if keeps_size => {}
             common::QUEUE_SIZE => queue.size = short,
             common::QUEUE_VECTOR if !no_vectors => queue.vector = short,
             common::QUEUE_ENABLE => queue.is_on = short == 1 && !stays_off,

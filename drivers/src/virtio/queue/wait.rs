@@ -6,9 +6,8 @@ use crate::wait::Signals;
 use crate::{Backing, Error, ErrorKind, Presence, Result, Woken};
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
-use vfio_core::EventFd;
+use vfio_core::{EventFd, fence};
 
 /// How long a device that works is waited for before its status is read.
 const SLICE: Duration = Duration::from_millis(200);
@@ -85,7 +84,7 @@ impl<B: Backing, T: Debug + Send + 'static> Queue<B, T> {
             self.ring.set_flags(0);
         }
         // The index is read after the device can see the wish: it looks at the wish after it has moved the index.
-        fence(Ordering::SeqCst);
+        fence::dma();
         Ok(!self.look()?)
     }
 

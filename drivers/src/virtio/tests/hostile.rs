@@ -2,10 +2,13 @@
 
 use super::*;
 use crate::fake::virtio::Fault;
-use crate::virtio::spec::{Features, net};
-use crate::virtio::{Block, BlockOptions, Frame, Net, NetOptions, Request};
+use crate::virtio::data::segments;
+use crate::virtio::spec::{Features, block, net};
+use crate::virtio::{Block, BlockOptions, Data, Frame, Net, NetOptions, Request};
 use crate::{Error, ErrorKind};
+use iommu::Iova;
 use proptest::prelude::*;
+use vfio_core::Access;
 
 #[test]
 fn every_lie_about_a_chain_ends_the_device_and_keeps_the_buffers() {
@@ -36,6 +39,65 @@ fn every_lie_about_a_chain_ends_the_device_and_keeps_the_buffers() {
             },
         );
     }
+}
+
+#[test]
+fn a_disk_without_sense_is_refused() {
+    let bytes = |offset: usize, value: u32| value.to_le_bytes().into_iter().zip(offset..).collect::<Vec<_>>();
+    for wrong in [
+        bytes(block::BLK_SIZE, 0),
+        bytes(block::BLK_SIZE, 1),
+        bytes(block::BLK_SIZE, 4095),
+        bytes(block::CAPACITY + 4, u32::MAX),
+    ] {
+        let device = Virtio::block(64);
+        for (byte, offset) in wrong {
+            device.handle().configure(offset, byte);
+        }
+        let backing = FakeBacking::new(device).unwrap();
+        let error = Block::open::<DmaBuffer<Both>>(backing, BlockOptions::default()).unwrap_err();
+        assert!(matches!(error.kind, ErrorKind::Failed(_)), "{error}");
+    }
+}
+
+/// Says that it has memory which it does not have.
+#[derive(Debug)]
+struct Claims(Vec<u64>);
+
+impl Data for Claims {
+    fn access(&self) -> Access {
+        Access::READ | Access::WRITE
+    }
+
+    fn segment(&self, index: usize) -> Option<(Iova, u64)> {
+        Some((Iova(0), *self.0.get(index)?))
+    }
+}
+
+#[test]
+fn a_request_never_has_4_gib() {
+    let device = Virtio::block(64);
+    device.handle().configure(block::CAPACITY + 3, 1);
+    let (_disk, mut queues) = Block::open(FakeBacking::new(device).unwrap(), BlockOptions::default()).unwrap();
+    for request in [Request::Write { sector: 0 }, Request::Read { sector: 0 }] {
+        for claims in [vec![1 << 31, 1 << 31], vec![1 << 40], vec![0xffff_fe00, 0x200]] {
+            let refused = queues[0].submit(request, Some(Claims(claims))).unwrap_err();
+            assert!(matches!(refused.error.kind, ErrorKind::Invalid(_)));
+        }
+    }
+}
+
+#[test]
+fn no_piece_of_a_part_is_lost() {
+    let parts = vec![
+        Claims(vec![1, 2]),
+        Claims(vec![]),
+        Claims(vec![3]),
+        Claims(vec![4, 5, 6]),
+    ];
+    let lens: Vec<u64> = segments(&parts).map(|(_, len)| len).collect();
+    assert_eq!(lens, [1, 2, 3, 4, 5, 6]);
+    assert_eq!(parts.segment(6), None);
 }
 
 fn features() -> impl Strategy<Value = Features> {

@@ -11,7 +11,9 @@ use vfio_core::fake::{Copier, Description, Machine, Plain, Region};
 type Queue = BlockQueue<FakeBacking, DmaBuffer<Both>>;
 
 fn open(device: Virtio) -> Result<(Block<FakeBacking>, Vec<Queue>), Error> {
+    // A queue is shorter than it could be, so that its size has to be told.
     let options = BlockOptions {
+        depth: 32,
         interrupts: true,
         ..BlockOptions::default()
     };
@@ -52,10 +54,12 @@ fn a_device_that_does_not_come_up_says_why() {
         Fault::NeverResets,
         Fault::RefusesFeatures,
         Fault::NoQueues,
+        Fault::KeepsSize,
         Fault::QueuesStayOff,
         Fault::NoVectors,
         Fault::NotifyOutside,
         Fault::Restless,
+        Fault::ShortConfiguration,
     ] {
         let result = open(Virtio::block(64).faulty(fault));
         match (fault, result) {
@@ -99,7 +103,9 @@ fn what_never_comes_back_is_given_back_once_the_device_has_stopped() {
             disk.stop().unwrap();
             assert!(!handle.is_running());
             assert_eq!(queue.take_back().unwrap().len(), 4);
-            assert!(queue.pop().is_err());
+            assert_eq!(queue.in_flight(), 0);
+            // It is stopped, not broken.
+            assert!(matches!(queue.pop().unwrap_err().kind, ErrorKind::Invalid(_)));
             assert!(queue.submit(Request::Flush, None).is_err());
         },
     );
@@ -153,10 +159,15 @@ fn a_device_that_does_not_stop_is_made_quiet() {
 }
 
 #[test]
-fn a_device_that_needs_a_reset_is_noticed_by_all_who_wait() {
-    for interrupts in [false, true] {
+fn a_device_that_needs_a_reset_or_had_one_is_noticed_by_all_who_wait() {
+    for (fault, interrupts) in [
+        (Fault::NeedsReset, false),
+        (Fault::NeedsReset, true),
+        (Fault::ResetsItself, false),
+        (Fault::ResetsItself, true),
+    ] {
         each(
-            || Virtio::block(64).faulty(Fault::NeedsReset),
+            || Virtio::block(64).faulty(fault),
             |backing, _| {
                 let options = BlockOptions {
                     interrupts,
@@ -204,6 +215,25 @@ fn one_that_is_asked_back_ends_what_it_has_and_one_that_is_gone_gives_it_back() 
         drop((disk, queues, backing));
         assert_eq!(machine.leaks(), Vec::<String>::new());
     }
+}
+
+#[test]
+fn what_a_device_did_before_it_was_stopped_is_taken_once() {
+    each(
+        || Virtio::block(64),
+        |backing, _| {
+            let (disk, mut queues) = Block::open(backing.clone(), BlockOptions::default()).unwrap();
+            let queue = &mut queues[0];
+            fill(queue, &backing);
+            backing.poke();
+            assert!(queue.pop().unwrap().is_some());
+            disk.stop().unwrap();
+            assert!(queue.pop().unwrap().is_some());
+            assert_eq!(queue.take_back().unwrap().len(), 2);
+            assert!(matches!(queue.pop().unwrap_err().kind, ErrorKind::Invalid(_)));
+            assert_eq!(queue.take_back().unwrap().len(), 0);
+        },
+    );
 }
 
 #[test]

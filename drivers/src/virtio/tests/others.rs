@@ -140,6 +140,111 @@ fn frames_and_buffers_that_cannot_be_are_refused() {
 }
 
 #[test]
+fn buffers_are_as_long_as_the_networks_frames() {
+    each(
+        || {
+            let device = Virtio::net(MAC);
+            for (byte, offset) in 9000_u16.to_le_bytes().into_iter().zip(net::MTU..) {
+                device.handle().configure(offset, byte);
+            }
+            device
+        },
+        |backing, _| {
+            let (_net, mut rx, mut tx) = Net::open(backing.clone(), NetOptions::default()).unwrap();
+            assert_eq!(rx.shortest(), net::HEADER_LEN + 14 + 9000);
+            assert!(rx.post(buffer(&backing, &[0; 2048])).is_err());
+            rx.post(buffer(&backing, &vec![0; rx.shortest()])).unwrap();
+            rx.kick();
+            let wanted = pattern(9014, 1);
+            send(&mut tx, &backing, &wanted);
+            assert_eq!(receive(&mut rx, &backing), wanted);
+        },
+    );
+}
+
+#[test]
+fn a_header_says_what_was_settled_and_no_more() {
+    each(
+        || Virtio::net(MAC).faulty(Fault::StrayHeader),
+        |backing, _| {
+            let (_net, mut rx, mut tx) = Net::open(backing.clone(), NetOptions::default()).unwrap();
+            fill(&mut rx, &backing, 2048);
+            send(&mut tx, &backing, &[1; 64]);
+            backing.idle();
+            let header = rx.pop().unwrap().unwrap().header;
+            assert_eq!((header.flags, header.segmentation), (0, 0));
+        },
+    );
+    each(
+        || Virtio::net(MAC).faulty(Fault::StrayHeader),
+        |backing, _| {
+            let options = NetOptions {
+                checksums: true,
+                ..NetOptions::default()
+            };
+            let (_net, mut rx, mut tx) = Net::open(backing.clone(), options).unwrap();
+            fill(&mut rx, &backing, 2048);
+            send(&mut tx, &backing, &[1; 64]);
+            backing.idle();
+            let error = rx.pop().unwrap_err();
+            assert!(error.to_string().contains("checksum"), "{error}");
+        },
+    );
+}
+
+#[test]
+fn whatever_is_pulled_out_says_so_and_gives_everything_back() {
+    for interrupts in [false, true] {
+        each(
+            || Virtio::net(MAC).faulty(Fault::Mute),
+            |backing, _| {
+                let options = NetOptions {
+                    interrupts,
+                    ..NetOptions::default()
+                };
+                let (net, mut rx, mut tx) = Net::open(backing.clone(), options).unwrap();
+                fill(&mut rx, &backing, 2048);
+                send(&mut tx, &backing, &[1; 64]);
+                backing.machine().remove(backing.bdf().unwrap());
+                assert!((0..10_000).find_map(|_| rx.pop().err()).unwrap().is_gone());
+                assert!((0..10_000).find_map(|_| tx.reap().err()).unwrap().is_gone());
+                assert!(net.is_link_up().unwrap_err().is_gone());
+                if interrupts {
+                    assert!(rx.wait(None).unwrap_err().is_gone());
+                }
+                net.stop().unwrap();
+                assert_eq!((rx.take_back().unwrap().len(), tx.take_back().unwrap().len()), (64, 1));
+            },
+        );
+        each(
+            || Virtio::console().faulty(Fault::Mute),
+            |backing, _| {
+                let options = ConsoleOptions {
+                    interrupts,
+                    ..ConsoleOptions::default()
+                };
+                let mut console = Console::open(backing.clone(), options).unwrap();
+                console.write(b"on its way", SECOND).unwrap();
+                backing.machine().remove(backing.bdf().unwrap());
+                assert!(console.write(&[0; 10_000], 60 * SECOND).unwrap_err().is_gone());
+                assert!(console.flush(60 * SECOND).unwrap_err().is_gone());
+                assert!(console.read(&mut [0; 8]).unwrap_err().is_gone());
+            },
+        );
+        each(
+            || Virtio::entropy().faulty(Fault::Mute),
+            |backing, _| {
+                let mut source = Entropy::open(backing.clone(), interrupts).unwrap();
+                backing.machine().remove(backing.bdf().unwrap());
+                for _ in 0..2 {
+                    assert!(source.fill(&mut [0; 64], 60 * SECOND).unwrap_err().is_gone());
+                }
+            },
+        );
+    }
+}
+
+#[test]
 fn a_frame_in_no_buffers_or_without_its_header_ends_the_card() {
     for (fault, mergeable) in [(Fault::NoBuffers, true), (Fault::Nothing, false)] {
         each(
