@@ -93,7 +93,11 @@ fn main() -> Result<()> {
                 ..RxOptions::default()
             };
             let mut queue = port.rx_queue(0, options)?;
-            let (count, time) = receive(&backing, &mut queue, &mut pool, args.batch, limit)?;
+            let (count, busy, time) = receive(&backing, &mut queue, &mut pool, args.batch, limit)?;
+            eprintln!(
+                "{} ns a frame while there were some",
+                busy.as_nanos() / u128::from(count.max(1))
+            );
             ("rx", count, time)
         }
     };
@@ -156,16 +160,18 @@ fn send(
     }
 }
 
+/// How many came, how long that kept the processor busy, and in what time.
 fn receive(
     backing: &VfioBacking,
     queue: &mut RxQueue<VfioBacking>,
     pool: &mut DmaPool<Both>,
     batch: u32,
     limit: Duration,
-) -> Result<(u64, Duration)> {
+) -> Result<(u64, Duration, Duration)> {
     while queue.room() > 0 && queue.post(pool.take(BUFFER)?).is_ok() {}
     queue.ring();
-    let (mut start, mut count) = (None, 0);
+    let (mut start, mut count, mut unrung) = (None, 0, 0);
+    let (mut busy, mut before) = (Duration::ZERO, backing.now());
     loop {
         let mut got = 0;
         while got < batch
@@ -178,9 +184,17 @@ fn receive(
                 .context("a queue without room for its own buffer")?;
             got += 1;
         }
-        queue.ring();
+        unrung += got;
+        if unrung >= batch {
+            queue.ring();
+            unrung = 0;
+        }
         count += u64::from(got);
         let now = backing.now();
+        if got > 0 {
+            busy += now - before;
+        }
+        before = now;
         let since = match start {
             Some(start) => now - start,
             None if got > 0 => {
@@ -193,7 +207,7 @@ fn receive(
             }
         };
         if since >= limit {
-            return Ok((count, since));
+            return Ok((count, busy, since));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Virtual functions of a network card with drivers in user space; the card itself is the kernel's.
+//! Virtual functions of a network card with drivers in user space, the card itself being the kernel's; and the card with such a driver.
 
 use crate::background::{Background, LONG};
 use crate::dma::example;
@@ -15,6 +15,7 @@ use std::process::Command;
 pub(crate) fn cases() -> Vec<Case> {
     on_both![
         "a_vf_pings", 120, ping;
+        "a_pf_pings_and_is_the_kernels_again", 120, ping_from_the_pf;
         "a_vf_serves_http_to_the_kernel", 180, serve;
         "a_vf_fetches_from_another", 180, fetch;
     ]
@@ -39,18 +40,30 @@ fn on_vfs(count: &str, what: impl FnOnce(&[String]) -> Result<()>) -> Result<()>
 }
 
 fn ping(interface: &str) -> Result<()> {
-    on_vfs("1", |vfs| {
-        let vf = vfs.first().context("no VF")?;
-        for more in [
-            &["-c", "5", "-i", "50"][..],
-            &["-c", "5", "-i", "50", "-s", "1400", "--interrupts"],
-        ] {
-            let usual = [vf.as_str(), GATEWAY, "--interface", interface];
-            let said = example("vf-ping", &[&usual, more].concat())?.stdout;
-            ensure!(said.contains("5 packets transmitted, 5 received"), "{said}");
-        }
-        Ok(())
-    })
+    on_vfs("1", |vfs| ping_from(vfs.first().context("no VF")?, interface))
+}
+
+fn ping_from_the_pf(interface: &str) -> Result<()> {
+    let pf = physical_function("igb")?;
+    done(&["bind", &pf, "--driver", "vfio-pci"])?;
+    let outcome = ping_from(&pf, interface);
+    let released = done(&["release", &pf]);
+    outcome?;
+    released?;
+    // Its VFs need a PF that works.
+    on_vfs("1", |vfs| ping_from(vfs.first().context("no VF")?, interface))
+}
+
+fn ping_from(function: &str, interface: &str) -> Result<()> {
+    for more in [
+        &["-c", "5", "-i", "50"][..],
+        &["-c", "5", "-i", "50", "-s", "1400", "--interrupts"],
+    ] {
+        let usual = [function, GATEWAY, "--interface", interface];
+        let said = example("vf-ping", &[&usual, more].concat())?.stdout;
+        ensure!(said.contains("5 packets transmitted, 5 received"), "{said}");
+    }
+    Ok(())
 }
 
 /// What is asked of a server.

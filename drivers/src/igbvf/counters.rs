@@ -1,7 +1,7 @@
-//! What the device counts. Its counters have 32 bits, wrap, and start anew when the PF is reset.
+//! What the device counts. A VF's counters have 32 bits, wrap, and start anew when the PF is reset; a PF's are cleared by reading.
 
-use super::function::Function;
-use super::regs;
+use super::function::{Function, Kind};
+use super::regs::{self, physical as pf};
 use crate::Backing;
 use vfio_core::mmio::{ReadOnly, Reg};
 
@@ -30,7 +30,11 @@ pub struct Statistics {
 
 /// What the device has counted at a time.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Sample([u32; COUNT]);
+pub(super) struct Sample {
+    counts: [u32; COUNT],
+    /// Reading has cleared them.
+    is_cleared: bool,
+}
 
 /// Totals, and what the device had counted when they were last looked at.
 #[derive(Debug, Default)]
@@ -47,16 +51,17 @@ impl Counters {
         if now.is_silence() {
             return;
         }
-        for ((total, last), now) in self.totals.iter_mut().zip(&mut self.last.0).zip(now.0) {
-            *total += u64::from(now.wrapping_sub(*last));
-            *last = now;
+        for ((total, last), now) in self.totals.iter_mut().zip(self.last.counts).zip(now.counts) {
+            *total += u64::from(now.wrapping_sub(last));
         }
+        self.rebase(now);
     }
 
     /// Counts from here: what was counted before this is lost, or was added.
     pub(super) fn rebase(&mut self, now: Sample) {
         // A function that does not answer has been reset: its counters begin at zero.
-        self.last = if now.is_silence() { Sample::default() } else { now };
+        let begins_at_zero = now.is_silence() || now.is_cleared;
+        self.last = if begins_at_zero { Sample::default() } else { now };
     }
 
     pub(super) fn total(&self) -> Statistics {
@@ -87,10 +92,33 @@ impl Counters {
 
 impl Sample {
     pub(super) fn read<B: Backing>(function: &Function<B>) -> Self {
+        match function.kind {
+            Kind::Virtual => Self::read_virtual(function),
+            Kind::Physical => Self::read_physical(function),
+        }
+    }
+
+    fn read_physical<B: Backing>(function: &Function<B>) -> Self {
+        let octets = |[low, high]: [usize; 2]| {
+            let octets = function.read(low);
+            // Less than 4 G since the last time, so there is nothing in it.
+            function.read(high);
+            octets
+        };
+        let [rx_frames, rx_octets] = [function.read(pf::GPRC), octets(pf::GORC)];
+        let rx_multicast = function.read(pf::MPRC);
+        let [tx_frames, tx_octets] = [function.read(pf::GPTC), octets(pf::GOTC)];
+        Self {
+            counts: [rx_frames, rx_octets, rx_multicast, tx_frames, tx_octets, 0, 0, 0, 0],
+            is_cleared: true,
+        }
+    }
+
+    fn read_virtual<B: Backing>(function: &Function<B>) -> Self {
         fn one<B: Backing, const AT: usize>(function: &Function<B>, register: Reg<u32, ReadOnly, AT>) -> u32 {
             function.registers.read(register)
         }
-        Self([
+        let counts = [
             one(function, regs::VFGPRC),
             one(function, regs::VFGORC),
             one(function, regs::VFMPRC),
@@ -100,12 +128,17 @@ impl Sample {
             one(function, regs::VFGORLBC),
             one(function, regs::VFGPTLBC),
             one(function, regs::VFGOTLBC),
-        ])
+        ];
+        Self {
+            counts,
+            is_cleared: false,
+        }
     }
 
     /// All ones: the function does not answer.
     fn is_silence(&self) -> bool {
-        self.0 == [u32::MAX; COUNT]
+        let [rx_frames, _, _, tx_frames, ..] = self.counts;
+        rx_frames == u32::MAX && tx_frames == u32::MAX
     }
 }
 
@@ -113,15 +146,32 @@ impl Sample {
 mod tests {
     use super::*;
 
+    fn sample(count: u32, is_cleared: bool) -> Sample {
+        Sample {
+            counts: [count; COUNT],
+            is_cleared,
+        }
+    }
+
     #[test]
     fn a_counter_that_wrapped_goes_on() {
         let mut counters = Counters::default();
-        counters.add(Sample([u32::MAX - 1; COUNT]));
-        counters.add(Sample([3; COUNT]));
+        counters.add(sample(u32::MAX - 1, false));
+        counters.add(sample(3, false));
         assert_eq!(counters.total().rx_frames, u64::from(u32::MAX) + 4);
-        counters.rebase(Sample([100; COUNT]));
-        counters.add(Sample([u32::MAX; COUNT]));
-        counters.add(Sample([101; COUNT]));
+        counters.rebase(sample(100, false));
+        counters.add(sample(u32::MAX, false));
+        counters.add(sample(101, false));
         assert_eq!(counters.total().local_tx_octets, u64::from(u32::MAX) + 5);
+    }
+
+    #[test]
+    fn a_counter_that_reading_clears_is_added_each_time() {
+        let mut counters = Counters::default();
+        counters.rebase(sample(7, true));
+        counters.add(sample(5, true));
+        counters.add(sample(5, true));
+        counters.add(sample(u32::MAX, true));
+        assert_eq!(counters.total().tx_octets, 10);
     }
 }

@@ -1,6 +1,6 @@
 //! What the port and its queues share: registers, interrupts, and whether the function works.
 
-use super::regs;
+use super::regs::{self, physical as pf};
 use super::spec::Message;
 use crate::{Backing, Error, ErrorKind, Presence, Registers, Result, Vectors};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,6 +12,7 @@ use vfio_core::mmio::Window;
 /// The function. Held by the port and by each of its queues, which may be on threads of their own.
 #[derive(Debug)]
 pub(super) struct Function<B: Backing> {
+    pub(super) kind: Kind,
     // Dropped in this order: unmapped, interrupts off, then quiet and reset.
     pub(super) registers: Window<Registers, { regs::LEN }>,
     vectors: Option<Vectors>,
@@ -24,6 +25,13 @@ pub(super) struct Function<B: Backing> {
     ivar: Mutex<u32>,
     /// Its bus mastering is off, and queues may have been given up that are still on. So it was, perhaps, before it was opened.
     is_quiet: Mutex<bool>,
+}
+
+/// Which function of the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Virtual,
+    Physical,
 }
 
 /// Whether the function works.
@@ -40,18 +48,38 @@ const HEALTH: u32 = 3;
 const DOWN: &str = "the physical function was reset: the port recovers, then its queues restart";
 /// The vectors of a VF.
 pub(super) const VECTORS: usize = 3;
-/// The vector of the mailbox. Queues have the others.
+/// The vector of the mailbox, or of the link for a PF. Queues have the others.
 const MAILBOX_VECTOR: usize = 2;
 /// Bit of vector 0 among what is taken; queues are below.
 const FIRST_VECTOR: u32 = 1 << 8;
 
+impl Kind {
+    /// By the identity of a function.
+    pub(super) fn of(vendor: u16, device: u16) -> Option<Self> {
+        match (vendor, device) {
+            (0x8086, 0x10ca) => Some(Self::Virtual),
+            (0x8086, 0x10c9) => Some(Self::Physical),
+            _ => None,
+        }
+    }
+
+    /// How much of BAR 0 is needed.
+    pub(super) fn bar_len(self) -> u64 {
+        match self {
+            Self::Virtual => regs::LEN as u64,
+            Self::Physical => pf::LEN,
+        }
+    }
+}
+
 impl<B: Backing> Function<B> {
-    pub(super) fn new(backing: B, registers: Registers, vectors: Option<Vectors>) -> Result<Self> {
+    pub(super) fn new(kind: Kind, backing: B, registers: Registers, vectors: Option<Vectors>) -> Result<Self> {
         let Some(registers) = Window::new(registers, 0) else {
             let kind = ErrorKind::Unsupported("BAR 0 of less than 16 KiB".into());
             return Err(Error::new(backing.bdf(), "map the registers", kind));
         };
         Ok(Self {
+            kind,
             registers,
             vectors,
             backing,
@@ -77,6 +105,11 @@ impl<B: Backing> Function<B> {
     pub(super) fn write(&self, offset: usize, value: u32) {
         let written = self.registers.mmio().write_u32(offset, value);
         debug_assert!(written.is_some(), "no register at {offset:#x}");
+    }
+
+    /// Replaces some bits of a register, of which there is one owner.
+    pub(super) fn change(&self, offset: usize, mask: u32, bits: u32) {
+        self.write(offset, self.read(offset) & !mask | bits);
     }
 
     /// To be compared with [`check`](Self::check) later.
@@ -221,7 +254,17 @@ impl<B: Backing> Function<B> {
     fn direct(&self, entry: u32, value: u32) {
         let mut ivar = locked(&self.ivar);
         *ivar = *ivar & !(0xff << (8 * entry)) | value << (8 * entry);
-        self.registers.write(regs::IVAR, *ivar);
+        self.write_ivar(*ivar);
+    }
+
+    fn write_ivar(&self, ivar: u32) {
+        match self.kind {
+            Kind::Virtual => self.registers.write(regs::IVAR, ivar),
+            Kind::Physical => {
+                self.registers.write(regs::IVAR, ivar & 0xffff);
+                self.registers.write(regs::IVAR_NEXT, ivar >> 16);
+            }
+        }
     }
 
     /// The event of a vector.
@@ -247,9 +290,17 @@ impl<B: Backing> Function<B> {
         for vector in 0..VECTORS {
             self.write(regs::EITR + 4 * vector, interval);
         }
-        self.registers.write(regs::IVAR, *locked(&self.ivar));
+        self.write_ivar(*locked(&self.ivar));
         let mailbox = u32::try_from(MAILBOX_VECTOR).unwrap_or_default() | regs::IVAR_VALID;
-        self.registers.write(regs::IVAR_MISC, mailbox);
+        match self.kind {
+            Kind::Virtual => self.registers.write(regs::IVAR_MISC, mailbox),
+            Kind::Physical => {
+                self.write(pf::GPIE, pf::VECTORS);
+                // Its first entry is a timer's.
+                self.registers.write(regs::IVAR_MISC, mailbox << 8);
+                self.write(pf::IMS, pf::LINK_CHANGED);
+            }
+        }
         self.arm(MAILBOX_VECTOR);
     }
 

@@ -1,6 +1,7 @@
-//! The virtual function of an Intel 82576 (`igb`): a network port whose packets no kernel touches.
+//! The virtual function of an Intel 82576 (`igb`), and the physical one: a network port whose packets no kernel touches.
 //!
 //! A [`Port`] brings the function up and owns its mailbox, through which the PF's driver allows or refuses an address, multicast groups and VLANs.
+//! A physical function has nobody to ask: its port owns the filters themselves. It does not serve virtual functions.
 //! [`RxQueue`] and [`TxQueue`] move buffers: a frame is received into a [`DmaBuffer`](iommu::buffer::DmaBuffer) that the caller had put in, and the very
 //! same buffer can be sent on. Many of them go with one write of a register. A function has two queues of each kind, each for one thread.
 //!
@@ -41,12 +42,14 @@
 //!
 //! Follows the Intel 82576EB Gigabit Ethernet Controller Datasheet; messages of the mailbox follow Linux.
 
+mod control;
 mod counters;
 mod function;
 mod mailbox;
 mod offload;
 #[cfg(feature = "smoltcp")]
 pub mod phy;
+mod physical;
 mod piece;
 mod port;
 pub mod regs;

@@ -1,11 +1,11 @@
 //! The function as a port of the network: bring-up, its address and filters, link, counters, and recovery from a reset of the PF.
 
+use super::control::{Control, Request};
 use super::counters::{Counters, Sample, Statistics};
-use super::function::{Function, Health, VECTORS};
-use super::mailbox::Mailbox;
+use super::function::{Function, Health, Kind, VECTORS};
 use super::regs;
 use super::rx::{RxOptions, RxQueue};
-use super::spec::{MULTICAST_LIMIT, MacAddress, Message};
+use super::spec::{MULTICAST_LIMIT, MacAddress};
 use super::tx::{TxOptions, TxQueue};
 use crate::{Backing, Error, ErrorKind, Presence, Result};
 use std::collections::BTreeSet;
@@ -14,13 +14,13 @@ use std::sync::Arc;
 use std::time::Duration;
 use vfio_core::EventFd;
 
-/// A virtual function of an 82576, and the only owner of its mailbox. Its queues are made by it and live on their own.
+/// A function of an 82576, and the only owner of its mailbox or filters. Its queues are made by it and live on their own.
 ///
 /// It does nothing by itself: [`check`](Self::check) is to be called every now and then, and when its
 /// [event](Self::event) is signalled.
 #[derive(Debug)]
 pub struct Port<B: Backing> {
-    mailbox: Mailbox<B>,
+    control: Control<B>,
     options: PortOptions,
     mac: MacAddress,
     /// The address that was asked for, if one was.
@@ -89,7 +89,7 @@ const LONGEST: u16 = 0x3f00;
 const BESIDES: u16 = 4 + 4;
 
 impl<B: Backing> Port<B> {
-    /// Brings up the function: resets it, asks its PF for an address and says which frames it takes.
+    /// Brings up the function: resets it, asks its PF for an address and says which frames it takes. A physical function is its own PF here.
     ///
     /// # Errors
     ///
@@ -98,26 +98,26 @@ impl<B: Backing> Port<B> {
     pub fn open(backing: &B, options: PortOptions) -> Result<Self> {
         let failed = |kind| Error::new(backing.bdf(), "open the port", kind);
         let config = backing.config()?;
-        if (config.u16(0), config.u16(2)) != (Some(VENDOR), Some(DEVICE)) {
-            return Err(failed(ErrorKind::Unsupported(
-                "only the virtual function of an 82576, 8086:10ca".into(),
-            )));
-        }
+        let ids = config.u16(0).zip(config.u16(2));
+        let Some(kind) = ids.and_then(|(vendor, device)| Kind::of(vendor, device)) else {
+            let what = "only an 82576, 8086:10c9, and its virtual function, 8086:10ca";
+            return Err(failed(ErrorKind::Unsupported(what.into())));
+        };
         if options.frame_len > LONGEST - BESIDES {
             return Err(failed(ErrorKind::Invalid("a frame has at most 16120 bytes".into())));
         }
         if options.mac.is_some_and(|mac| !mac.is_station()) {
             return Err(failed(ErrorKind::Invalid("no address of a station".into())));
         }
-        let len = regs::LEN as u64;
+        let len = kind.bar_len();
         if backing.bar_len(0)? < len {
-            return Err(failed(ErrorKind::Unsupported("BAR 0 of less than 16 KiB".into())));
+            return Err(failed(ErrorKind::Unsupported("BAR 0 is too short".into())));
         }
         let registers = backing.map_bar(0, 0..len)?;
         let vectors = options.interrupts.then(|| backing.vectors(VECTORS)).transpose()?;
-        let function = Arc::new(Function::new(backing.clone(), registers, vectors)?);
+        let function = Arc::new(Function::new(kind, backing.clone(), registers, vectors)?);
         let mut port = Self {
-            mailbox: Mailbox::new(Arc::clone(&function), options.answer_limit),
+            control: Control::new(&function, options.answer_limit),
             mac: options.mac.unwrap_or_else(random_mac),
             wanted: options.mac,
             filters: BTreeSet::new(),
@@ -152,11 +152,12 @@ impl<B: Backing> Port<B> {
             return Err(self.function.failed(STEP, ErrorKind::Gone));
         }
         self.function.start()?;
-        let given = self.mailbox.reset(self.options.reset_limit)?;
+        let given = self.control.reset(self.options.reset_limit)?;
         self.function.set_up_vectors(self.options.interval);
         self.counters.rebase(Sample::read(&self.function));
         self.claim_mac(given)?;
-        self.ask_frame_len()?;
+        let frame_len = self.options.frame_len.saturating_add(BESIDES);
+        self.control.request(Request::FrameLen(frame_len))?;
         self.ask_again()?;
         self.function.set_running(begun, STEP)
     }
@@ -165,8 +166,7 @@ impl<B: Backing> Port<B> {
     fn claim_mac(&mut self, given: Option<MacAddress>) -> Result<()> {
         let wanted = self.wanted.or(given).unwrap_or(self.mac);
         if given != Some(wanted) {
-            let request = Message::new(Message::SET_MAC, 0).with_mac(wanted);
-            let asked = self.mailbox.request(&request, "set the address");
+            let asked = self.control.request(Request::Mac(wanted));
             if let Some(given) = given.filter(|_| is_refusal(&asked)) {
                 tracing::warn!(%wanted, %given, "the address is not granted");
                 self.mac = given;
@@ -181,22 +181,20 @@ impl<B: Backing> Port<B> {
     /// Asks for what was granted before; what is not any more is given up.
     fn ask_again(&mut self) -> Result<()> {
         for vlan in self.vlans.clone() {
-            let asked = self.mailbox.request(&vlan_message(vlan, true), "join a VLAN");
-            if !is_granted_still(asked)? {
+            if !is_granted_still(self.control.request(Request::Vlan(vlan, true)))? {
                 self.vlans.remove(&vlan);
             }
         }
         for mac in self.filters.clone() {
-            let request = Message::new(Message::SET_MAC, Message::ADD).with_mac(mac);
-            if !is_granted_still(self.mailbox.request(&request, "add an address"))? {
+            if !is_granted_still(self.control.request(Request::AddMac(mac)))? {
                 self.filters.remove(&mac);
             }
         }
         if self.is_all_multicast {
-            let asked = self.ask_all_multicast(true);
+            let asked = self.control.request(Request::AllMulticast(true));
             self.is_all_multicast = is_granted_still(asked)?;
         }
-        let asked = self.ask_multicast();
+        let asked = self.control.request(Request::Multicast(&self.multicast));
         if !is_granted_still(asked)? {
             self.multicast.clear();
         }
@@ -260,7 +258,7 @@ impl<B: Backing> Port<B> {
     /// Whether the PF is well. What was counted is added only then: its reset sets the counters to zero.
     fn listen(&mut self) -> bool {
         let sample = Sample::read(&self.function);
-        let is_well = self.mailbox.listen();
+        let is_well = self.control.listen();
         if is_well {
             self.counters.add(sample);
         }
@@ -274,8 +272,7 @@ impl<B: Backing> Port<B> {
     /// [`ErrorKind::Refused`] when the PF was told another; [`ErrorKind::Invalid`] for a group's; those of a silent PF.
     pub fn set_mac(&mut self, mac: MacAddress) -> Result<()> {
         self.station(mac)?;
-        let request = Message::new(Message::SET_MAC, 0).with_mac(mac);
-        self.mailbox.request(&request, "set the address")?;
+        self.control.request(Request::Mac(mac))?;
         (self.mac, self.wanted) = (mac, Some(mac));
         Ok(())
     }
@@ -287,8 +284,7 @@ impl<B: Backing> Port<B> {
     /// [`ErrorKind::Refused`] when the PF has no room for it, or trusts only the first; otherwise as [`set_mac`](Self::set_mac).
     pub fn add_mac(&mut self, mac: MacAddress) -> Result<()> {
         self.station(mac)?;
-        let request = Message::new(Message::SET_MAC, Message::ADD).with_mac(mac);
-        self.mailbox.request(&request, "add an address")?;
+        self.control.request(Request::AddMac(mac))?;
         self.filters.insert(mac);
         Ok(())
     }
@@ -299,9 +295,7 @@ impl<B: Backing> Port<B> {
     ///
     /// As [`set_mac`](Self::set_mac).
     pub fn clear_macs(&mut self) -> Result<()> {
-        // The PF wants to see a station's address here, whichever.
-        let request = Message::new(Message::SET_MAC, Message::CLEAR).with_mac(self.mac);
-        self.mailbox.request(&request, "take back the added addresses")?;
+        self.control.request(Request::ClearMacs(self.mac))?;
         self.filters.clear();
         Ok(())
     }
@@ -316,9 +310,10 @@ impl<B: Backing> Port<B> {
             let kind = ErrorKind::Invalid("at most 30 addresses of groups".into());
             return Err(self.function.failed("set the multicast addresses", kind));
         }
-        let hashes = groups.iter().map(|group| group.hash()).collect();
-        let before = std::mem::replace(&mut self.multicast, hashes);
-        self.ask_multicast().inspect_err(|_| self.multicast = before)
+        let hashes: Vec<u16> = groups.iter().map(|group| group.hash()).collect();
+        self.control.request(Request::Multicast(&hashes))?;
+        self.multicast = hashes;
+        Ok(())
     }
 
     /// Whether it takes all multicast frames.
@@ -327,7 +322,7 @@ impl<B: Backing> Port<B> {
     ///
     /// [`ErrorKind::Refused`] by the PF; those of a silent one.
     pub fn set_all_multicast(&mut self, all: bool) -> Result<()> {
-        self.ask_all_multicast(all)?;
+        self.control.request(Request::AllMulticast(all))?;
         self.is_all_multicast = all;
         Ok(())
     }
@@ -342,8 +337,7 @@ impl<B: Backing> Port<B> {
             let kind = ErrorKind::Invalid("VLANs are numbered from 0 to 4094".into());
             return Err(self.function.failed("join a VLAN", kind));
         }
-        let step = if member { "join a VLAN" } else { "leave a VLAN" };
-        self.mailbox.request(&vlan_message(vlan, member), step)?;
+        self.control.request(Request::Vlan(vlan, member))?;
         if member {
             self.vlans.insert(vlan);
         } else {
@@ -389,28 +383,7 @@ impl<B: Backing> Port<B> {
         let kind = ErrorKind::Invalid("no address of a station".into());
         Err(self.function.failed("set an address", kind))
     }
-
-    fn ask_frame_len(&mut self) -> Result<()> {
-        let len = u32::from(self.options.frame_len.saturating_add(BESIDES));
-        let request = Message::new(Message::SET_FRAME_LEN, 0).with_number(len);
-        self.mailbox.request(&request, "set the longest frame")
-    }
-
-    fn ask_multicast(&mut self) -> Result<()> {
-        let request = Message::multicast(&self.multicast);
-        self.mailbox.request(&request, "set the multicast addresses")
-    }
-
-    fn ask_all_multicast(&mut self, all: bool) -> Result<()> {
-        let info = if all { Message::ALL_MULTICAST } else { 0 };
-        let request = Message::new(Message::SET_PROMISCUOUS, info);
-        self.mailbox.request(&request, "take all multicast frames")
-    }
 }
-
-/// Intel, 82576 virtual function.
-const VENDOR: u16 = 0x8086;
-const DEVICE: u16 = 0x10ca;
 
 fn is_refusal(asked: &Result<()>) -> bool {
     matches!(asked, Err(error) if matches!(error.kind, ErrorKind::Refused(_)))
@@ -423,10 +396,6 @@ fn is_granted_still(asked: Result<()>) -> Result<bool> {
         return Ok(false);
     }
     asked.map(|()| true)
-}
-
-fn vlan_message(vlan: u16, member: bool) -> Message {
-    Message::new(Message::SET_VLAN, u8::from(member)).with_number(vlan.into())
 }
 
 /// An address that nobody else is likely to have, locally administered.

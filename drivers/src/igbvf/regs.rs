@@ -1,7 +1,7 @@
-//! Registers of the 82576's virtual function: BAR 0, 16 KiB.
+//! Registers of the 82576's virtual function: BAR 0, 16 KiB; and in [`physical`] what only the physical one has.
 //!
 //! Follows the 82576 datasheet §8.26 and, for what a VF's register does, that of the PF of the same name: §8.10 (receive), §8.12 (transmit),
-//! §8.8 (interrupts). All are 32 bits wide.
+//! §8.8 (interrupts). Those of a PF's first queues and of its interrupts lie where a VF has them. All are 32 bits wide.
 
 use bitfield_struct::bitfield;
 use vfio_core::mmio::{ReadOnly, ReadWrite, Reg, Register, WriteOnly};
@@ -29,8 +29,11 @@ pub const EIAC: Reg<u32, ReadWrite, 0x152c> = Reg::new();
 pub const EIAM: Reg<u32, ReadWrite, 0x1530> = Reg::new();
 /// EITR of vector 0: the least time between two messages. Others follow, 4 bytes apart.
 pub const EITR: usize = 0x1680;
-/// VTIVAR: the vector of each queue, a byte each ([`IVAR_VALID`] and the number): receive 0, transmit 0, receive 1, transmit 1.
+/// VTIVAR: the vector of each queue, a byte each ([`IVAR_VALID`] and the number): receive 0, transmit 0, receive 1, transmit 1. A PF has the
+/// last two in the low half of the next register.
 pub const IVAR: Reg<u32, ReadWrite, 0x1700> = Reg::new();
+/// The register after [`IVAR`], which a PF has.
+pub const IVAR_NEXT: Reg<u32, ReadWrite, 0x1704> = Reg::new();
 /// VTIVAR_MISC: the vector of the mailbox.
 pub const IVAR_MISC: Reg<u32, ReadWrite, 0x1740> = Reg::new();
 /// Bit of an entry of [`IVAR`].
@@ -122,6 +125,88 @@ pub const VFGPTLBC: Reg<u32, ReadOnly, 0x0f44> = Reg::new();
 pub const VFGORLBC: Reg<u32, ReadOnly, 0x0f48> = Reg::new();
 /// Good octets sent to functions of the same port.
 pub const VFGOTLBC: Reg<u32, ReadOnly, 0x0f50> = Reg::new();
+
+/// Registers of the physical function, and bits that only it has (§8.2 to §8.18).
+pub mod physical {
+    /// Bytes of BAR 0 that hold them.
+    pub const LEN: u64 = 0x6000;
+
+    /// Bit of CTRL: no more DMA is begun.
+    pub const NO_DMA: u32 = 1 << 2;
+    /// Bit of STATUS: DMA may be under way.
+    pub const MAY_DMA: u32 = 1 << 19;
+    /// Bit of CTRL: the MAC follows the link of the PHY.
+    pub const SET_LINK_UP: u32 = 1 << 6;
+    /// Bit of CTRL: VLAN tags are put in and taken out.
+    pub const VLANS: u32 = 1 << 30;
+    /// Extended device control.
+    pub const CTRL_EXT: usize = 0x0018;
+    /// Bits of [`CTRL_EXT`]: the link is not one of copper.
+    pub const NOT_COPPER: u32 = 3 << 22;
+    /// Access to the PHY.
+    pub const MDIC: usize = 0x0020;
+    /// Of [`MDIC`]: writes the control register of the PHY inside.
+    pub const PHY_WRITE: u32 = 1 << 26 | 1 << 21;
+    /// Of [`MDIC`]: the access is over.
+    pub const PHY_READY: u32 = 1 << 28;
+    /// Bits of the PHY's control register: it is on, and negotiates from the start (IEEE 802.3 §22.2.4.1).
+    pub const NEGOTIATE: u32 = 1 << 12 | 1 << 9;
+    /// Causes of interrupts that are no queue's; cleared by reading.
+    pub const ICR: usize = 0x00c0;
+    /// Lets such causes interrupt.
+    pub const IMS: usize = 0x00d0;
+    /// Keeps them from it.
+    pub const IMC: usize = 0x00d8;
+    /// Such a cause: the link has changed.
+    pub const LINK_CHANGED: u32 = 1 << 2;
+    /// How interrupts are sent.
+    pub const GPIE: usize = 0x1514;
+    /// Of [`GPIE`]: one vector for each entry of IVAR, which the message masks; an interrupt that is pending is sent again.
+    pub const VECTORS: u32 = 1 << 4 | 1 << 30 | 1 << 31;
+    /// Receive control.
+    pub const RCTL: usize = 0x0100;
+    /// Bit of [`RCTL`].
+    pub const RECEIVE: u32 = 1 << 1;
+    /// Bit of [`RCTL`]: all multicast frames.
+    pub const ALL_MULTICAST: u32 = 1 << 4;
+    /// Bit of [`RCTL`]: frames up to [`RLPML`].
+    pub const LONG: u32 = 1 << 5;
+    /// Bit of [`RCTL`]: broadcasts.
+    pub const BROADCAST: u32 = 1 << 15;
+    /// Bit of [`RCTL`]: frames with a tag only if [`VFTA`] has it.
+    pub const FILTER_VLANS: u32 = 1 << 18;
+    /// Bit of [`RCTL`]: the check sequence is not written to memory.
+    pub const STRIP_FCS: u32 = 1 << 26;
+    /// Transmit control.
+    pub const TCTL: usize = 0x0400;
+    /// Bit of [`TCTL`].
+    pub const SEND: u32 = 1 << 1;
+    /// The longest frame.
+    pub const RLPML: usize = 0x5004;
+    /// Hashes of multicast addresses, a bit each.
+    pub const MTA: usize = 0x5200;
+    /// Registers of [`MTA`].
+    pub const MTA_WORDS: usize = 128;
+    /// The first address; each has 8 bytes, the last two of them for [`ADDRESS_VALID`].
+    pub const RAL: usize = 0x5400;
+    /// Places for addresses that follow one another.
+    pub const ADDRESSES: usize = 16;
+    /// Bit of the second register of an address.
+    pub const ADDRESS_VALID: u32 = 1 << 31;
+    /// VLANs, a bit each.
+    pub const VFTA: usize = 0x5600;
+
+    /// Counters, which are cleared by reading: good frames received.
+    pub const GPRC: usize = 0x4074;
+    /// Multicast frames received.
+    pub const MPRC: usize = 0x407c;
+    /// Good frames sent.
+    pub const GPTC: usize = 0x4080;
+    /// Good octets received: the low half, and the high one, which clears both.
+    pub const GORC: [usize; 2] = [0x4088, 0x408c];
+    /// Good octets sent.
+    pub const GOTC: [usize; 2] = [0x4090, 0x4094];
+}
 
 /// What [`STATUS`] holds.
 #[bitfield(u32)]

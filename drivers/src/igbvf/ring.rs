@@ -11,6 +11,7 @@ use iommu::buffer::{Both, BufferOptions, DmaBuffer};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
+use vfio_core::Words;
 
 /// Descriptors, and the registers by which the device is told of them.
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub(super) struct Ring<B: Backing> {
     pub(super) function: Arc<Function<B>>,
     /// The descriptors, and in a line of its own a word for the head.
     memory: Arc<DmaBuffer<Both>>,
+    /// The same memory, eight bytes each.
+    words: Words,
     /// Offset of the queue's registers.
     registers: usize,
     depth: u32,
@@ -62,11 +65,16 @@ impl<B: Backing> Ring<B> {
         let len = usize::from(depth) * DESCRIPTOR_LEN + LINE;
         let memory = DmaBuffer::new(function.backing.space(), len, &BufferOptions::default());
         let memory = memory.map_err(|error| function.failed(STEP, error.into()))?;
+        let Some(words) = memory.words() else {
+            let kind = ErrorKind::Unsupported("memory that is not aligned".into());
+            return Err(function.failed(STEP, kind));
+        };
         let bit = 1 << place.entry;
         function.take(bit, STEP)?;
         Ok(Self {
             function: Arc::clone(function),
             memory: Arc::new(memory),
+            words,
             registers: place.registers + regs::QUEUE_STRIDE * usize::from(place.index),
             depth: depth.into(),
             bit,
@@ -99,8 +107,8 @@ impl<B: Backing> Ring<B> {
     /// Word 0 or 1 of a descriptor.
     #[inline]
     fn word(&self, index: u32, word: usize) -> Option<&AtomicU64> {
-        self.memory
-            .atomic_u64(index as usize * DESCRIPTOR_LEN + word * size_of::<u64>())
+        self.words
+            .get(index as usize * (DESCRIPTOR_LEN / size_of::<u64>()) + word)
     }
 
     #[inline]

@@ -1,17 +1,18 @@
-//! The virtual function of an 82576 in memory, with its PF and the network that it is on.
+//! The virtual function of an 82576 in memory, with its PF and the network that it is on; or the physical one, with the network alone.
 //!
 //! A register that is written is only noted; the PF answers, frames move and interrupts are sent when the device is poked, a few descriptors at
 //! a time. [`Wire`] is everything outside of the function: what it sent, what it is to receive, what its PF allows, and what goes wrong.
 //! Follows the 82576 datasheet, and Linux for what the PF says.
 
 mod pf;
+mod physical;
 mod queues;
 mod wire;
 
 pub use pf::Granted;
 pub use wire::{Fault, Wire};
 
-use crate::igbvf::regs::{self, Mailbox};
+use crate::igbvf::regs::{self, Mailbox, physical as port};
 use pf::Pf;
 use queues::Sending;
 use std::collections::{BTreeSet, VecDeque};
@@ -28,6 +29,7 @@ pub struct IgbVf {
 /// The function, its PF, and the network.
 #[derive(Debug)]
 struct State {
+    is_physical: bool,
     registers: Box<[u32]>,
     /// Causes of vectors that were not told of yet.
     causes: u32,
@@ -45,17 +47,41 @@ struct State {
     is_loop: bool,
     /// How often a tail was written.
     doorbells: u64,
+    link: Link,
+}
+
+/// The link is up when both are so.
+#[derive(Debug)]
+struct Link {
+    /// There is somebody at the other end.
+    is_plugged: bool,
+    /// The PHY has been told to negotiate; that of a virtual function's port has been.
+    is_negotiated: bool,
 }
 
 /// Interrupt vectors, whose table is in BAR 3.
 const VECTORS: u16 = 3;
 const DEVICE_ID: u16 = 0x10ca;
+/// The same of the physical function, of whose vectors the driver uses as many as of a virtual one's.
+const PHYSICAL_VECTORS: u16 = 10;
+const PHYSICAL_ID: u16 = 0x10c9;
+const PHYSICAL_LEN: u64 = 0x2_0000;
 
 impl IgbVf {
     /// A function whose PF is up and has no address for it, and the network that it is on.
     #[must_use]
     pub fn new() -> (Self, Wire) {
-        let state = Arc::new(Mutex::new(State::new()));
+        Self::of(State::new(false))
+    }
+
+    /// The physical function, and the network that it is on.
+    #[must_use]
+    pub fn physical() -> (Self, Wire) {
+        Self::of(State::new(true))
+    }
+
+    fn of(state: State) -> (Self, Wire) {
+        let state = Arc::new(Mutex::new(state));
         (
             Self {
                 state: Arc::clone(&state),
@@ -85,9 +111,11 @@ fn locked(state: &Mutex<State>) -> MutexGuard<'_, State> {
 }
 
 impl State {
-    fn new() -> Self {
+    fn new(is_physical: bool) -> Self {
+        let len = usize::try_from(port::LEN / 4).unwrap_or_default();
         let mut state = Self {
-            registers: vec![0; regs::LEN / 4].into_boxed_slice(),
+            is_physical,
+            registers: vec![0; len].into_boxed_slice(),
             causes: 0,
             sending: Default::default(),
             pf: Pf::default(),
@@ -97,8 +125,12 @@ impl State {
             burst: 32,
             is_loop: false,
             doorbells: 0,
+            link: Link {
+                is_plugged: true,
+                is_negotiated: true,
+            },
         };
-        state.set_link(true);
+        state.reset();
         state
     }
 
@@ -122,16 +154,27 @@ impl State {
     }
 
     fn set_link(&mut self, is_up: bool) {
+        self.link.is_plugged = is_up;
+        self.update_link();
+        if self.is_physical {
+            self.report_link();
+        }
+    }
+
+    fn update_link(&mut self) {
         let status = regs::Status::new()
             .with_is_full_duplex(true)
             .with_speed(2)
-            .with_is_up(is_up);
+            .with_is_up(self.link.is_plugged && self.link.is_negotiated);
         self.set(STATUS, status.into_bits());
     }
 
     fn read(&mut self, offset: usize) -> u32 {
         if self.faults.contains(&Fault::Unreachable) {
             return u32::MAX;
+        }
+        if self.is_physical {
+            return self.read_physical(offset);
         }
         let value = self.get(offset);
         if offset == MAILBOX {
@@ -142,6 +185,9 @@ impl State {
     }
 
     fn write(&mut self, offset: usize, value: u32) {
+        if self.is_physical && self.write_physical(offset, value) {
+            return;
+        }
         match offset {
             CTRL if value & regs::RESET != 0 && !self.faults.contains(&Fault::IgnoresReset) => self.reset(),
             STATUS | CTRL => {}
@@ -175,14 +221,17 @@ impl State {
 
     /// What resetting the function resets; the PF is told.
     fn reset(&mut self) {
-        let kept = [STATUS, MAILBOX].map(|offset| (offset, self.get(offset)));
+        let mailbox = self.get(MAILBOX);
         self.registers.fill(0);
-        for (offset, value) in kept {
-            self.set(offset, value);
-        }
         self.causes = 0;
         self.sending = Default::default();
-        self.pf.function_was_reset();
+        if self.is_physical {
+            self.reset_physical();
+        } else {
+            self.set(MAILBOX, mailbox);
+            self.pf.function_was_reset();
+        }
+        self.update_link();
     }
 
     /// Makes the vector of an entry of VTIVAR pending.
@@ -194,6 +243,9 @@ impl State {
     }
 
     fn send_interrupts(&mut self, bus: &Bus<'_>) {
+        if self.is_physical && self.get(port::GPIE) & port::VECTORS != port::VECTORS {
+            return;
+        }
         for vector in 0..u32::from(VECTORS) {
             let bit = 1 << vector;
             if self.causes & self.get(EIMS) & bit != 0 {
@@ -222,7 +274,12 @@ const IVAR_MISC: usize = 0x1740;
 
 impl Device for IgbVf {
     fn description(&self) -> Description {
-        let description = Description::new(0x8086, DEVICE_ID);
+        let (id, vectors, len) = if self.state().is_physical {
+            (PHYSICAL_ID, PHYSICAL_VECTORS, PHYSICAL_LEN)
+        } else {
+            (DEVICE_ID, VECTORS, regs::LEN as u64)
+        };
+        let description = Description::new(0x8086, id);
         let description = if self.has_reset {
             description
         } else {
@@ -230,9 +287,9 @@ impl Device for IgbVf {
         };
         description
             .class(0x02_0000)
-            .region(Region::bar(0, regs::LEN as u64))
+            .region(Region::bar(0, len))
             .region(Region::bar(3, regs::LEN as u64).without_mmap())
-            .msix(VECTORS, 3, 0)
+            .msix(vectors, 3, 0)
     }
 
     fn read(&mut self, region: u32, offset: u64, width: u32, _bus: &Bus<'_>) -> u64 {
@@ -260,7 +317,11 @@ impl Device for IgbVf {
         if state.faults.contains(&Fault::Unreachable) {
             return;
         }
-        state.serve_mailbox();
+        if state.is_physical {
+            state.change(CTRL, 0, regs::RESET);
+        } else {
+            state.serve_mailbox();
+        }
         for queue in 0..2 {
             state.transmit(queue, bus);
         }

@@ -1,7 +1,7 @@
 //! The rings: frames between memory and the network.
 
-use super::{Fault, IVAR, State};
-use crate::igbvf::regs::{self, queue};
+use super::{CTRL, Fault, IVAR, State};
+use crate::igbvf::regs::{self, physical as port, queue};
 use crate::igbvf::spec::{DESCRIPTOR_LEN, Descriptor, RxStatus, TxContext, TxData, TxHeaders};
 use crate::igbvf::{MacAddress, finish};
 use vfio_core::Iova;
@@ -48,11 +48,33 @@ impl Ring {
 const FCS: usize = 4;
 /// A shorter frame stops the device.
 const SHORTEST: usize = 17;
-const COUNT_TX: (usize, usize) = (0x0f14, 0x0f34);
-const COUNT_RX: (usize, usize) = (0x0f10, 0x0f18);
 /// DD of a transmit descriptor.
 const DONE: u64 = 1 << 32;
-const COUNT_MULTICAST: usize = 0x0f3c;
+
+/// Where frames and octets are counted.
+struct Counters {
+    tx: [usize; 2],
+    rx: [usize; 2],
+    multicast: usize,
+}
+
+impl Counters {
+    fn of(is_physical: bool) -> Self {
+        if is_physical {
+            let ([rx_octets, _], [tx_octets, _]) = (port::GORC, port::GOTC);
+            return Self {
+                tx: [port::GPTC, tx_octets],
+                rx: [port::GPRC, rx_octets],
+                multicast: port::MPRC,
+            };
+        }
+        Self {
+            tx: [0x0f14, 0x0f34],
+            rx: [0x0f10, 0x0f18],
+            multicast: 0x0f3c,
+        }
+    }
+}
 
 impl State {
     /// The ring of a queue that is on and has descriptors.
@@ -65,7 +87,12 @@ impl State {
             head: get(queue::HEAD),
             tail: get(queue::TAIL),
         };
-        let is_on = get(queue::CONTROL) & regs::ENABLE != 0 && self.pf.is_clear;
+        let may_run = match registers {
+            _ if !self.is_physical => self.pf.is_clear,
+            regs::RX.. if registers < regs::TX => self.get(port::RCTL) & port::RECEIVE != 0,
+            _ => self.get(port::TCTL) & port::SEND != 0,
+        };
+        let is_on = get(queue::CONTROL) & regs::ENABLE != 0 && may_run;
         (is_on && ring.head != ring.tail && ring.tail < ring.len && ring.head < ring.len).then_some(ring)
     }
 
@@ -95,7 +122,12 @@ impl State {
             self.advance(&mut ring);
             if let Some(data) = data.filter(|data| data.report()) {
                 self.report(&ring, at, data, bus);
-                self.raise(IVAR, 2 * u32::try_from(number).unwrap_or_default() + 1);
+                let entry = 2 * u32::try_from(number).unwrap_or_default() + 1;
+                if self.is_physical {
+                    self.raise(IVAR + 4 * number, 1);
+                } else {
+                    self.raise(IVAR, entry);
+                }
             }
         }
     }
@@ -153,8 +185,9 @@ impl State {
                 let at = usize::from(headers.mac_len()).saturating_sub(2).min(frame.len());
                 frame.splice(at..at, [0x81, 0x00, a, b]);
             }
-            self.count(COUNT_TX.0, 1);
-            self.count(COUNT_TX.1, frame.len() + FCS);
+            let [frames, octets] = Counters::of(self.is_physical).tx;
+            self.count(frames, 1);
+            self.count(octets, frame.len() + FCS);
             if self.is_loop {
                 self.inbound.push_back((frame, true));
             } else {
@@ -172,9 +205,17 @@ impl State {
                 return;
             };
             let to = frame.first_chunk().copied().map(MacAddress);
-            let is_short_enough =
-                frame.len() + FCS <= self.pf.granted.frame_len as usize || self.faults.contains(&Fault::TakesGiants);
-            if !is_short_enough || !to.is_some_and(|to| self.pf.takes(to)) {
+            let longest = if self.is_physical {
+                self.longest()
+            } else {
+                self.pf.granted.frame_len
+            };
+            let is_short_enough = frame.len() + FCS <= longest as usize || self.faults.contains(&Fault::TakesGiants);
+            let is_taken = |to| match self.is_physical {
+                true => self.admits(to, tag(&frame)),
+                false => self.pf.takes(to),
+            };
+            if !is_short_enough || !to.is_some_and(is_taken) {
                 continue;
             }
             let size = usize::try_from(self.get(regs::RX + queue::SRRCTL) & 0x7f).unwrap_or_default() * 1024;
@@ -188,10 +229,12 @@ impl State {
             if self.receive_one(ring, &frame, size, is_local, bus).is_err() {
                 return self.fail(regs::RX);
             }
-            self.count(COUNT_RX.0, 1);
-            self.count(COUNT_RX.1, frame.len() + FCS);
+            let counters = Counters::of(self.is_physical);
+            let [frames, octets] = counters.rx;
+            self.count(frames, 1);
+            self.count(octets, frame.len() + FCS);
             if to.is_some_and(MacAddress::is_group) {
-                self.count(COUNT_MULTICAST, 1);
+                self.count(counters.multicast, 1);
             }
             self.raise(IVAR, 0);
         }
@@ -235,13 +278,23 @@ impl State {
     /// Takes a tag out, if the function is in a VLAN.
     fn strip(&self, frame: &[u8]) -> (Option<u16>, Vec<u8>) {
         let mut frame = frame.to_vec();
-        let tag = frame.get(12..16).and_then(|tag| tag.first_chunk::<4>()).copied();
-        match tag {
-            Some([0x81, 0x00, a, b]) if !self.pf.granted.vlans.is_empty() => {
-                frame.drain(12..16);
-                (Some(u16::from_be_bytes([a, b])), frame)
-            }
-            _ => (None, frame),
+        let is_wanted = if self.is_physical {
+            self.get(CTRL) & port::VLANS != 0
+        } else {
+            !self.pf.granted.vlans.is_empty()
+        };
+        let tag = tag(&frame).filter(|_| is_wanted);
+        if tag.is_some() {
+            frame.drain(12..16);
         }
+        (tag, frame)
+    }
+}
+
+/// The VLAN tag of a frame.
+fn tag(frame: &[u8]) -> Option<u16> {
+    match frame.get(12..16)?.first_chunk()? {
+        [0x81, 0x00, a, b] => Some(u16::from_be_bytes([*a, *b])),
+        _ => None,
     }
 }

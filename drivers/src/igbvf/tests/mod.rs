@@ -2,6 +2,7 @@
 
 mod bent;
 mod faults;
+mod physical;
 mod recovery;
 #[cfg(feature = "smoltcp")]
 mod stack;
