@@ -1,1 +1,9 @@
-//! To come: assigning functions to KVM guests, by a minimal VMM and by hand-over to others.
+//! A minimal virtual machine monitor for KVM that gives PCI functions to Linux guests, as a library.
+
+pub mod bus;
+mod error;
+pub mod interrupt;
+pub mod pci;
+pub mod slot;
+
+pub use error::{Error, ErrorKind, Result};
