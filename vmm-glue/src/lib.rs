@@ -3,7 +3,9 @@
 pub mod bus;
 mod error;
 pub mod interrupt;
+pub mod memory;
 pub mod pci;
 pub mod slot;
 
 pub use error::{Error, ErrorKind, Result};
+pub use memory::GuestMemory;
