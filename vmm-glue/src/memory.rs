@@ -235,7 +235,10 @@ mod tests {
             .read_slice(&mut seen, GuestAddress(high + 5))
             .unwrap();
         assert_eq!(&seen, b"above");
-        assert!(memory.write(LOW_END - 2, &[0; 4]).is_err(), "what follows lies elsewhere");
+        assert!(
+            memory.write(LOW_END - 2, &[0; 4]).is_err(),
+            "what follows lies elsewhere"
+        );
     }
 
     #[test]
