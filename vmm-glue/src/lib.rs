@@ -1,13 +1,19 @@
 //! A minimal virtual machine monitor for KVM that gives PCI functions to Linux guests, as a library.
 
+mod acpi;
+mod boot;
 pub mod bus;
 mod error;
 pub mod interrupt;
 pub mod kvm;
+pub mod machine;
 pub mod memory;
 pub mod pci;
+mod platform;
+mod serial;
 pub mod slot;
 mod topology;
 
 pub use error::{Error, ErrorKind, Result};
+pub use machine::Machine;
 pub use memory::GuestMemory;

@@ -12,10 +12,14 @@ const CACHES: u32 = 4;
 const TOPOLOGY: u32 = 0xB;
 const TOPOLOGY_2: u32 = 0x1F;
 const KVM_FEATURES: u32 = 0x4000_0001;
+const FEATURES_AMD: u32 = 0x8000_0001;
 const SIZES: u32 = 0x8000_0008;
 const CACHES_AMD: u32 = 0x8000_001D;
 const PLACE_AMD: u32 = 0x8000_001E;
 
+/// A guest has no guests of its own.
+const VMX: u32 = 1 << 5;
+const SVM: u32 = 1 << 2;
 const TSC_DEADLINE: u32 = 1 << 24;
 const HYPERVISOR: u32 = 1 << 31;
 /// EDX: there may be other processors in the package.
@@ -29,22 +33,29 @@ const LEAST_PHYSICAL_BITS: u32 = 36;
 pub(crate) struct Supported {
     entries: Arc<[kvm_cpuid_entry2]>,
     has_tsc_deadline: bool,
-    has_wide_ids: bool,
 }
 
 impl Supported {
-    pub(super) fn new(entries: &[kvm_cpuid_entry2], has_tsc_deadline: bool, has_wide_ids: bool) -> Self {
+    pub(super) fn new(entries: &[kvm_cpuid_entry2], has_tsc_deadline: bool) -> Self {
         Self {
             entries: entries.into(),
             has_tsc_deadline,
-            has_wide_ids,
         }
     }
 
     /// Bits of a guest-physical address.
     pub(super) fn physical_bits(&self) -> u32 {
         let sizes = self.entries.iter().find(|entry| entry.function == SIZES);
-        sizes.map_or(LEAST_PHYSICAL_BITS, |sizes| sizes.eax & 0xFF)
+        let Some(eax) = sizes.map(|sizes| sizes.eax) else {
+            return LEAST_PHYSICAL_BITS;
+        };
+        // What guests can use may be less than what processors have.
+        let [of_host, of_guests] = [eax & 0xFF, eax >> 16 & 0xFF];
+        if of_guests == 0 {
+            of_host
+        } else {
+            of_host.min(of_guests)
+        }
     }
 
     /// For one processor.
@@ -69,7 +80,7 @@ impl Supported {
             0 => entry.eax = entry.eax.max(TOPOLOGY),
             FEATURES => {
                 entry.ebx = entry.ebx & 0xFFFF | (vcpu.apic_id & 0xFF) << 24 | ids.min(0xFF) << 16;
-                entry.ecx |= HYPERVISOR;
+                entry.ecx = entry.ecx & !VMX | HYPERVISOR;
                 entry.ecx = with(entry.ecx, TSC_DEADLINE, self.has_tsc_deadline);
                 entry.edx = with(entry.edx, HTT, vcpu.cores > 1);
             }
@@ -78,7 +89,9 @@ impl Supported {
                 entry.eax = sharing(entry.eax, ids) & 0x03FF_FFFF | (ids - 1).min(0x3F) << 26;
             }
             CACHES_AMD if entry.eax & 0x1F != 0 => entry.eax = sharing(entry.eax, ids),
-            KVM_FEATURES => entry.eax = with(entry.eax, KVM_FEATURE_MSI_EXT_DEST_ID, self.has_wide_ids),
+            // A message's destination has 8 bits.
+            KVM_FEATURES => entry.eax &= !KVM_FEATURE_MSI_EXT_DEST_ID,
+            FEATURES_AMD => entry.ecx &= !SVM,
             SIZES => entry.ecx = entry.ecx & !0xF0FF | (vcpu.cores - 1).min(0xFF) | topology.core_bits().min(0xF) << 12,
             PLACE_AMD => {
                 entry.eax = vcpu.apic_id;
@@ -147,12 +160,12 @@ mod tests {
         let entries = [
             entry(0, 0xD),
             entry(1, 0),
-            entry(SIZES, 48),
+            entry(SIZES, 45 << 16 | 48),
             entry(PLACE_AMD, 9),
             entry(TOPOLOGY, 5),
         ];
-        let supported = Supported::new(&[&entries[..], &caches].concat(), true, false);
-        assert_eq!(supported.physical_bits(), 48);
+        let supported = Supported::new(&[&entries[..], &caches].concat(), true);
+        assert_eq!(supported.physical_bits(), 45);
         let last = topology.vcpus().last().unwrap();
         let of = supported.of(last, &topology);
         let find = |function, index| {

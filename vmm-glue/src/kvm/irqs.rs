@@ -1,14 +1,14 @@
 //! Interrupts: events that KVM turns into messages or lines (`KVM_IRQFD`), with no exit and no system call.
 
-use super::routing::{PINS, Table};
+use super::routing::{PINS, Table, halves};
 use super::{descriptor, failed};
 use crate::interrupt::{self, Line, MsiMessage, Route};
 use crate::{Error, ErrorKind, Result};
 use kvm_bindings::{
-    KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS, KvmIrqRouting, kvm_enable_cap, kvm_irqchip,
-    kvm_msi, kvm_pit_state2,
+    KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KvmIrqRouting, kvm_irqchip, kvm_msi,
+    kvm_pit_state2,
 };
-use kvm_ioctls::{Cap, VmFd};
+use kvm_ioctls::VmFd;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vfio_core::EventFd;
@@ -30,13 +30,13 @@ struct Inner {
 /// The interrupt controllers that processors share, and the timer: what to make of them at a reset.
 #[derive(Clone)]
 pub(super) struct Chips {
-    io_apic: kvm_irqchip,
+    irqchips: [kvm_irqchip; 3],
     pit: kvm_pit_state2,
 }
 
 impl Irqs {
-    pub(super) fn new(vm: Arc<VmFd>, has_wide_ids: bool, limit: i32) -> Result<Self> {
-        let table = Table::new(u32::try_from(limit).unwrap_or(0), has_wide_ids);
+    pub(super) fn new(vm: Arc<VmFd>, limit: i32) -> Result<Self> {
+        let table = Table::new(u32::try_from(limit).unwrap_or(0));
         let of = Inner {
             vm,
             table: Mutex::new(table),
@@ -94,7 +94,7 @@ impl interrupt::Irqs for Irqs {
         if !message.is_deliverable() {
             return Ok(());
         }
-        let (address_lo, address_hi) = self.of.table().address(message);
+        let [address_lo, address_hi] = halves(message.address);
         let msi = kvm_msi {
             address_lo,
             address_hi,
@@ -246,31 +246,31 @@ impl Drop for Edge {
 impl Chips {
     /// As they are now.
     pub(super) fn of(vm: &VmFd) -> Result<Self> {
-        let mut io_apic = kvm_irqchip {
-            chip_id: kvm_bindings::KVM_IRQCHIP_IOAPIC,
-            ..kvm_irqchip::default()
+        let irqchip = |chip_id| -> Result<kvm_irqchip> {
+            let mut chip = kvm_irqchip {
+                chip_id,
+                ..kvm_irqchip::default()
+            };
+            vm.get_irqchip(&mut chip)
+                .map_err(|error| failed("KVM_GET_IRQCHIP", error))?;
+            Ok(chip)
         };
-        vm.get_irqchip(&mut io_apic)
-            .map_err(|error| failed("KVM_GET_IRQCHIP", error))?;
-        let pit = vm.get_pit2().map_err(|error| failed("KVM_GET_PIT2", error))?;
-        Ok(Self { io_apic, pit })
+        Ok(Self {
+            irqchips: [
+                irqchip(KVM_IRQCHIP_PIC_MASTER)?,
+                irqchip(KVM_IRQCHIP_PIC_SLAVE)?,
+                irqchip(KVM_IRQCHIP_IOAPIC)?,
+            ],
+            pit: vm.get_pit2().map_err(|error| failed("KVM_GET_PIT2", error))?,
+        })
     }
 
     pub(super) fn restore(&self, vm: &VmFd) -> Result<()> {
-        vm.set_irqchip(&self.io_apic)
-            .map_err(|error| failed("KVM_SET_IRQCHIP", error))?;
+        for chip in &self.irqchips {
+            vm.set_irqchip(chip).map_err(|error| failed("KVM_SET_IRQCHIP", error))?;
+        }
         vm.set_pit2(&self.pit).map_err(|error| failed("KVM_SET_PIT2", error))
     }
-}
-
-/// Lets APICs have identifiers beyond 8 bits. Whether KVM can.
-pub(super) fn widen_ids(vm: &VmFd) -> bool {
-    let mut cap = kvm_enable_cap {
-        cap: kvm_bindings::KVM_CAP_X2APIC_API,
-        ..kvm_enable_cap::default()
-    };
-    cap.args[0] = u64::from(KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK);
-    vm.check_extension(Cap::X2ApicApi) && vm.enable_cap(&cap).is_ok()
 }
 
 impl fmt::Debug for Irqs {

@@ -13,6 +13,7 @@ mod irqs;
 pub(crate) mod power_on;
 mod routing;
 mod slots;
+mod tune;
 pub(crate) mod vcpu;
 
 pub use irqs::{Edge, Irqs};
@@ -34,6 +35,9 @@ use vfio_core::KvmVfio;
 const IDENTITY_MAP: u64 = 0xFFFB_C000;
 /// Three pages, for the same.
 const TSS: usize = 0xFFFB_D000;
+
+/// A message-signalled interrupt names its destination in 8 bits, of which all ones stand for everyone; the I/O APIC has a number, too.
+const MOST_VCPUS: u32 = 254;
 
 /// `/dev/kvm`.
 #[derive(Debug)]
@@ -95,7 +99,6 @@ impl Kvm {
             .map_err(|error| failed("KVM_SET_IDENTITY_MAP_ADDR", error))?;
         vm.set_tss_address(TSS)
             .map_err(|error| failed("KVM_SET_TSS_ADDR", error))?;
-        let has_wide_ids = irqs::widen_ids(&vm);
         vm.create_irq_chip()
             .map_err(|error| failed("KVM_CREATE_IRQCHIP", error))?;
         let pit = kvm_pit_config {
@@ -103,32 +106,25 @@ impl Kvm {
             ..kvm_pit_config::default()
         };
         vm.create_pit2(pit).map_err(|error| failed("KVM_CREATE_PIT2", error))?;
+        tune::refuse_reinjection(&vm)?;
+        tune::keep_other_slots(&vm)?;
         let vm = Arc::new(vm);
         let cpuid = self
             .fd
             .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
             .map_err(|error| failed("KVM_GET_SUPPORTED_CPUID", error))?;
-        let cpuid = cpuid::Supported::new(
-            cpuid.as_slice(),
-            self.fd.check_extension(Cap::TscDeadlineTimer),
-            has_wide_ids,
-        );
+        let cpuid = cpuid::Supported::new(cpuid.as_slice(), self.fd.check_extension(Cap::TscDeadlineTimer));
         let msrs = self
             .fd
             .get_msr_index_list()
             .map_err(|error| failed("KVM_GET_MSR_INDEX_LIST", error))?;
         Ok(Vm {
-            irqs: Irqs::new(
-                Arc::clone(&vm),
-                has_wide_ids,
-                self.fd.check_extension_int(Cap::IrqRouting),
-            )?,
+            irqs: Irqs::new(Arc::clone(&vm), self.fd.check_extension_int(Cap::IrqRouting))?,
             chips: Chips::of(&vm)?,
             slots: Slots::new(Arc::clone(&vm), self.fd.get_nr_memslots()),
             max_vcpus: self.fd.get_max_vcpus(),
             msrs: msrs.as_slice().into(),
             cpuid,
-            has_wide_ids,
             vm,
         })
     }
@@ -144,7 +140,6 @@ pub struct Vm {
     cpuid: cpuid::Supported,
     msrs: Arc<[u32]>,
     max_vcpus: usize,
-    has_wide_ids: bool,
 }
 
 impl Vm {
@@ -169,9 +164,7 @@ impl Vm {
     /// How many processors it may have.
     #[must_use]
     pub fn max_vcpus(&self) -> u32 {
-        // Without 32-bit identifiers 255 stands for all of them.
-        let ids = if self.has_wide_ids { u32::MAX } else { 255 };
-        u32::try_from(self.max_vcpus).unwrap_or(u32::MAX).min(ids)
+        u32::try_from(self.max_vcpus).unwrap_or(u32::MAX).min(MOST_VCPUS)
     }
 
     /// KVM's VFIO device, of which there is one: to be made once.

@@ -2,8 +2,8 @@
 
 use crate::interrupt::MsiMessage;
 use kvm_bindings::{
-    KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, kvm_irq_routing_entry, kvm_irq_routing_irqchip,
-    kvm_irq_routing_msi,
+    KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
+    kvm_irq_routing_entry, kvm_irq_routing_irqchip, kvm_irq_routing_msi,
 };
 
 /// Pins of the I/O APIC, which are the first numbers.
@@ -15,8 +15,6 @@ pub(super) struct Table {
     routes: Vec<Route>,
     /// How many numbers KVM takes, those of the pins among them.
     limit: u32,
-    /// Whether addresses carry destinations beyond 8 bits.
-    has_wide_ids: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,11 +26,10 @@ enum Route {
 }
 
 impl Table {
-    pub(super) fn new(limit: u32, has_wide_ids: bool) -> Self {
+    pub(super) fn new(limit: u32) -> Self {
         Self {
             routes: Vec::new(),
             limit,
-            has_wide_ids,
         }
     }
 
@@ -71,19 +68,20 @@ impl Table {
         self.routes.get_mut(usize::try_from(gsi.checked_sub(PINS)?).ok()?)
     }
 
-    /// All of it: the pins stand for themselves.
+    /// All of it, as it replaces what KVM has: the pins stand for themselves, the first ones at the older controllers too.
     pub(super) fn entries(&self) -> Vec<kvm_irq_routing_entry> {
-        let pins = (0..PINS).map(|pin| {
-            let mut entry = entry(pin, KVM_IRQ_ROUTING_IRQCHIP);
-            entry.u.irqchip = kvm_irq_routing_irqchip {
-                irqchip: KVM_IRQCHIP_IOAPIC,
-                pin,
+        let pins = (0..PINS).map(|pin| chip(pin, KVM_IRQCHIP_IOAPIC, pin));
+        let older = (0..16).map(|pin| {
+            let controller = if pin < 8 {
+                KVM_IRQCHIP_PIC_MASTER
+            } else {
+                KVM_IRQCHIP_PIC_SLAVE
             };
-            entry
+            chip(pin, controller, pin % 8)
         });
         let messages = (PINS..).zip(&self.routes).filter_map(|(gsi, route)| match route {
             Route::Message(message) => {
-                let (low, high) = self.address(*message);
+                let [low, high] = halves(message.address);
                 let mut entry = entry(gsi, KVM_IRQ_ROUTING_MSI);
                 entry.u.msi = kvm_irq_routing_msi {
                     address_lo: low,
@@ -95,17 +93,13 @@ impl Table {
             }
             Route::Free | Route::Silent => None,
         });
-        pins.chain(messages).collect()
+        pins.chain(older).chain(messages).collect()
     }
+}
 
-    /// The halves of an address as KVM takes them. A guest that was told so (`KVM_FEATURE_MSI_EXT_DEST_ID`) puts bits 8 to 14 of the destination into
-    /// bits 5 to 11; KVM wants them in the upper half.
-    pub(super) fn address(&self, message: MsiMessage) -> (u32, u32) {
-        let [low, high] = [message.address & 0xFFFF_FFFF, message.address >> 32];
-        let extended = if self.has_wide_ids { (low & 0xFE0) << 3 } else { 0 };
-        let half = |value| u32::try_from(value).unwrap_or(u32::MAX);
-        (half(low), half(high | extended))
-    }
+/// The halves of an address.
+pub(super) fn halves(address: u64) -> [u32; 2] {
+    [address & 0xFFFF_FFFF, address >> 32].map(|half| u32::try_from(half).unwrap_or(u32::MAX))
 }
 
 fn gsi(place: usize) -> Option<u32> {
@@ -120,6 +114,12 @@ fn entry(gsi: u32, type_: u32) -> kvm_irq_routing_entry {
     }
 }
 
+fn chip(gsi: u32, irqchip: u32, pin: u32) -> kvm_irq_routing_entry {
+    let mut entry = entry(gsi, KVM_IRQ_ROUTING_IRQCHIP);
+    entry.u.irqchip = kvm_irq_routing_irqchip { irqchip, pin };
+    entry
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,25 +131,15 @@ mod tests {
 
     #[test]
     fn numbers_begin_behind_the_pins_and_are_used_again() {
-        let mut table = Table::new(26, false);
+        let mut table = Table::new(26);
         assert_eq!([table.take(), table.take(), table.take()], [Some(24), Some(25), None]);
         table.set(25, Some(MESSAGE));
-        assert_eq!(table.entries().len(), 25, "only what delivers something");
+        assert_eq!(table.entries().len(), 41, "only what delivers something");
         table.give_back(25);
-        assert_eq!((table.entries().len(), table.message(25)), (24, None));
+        assert_eq!((table.entries().len(), table.message(25)), (40, None));
         assert_eq!(table.take(), Some(25));
         assert_eq!(table.message(25), None, "nothing of its former owner");
         table.set(7, Some(MESSAGE));
         assert_eq!(table.message(7), None, "a pin is no message");
-    }
-
-    #[test]
-    fn destinations_beyond_8_bits_go_to_the_upper_half() {
-        let message = MsiMessage {
-            address: 0xFEE0_1FE4,
-            data: 0,
-        };
-        assert_eq!(Table::new(64, true).address(message), (0xFEE0_1FE4, 0x7F00));
-        assert_eq!(Table::new(64, false).address(message), (0xFEE0_1FE4, 0));
     }
 }

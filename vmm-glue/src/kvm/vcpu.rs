@@ -22,6 +22,15 @@ pub(crate) struct Buses {
     pub memory: Arc<Bus>,
 }
 
+/// Why the guest does not run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// For an access, which was answered.
+    Answered,
+    /// For a signal, or because it only now may.
+    Signal,
+}
+
 /// A processor.
 pub(crate) struct Vcpu {
     fd: VcpuFd,
@@ -59,30 +68,30 @@ impl Vcpu {
     }
 
     /// Runs the guest until one access, or a signal, and answers the access. Allocates nothing but for errors.
-    pub(crate) fn run(&mut self, buses: &Buses) -> Result<()> {
+    pub(crate) fn run(&mut self, buses: &Buses) -> Result<Exit> {
         let stopped: Cow<'static, str> = match self.fd.run() {
             Ok(VcpuExit::IoIn(port, data)) => {
                 let data = NonNull::from(data);
                 self.ports_in(port, data, &buses.ports);
-                return Ok(());
+                return Ok(Exit::Answered);
             }
             Ok(VcpuExit::IoOut(port, data)) => {
                 let data = NonNull::from(data);
                 self.ports_out(port, data, &buses.ports);
-                return Ok(());
+                return Ok(Exit::Answered);
             }
             Ok(VcpuExit::MmioRead(address, data)) => {
                 buses.memory.read(address, data);
-                return Ok(());
+                return Ok(Exit::Answered);
             }
             Ok(VcpuExit::MmioWrite(address, data)) => {
                 buses.memory.write(address, data);
-                return Ok(());
+                return Ok(Exit::Answered);
             }
-            Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen) => return Ok(()),
+            Ok(VcpuExit::Intr) => return Ok(Exit::Signal),
             Err(error) => match std::io::Error::from(error).raw_os_error().map(Errno::from_raw_os_error) {
                 // A signal, or a processor that was sent from waiting to running.
-                Some(Errno::INTR | Errno::AGAIN) => return Ok(()),
+                Some(Errno::INTR | Errno::AGAIN) => return Ok(Exit::Signal),
                 _ => return Err(self.stopped(failed("KVM_RUN", error).kind)),
             },
             Ok(VcpuExit::Shutdown) => "KVM_EXIT_SHUTDOWN: a triple fault".into(),
@@ -98,6 +107,22 @@ impl Vcpu {
             Ok(other) => format!("an exit that nobody asked for: {other:?}").into(),
         };
         Err(self.stopped(ErrorKind::Stopped(stopped)))
+    }
+
+    /// Ends the instruction that the last access was part of, and nothing more: it would go on after a reset else.
+    pub(crate) fn finish(&mut self, buses: &Buses) -> Result<()> {
+        // A string instruction on memory that is nobody's makes many accesses.
+        const MOST_ACCESSES: usize = 1 << 16;
+        self.fd.set_kvm_immediate_exit(1);
+        let mut result = Ok(Exit::Answered);
+        for _ in 0..MOST_ACCESSES {
+            result = self.run(buses);
+            if !matches!(result, Ok(Exit::Answered)) {
+                break;
+            }
+        }
+        self.fd.set_kvm_immediate_exit(0);
+        result.map(|_| ())
     }
 
     /// One instruction may read several times (`rep ins`).
