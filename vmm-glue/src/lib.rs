@@ -5,5 +5,6 @@ mod error;
 pub mod interrupt;
 pub mod pci;
 pub mod slot;
+pub mod view;
 
 pub use error::{Error, ErrorKind, Result};
