@@ -13,6 +13,7 @@ mod platform;
 mod serial;
 pub mod slot;
 mod topology;
+pub mod view;
 
 pub use error::{Error, ErrorKind, Result};
 pub use machine::Machine;
