@@ -1,0 +1,202 @@
+//! Message-signalled interrupts of a function: from its vectors to the guest's, with no exit (irqfd).
+//!
+//! A host vector is enabled only while the guest has its own unmasked: a VF of hundreds of vectors of which a guest uses four costs the host four.
+//! What a device raises meanwhile is pending, in the device (its host vector is masked) or in the event, and is delivered once unmasked.
+//!
+//! Follows PCI Local Bus 3.0 §6.8 and `VFIO_DEVICE_SET_IRQS`.
+
+use crate::Result;
+use crate::interrupt::{Irqs, MsiMessage, Route};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use vfio_core::{BoundDevice, EventFd, Interrupts, IrqFlags, IrqIndex};
+
+/// The vectors of one kind, MSI or MSI-X.
+#[derive(Debug)]
+pub(super) struct Vectors {
+    // Fields drop in this order: the device signals nothing any more before the routes go.
+    interrupts: Interrupts,
+    /// Those that the guest has used since it enabled the kind.
+    routes: BTreeMap<u32, Vector>,
+    irqs: Arc<dyn Irqs>,
+    /// How many vectors the kernel has set apart; 0 while the kind is not enabled.
+    allocated: u32,
+}
+
+#[derive(Debug)]
+struct Vector {
+    route: Box<dyn Route>,
+    /// What is delivered; `None` while it is masked, and the host vector is off.
+    message: Option<MsiMessage>,
+}
+
+impl Vectors {
+    /// `None` if the function has none of the kind.
+    pub(super) fn new(device: &BoundDevice, index: IrqIndex, irqs: &Arc<dyn Irqs>) -> Result<Option<Self>> {
+        let interrupts = device.interrupts(index)?;
+        let has_any = interrupts.info().count != 0;
+        Ok(has_any.then(|| Self {
+            interrupts,
+            routes: BTreeMap::new(),
+            irqs: Arc::clone(irqs),
+            allocated: 0,
+        }))
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> u32 {
+        self.interrupts.info().count
+    }
+
+    /// Whether the guest has enabled the kind.
+    pub(super) fn is_enabled(&self) -> bool {
+        self.allocated != 0
+    }
+
+    /// The guest has enabled the kind, of which it uses at least `count` vectors. All of them are masked.
+    pub(super) fn enable(&mut self, count: u32) -> Result<()> {
+        let wanted = if self.is_resizable() {
+            1
+        } else {
+            count.clamp(1, self.count())
+        };
+        if self.allocated >= wanted {
+            return Ok(());
+        }
+        self.reallocate(wanted)
+    }
+
+    /// The guest has disabled the kind. What is pending is lost, as in a device.
+    pub(super) fn disable(&mut self) -> Result<()> {
+        if self.is_enabled() {
+            self.interrupts.disable()?;
+            self.allocated = 0;
+        }
+        self.routes.clear();
+        Ok(())
+    }
+
+    /// What a vector is to deliver from now on; `None` masks it. Only after [`enable`](Self::enable).
+    pub(super) fn set(&mut self, number: u32, message: Option<MsiMessage>) -> Result<()> {
+        let current = self.routes.get(&number).and_then(|vector| vector.message);
+        if current == message || number >= self.count() || !self.is_enabled() {
+            return Ok(());
+        }
+        match message {
+            None => self.mask(number),
+            Some(message) if current.is_some() => self.change(number, message),
+            Some(message) => self.unmask(number, message),
+        }
+    }
+
+    /// Whether the device has raised a masked vector, and the event has kept it.
+    pub(super) fn is_pending(&self, number: u32) -> bool {
+        let masked = self.routes.get(&number).filter(|vector| vector.message.is_none());
+        masked.is_some_and(|vector| {
+            vfio_core::wait_any(&[vector.route.event()], Some(Duration::ZERO)).is_ok_and(|ready| !ready.is_empty())
+        })
+    }
+
+    /// Vectors that are delivered.
+    #[cfg(test)]
+    pub(super) fn enabled(&self) -> Vec<u32> {
+        let on = self.routes.iter().filter(|(_, vector)| vector.message.is_some());
+        on.map(|(number, _)| *number).collect()
+    }
+
+    /// What comes between the two steps stays in the event, pending.
+    fn mask(&mut self, number: u32) -> Result<()> {
+        let Some(vector) = self.routes.get_mut(&number) else {
+            return Ok(());
+        };
+        vector.route.set(None)?;
+        vector.message = None;
+        Ok(self.interrupts.enable(number, &[None])?)
+    }
+
+    fn change(&mut self, number: u32, message: MsiMessage) -> Result<()> {
+        if let Some(vector) = self.routes.get_mut(&number) {
+            vector.route.set(Some(message))?;
+            vector.message = Some(message);
+        }
+        Ok(())
+    }
+
+    fn unmask(&mut self, number: u32, message: MsiMessage) -> Result<()> {
+        if !self.routes.contains_key(&number) {
+            let route = self.irqs.route()?;
+            self.routes.insert(number, Vector { route, message: None });
+        }
+        if let Err(error) = self.unmask_host(number, message) {
+            if let Some(vector) = self.routes.get_mut(&number) {
+                vector.message = None;
+                if let Err(error) = vector.route.set(None) {
+                    tracing::error!(%error, number, "an interrupt that is not enabled has still a route");
+                }
+            }
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    fn unmask_host(&mut self, number: u32, message: MsiMessage) -> Result<()> {
+        let is_resizable = self.is_resizable();
+        let Some(vector) = self.routes.get_mut(&number) else {
+            return Ok(());
+        };
+        let was_pending = vector.route.event().try_read()?.is_some();
+        let set = vector.route.set(Some(message));
+        if was_pending {
+            vector.route.event().signal()?;
+        }
+        set?;
+        vector.message = Some(message);
+        if number < self.allocated || is_resizable {
+            self.interrupts.enable(number, &[Some(vector.route.event())])?;
+            self.allocated = self.allocated.max(number + 1);
+            return Ok(());
+        }
+        self.reallocate(number + 1)
+    }
+
+    /// Has the kernel set apart `count` vectors in place of those that it has. What is raised meanwhile is lost, and nobody knows of which, so
+    /// each that was on is signalled once: a driver looks, and finds nothing or what it would have missed.
+    fn reallocate(&mut self, count: u32) -> Result<()> {
+        if self.is_enabled() {
+            self.interrupts.disable()?;
+        }
+        let former = std::mem::take(&mut self.allocated);
+        let allocated = self.allocate(count);
+        if let Err(error) = allocated {
+            // As it was, if that can still be had.
+            if former != 0
+                && let Err(error) = self.allocate(former)
+            {
+                tracing::error!(%error, "a function has lost its interrupts");
+            }
+            return Err(error);
+        }
+        for vector in self.routes.values().filter(|vector| vector.message.is_some()) {
+            vector.route.event().signal()?;
+        }
+        Ok(())
+    }
+
+    fn allocate(&mut self, count: u32) -> Result<()> {
+        let event = |number| {
+            let vector: Option<&Vector> = self.routes.get(&number);
+            let on = vector.filter(|vector| vector.message.is_some());
+            on.map(|vector| vector.route.event())
+        };
+        let events: Vec<Option<&EventFd>> = (0..count).map(event).collect();
+        self.interrupts.enable(0, &events)?;
+        self.allocated = count;
+        Ok(())
+    }
+
+    /// Whether vectors come one by one.
+    fn is_resizable(&self) -> bool {
+        !self.interrupts.info().flags.contains(IrqFlags::NORESIZE)
+    }
+}
