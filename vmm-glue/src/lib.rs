@@ -1,5 +1,6 @@
 //! A minimal virtual machine monitor for KVM that gives PCI functions to Linux guests, as a library.
 
+#[cfg(any())]
 pub mod assigned;
 pub mod bus;
 pub mod dma;
@@ -7,6 +8,7 @@ mod error;
 #[cfg(feature = "fake")]
 pub mod fake;
 pub mod interrupt;
+pub mod migration;
 pub mod pci;
 pub mod slot;
 

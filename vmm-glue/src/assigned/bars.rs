@@ -40,7 +40,6 @@ pub(super) struct Bar {
     seat: Option<Seat>,
     index: RegionIndex,
     is_io: bool,
-    size: u64,
     /// Answers for what no slot has.
     rest: Arc<dyn Device>,
     maps: Vec<Arc<RegionMap>>,
@@ -69,8 +68,8 @@ impl Drop for OnBus {
 }
 
 impl Bar {
-    /// A BAR of which the guest sees `size` bytes, at least those of the region; the parts in `trapped` always leave the guest, to `rest`.
-    pub(super) fn new(region: &Region, is_io: bool, size: u64, trapped: &[Range<u64>], rest: Arc<dyn Device>) -> Self {
+    /// The parts in `trapped` always leave the guest, to `rest`.
+    pub(super) fn new(region: &Region, is_io: bool, trapped: &[Range<u64>], rest: Arc<dyn Device>) -> Self {
         let areas = if is_io { Vec::new() } else { region.info().mappable() };
         let maps = parts::mappable(&areas, trapped).into_iter().filter_map(|part| {
             // Without the map it works all the same, by exits.
@@ -82,7 +81,6 @@ impl Bar {
             seat: None,
             index: region.index(),
             is_io,
-            size: size.max(region.size()),
             rest,
             maps: maps.collect(),
         }
@@ -93,8 +91,8 @@ impl Bar {
     }
 
     /// Where it is decoded.
-    pub(super) fn address(&self) -> Option<u64> {
-        self.seat.as_ref().map(|seat| seat.on_bus.range.start)
+    pub(super) fn range(&self) -> Option<Range<u64>> {
+        self.seat.as_ref().map(|seat| seat.on_bus.range.clone())
     }
 
     /// The guest finds it nowhere.
@@ -102,13 +100,13 @@ impl Bar {
         self.seat = None;
     }
 
-    /// Lets the guest find it at `address` and nowhere else.
+    /// Lets the guest find it there and nowhere else.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Invalid`] outside the windows, [`ErrorKind::Occupied`] where something else is. It is found nowhere then.
-    pub(super) fn place(&mut self, address: u64, device: &BoundDevice, places: &Places) -> Result<()> {
-        if self.address() == Some(address) {
+    pub(super) fn place(&mut self, range: &Range<u64>, device: &BoundDevice, places: &Places) -> Result<()> {
+        if self.range().as_ref() == Some(range) {
             return Ok(());
         }
         self.remove();
@@ -117,20 +115,19 @@ impl Bar {
         } else {
             (&places.memory, &places.windows.memory)
         };
-        let range = address..address.saturating_add(self.size);
         let is_within = |window: &Range<u64>| window.start <= range.start && range.end <= window.end;
-        if range.end - range.start != self.size || !windows.iter().any(is_within) {
+        if !windows.iter().any(is_within) {
             let kind = ErrorKind::Invalid("outside the windows of the host bridge");
-            return Err(Error::new(format!("decode {} at {address:#x}", self.index), kind));
+            return Err(Error::new(format!("decode {} at {:#x}", self.index, range.start), kind));
         }
         bus.insert(range.clone(), Arc::clone(&self.rest))?;
         let on_bus = OnBus {
             bus: Arc::clone(bus),
-            range,
+            range: range.clone(),
         };
         let mut slots = Vec::new();
         for map in &self.maps {
-            match slot(map, address, &*places.slots) {
+            match slot(map, range.start, &*places.slots) {
                 Ok(slot) => slots.extend(slot),
                 Err(error) => tracing::warn!(%error, "a part of a BAR has no memory slot, and so is slow"),
             }
@@ -138,7 +135,7 @@ impl Bar {
         let parts = self.maps.iter().map(|map| map.part());
         let peers = places.peers.as_ref();
         let peers = peers
-            .map(|peers| peers.map(device, self.index, address, parts))
+            .map(|peers| peers.map(device, self.index, range.start, parts))
             .unwrap_or_default();
         self.seat = Some(Seat { peers, slots, on_bus });
         Ok(())
