@@ -11,5 +11,6 @@ pub mod interrupt;
 pub mod migration;
 pub mod pci;
 pub mod slot;
+pub mod view;
 
 pub use error::{Error, ErrorKind, Result};
