@@ -39,7 +39,10 @@ fn main() -> Outcome<()> {
             println!("{} bytes of state", loading.total());
             loading.answer()?;
             loading.run()?;
-            println!("read after: {}", received(&port.region(RegionIndex::BAR0)?, count.parse()?)?);
+            println!(
+                "read after: {}",
+                received(&port.region(RegionIndex::BAR0)?, count.parse()?)?
+            );
         }
         _ => return Err("usage: state save NODE FILE TEXT COUNT | state load NODE FILE COUNT".into()),
     }

@@ -1,6 +1,5 @@
 //! A minimal virtual machine monitor for KVM that gives PCI functions to Linux guests, as a library.
 
-#[cfg(any())]
 pub mod assigned;
 pub mod bus;
 pub mod dma;

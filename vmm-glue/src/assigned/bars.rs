@@ -1,35 +1,24 @@
 //! Where the guest finds the BARs of a function.
 //!
 //! What the kernel lets be mapped of a BAR is a memory slot, so that the guest reaches it without an exit. All of the BAR is on the bus beside
-//! that: what no slot has (the pages of the MSI-X table and of the pending bits, sparse areas, a BAR that cannot be mapped, the expansion ROM, ports)
-//! leaves the guest and is read and written through the kernel. A BAR is decoded where the guest has put it if that is inside the windows and nothing
-//! else is there; a guest that puts it elsewhere does not find it.
+//! that: what no slot has (the pages of the MSI-X table and of the pending bits, sparse areas, a BAR that cannot be mapped, the expansion ROM)
+//! leaves the guest and is read and written through the kernel, never through the map, where an access to a function that does not decode ends the process.
+//! A guest that puts a BAR where something else is does not find it.
 
 use super::parts::{self, PAGE};
 use super::peer::Peers;
+use crate::Result;
 use crate::bus::{Bus, Device};
 use crate::slot::{Slot, Slots};
-use crate::{Error, ErrorKind, Result};
-use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 use vfio_core::{BoundDevice, Region, RegionIndex, RegionMap, StableMemory};
 
-/// Where BARs may be.
-#[derive(Debug, Clone, Default)]
-pub struct Windows {
-    /// Guest-physical addresses.
-    pub memory: Vec<Range<u64>>,
-    /// Ports.
-    pub ports: Vec<Range<u64>>,
-}
-
 /// What is needed to let the guest find a BAR.
+#[derive(Debug)]
 pub(super) struct Places {
     pub(super) slots: Arc<dyn Slots>,
     pub(super) memory: Arc<Bus>,
-    pub(super) ports: Arc<Bus>,
-    pub(super) windows: Windows,
     pub(super) peers: Option<Peers>,
 }
 
@@ -39,7 +28,6 @@ pub(super) struct Bar {
     // Fields drop in this order: the guest reaches nothing any more before the maps go.
     seat: Option<Seat>,
     index: RegionIndex,
-    is_io: bool,
     /// Answers for what no slot has.
     rest: Arc<dyn Device>,
     maps: Vec<Arc<RegionMap>>,
@@ -69,18 +57,18 @@ impl Drop for OnBus {
 
 impl Bar {
     /// The parts in `trapped` always leave the guest, to `rest`.
-    pub(super) fn new(region: &Region, is_io: bool, trapped: &[Range<u64>], rest: Arc<dyn Device>) -> Self {
-        let areas = if is_io { Vec::new() } else { region.info().mappable() };
-        let maps = parts::mappable(&areas, trapped).into_iter().filter_map(|part| {
-            // Without the map it works all the same, by exits.
-            let map = region.map(part.clone()).map(Arc::new);
-            map.inspect_err(|error| tracing::warn!(%error, ?part, "a part of a BAR is not mapped, and so is slow"))
-                .ok()
-        });
+    pub(super) fn new(region: &Region, trapped: &[Range<u64>], rest: Arc<dyn Device>) -> Self {
+        let maps = parts::mappable(&region.info().mappable(), trapped)
+            .into_iter()
+            .filter_map(|part| {
+                // Without the map it works all the same, by exits.
+                let map = region.map(part.clone()).map(Arc::new);
+                map.inspect_err(|error| tracing::warn!(%error, ?part, "a part of a BAR is not mapped, and so is slow"))
+                    .ok()
+            });
         Self {
             seat: None,
             index: region.index(),
-            is_io,
             rest,
             maps: maps.collect(),
         }
@@ -100,29 +88,26 @@ impl Bar {
         self.seat = None;
     }
 
+    /// All of it leaves the guest, until it is placed anew.
+    pub(super) fn trap(&mut self) {
+        if let Some(seat) = &mut self.seat {
+            seat.slots.clear();
+        }
+    }
+
     /// Lets the guest find it there and nowhere else.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`] outside the windows, [`ErrorKind::Occupied`] where something else is. It is found nowhere then.
+    /// [`Occupied`](crate::ErrorKind::Occupied) where something else is. It is found nowhere then.
     pub(super) fn place(&mut self, range: &Range<u64>, device: &BoundDevice, places: &Places) -> Result<()> {
         if self.range().as_ref() == Some(range) {
             return Ok(());
         }
         self.remove();
-        let (bus, windows) = if self.is_io {
-            (&places.ports, &places.windows.ports)
-        } else {
-            (&places.memory, &places.windows.memory)
-        };
-        let is_within = |window: &Range<u64>| window.start <= range.start && range.end <= window.end;
-        if !windows.iter().any(is_within) {
-            let kind = ErrorKind::Invalid("outside the windows of the host bridge");
-            return Err(Error::new(format!("decode {} at {:#x}", self.index, range.start), kind));
-        }
-        bus.insert(range.clone(), Arc::clone(&self.rest))?;
+        places.memory.insert(range.clone(), Arc::clone(&self.rest))?;
         let on_bus = OnBus {
-            bus: Arc::clone(bus),
+            bus: Arc::clone(&places.memory),
             range: range.clone(),
         };
         let mut slots = Vec::new();
@@ -174,12 +159,4 @@ fn memory_of(map: &Arc<RegionMap>) -> Option<Arc<dyn StableMemory>> {
         Some(Arc::new(stands_for))
     });
     memory
-}
-
-impl fmt::Debug for Places {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Places")
-            .field("windows", &self.windows)
-            .finish_non_exhaustive()
-    }
 }

@@ -8,8 +8,7 @@
 //! The guest is hostile, and so is the device: what either does has no effect beyond the other. What the kernel refuses meanwhile is reported by
 //! `tracing`, since no guest can be told.
 //!
-//! Dropped, a function interrupts and reaches the guest no more, and is no bus master; it is reset when it is closed, with the last
-//! [`BoundDevice`] of it.
+//! [`Assigned::stop`] takes a function from the guest, whatever its processors are doing to it meanwhile; dropping it does the same.
 
 mod bars;
 mod intx;
@@ -22,7 +21,6 @@ mod rom;
 mod state;
 mod vectors;
 
-pub use bars::Windows;
 pub use notify::Notice;
 
 use crate::bus::Bus;
@@ -31,9 +29,10 @@ use crate::pci::layout::Need;
 use crate::pci::{BusEvent, Function};
 use crate::slot::Slots;
 use crate::view::Presentation;
-use crate::{Error, ErrorKind, Result};
-use ::pci::BarIndex;
+use crate::{ErrorKind, Result};
+use ::pci::{BarIndex, Bdf};
 use iommu::space::AddressSpace;
+use notify::Notices;
 use state::State;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vfio_core::{BoundDevice, EventFd};
@@ -47,10 +46,6 @@ pub struct Wiring {
     pub slots: Arc<dyn Slots>,
     /// What answers at guest-physical addresses that are no memory.
     pub memory: Arc<Bus>,
-    /// What answers at ports.
-    pub ports: Arc<Bus>,
-    /// Where BARs may be: the apertures of the host bridge.
-    pub windows: Windows,
     /// Where the guest's functions do DMA, if they are to reach one another's BARs.
     pub peers: Option<AddressSpace>,
 }
@@ -69,29 +64,31 @@ pub struct Options {
 /// A function that the guest uses.
 #[derive(Debug)]
 pub struct Assigned {
-    // Fields drop in this order: a vCPU may hold the state a moment longer.
     state: Arc<Mutex<State>>,
-    device: BoundDevice,
+    bdf: Option<Bdf>,
 }
 
 impl Assigned {
-    /// Gives a function to the guest, in the state after a reset: it decodes nothing, interrupts nobody and does no DMA.
+    /// Gives a function to the guest, in the state after a reset: it decodes nothing, interrupts nobody and does no DMA. Where the guest finds it is known
+    /// once its port has [windows](BusEvent::Windows).
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Unsupported`] for what is no PCI function with a normal header; those of the kernel. Nothing of it is left then.
+    /// [`ErrorKind::Unsupported`] for what is no PCI function, [`ErrorKind::Malformed`] for one that cannot be shown; those of the kernel. Nothing of
+    /// it is left then.
     pub fn new(device: &BoundDevice, wiring: &Wiring, options: &Options) -> Result<Self> {
-        let state = State::new(device, wiring, options).map_err(|error| on(error, device))?;
-        Ok(Self {
-            state,
-            device: device.clone(),
-        })
+        let bdf = device.bdf();
+        let state = State::new(device, wiring, options).map_err(|error| match bdf {
+            Some(bdf) if error.device.is_none() => error.on(bdf),
+            _ => error,
+        })?;
+        Ok(Self { state, bdf })
     }
 
-    /// The device.
+    /// Its address in the host.
     #[must_use]
-    pub fn device(&self) -> &BoundDevice {
-        &self.device
+    pub fn bdf(&self) -> Option<Bdf> {
+        self.bdf
     }
 
     /// The addresses that its BARs need.
@@ -114,9 +111,21 @@ impl Assigned {
         state.apply(effects);
     }
 
-    /// Takes it from the guest, which reads all ones from here on: no interrupt, no DMA, no register. For good.
-    pub fn stop(&self) {
-        self.state().stop();
+    /// Takes it from the guest, for good: the guest reads all ones from here on, and no interrupt, no DMA and no other function reaches it or comes
+    /// from it. It is reset, and nothing here holds it open any more. May take as long as the reset.
+    ///
+    /// # Errors
+    ///
+    /// The first of the kernel's. The rest is done all the same.
+    pub fn stop(&self) -> Result<()> {
+        let live = self.state().take();
+        live.map_or(Ok(()), |live| live.end())
+    }
+
+    /// Takes away the memory slots of a function that does not decode memory, or sleeps, though the guest has not said so to it: a processor that reaches
+    /// there cannot go on (`KVM_RUN` fails with EFAULT). Whether there were any.
+    pub fn drop_silent_slots(&self) -> bool {
+        self.state().drop_silent_slots()
     }
 
     /// Duplicates of the events that become readable when there is a [`Notice`], for an [`EventSet`](vfio_core::EventSet).
@@ -126,7 +135,11 @@ impl Assigned {
     /// When the process has no descriptors left.
     pub fn notice_events(&self) -> Result<Vec<EventFd>> {
         let state = self.state();
-        let events = state.notices.events().map(EventFd::try_clone);
+        let events = state
+            .notices()
+            .into_iter()
+            .flat_map(Notices::events)
+            .map(EventFd::try_clone);
         Ok(events.collect::<std::result::Result<_, _>>()?)
     }
 
@@ -136,11 +149,12 @@ impl Assigned {
     ///
     /// None that a valid event has.
     pub fn take_notices(&self) -> Result<Vec<Notice>> {
-        let mut state = self.state();
-        let notices = state.notices.take()?;
+        let notices = self.state().notices().map_or(Ok(Vec::new()), Notices::take)?;
         if notices.contains(&Notice::Failed) {
-            tracing::error!(device = ?self.device.bdf(), "uncorrectable error of an assigned function, which is stopped");
-            state.stop();
+            tracing::error!(device = ?self.bdf, "an uncorrectable error of a guest's function, which is stopped");
+            if let Err(error) = self.stop() {
+                tracing::error!(%error, "the function that has failed may not be quiet");
+            }
         }
         Ok(notices)
     }
@@ -157,9 +171,6 @@ impl Function for Assigned {
 
     fn config_write(&self, offset: u16, from: &[u8]) {
         let mut state = self.state();
-        if state.is_stopped {
-            return;
-        }
         let effects = state.view.write(offset, from);
         state.apply(effects);
     }
@@ -171,16 +182,8 @@ impl Function for Assigned {
     }
 }
 
-/// Names the device in an error that does not.
-fn on(error: Error, device: &BoundDevice) -> Error {
-    match device.bdf() {
-        Some(bdf) if error.device.is_none() => error.on(bdf),
-        _ => error,
-    }
-}
-
 /// A device that is no PCI function.
 const NO_FUNCTION: ErrorKind = ErrorKind::Unsupported("a device that is no PCI function");
 
-#[cfg(test)]
+#[cfg(all(test, feature = "fake"))]
 mod tests;

@@ -3,15 +3,15 @@
 //! VFIO is asked for a reset by its own call, whichever register the guest has used, so that it keeps what is its own; in sleep no memory of the device
 //! is reached, neither by the guest nor by other functions.
 
-use super::state::State;
+use super::state::Live;
 use crate::Result;
 use ::pci::ConfigSpace;
 use ::pci::cap::{PowerManagement, PowerStateCode};
-use vfio_core::{Config, ErrorKind};
+use vfio_core::{Config, Errno, ErrorKind};
 
 const COMMAND: u16 = 0x04;
-const BUS_MASTER: u16 = 1 << 2;
 const POWER_STATE: u16 = 0b11;
+const PME_STATUS: u16 = 1 << 15;
 /// How often a reset is tried that meets another use of configuration space.
 const TRIES: usize = 3;
 
@@ -27,10 +27,10 @@ impl Quiet {
 
 impl Drop for Quiet {
     fn drop(&mut self) {
-        match self.0.set_bus_master(false) {
-            Ok(()) => {}
-            Err(error) if matches!(error.kind, ErrorKind::Gone(_)) => {}
-            Err(error) => tracing::error!(%error, "a function is a bus master until it is closed"),
+        if let Err(error) = self.0.set_bus_master(false)
+            && !matches!(error.kind, ErrorKind::Gone(_))
+        {
+            tracing::error!(%error, "a function is a bus master until it is closed");
         }
     }
 }
@@ -45,22 +45,28 @@ pub(super) fn power_control(image: &ConfigSpace) -> Option<u16> {
     found.map(|capability| capability.offset() + 4)
 }
 
-impl State {
-    /// Resets the device. What the guest has written is written again, for a device that has lost it.
-    pub(super) fn reset_device(&mut self) -> Result<()> {
-        let mut reset = Ok(());
-        for _ in 0..TRIES {
-            reset = self.device.reset();
-            let is_busy = matches!(&reset, Err(error) if error.errno() == Some(vfio_core::Errno::AGAIN));
-            if !is_busy {
-                break;
-            }
-        }
-        self.set_command(self.view.command())?;
+impl Live {
+    /// Resets the device. The command register is written again, for a device that has lost it or for a kernel that has restored another.
+    pub(super) fn reset(&mut self, command: u16) -> Result<()> {
+        let reset = self.reset_device();
+        self.set_command(command)?;
         for bar in &mut self.bars {
             bar.refresh_peers();
         }
-        Ok(reset?)
+        reset
+    }
+
+    /// Resets the device, unless it cannot be.
+    pub(super) fn reset_device(&self) -> Result<()> {
+        let mut tries = 0..TRIES;
+        loop {
+            tries.next();
+            match self.device.reset() {
+                Err(error) if error.errno() == Some(Errno::AGAIN) && !tries.is_empty() => {}
+                Err(error) if matches!(error.kind, ErrorKind::Unsupported { .. }) => return Ok(()),
+                other => return Ok(other?),
+            }
+        }
     }
 
     /// Writes the command register.
@@ -74,14 +80,16 @@ impl State {
             return Ok(());
         };
         let config = &self.quiet.0;
-        let former = config.read_u16(control)?;
         // The status of PME is cleared by a one.
-        let kept = former & !(POWER_STATE | 1 << 15);
+        let kept = config.read_u16(control)? & !(POWER_STATE | PME_STATUS);
         Ok(config.write_u16(control, kept | u16::from(power.0) & POWER_STATE)?)
     }
 
-    /// What the guest wants of the command register while the function is [stopped](super::Assigned::stop).
-    pub(super) fn is_master(&self) -> bool {
-        self.view.command() & BUS_MASTER != 0
+    /// Whether memory of the device answers; not where that cannot be read.
+    pub(super) fn answers(&self) -> bool {
+        let config = &self.quiet.0;
+        let decodes = config.memory_decode().unwrap_or(false);
+        let power = self.power_control.map_or(Ok(0), |control| config.read_u16(control));
+        decodes && power.is_ok_and(|control| control & POWER_STATE == 0)
     }
 }

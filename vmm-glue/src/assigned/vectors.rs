@@ -1,13 +1,15 @@
 //! Message-signalled interrupts of a function: from its vectors to the guest's, with no exit (irqfd).
 //!
-//! A host vector is enabled only while the guest has its own unmasked: a VF of hundreds of vectors of which a guest uses four costs the host four.
-//! What a device raises meanwhile is pending, in the device (its host vector is masked) or in the event, and is delivered once unmasked.
+//! A host vector is enabled when the guest unmasks its own the first time: a VF of hundreds of vectors of which a guest uses four costs the host four. One
+//! that the guest masks again stays enabled until the guest disables the kind, because Linux masks a vector whenever it changes its message; what the device
+//! raises meanwhile stays in the event, pending, and is delivered once unmasked. Before the first time it is pending in the device.
 //!
 //! Follows PCI Local Bus 3.0 §6.8 and `VFIO_DEVICE_SET_IRQS`.
 
 use crate::Result;
 use crate::interrupt::{Irqs, MsiMessage, Route};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 use vfio_core::{BoundDevice, EventFd, Interrupts, IrqFlags, IrqIndex};
@@ -17,7 +19,7 @@ use vfio_core::{BoundDevice, EventFd, Interrupts, IrqFlags, IrqIndex};
 pub(super) struct Vectors {
     // Fields drop in this order: the device signals nothing any more before the routes go.
     interrupts: Interrupts,
-    /// Those that the guest has used since it enabled the kind.
+    /// Those that the guest has unmasked since it enabled the kind.
     routes: BTreeMap<u32, Vector>,
     irqs: Arc<dyn Irqs>,
     /// How many vectors the kernel has set apart; 0 while the kind is not enabled.
@@ -27,8 +29,10 @@ pub(super) struct Vectors {
 #[derive(Debug)]
 struct Vector {
     route: Box<dyn Route>,
-    /// What is delivered; `None` while it is masked, and the host vector is off.
+    /// What is delivered; `None` while it is masked.
     message: Option<MsiMessage>,
+    /// Whether the host vector is enabled.
+    is_enabled: bool,
 }
 
 impl Vectors {
@@ -54,17 +58,24 @@ impl Vectors {
         self.allocated != 0
     }
 
-    /// The guest has enabled the kind, of which it uses at least `count` vectors. All of them are masked.
+    /// The guest has enabled the kind, of which it uses `count` vectors for now. All of them are masked.
     pub(super) fn enable(&mut self, count: u32) -> Result<()> {
-        let wanted = if self.is_resizable() {
-            1
-        } else {
-            count.clamp(1, self.count())
-        };
-        if self.allocated >= wanted {
+        if self.is_enabled() {
             return Ok(());
         }
-        self.reallocate(wanted)
+        if self.is_resizable() {
+            return self.allocate(1);
+        }
+        // None can be added later: as many as there are, without an event, which costs the host little. If that is too much, what is used.
+        let all = if self.interrupts.info().index == IrqIndex::Msi {
+            count
+        } else {
+            self.count()
+        };
+        self.allocate(all.clamp(1, self.count())).or_else(|error| {
+            tracing::info!(%error, all, "not all vectors can be had at once");
+            self.allocate(count.clamp(1, self.count()))
+        })
     }
 
     /// The guest has disabled the kind. What is pending is lost, as in a device.
@@ -98,21 +109,19 @@ impl Vectors {
         })
     }
 
-    /// Vectors that are delivered.
+    /// Vectors that are enabled in the host.
     #[cfg(test)]
     pub(super) fn enabled(&self) -> Vec<u32> {
-        let on = self.routes.iter().filter(|(_, vector)| vector.message.is_some());
+        let on = self.routes.iter().filter(|(_, vector)| vector.is_enabled);
         on.map(|(number, _)| *number).collect()
     }
 
-    /// What comes between the two steps stays in the event, pending.
     fn mask(&mut self, number: u32) -> Result<()> {
-        let Some(vector) = self.routes.get_mut(&number) else {
-            return Ok(());
-        };
-        vector.route.set(None)?;
-        vector.message = None;
-        Ok(self.interrupts.enable(number, &[None])?)
+        if let Some(vector) = self.routes.get_mut(&number) {
+            vector.route.set(None)?;
+            vector.message = None;
+        }
+        Ok(())
     }
 
     fn change(&mut self, number: u32, message: MsiMessage) -> Result<()> {
@@ -124,27 +133,15 @@ impl Vectors {
     }
 
     fn unmask(&mut self, number: u32, message: MsiMessage) -> Result<()> {
-        if !self.routes.contains_key(&number) {
-            let route = self.irqs.route()?;
-            self.routes.insert(number, Vector { route, message: None });
-        }
-        if let Err(error) = self.unmask_host(number, message) {
-            if let Some(vector) = self.routes.get_mut(&number) {
-                vector.message = None;
-                if let Err(error) = vector.route.set(None) {
-                    tracing::error!(%error, number, "an interrupt that is not enabled has still a route");
-                }
-            }
-            return Err(error);
-        }
-        Ok(())
-    }
-
-    fn unmask_host(&mut self, number: u32, message: MsiMessage) -> Result<()> {
-        let is_resizable = self.is_resizable();
-        let Some(vector) = self.routes.get_mut(&number) else {
-            return Ok(());
+        let vector = match self.routes.entry(number) {
+            Entry::Occupied(vector) => vector.into_mut(),
+            Entry::Vacant(vacant) => vacant.insert(Vector {
+                route: self.irqs.route()?,
+                message: None,
+                is_enabled: false,
+            }),
         };
+        // What was kept is signalled anew, to be delivered whether or not the route looks for it.
         let was_pending = vector.route.event().try_read()?.is_some();
         let set = vector.route.set(Some(message));
         if was_pending {
@@ -152,32 +149,49 @@ impl Vectors {
         }
         set?;
         vector.message = Some(message);
-        if number < self.allocated || is_resizable {
-            self.interrupts.enable(number, &[Some(vector.route.event())])?;
-            self.allocated = self.allocated.max(number + 1);
+        if vector.is_enabled {
             return Ok(());
         }
-        self.reallocate(number + 1)
+        let enabled = self.enable_host(number);
+        if enabled.is_err() {
+            // The guest may unmask it again, and has then another chance.
+            self.mask(number)?;
+        }
+        enabled
     }
 
-    /// Has the kernel set apart `count` vectors in place of those that it has. What is raised meanwhile is lost, and nobody knows of which, so
-    /// each that was on is signalled once: a driver looks, and finds nothing or what it would have missed.
-    fn reallocate(&mut self, count: u32) -> Result<()> {
-        if self.is_enabled() {
-            self.interrupts.disable()?;
+    fn enable_host(&mut self, number: u32) -> Result<()> {
+        if number >= self.allocated && !self.is_resizable() {
+            return self.reallocate(number + 1);
         }
+        let Some(vector) = self.routes.get_mut(&number) else {
+            return Ok(());
+        };
+        self.interrupts.enable(number, &[Some(vector.route.event())])?;
+        vector.is_enabled = true;
+        self.allocated = self.allocated.max(number + 1);
+        Ok(())
+    }
+
+    /// Has the kernel set apart `count` vectors in place of those that it has, and enables the last of them with those that are. What is raised meanwhile
+    /// is lost, and nobody knows of which, so each is signalled once: a driver looks, and finds nothing or what it would have missed.
+    fn reallocate(&mut self, count: u32) -> Result<()> {
+        self.interrupts.disable()?;
         let former = std::mem::take(&mut self.allocated);
-        let allocated = self.allocate(count);
-        if let Err(error) = allocated {
+        if let Some(last) = self.routes.get_mut(&(count - 1)) {
+            last.is_enabled = true;
+        }
+        if let Err(error) = self.allocate(count) {
+            if let Some(last) = self.routes.get_mut(&(count - 1)) {
+                last.is_enabled = false;
+            }
             // As it was, if that can still be had.
-            if former != 0
-                && let Err(error) = self.allocate(former)
-            {
+            if let Err(error) = self.allocate(former) {
                 tracing::error!(%error, "a function has lost its interrupts");
             }
             return Err(error);
         }
-        for vector in self.routes.values().filter(|vector| vector.message.is_some()) {
+        for vector in self.routes.values().filter(|vector| vector.is_enabled) {
             vector.route.event().signal()?;
         }
         Ok(())
@@ -186,8 +200,8 @@ impl Vectors {
     fn allocate(&mut self, count: u32) -> Result<()> {
         let event = |number| {
             let vector: Option<&Vector> = self.routes.get(&number);
-            let on = vector.filter(|vector| vector.message.is_some());
-            on.map(|vector| vector.route.event())
+            let enabled = vector.filter(|vector| vector.is_enabled);
+            enabled.map(|vector| vector.route.event())
         };
         let events: Vec<Option<&EventFd>> = (0..count).map(event).collect();
         self.interrupts.enable(0, &events)?;
