@@ -109,13 +109,6 @@ impl Vectors {
         })
     }
 
-    /// Vectors that are enabled in the host.
-    #[cfg(test)]
-    pub(super) fn enabled(&self) -> Vec<u32> {
-        let on = self.routes.iter().filter(|(_, vector)| vector.is_enabled);
-        on.map(|(number, _)| *number).collect()
-    }
-
     fn mask(&mut self, number: u32) -> Result<()> {
         if let Some(vector) = self.routes.get_mut(&number) {
             vector.route.set(None)?;
