@@ -20,20 +20,21 @@ pub struct Need {
     pub is_prefetchable: bool,
 }
 
-/// The least that a slot gets, in bytes.
+/// The least that a slot gets, in bytes, so that there is room for what is plugged in later. Where there is not so much, it is halved until all
+/// fits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {
     /// Below 4 GiB.
     pub memory: u64,
-    /// Prefetchable. Halved until all fits, where there is not so much.
+    /// 64-bit and prefetchable.
     pub prefetchable: u64,
 }
 
 impl Default for Room {
-    /// 2 MiB and 1 GiB.
+    /// 16 MiB and 1 GiB.
     fn default() -> Self {
         Self {
-            memory: 2 << 20,
+            memory: 16 << 20,
             prefetchable: 1 << 30,
         }
     }
@@ -67,6 +68,7 @@ pub fn plan(apertures: Windows, room: Room, slots: &[Vec<Vec<Need>>]) -> Result<
             Err(error) if matches!(error.kind, ErrorKind::Exhausted(PREFETCHABLE)) && room.prefetchable > MIB => {
                 room.prefetchable /= 2;
             }
+            Err(error) if matches!(error.kind, ErrorKind::Exhausted(MEMORY)) && room.memory > MIB => room.memory /= 2,
             result => return result,
         }
     }

@@ -5,6 +5,7 @@
 
 use super::patches::Patches;
 use pci::{Capability, CapabilityId};
+use std::ops::Range;
 
 const POINTER: u16 = 0x34;
 const STATUS: u16 = 0x06;
@@ -18,6 +19,8 @@ pub(super) struct Found {
     pub(super) offset: u16,
     /// Up to the next one, or the end of its part of the space.
     pub(super) len: u16,
+    /// The length that a vendor's capability states.
+    stated: u16,
     version: u8,
 }
 
@@ -27,6 +30,7 @@ impl Found {
             id: capability.id(),
             offset: capability.offset(),
             len: u16::try_from(capability.bytes().len()).unwrap_or(u16::MAX),
+            stated: stated_len(capability),
             version: capability.version().unwrap_or_default(),
         }
     }
@@ -40,10 +44,33 @@ impl Found {
             CapabilityId::MSI_X => 12,
             CapabilityId::ADVANCED_FEATURES => 6,
             CapabilityId::EXPRESS => 60,
+            CapabilityId::SERIAL_NUMBER => 12,
+            CapabilityId::VENDOR_SPECIFIC | CapabilityId::VSEC | CapabilityId::DVSEC => self.stated,
             _ => u16::MAX,
         };
         self.len.min(known)
     }
+}
+
+/// Byte 2 of a vendor-specific capability, the upper 12 bits of the second word of an extended one. Never less than the header that says so.
+fn stated_len(capability: &Capability<'_>) -> u16 {
+    match *capability.bytes() {
+        [_, _, len, ..] if !capability.id().is_extended() => u16::from(len).max(4),
+        [_, _, _, _, _, _, low, high, ..] => (u16::from_le_bytes([low, high]) >> 4).max(8),
+        _ => 0,
+    }
+}
+
+/// Leaves nothing in `part` of the space but what is shown.
+pub(super) fn blank_unlisted(patches: &mut Patches, part: Range<u16>, shown: &[Found]) {
+    let mut own: Vec<(u16, u16)> = shown.iter().map(|found| (found.offset, found.own_len())).collect();
+    own.sort_unstable();
+    let mut from = part.start;
+    for (start, len) in own {
+        patches.blank(from, start.saturating_sub(from));
+        from = start.saturating_add(len);
+    }
+    patches.blank(from, part.end.saturating_sub(from));
 }
 
 /// Links the standard list: those of `shown`, in their order. Nothing is left of those of `hidden`.

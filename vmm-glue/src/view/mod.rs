@@ -8,7 +8,7 @@
 //!
 //! | the guest | is answered by |
 //! |---|---|
-//! | reads or writes a hidden capability by its offset | zeros; the write is lost |
+//! | reads or writes a hidden capability by its offset, or what is in no capability | zeros; the write is lost |
 //! | links capabilities anew, or changes identity, class, header type | nothing changes |
 //! | puts a BAR over RAM, an interrupt controller, or beyond the port's windows | it is not decoded |
 //! | puts two BARs at one address | the one with the lower number is decoded |
@@ -50,7 +50,7 @@ mod vector;
 pub use effect::{Effect, Effects, Forward};
 pub use msix::{Msix, Place};
 pub use pci::cap::PowerStateCode;
-pub use presentation::{Device, Presentation};
+pub use presentation::{Device, Presentation, Unlisted};
 pub use vector::Vector;
 
 use crate::pci::layout::Need;
@@ -148,13 +148,16 @@ impl ConfigView {
                 CapabilityId::ADVANCED_FEATURES,
             ];
             let is_second = is_known.contains(&found.id) && shown.iter().any(|other| other.id == found.id);
-            let is_wanted = found.id != CapabilityId::NULL && !options.hidden.contains(&found.id) && !is_second;
+            let is_wanted = options.shown.contains(&found.id) && !is_second;
             let list = if is_wanted && self.take(&found, device, options.is_resettable) {
                 &mut shown
             } else {
                 &mut hidden
             };
             list.push(found);
+        }
+        if options.unlisted == Unlisted::Hidden {
+            chain::blank_unlisted(&mut self.patches, 0x40..0x100, &shown);
         }
         chain::link_standard(&mut self.patches, &shown, &hidden);
         shown.iter().any(|found| found.id == CapabilityId::EXPRESS)
@@ -199,7 +202,10 @@ impl ConfigView {
         let (shown, hidden): (Vec<_>, Vec<_>) = found
             .iter()
             .map(Found::new)
-            .partition(|found| found.id != CapabilityId::EXTENDED_NULL && !options.hidden.contains(&found.id));
+            .partition(|found| options.shown.contains(&found.id));
+        if options.unlisted == Unlisted::Hidden {
+            chain::blank_unlisted(&mut self.patches, 0x100..0x1000, &shown);
+        }
         chain::link_extended(&mut self.patches, &shown, &hidden);
     }
 

@@ -21,8 +21,10 @@ pub struct Device {
     reason = "four choices, none of which depends on another"
 )]
 pub struct Presentation {
-    /// Capabilities that the guest does not see, neither in the lists nor by offset.
-    pub hidden: BTreeSet<CapabilityId>,
+    /// Capabilities that the guest sees. Of others nothing is there, neither in the lists nor by offset.
+    pub shown: BTreeSet<CapabilityId>,
+    /// What is behind the header and in no capability.
+    pub unlisted: Unlisted,
     /// Another vendor and device identifier than the image's. VFs have none of their own.
     pub identity: Option<(u16, u16)>,
     /// The device has other functions.
@@ -36,12 +38,22 @@ pub struct Presentation {
     pub are_wide_bars_prefetchable: bool,
 }
 
+/// Registers of the device's own in configuration space that no capability contains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unlisted {
+    /// They read as zeros, and writes are lost.
+    Hidden,
+    /// They are the function's own; some drivers of older devices need them.
+    Shown,
+}
+
 impl Default for Presentation {
     /// Hides what is the host's affair or has no meaning in the guest: sharing and resizing of the function (SR-IOV, ARI, resizable BARs),
-    /// address translation (ATS, PRI, PASID), and the physical link.
+    /// address translation (ATS, PRI, PASID), the physical link, and what is not listed.
     fn default() -> Self {
         Self {
-            hidden: HIDDEN.into_iter().collect(),
+            shown: SHOWN.into_iter().collect(),
+            unlisted: Unlisted::Hidden,
             identity: None,
             is_multi_function: false,
             has_intx: true,
@@ -55,49 +67,31 @@ impl Presentation {
     /// Shows a capability that is hidden otherwise.
     #[must_use]
     pub fn show(mut self, id: CapabilityId) -> Self {
-        self.hidden.remove(&id);
+        self.shown.insert(id);
         self
     }
 
     /// Hides a capability.
     #[must_use]
     pub fn hide(mut self, id: CapabilityId) -> Self {
-        self.hidden.insert(id);
+        self.shown.remove(&id);
         self
     }
 }
 
-const HIDDEN: [CapabilityId; 31] = [
-    // Says where addresses are, in the host.
-    CapabilityId::ENHANCED_ALLOCATION,
-    CapabilityId::HOT_PLUG,
-    CapabilityId::SLOT_ID,
-    CapabilityId::SRIOV,
-    CapabilityId::MRIOV,
-    CapabilityId::SIOV,
-    CapabilityId::ARI,
-    CapabilityId::RESIZABLE_BAR,
-    CapabilityId::VF_RESIZABLE_BAR,
-    CapabilityId::ATS,
-    CapabilityId::PRI,
-    CapabilityId::PASID,
-    CapabilityId::TPH,
-    CapabilityId::MULTICAST,
-    CapabilityId::DPC,
-    CapabilityId::LTR,
-    CapabilityId::L1_SUBSTATES,
-    CapabilityId::PTM,
-    CapabilityId::SECONDARY_PCIE,
-    CapabilityId::DATA_LINK_FEATURE,
-    CapabilityId::PHYSICAL_LAYER_16,
-    CapabilityId::PHYSICAL_LAYER_32,
-    CapabilityId::PHYSICAL_LAYER_64,
-    CapabilityId::PHYSICAL_LAYER_128,
-    CapabilityId::LANE_MARGINING,
-    CapabilityId::RC_LINK_DECLARATION,
-    CapabilityId::RC_INTERNAL_LINK,
-    CapabilityId::RCEC_ENDPOINT_ASSOCIATION,
-    CapabilityId::RCRB_HEADER,
-    CapabilityId::DOE,
-    CapabilityId::IDE,
+/// What a driver works with. Capabilities that are not known here are not shown either.
+const SHOWN: [CapabilityId; 13] = [
+    CapabilityId::POWER_MANAGEMENT,
+    CapabilityId::VPD,
+    CapabilityId::MSI,
+    CapabilityId::PCI_X,
+    CapabilityId::VENDOR_SPECIFIC,
+    CapabilityId::EXPRESS,
+    CapabilityId::MSI_X,
+    CapabilityId::SATA,
+    CapabilityId::ADVANCED_FEATURES,
+    CapabilityId::AER,
+    CapabilityId::SERIAL_NUMBER,
+    CapabilityId::VSEC,
+    CapabilityId::DVSEC,
 ];

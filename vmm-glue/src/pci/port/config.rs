@@ -110,8 +110,8 @@ impl Config {
         let registers = &mut self.0;
         // Version 2, root port, with a slot.
         registers.set(EXPRESS, [0x10, MSI, 0x42, 0x01]);
-        // Errors as PCIe 1.1 has them ("role-based").
-        registers.set(EXPRESS + 0x04, 0x8000_u32.to_le_bytes());
+        // Errors as PCIe 1.1 has them ("role-based"); payloads as large as those of any function.
+        registers.set(EXPRESS + 0x04, 0x8005_u32.to_le_bytes());
         registers.let_write(EXPRESS + 0x08, 0x78FF_u16.to_le_bytes());
         registers.let_clear(EXPRESS + 0x0A, [0x0F]);
         let [number, ..] = port.to_le_bytes();

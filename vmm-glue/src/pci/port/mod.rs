@@ -1,7 +1,8 @@
 //! A root port and its slot. Behind it is one device with one or several functions; it is plugged and unplugged while the guest runs.
 //!
 //! The guest drives the slot as Linux' pciehp does (PCIe 6.0 §6.7): it is told of presence, link and button, and switches power and indicators.
-//! - plugged in ([`Port::insert`]): presence changes; the guest switches power on; the link comes up, and the functions answer;
+//! - plugged in ([`Port::insert`]): presence and link change in one step; the guest switches power on, and the functions answer. It is the link
+//!   that Linux waits for where there is a button, whose press would cost 5 seconds; so the link of a new card is active before it has power;
 //! - to be unplugged ([`Port::request_removal`]): the button is pressed; the guest lets its drivers go, then switches power off (Linux waits 5
 //!   seconds before, in which a second press would take the first one back);
 //! - unplugged without asking ([`Port::eject`]): presence and link change.

@@ -15,7 +15,7 @@ pub struct SlotState {
     pub is_present: bool,
     /// The guest has switched its power on.
     pub is_powered: bool,
-    /// What is in it answers.
+    /// It has a link; with power, what is in it answers.
     pub is_link_up: bool,
     /// Shows whether it may be emptied: off; on: not; blinking: soon.
     pub power: Indicator,
@@ -68,10 +68,14 @@ pub(super) struct Slot {
     functions: BTreeMap<u8, Arc<dyn Function>>,
     removal: Option<Then>,
     outcome: Outcome,
+    /// It was plugged in while there was no power, which has not been on since. Its link is active all the same.
+    is_new: bool,
+    /// The functions answer, as of the last change.
+    answers: bool,
     /// What the functions know.
     told: Windows,
-    /// A message was due after the last change; the next one is sent when it has not been in between.
-    is_asserted: bool,
+    /// The message that was due after the last change; another one is sent when none has been in between.
+    due: Option<MsiMessage>,
     is_bus_reset: bool,
 }
 
@@ -89,8 +93,10 @@ impl Slot {
             functions: BTreeMap::new(),
             removal: None,
             outcome: Outcome::default(),
+            is_new: false,
+            answers: false,
             told: Windows::NONE,
-            is_asserted: false,
+            due: None,
             is_bus_reset: false,
         }
     }
@@ -108,7 +114,7 @@ impl Slot {
 
     /// What is forwarded, as far as it may be, to functions that answer.
     pub(super) fn windows(&self) -> Windows {
-        if self.config.is_link_active() {
+        if self.answers {
             self.config.windows().within(self.limits)
         } else {
             Windows::NONE
@@ -123,7 +129,7 @@ impl Slot {
     pub(super) fn function(&self, id: RoutingId) -> Option<Arc<dyn Function>> {
         let [secondary, _] = self.config.buses();
         let is_there = id.bus() == secondary && (id.devfn() < 8 || self.config.is_ari());
-        let answers = self.config.is_link_active() && !self.is_bus_reset;
+        let answers = self.answers && !self.is_bus_reset;
         let function = self.functions.get(&id.devfn()).filter(|_| is_there && answers);
         function.map(Arc::clone)
     }
@@ -138,13 +144,22 @@ impl Slot {
 
     pub(super) fn install(&mut self, functions: Vec<Numbered>) -> Result<(), &'static str> {
         self.fill(functions)?;
+        self.start();
+        Ok(())
+    }
+
+    /// Powered and with a link, without events.
+    fn start(&mut self) {
+        self.config.set_present(true);
         self.config.set_power(true);
         self.config.set_link_active(true);
-        Ok(())
+        self.answers = true;
     }
 
     pub(super) fn insert(&mut self, functions: Vec<Numbered>) -> Result<(), &'static str> {
         self.fill(functions)?;
+        self.is_new = true;
+        self.config.set_present(true);
         self.config.add_events(PRESENCE_CHANGED);
         Ok(())
     }
@@ -162,7 +177,6 @@ impl Slot {
             return Err("there is no function 0");
         }
         self.functions = functions;
-        self.config.set_present(true);
         Ok(())
     }
 
@@ -170,6 +184,8 @@ impl Slot {
         if self.functions.is_empty() {
             return Err("the slot is empty");
         }
+        // What the guest has not switched on it need not switch off.
+        self.is_new = false;
         let is_seen = self.removal.replace(then).is_some() && self.state().power == Indicator::Blinking;
         if self.config.is_powered() && !is_seen {
             self.config.add_events(BUTTON_PRESSED);
@@ -190,14 +206,16 @@ impl Slot {
         if self.functions.is_empty() {
             return Vec::new();
         }
-        self.set_link(false);
         self.removal = None;
+        self.set_answers(false);
         self.empty()
     }
 
+    /// Presence and link change, in this order or another.
     fn empty(&mut self) -> Vec<Numbered> {
         self.config.set_present(false);
         self.config.add_events(PRESENCE_CHANGED);
+        self.is_new = false;
         // What they knew went with them.
         self.told = Windows::NONE;
         std::mem::take(&mut self.functions).into_iter().collect()
@@ -218,20 +236,34 @@ impl Slot {
             self.outcome.removed = Some(Removed { functions, then });
             return;
         }
-        self.config.set_present(true);
-        self.config.set_power(true);
-        self.config.set_link_active(true);
+        self.start();
         self.tell(BusEvent::Reset);
         // They are told that nothing reaches them, and the rest when the guest lets something reach them.
         self.tell(BusEvent::Windows(Windows::NONE));
     }
 
-    /// Lets follow what follows from a change: link, resets, windows, removal, interrupt.
+    /// Lets follow what follows from a change: link, resets, windows, removal, interrupt. The guest sees all of it at once.
     pub(super) fn settle(&mut self) -> Outcome {
-        let has_link = !self.functions.is_empty() && self.config.is_powered() && !self.config.is_link_disabled();
-        self.set_link(has_link);
+        let is_powered = self.config.is_powered();
+        self.is_new &= !is_powered;
+        if !is_powered
+            && !self.is_new
+            && !self.functions.is_empty()
+            && let Some(then) = self.removal.take()
+        {
+            self.set_answers(false);
+            let functions = self.empty();
+            self.outcome.removed = Some(Removed { functions, then });
+        }
+        let can_link = !self.functions.is_empty() && !self.config.is_link_disabled();
+        let has_link = can_link && (is_powered || self.is_new);
+        if has_link != self.config.is_link_active() {
+            self.config.set_link_active(has_link);
+            self.config.add_events(LINK_CHANGED);
+        }
+        self.set_answers(can_link && is_powered);
         let is_bus_reset = self.config.is_bus_reset();
-        if is_bus_reset && !self.is_bus_reset && has_link {
+        if is_bus_reset && !self.is_bus_reset && self.answers {
             self.tell(BusEvent::Reset);
         }
         self.is_bus_reset = is_bus_reset;
@@ -240,26 +272,16 @@ impl Slot {
             self.told = windows;
             self.tell(BusEvent::Windows(windows));
         }
-        if !self.config.is_powered()
-            && !self.functions.is_empty()
-            && let Some(then) = self.removal.take()
-        {
-            let functions = self.empty();
-            self.outcome.removed = Some(Removed { functions, then });
-        }
         let message = self.config.message();
-        let was_asserted = std::mem::replace(&mut self.is_asserted, message.is_some());
-        self.outcome.message = message.filter(|_| !was_asserted);
+        let before = std::mem::replace(&mut self.due, message);
+        self.outcome.message = message.filter(|_| before.is_none());
         std::mem::take(&mut self.outcome)
     }
 
-    fn set_link(&mut self, is_up: bool) {
-        if is_up == self.config.is_link_active() {
-            return;
+    fn set_answers(&mut self, answers: bool) {
+        if std::mem::replace(&mut self.answers, answers) != answers {
+            self.tell(if answers { BusEvent::Reset } else { BusEvent::Down });
         }
-        self.config.set_link_active(is_up);
-        self.config.add_events(LINK_CHANGED);
-        self.tell(if is_up { BusEvent::Reset } else { BusEvent::Down });
     }
 
     fn tell(&mut self, event: BusEvent) {
