@@ -43,6 +43,8 @@ pub enum ErrorKind {
     Unsupported(&'static str),
     /// Nothing of this kind is left; says of what.
     Exhausted(&'static str),
+    /// A processor of the guest cannot go on; says why.
+    Stopped(Cow<'static, str>),
     /// It took longer than it may.
     TimedOut,
 }
@@ -110,7 +112,7 @@ impl fmt::Display for ErrorKind {
                 wanted.start, wanted.end, reserved.start, reserved.end
             ),
             Self::Invalid(why) => f.write_str(why),
-            Self::Malformed(why) => f.write_str(why),
+            Self::Malformed(why) | Self::Stopped(why) => f.write_str(why),
             Self::Unsupported(what) => write!(f, "not supported: {what}"),
             Self::Exhausted(what) => write!(f, "no {what} is left"),
             Self::TimedOut => f.write_str("it took too long"),
