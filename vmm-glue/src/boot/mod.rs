@@ -119,3 +119,6 @@ fn malformed(step: &'static str, error: &dyn std::error::Error) -> Error {
 fn too_small(step: &'static str) -> Error {
     Error::new(step, ErrorKind::Exhausted("memory of the guest below 3 GiB"))
 }
+
+#[cfg(test)]
+mod tests;
