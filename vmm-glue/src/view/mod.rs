@@ -219,7 +219,7 @@ impl ConfigView {
         let from = from.get(..4).unwrap_or(from);
         let before = self.state();
         if self.resets.iter().flatten().any(|bit| bit.is_set(offset, from)) {
-            return self.reset();
+            return self.reset_from(before);
         }
         let mut effects = Effects::default();
         self.patches.write(offset, from, &mut effects);
@@ -234,7 +234,7 @@ impl ConfigView {
         match event {
             BusEvent::Reset => {
                 self.is_down = false;
-                return self.reset();
+                return self.reset_from(before);
             }
             BusEvent::Down => {
                 self.is_down = true;
@@ -248,7 +248,10 @@ impl ConfigView {
 
     /// Resets what the guest sees, and lets the function be reset.
     pub fn reset(&mut self) -> Effects {
-        let before = self.state();
+        self.reset_from(self.state())
+    }
+
+    fn reset_from(&mut self, before: State) -> Effects {
         let mut effects = Effects::default();
         self.clear();
         self.settle(before, &mut effects);

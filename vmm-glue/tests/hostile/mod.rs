@@ -170,6 +170,12 @@ impl Scene {
         RoutingId::new(bus[0], function)
     }
 
+    fn leads_to(&self, port: &Port, bus: u8) -> bool {
+        let mut buses = [0; 2];
+        self.root.read(RoutingId::new(0, port.device() << 3), 0x19, &mut buses);
+        buses[0] != 0 && (buses[0]..=buses[1]).contains(&bus)
+    }
+
     /// Lets a BAR decode at a place that may be in the window.
     fn place(&self, port: &Port, script: &mut Script<'_>) {
         let id = self.below(port, script.byte() & 1);
@@ -220,13 +226,9 @@ impl Scene {
             let state = port.state();
             assert!(state.is_present || !state.is_link_up);
             let id = self.below(port, 0);
-            let is_first = self.root.ports()[0].device() == port.device() || {
-                let other = self.below(&self.root.ports()[0], 0);
-                let mut last = [0];
-                self.root.read(RoutingId::new(0, 8), 0x1A, &mut last);
-                !(other.bus()..=last[0]).contains(&id.bus())
-            };
-            if id.bus() != 0 && is_first && !(state.is_present && state.is_powered) {
+            let leads = self.root.ports().iter().find(|port| self.leads_to(port, id.bus()));
+            let is_it = leads.is_some_and(|first| first.device() == port.device());
+            if is_it && !(state.is_present && state.is_powered) {
                 let mut word = [0; 4];
                 self.root.read(id, 0, &mut word);
                 assert_eq!(word, [0xFF; 4], "nothing answers in a slot without power");
