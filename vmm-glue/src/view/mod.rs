@@ -45,6 +45,8 @@ mod msi;
 mod msix;
 mod patches;
 mod presentation;
+#[cfg(test)]
+mod tests;
 mod vector;
 
 pub use effect::{Effect, Effects, Forward};
