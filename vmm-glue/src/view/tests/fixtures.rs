@@ -131,13 +131,15 @@ fn what_is_asked_for_is_shown_and_what_is_not_wanted_is_hidden() {
 #[test]
 fn a_list_whose_first_capability_is_hidden_begins_with_a_null_capability() {
     let device = device(IGB_PF, 1 << 16);
-    let options = Presentation::default().hide(CapabilityId::AER).show(CapabilityId::ARI);
+    let mut options = Presentation::default().hide(CapabilityId::AER).show(CapabilityId::ARI);
+    options.next_function = 3;
     let view = ConfigView::new(&device, &options).unwrap();
     let own = device.config.extended_capabilities();
     let ari = own.items.iter().find(|own| own.id() == CapabilityId::ARI);
     let offset = ari.unwrap().offset();
     assert_eq!(u32_at(&view, 0x100), u32::from(offset) << 20);
     assert_eq!(read::<4>(&view, 0x104), [0; 4]);
+    assert_eq!(read(&view, offset + 5), [3], "where the guest has the next function");
 }
 
 #[test]
