@@ -138,7 +138,7 @@ impl Port {
         self.change(Slot::cancel_removal)
     }
 
-    /// Takes out what is in the slot, which the guest learns afterwards.
+    /// Takes out what is in the slot, which the guest learns afterwards. A removal that was asked for is forgotten, and not called.
     pub fn eject(&self) -> Vec<Numbered> {
         self.change(Slot::eject)
     }
