@@ -3,6 +3,7 @@
 //! Normally all of it is mapped, and so pinned, before the guest runs. With page requests (PRI) it need not be: then it is mapped when a device
 //! asks for it ([`Pin`]).
 
+use crate::memory::Ram;
 use crate::{Error, ErrorKind, Result};
 use iommu::demand::{DemandOptions, DemandSpace, Statistics};
 use iommu::prefault;
@@ -12,18 +13,7 @@ use std::num::NonZeroUsize;
 use std::ops::{ControlFlow, Range};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use vfio_core::{Access, BoundDevice, EventFd, Memory, System};
-
-/// A part of the guest's memory.
-#[derive(Debug, Clone)]
-pub struct Ram {
-    /// Where its bytes are. Shared memory is mapped by its file where the kernel can.
-    pub memory: Arc<Memory>,
-    /// Which of them.
-    pub part: Range<usize>,
-    /// The guest-physical address of the first.
-    pub guest: u64,
-}
+use vfio_core::{Access, BoundDevice, EventFd, System};
 
 /// How much of the guest's memory is pinned for devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -235,7 +225,7 @@ fn refused(kind: ErrorKind) -> Error {
     Error::new("map guest memory for devices", kind)
 }
 
-const ON_TYPE1: &str = "page requests on type1, without which all guest memory is pinned: iommufd and a VFIO character device (Linux 6.11)";
+pub(crate) const ON_TYPE1: &str = "page requests on type1, without which all guest memory is pinned: iommufd and a VFIO character device (Linux 6.11)";
 
 /// What is missing for memory on demand.
 fn missing(device: &BoundDevice, what: &'static str) -> Error {
