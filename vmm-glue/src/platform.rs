@@ -57,7 +57,7 @@ const KEYBOARD: Range<u64> = 0x60..0x61;
 const KEYBOARD_COMMAND: Range<u64> = 0x64..0x65;
 
 /// Puts the ports on the bus. `config` answers for [`CONFIG`] but for reset control in its middle.
-pub(crate) fn insert(ports: &Bus, requests: &Arc<Requests>, config: Option<Arc<dyn Device>>) -> Result<()> {
+pub(crate) fn insert(ports: &Bus, requests: &Arc<Requests>, config: Arc<dyn Device>) -> Result<()> {
     let config = ConfigPorts {
         config,
         reset: AtomicU8::new(0),
@@ -77,7 +77,7 @@ pub(crate) fn insert(ports: &Bus, requests: &Arc<Requests>, config: Option<Arc<d
 /// Mechanism 1 (PCI Local Bus 3.0 §3.2.2.3.2), which takes whole addresses only, and so leaves single bytes to reset control.
 #[derive(Debug)]
 struct ConfigPorts {
-    config: Option<Arc<dyn Device>>,
+    config: Arc<dyn Device>,
     /// Reset control, as it was written.
     reset: AtomicU8,
     requests: Arc<Requests>,
@@ -89,24 +89,22 @@ const RESET_NOW: u8 = 1 << 2;
 
 impl Device for ConfigPorts {
     fn read(&self, offset: u64, to: &mut [u8]) {
-        match (to, &self.config) {
-            ([byte], _) if offset == RESET_OFFSET => *byte = self.reset.load(Ordering::Relaxed),
-            (to, Some(config)) => config.read(offset, to),
-            (to, None) => to.fill(0xFF),
+        match to {
+            [byte] if offset == RESET_OFFSET => *byte = self.reset.load(Ordering::Relaxed),
+            to => self.config.read(offset, to),
         }
     }
 
     fn write(&self, offset: u64, from: &[u8]) {
-        match (from, &self.config) {
-            ([byte], _) if offset == RESET_OFFSET => {
+        match from {
+            [byte] if offset == RESET_OFFSET => {
                 let before = self.reset.swap(*byte, Ordering::Relaxed);
                 if byte & !before & RESET_NOW != 0 {
                     self.reset.store(0, Ordering::Relaxed);
                     self.requests.make(Request::Reset);
                 }
             }
-            (from, Some(config)) => config.write(offset, from),
-            (_, None) => {}
+            from => self.config.write(offset, from),
         }
     }
 }
@@ -182,11 +180,12 @@ impl Device for Keyboard {
 mod tests {
     use super::*;
 
-    fn platform(config: Option<Arc<dyn Device>>) -> (Bus, Arc<Requests>) {
+    fn platform() -> (Bus, Arc<Requests>, Arc<Noted>) {
+        let config = Arc::new(Noted::default());
         let bus = Bus::default();
         let requests = Arc::new(Requests::new(EventFd::new().unwrap()));
-        insert(&bus, &requests, config).unwrap();
-        (bus, requests)
+        insert(&bus, &requests, Arc::<Noted>::clone(&config)).unwrap();
+        (bus, requests, config)
     }
 
     #[derive(Debug, Default)]
@@ -204,7 +203,7 @@ mod tests {
 
     #[test]
     fn sleep_type_5_powers_off_and_others_do_not() {
-        let (bus, requests) = platform(None);
+        let (bus, requests, _) = platform();
         bus.write(0x604, &(SLP_EN | 4 << 10).to_le_bytes());
         bus.write(0x604, &(5_u16 << 10).to_le_bytes());
         assert_eq!(*requests.first(), None);
@@ -220,8 +219,7 @@ mod tests {
 
     #[test]
     fn reset_control_lies_within_the_ports_of_configuration_space() {
-        let config = Arc::new(Noted::default());
-        let (bus, requests) = platform(Some(Arc::<Noted>::clone(&config)));
+        let (bus, requests, config) = platform();
         bus.write(0xCF8, &[0; 4]);
         bus.write(0xCFC, &[0; 2]);
         bus.write(0xCF9, &[2]);
@@ -235,7 +233,7 @@ mod tests {
 
     #[test]
     fn the_keyboard_controller_resets_and_is_ready() {
-        let (bus, requests) = platform(None);
+        let (bus, requests, _) = platform();
         let mut status = [1];
         bus.read(0x64, &mut status);
         bus.write(0x60, &[PULSE_RESET]);
@@ -247,7 +245,7 @@ mod tests {
 
     #[test]
     fn any_length_at_any_port_is_harmless() {
-        let (bus, _) = platform(Some(Arc::new(Noted::default())));
+        let (bus, ..) = platform();
         for port in 0x5F..0xD01 {
             for len in 0..64 {
                 let mut bytes = vec![0xFF; len];

@@ -30,8 +30,9 @@ pub(crate) const RESET_PORT: u16 = 0xCF9;
 const OEM: [u8; 6] = *b"SRIOV ";
 const OEM_TABLE: [u8; 8] = *b"VMMGLUE ";
 
-/// The pin of the I/O APIC that a pin (0 is INTA#) of a device on bus 0 leads to. Level-triggered, as PCI has it.
-pub(crate) fn intx(device: u8, pin: u8) -> u32 {
+/// The pin of the I/O APIC that a pin (0 is INTA#) of a device on bus 0 leads to, and that of device 0 behind it. Level-triggered, as PCI has it.
+#[must_use]
+pub fn intx(device: u8, pin: u8) -> u32 {
     16 + (u32::from(device) + u32::from(pin)) % 8
 }
 

@@ -3,6 +3,7 @@
 use super::power_on::{self, Entry, PowerOn};
 use super::{Vm, failed};
 use crate::bus::Bus;
+use crate::machine::Plugged;
 use crate::topology::Topology;
 use crate::{Error, ErrorKind, Result};
 use kvm_bindings::CpuId;
@@ -20,6 +21,8 @@ pub(crate) struct Buses {
     pub ports: Arc<Bus>,
     /// Physical addresses.
     pub memory: Arc<Bus>,
+    /// The functions of the host that have memory of the guest's.
+    pub functions: Option<Arc<dyn Plugged>>,
 }
 
 /// Why the guest does not run.
@@ -92,6 +95,10 @@ impl Vcpu {
             Err(error) => match std::io::Error::from(error).raw_os_error().map(Errno::from_raw_os_error) {
                 // A signal, or a processor that was sent from waiting to running.
                 Some(Errno::INTR | Errno::AGAIN) => return Ok(Exit::Signal),
+                // Memory that a function does not give any more.
+                Some(Errno::FAULT) if buses.functions.as_ref().is_some_and(|of| of.drop_silent_slots()) => {
+                    return Ok(Exit::Answered);
+                }
                 _ => return Err(self.stopped(failed("KVM_RUN", error).kind)),
             },
             Ok(VcpuExit::Shutdown) => "KVM_EXIT_SHUTDOWN: a triple fault".into(),

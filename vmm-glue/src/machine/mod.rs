@@ -6,6 +6,7 @@ mod console;
 mod events;
 mod threads;
 
+pub use crate::acpi::intx;
 pub use crate::serial::Console;
 pub use events::{EventKey, Events};
 
@@ -14,13 +15,16 @@ use crate::boot::{self, Payload};
 use crate::bus::Bus;
 use crate::kvm::vcpu::{Buses, Vcpu};
 use crate::kvm::{Kvm, Vm};
-use crate::memory::{GuestMemory, Node};
+use crate::memory::{ECAM, GuestMemory, Node, WINDOW_32};
+use crate::pci::{Ecam, Mechanism1, Root, Windows};
 use crate::platform::{self, Request, Requests};
 use crate::serial::{self, COM1, COM1_IRQ, Com1, Input};
 use crate::slot::{Slot, Slots};
 use crate::topology::Topology;
 use crate::{Error, ErrorKind, Result};
+use std::fmt;
 use std::fs::File;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use threads::{Ended, Threads};
@@ -87,6 +91,28 @@ pub struct Machine {
     reboot: Reboot,
     events: Arc<Events>,
     shared: Arc<Shared>,
+    is_connected: bool,
+}
+
+/// What a machine asks of the functions in it.
+pub trait Plugged: fmt::Debug + Send + Sync {
+    /// Resets them all, as the machine's reset does. No processor runs meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// For a function that could not be reset: the machine ends, since it might still do DMA.
+    fn reset(&self) -> Result<()>;
+
+    /// Takes away the slots of functions that do not decode memory: a processor has reached for memory that is not there (`KVM_RUN` gives EFAULT). Whether
+    /// there were any. Called by the processor's thread.
+    fn drop_silent_slots(&self) -> bool;
+
+    /// Takes them all from the guest: the machine ends, and no processor runs any more.
+    ///
+    /// # Errors
+    ///
+    /// The first of the kernel's; the rest is done all the same.
+    fn stop(&self) -> Result<()>;
 }
 
 /// Between the machine, its devices and those who control it.
@@ -156,8 +182,8 @@ impl Machine {
         let buses = Buses {
             ports: Arc::default(),
             memory: Arc::default(),
+            functions: None,
         };
-        platform::insert(&buses.ports, &shared.requests, None)?;
         let events = Arc::new(Events::new()?);
         insert_com1(&vm, &buses.ports, &events, &shared, files.console)?;
         Ok(Self {
@@ -175,7 +201,33 @@ impl Machine {
             reboot: spec.reboot,
             events,
             shared,
+            is_connected: false,
         })
+    }
+
+    /// Gives the machine its PCI hierarchy, once, before it runs. Without one the guest finds a host bridge and nothing else.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Occupied`] for a second hierarchy.
+    pub fn connect(&mut self, root: &Arc<Root>, functions: Arc<dyn Plugged>) -> Result<()> {
+        let ecam = Ecam::new(Arc::clone(root));
+        self.buses.memory.insert(ECAM, Arc::new(ecam))?;
+        let mechanism = Mechanism1::new(Arc::clone(root));
+        platform::insert(&self.buses.ports, &self.shared.requests, Arc::new(mechanism))?;
+        self.buses.functions = Some(functions);
+        self.is_connected = true;
+        Ok(())
+    }
+
+    /// Where functions of the guest may have addresses.
+    #[must_use]
+    pub fn windows(&self) -> Windows {
+        Windows::new(WINDOW_32, self.window_64())
+    }
+
+    fn window_64(&self) -> Range<u64> {
+        self.memory.window_64(self.vm.physical_bits())
     }
 
     /// The guest's memory.
@@ -222,6 +274,17 @@ impl Machine {
     /// [`ErrorKind::Malformed`] or [`ErrorKind::Unsupported`] for a kernel that cannot be booted; [`ErrorKind::Stopped`] for a processor that cannot go on,
     /// after a triple fault, say.
     pub fn run(mut self) -> Result<End> {
+        if !self.is_connected {
+            self.connect(&Root::new(Vec::new())?, Arc::new(Nothing))?;
+        }
+        let ended = self.run_to_end();
+        let stopped = self.buses.functions.take().map_or(Ok(()), |functions| functions.stop());
+        // Why the machine has ended is the cause of all else.
+        let end = ended?;
+        stopped.map(|()| end)
+    }
+
+    fn run_to_end(&mut self) -> Result<End> {
         loop {
             self.load()?;
             let vcpus = std::mem::take(&mut self.vcpus);
@@ -245,7 +308,7 @@ impl Machine {
         let told = Told {
             topology: &self.topology,
             ram: self.memory.ram(),
-            window_64: self.memory.window_64(self.vm.physical_bits()),
+            window_64: self.window_64(),
         };
         // A kernel that is a file of segments could lie over them: they come last.
         let entry = boot::load(&self.memory, &self.payload, acpi::PLACE.start)?;
@@ -258,6 +321,10 @@ impl Machine {
 
     /// All as after power-on, but memory keeps what is in it.
     fn reset(&self) -> Result<()> {
+        // They first: what still does DMA would do it to the kernel that is loaded next.
+        if let Some(functions) = &self.buses.functions {
+            functions.reset()?;
+        }
         self.vm.reset()?;
         self.vcpus.iter().try_for_each(Vcpu::reset)
     }
@@ -295,6 +362,24 @@ impl Machine {
                 return Ok(End::Stopped);
             }
         }
+    }
+}
+
+/// A machine without functions.
+#[derive(Debug)]
+struct Nothing;
+
+impl Plugged for Nothing {
+    fn reset(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn drop_silent_slots(&self) -> bool {
+        false
+    }
+
+    fn stop(&self) -> Result<()> {
+        Ok(())
     }
 }
 
