@@ -137,20 +137,6 @@ impl Functions {
         state.end(given.unwrap_or_default())
     }
 
-    /// Takes all functions from the guest, whose processors stand still.
-    ///
-    /// # Errors
-    ///
-    /// The first of resetting and detaching; all are gone all the same.
-    pub fn end(&self) -> Result<()> {
-        for port in self.root.ports() {
-            drop(port.eject());
-        }
-        let mut state = self.state();
-        let all: Vec<Given> = state.slots.iter_mut().flat_map(std::mem::take).collect();
-        state.end(all)
-    }
-
     /// The events that become readable when the kernel has something to tell of a function, for [`take_notices`](Self::take_notices).
     ///
     /// # Errors

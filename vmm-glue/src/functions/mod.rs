@@ -13,7 +13,8 @@ pub use space::{Backend, DmaOptions, File};
 use crate::assigned::{Assigned, Options as Shown, Wiring};
 use crate::bus::Bus;
 use crate::interrupt::Irqs;
-use crate::memory::{GuestMemory, WINDOW_32};
+use crate::machine::Plugged;
+use crate::memory::GuestMemory;
 use crate::pci::layout::{self, Need, Room, SlotPlan};
 use crate::pci::{Function, Numbered, Port, PortOptions, Root, Windows};
 use crate::slot::Slots;
@@ -21,7 +22,6 @@ use crate::{Error, ErrorKind, Result};
 use ::pci::{BarIndex, Bdf, RoutingId, Segment};
 use space::{Member, Space};
 use std::fmt;
-use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vfio_core::{KvmVfio, RegionIndex, VfToken};
 
@@ -47,8 +47,8 @@ pub struct Parts {
     pub bus: Arc<Bus>,
     /// Its memory.
     pub memory: GuestMemory,
-    /// Where BARs above 4 GiB are: [`GuestMemory::window_64`].
-    pub window_64: Range<u64>,
+    /// Where BARs may be.
+    pub windows: Windows,
     /// KVM's VFIO device; none for a guest that is not KVM's.
     pub kvm: Option<KvmVfio>,
 }
@@ -133,11 +133,9 @@ impl Functions {
         }
         state.slots.resize_with(count, Vec::new);
 
-        let limits = Windows::new(WINDOW_32, parts.window_64.clone());
-        let plans = layout::plan(limits, Room::default(), &state.needs())?;
-        let ports = (0..)
-            .zip(&plans)
-            .map(|(slot, plan)| port(slot, plan, limits, &parts.irqs));
+        let plans = layout::plan(parts.windows, Room::default(), &state.needs())?;
+        let ports = (0..).zip(&plans);
+        let ports = ports.map(|(slot, plan)| port(slot, plan, parts.windows, &parts.irqs));
         let root = Root::new(ports.collect())?;
         for ((port, given), plan) in root.ports().iter().zip(&mut state.slots).zip(plans) {
             if given.is_empty() {
@@ -170,24 +168,6 @@ impl Functions {
         let slots = self.root.ports().iter().zip(&state.slots);
         let listed = slots.flat_map(|(port, given)| given.iter().map(|given| given.listed(port)));
         listed.collect()
-    }
-
-    /// Takes away memory slots that a processor cannot reach ([`Assigned::drop_silent_slots`]); whether there were any.
-    pub fn drop_silent_slots(&self) -> bool {
-        let state = self.state();
-        let functions = state.slots.iter().flatten();
-        functions.fold(false, |any, given| given.function.drop_silent_slots() | any)
-    }
-
-    /// Resets all slots and what is in them, as the machine's reset does, and places the functions as firmware does. Processors stand still.
-    pub fn reset(&self) {
-        let state = self.state();
-        for port in self.root.ports() {
-            port.reset();
-        }
-        for given in state.slots.iter().flatten() {
-            given.place();
-        }
     }
 
     /// Why the guest's memory cannot be taken from it by a balloon; `None` where it can.
@@ -337,6 +317,39 @@ fn gsi(member: &Member, slot: u8) -> Option<u32> {
         .ok()?;
     let pin = u32::from(pin.checked_sub(1)?) % 4;
     Some(16 + (u32::from(slot) + 1 + pin) % 8)
+}
+
+impl Plugged for Functions {
+    fn reset(&self) -> Result<()> {
+        let state = self.state();
+        for port in self.root.ports() {
+            port.reset();
+        }
+        for given in state.slots.iter().flatten() {
+            given.place();
+            // What is not said to a guest is said here: one that still does DMA would do it to the next kernel.
+            if given.member.device().config()?.bus_master()? {
+                let kind = ErrorKind::Malformed("it is a bus master after its reset".into());
+                return Err(Error::new("reset a function", kind).on(given.bdf));
+            }
+        }
+        Ok(())
+    }
+
+    fn drop_silent_slots(&self) -> bool {
+        let state = self.state();
+        let functions = state.slots.iter().flatten();
+        functions.fold(false, |any, given| given.function.drop_silent_slots() | any)
+    }
+
+    fn stop(&self) -> Result<()> {
+        for port in self.root.ports() {
+            drop(port.eject());
+        }
+        let mut state = self.state();
+        let all: Vec<Given> = state.slots.iter_mut().flat_map(std::mem::take).collect();
+        state.end(all)
+    }
 }
 
 impl fmt::Debug for Functions {
