@@ -357,3 +357,6 @@ impl fmt::Debug for Functions {
         f.debug_list().entries(self.list()).finish()
     }
 }
+
+#[cfg(all(test, feature = "fake"))]
+mod tests;
