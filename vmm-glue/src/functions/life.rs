@@ -2,7 +2,7 @@
 
 use super::{Functions, Given, Listed, Opened, numbered};
 use crate::assigned::Notice;
-use crate::pci::Port;
+use crate::pci::{Indicator, Port, Root};
 use crate::{Error, ErrorKind, Result};
 use ::pci::Bdf;
 use std::sync::Arc;
@@ -11,6 +11,10 @@ use vfio_core::EventFd;
 
 /// How long a guest may take to see the button before it is pressed again: one that is still booting has lost it.
 const PRESS: Duration = Duration::from_secs(8);
+/// How long a guest may take to be done with a slot that it has switched off.
+const SETTLE: Duration = Duration::from_secs(5);
+/// How often it is looked whether it is.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// A slot that the guest was asked to let go of.
 #[derive(Debug)]
@@ -35,16 +39,22 @@ impl Functions {
     ///
     /// [`ErrorKind::Exhausted`] when all slots are filled; those of opening, attaching and mapping. Nothing is left of it then.
     pub fn add(&self, opened: Vec<Opened>) -> Result<Vec<Listed>> {
-        let mut state = self.state();
-        let ports = self.root.ports();
-        let free = state
-            .slots
-            .iter()
-            .zip(ports)
-            .position(|(given, port)| given.is_empty() && !port.state().is_present);
         let full = || Error::new("plug a function in", ErrorKind::Exhausted("slot"));
-        let slot = free.ok_or_else(full)?;
-        let port = ports.get(slot).ok_or_else(full)?;
+        let is_settled = |slot: &usize| self.port(*slot).is_ok_and(|port| port.state().power == Indicator::Off);
+        // A guest that has just switched a slot off takes no notice of it for a second, and then its indicator is off.
+        let (deadline, nobody) = (Instant::now() + SETTLE, EventFd::new()?);
+        let (mut state, slot) = loop {
+            let state = self.state();
+            let free: Vec<usize> = state.free(&self.root).collect();
+            let first = free.first().ok_or_else(full)?;
+            match free.iter().find(|slot| is_settled(slot)) {
+                Some(slot) => break (state, *slot),
+                None if Instant::now() >= deadline => break (state, *first),
+                None => drop(state),
+            }
+            nobody.wait_timeout(LOOK)?;
+        };
+        let port = self.port(slot)?;
         let members = state.open(opened)?;
         if let Err(error) = state.space.map(&mut |_, _| ()) {
             state.close(members);
@@ -182,6 +192,13 @@ impl Functions {
 }
 
 impl super::State {
+    /// Slots in which nothing is.
+    fn free(&self, root: &Root) -> impl Iterator<Item = usize> {
+        let slots = self.slots.iter().zip(root.ports()).enumerate();
+        let free = slots.filter(|(_, (given, port))| given.is_empty() && !port.state().is_present);
+        free.map(|(slot, _)| slot)
+    }
+
     /// Takes functions from the guest for good.
     pub(super) fn end(&mut self, given: Vec<Given>) -> Result<()> {
         let mut ended = Ok(());
