@@ -187,3 +187,132 @@ fn spread(aperture: &Range<u64>, packs: Vec<Pack>, what: &'static str) -> Result
     placed.sort_by_key(|(slot, _)| *slot);
     Ok(placed.into_iter().map(|(_, placed)| placed).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const GIB: u64 = 1 << 30;
+
+    fn need(index: u8, len_bytes: u64, is_wide: bool) -> Need {
+        Need {
+            index: BarIndex::Bar(index),
+            len_bytes,
+            is_64: is_wide,
+            is_prefetchable: is_wide,
+        }
+    }
+
+    fn apertures() -> Windows {
+        Windows::new(3 * GIB..3 * GIB + GIB / 2, 64 * GIB..1024 * GIB)
+    }
+
+    #[test]
+    fn each_slot_has_a_bus_two_windows_and_room_for_more() {
+        let nvme = vec![vec![need(0, 16 << 10, false)]];
+        let gpu = vec![
+            vec![need(0, 16 << 20, false), need(1, 16 * GIB, true)],
+            vec![need(0, 16 << 10, false)],
+        ];
+        let plans = plan(apertures(), Room::default(), &[nvme, gpu, vec![]]).unwrap();
+        let buses: Vec<_> = plans.iter().map(|plan| plan.buses).collect();
+        assert_eq!(buses, [[1, 1], [2, 2], [3, 3]]);
+        assert_eq!(plans[0].windows.memory(), 0xC000_0000..0xC100_0000);
+        assert_eq!(plans[1].windows.memory(), 0xC100_0000..0xC210_0000);
+        assert_eq!(plans[2].windows.memory(), 0xC300_0000..0xC400_0000);
+        // What is aligned to most comes first.
+        assert_eq!(plans[1].windows.prefetchable(), 64 * GIB..80 * GIB);
+        assert_eq!(plans[0].windows.prefetchable(), 80 * GIB..81 * GIB);
+        assert_eq!(plans[0].addresses, [[(BarIndex::Bar(0), 0xC000_0000)]]);
+        assert_eq!(
+            plans[1].addresses,
+            [
+                vec![(BarIndex::Bar(0), 0xC100_0000), (BarIndex::Bar(1), 64 * GIB)],
+                vec![(BarIndex::Bar(0), 0xC200_0000)]
+            ]
+        );
+    }
+
+    #[test]
+    fn room_shrinks_before_something_does_not_fit() {
+        let slots = vec![vec![vec![need(0, 4096, false), need(1, 4096, true)]]; 31];
+        let narrow = Windows::new(3 * GIB..3 * GIB + (64 << 20), 64 * GIB..72 * GIB);
+        let plans = plan(narrow, Room::default(), &slots).unwrap();
+        let room = plans[30].windows;
+        assert_eq!(room.memory().end - room.memory().start, 2 << 20);
+        assert_eq!(room.prefetchable().end - room.prefetchable().start, 256 << 20);
+        // Without memory above 4 GiB all is below.
+        let plans = plan(Windows::new(3 * GIB..4 * GIB, 0..0), Room::default(), &slots).unwrap();
+        assert!(plans.iter().all(|plan| plan.windows.prefetchable().is_empty()));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let huge = vec![vec![vec![need(0, 1 << 63, true)]]; 2];
+        let error = plan(apertures(), Room::default(), &huge).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "place the functions: no 64-bit memory of the PCI bus is left"
+        );
+        let low = vec![vec![vec![need(0, GIB, false)]]];
+        let error = plan(apertures(), Room::default(), &low).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "place the functions: no 32-bit memory of the PCI bus is left"
+        );
+        let odd = vec![vec![vec![need(0, 12288, false)]]];
+        assert!(matches!(
+            plan(apertures(), Room::default(), &odd).unwrap_err().kind,
+            ErrorKind::Invalid(_)
+        ));
+        assert!(
+            plan(
+                apertures(),
+                Room {
+                    memory: 0,
+                    prefetchable: 0
+                },
+                &vec![vec![]; 256]
+            )
+            .is_err()
+        );
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+        #[test]
+        fn nothing_overlaps_and_all_is_aligned_and_in_its_window(
+            slots in prop::collection::vec(prop::collection::vec(prop::collection::vec((0_u32..37, any::<bool>()), 0..6), 0..4), 0..20)
+        ) {
+            let slots: Vec<Vec<Vec<Need>>> = slots.iter().map(|functions| {
+                let needs = |bars: &Vec<(u32, bool)>| (0..).zip(bars).map(|(index, (log, is_wide))| need(index, 1 << log, *is_wide)).collect();
+                functions.iter().map(needs).collect()
+            }).collect();
+            let Ok(plans) = plan(apertures(), Room::default(), &slots) else { return Ok(()) };
+            let mut taken: Vec<Range<u64>> = Vec::new();
+            for (plan, functions) in plans.iter().zip(&slots) {
+                prop_assert_eq!(plan.windows, plan.windows.within(apertures()));
+                for (addresses, needs) in plan.addresses.iter().zip(functions) {
+                    prop_assert_eq!(addresses.len(), needs.len());
+                    for ((index, start), need) in addresses.iter().zip(needs) {
+                        prop_assert_eq!(*index, need.index);
+                        prop_assert_eq!(start % need.len_bytes, 0);
+                        let range = *start..start + need.len_bytes;
+                        prop_assert!(plan.windows.contain(&range));
+                        if !need.is_prefetchable {
+                            prop_assert!(range.end <= 4 * GIB);
+                        }
+                        taken.push(range.start..range.end.next_multiple_of(PAGE));
+                    }
+                }
+            }
+            taken.sort_by_key(|range| range.start);
+            prop_assert!(taken.windows(2).all(|pair| pair[0].end <= pair[1].start));
+            let mut windows: Vec<_> = plans.iter().flat_map(|plan| [plan.windows.memory(), plan.windows.prefetchable()]).collect();
+            windows.retain(|window| !window.is_empty());
+            windows.sort_by_key(|window| window.start);
+            prop_assert!(windows.windows(2).all(|pair| pair[0].end <= pair[1].start));
+        }
+    }
+}

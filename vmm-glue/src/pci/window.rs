@@ -50,12 +50,17 @@ impl Windows {
         is_in(self.memory) || is_in(self.prefetchable)
     }
 
-    /// Those parts of each window that lie in the window of `limits` of the same kind.
+    /// Those parts of them that lie in `limits`. Prefetchable memory may also be where memory may be: below 4 GiB.
     #[must_use]
     pub fn within(self, limits: Self) -> Self {
+        let low = self.prefetchable.and(limits.memory);
         Self {
             memory: self.memory.and(limits.memory),
-            prefetchable: self.prefetchable.and(limits.prefetchable),
+            prefetchable: if low.range().is_empty() {
+                self.prefetchable.and(limits.prefetchable)
+            } else {
+                low
+            },
         }
     }
 }
@@ -76,5 +81,42 @@ impl Span {
 
     fn and(self, other: Self) -> Self {
         Self::new(&(self.start.max(other.start)..self.end.min(other.end)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_lies_wholly_in_one_window_is_contained() {
+        let windows = Windows::new(0x1000..0x3000, 0x3000..0x8000);
+        for inside in [0x1000..0x3000, 0x3000..0x8000, 0x2FFF..0x3000] {
+            assert!(windows.contain(&inside));
+        }
+        for outside in [
+            0xFFF..0x1001,
+            0x2FFF..0x3001,
+            0x7000..0x8001,
+            0x1000..0x1000,
+            0..u64::MAX,
+        ] {
+            assert!(!windows.contain(&outside), "{outside:x?}");
+        }
+        let inverted = Range { start: 2, end: 1 };
+        assert_eq!(Windows::new(inverted, 5..5), Windows::NONE);
+    }
+
+    #[test]
+    fn a_window_ends_where_it_may_not_go_on() {
+        let limits = Windows::new(0xC000_0000..0xE000_0000, 1 << 38..1 << 39);
+        let low = Windows::new(0..0xFFFF_FFFF, 0xD000_0000..0xF000_0000);
+        assert_eq!(
+            low.within(limits),
+            Windows::new(0xC000_0000..0xE000_0000, 0xD000_0000..0xE000_0000)
+        );
+        let high = Windows::new(0..0x1000, 1 << 37..1 << 40);
+        assert_eq!(high.within(limits), Windows::new(0..0, 1 << 38..1 << 39));
+        assert_eq!(Windows::NONE.within(limits), Windows::NONE);
     }
 }

@@ -14,9 +14,10 @@ pub enum Effect {
     Command(u16),
     /// The function may now interrupt in another way, which is [`ConfigView::interrupts`](super::ConfigView::interrupts).
     Interrupts,
-    /// Messages or masks of [`Msi`](super::Msi) are different, while it is in use.
+    /// Messages or masks of MSI are different, while it is in use.
     Msi,
-    /// The state of every vector of [`Msix`](super::Msix) may be different, while it is in use.
+    /// The state of every vector of MSI-X may be different, while it is in use. (Of a write to its table [`Msix::write`](super::Msix::write)
+    /// says which one is.)
     Msix,
     /// Reset the function. What the guest sees has been reset.
     Reset,

@@ -41,13 +41,17 @@ mod chain;
 mod control;
 mod effect;
 mod header;
+mod interrupts;
 mod msi;
 mod msix;
 mod patches;
 mod presentation;
+#[cfg(test)]
+mod tests;
 mod vector;
 
 pub use effect::{Effect, Effects, Forward};
+pub use interrupts::Interrupts;
 pub use msix::{Msix, Place};
 pub use pci::cap::PowerStateCode;
 pub use presentation::{Device, Presentation, Unlisted};
@@ -80,19 +84,6 @@ pub struct ConfigView {
     windows: Windows,
     /// It has no power, or no link.
     is_down: bool,
-}
-
-/// How the function may interrupt the guest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Interrupts {
-    /// Not at all.
-    None,
-    /// By its pin.
-    Intx,
-    /// By MSI.
-    Msi,
-    /// By MSI-X.
-    Msix,
 }
 
 /// What others act upon.
@@ -207,6 +198,12 @@ impl ConfigView {
             chain::blank_unlisted(&mut self.patches, 0x100..0x1000, &shown);
         }
         chain::link_extended(&mut self.patches, &shown, &hidden);
+        for ari in shown
+            .iter()
+            .filter(|found| found.id == CapabilityId::ARI && found.len >= 8)
+        {
+            self.patches.fix(ari.offset + 5, &[options.next_function]);
+        }
     }
 
     /// Reads as the guest does. `device` reads the same bytes of the function itself; it is called only where some bits are its own.
@@ -219,7 +216,7 @@ impl ConfigView {
         let from = from.get(..4).unwrap_or(from);
         let before = self.state();
         if self.resets.iter().flatten().any(|bit| bit.is_set(offset, from)) {
-            return self.reset();
+            return self.reset_from(before);
         }
         let mut effects = Effects::default();
         self.patches.write(offset, from, &mut effects);
@@ -234,7 +231,7 @@ impl ConfigView {
         match event {
             BusEvent::Reset => {
                 self.is_down = false;
-                return self.reset();
+                return self.reset_from(before);
             }
             BusEvent::Down => {
                 self.is_down = true;
@@ -248,7 +245,10 @@ impl ConfigView {
 
     /// Resets what the guest sees, and lets the function be reset.
     pub fn reset(&mut self) -> Effects {
-        let before = self.state();
+        self.reset_from(self.state())
+    }
+
+    fn reset_from(&mut self, before: State) -> Effects {
         let mut effects = Effects::default();
         self.clear();
         self.settle(before, &mut effects);
@@ -297,90 +297,6 @@ impl ConfigView {
     #[must_use]
     pub const fn power(&self) -> PowerStateCode {
         self.power
-    }
-
-    /// The interrupt pin: 1 for INTA#.
-    #[must_use]
-    pub fn interrupt_pin(&self) -> Option<u8> {
-        header::pin(&self.patches)
-    }
-
-    /// How it may interrupt.
-    #[must_use]
-    pub fn interrupts(&self) -> Interrupts {
-        if self.is_down || self.power != PowerStateCode::D0 {
-            Interrupts::None
-        } else if self.msix.as_ref().is_some_and(Msix::is_enabled) {
-            Interrupts::Msix
-        } else if self.msi.as_ref().is_some_and(Msi::is_enabled) {
-            Interrupts::Msi
-        } else if self.interrupt_pin().is_some() && self.command() & header::COMMAND_NO_INTX == 0 {
-            Interrupts::Intx
-        } else {
-            Interrupts::None
-        }
-    }
-
-    /// How many vectors it has of the kind of messages in use.
-    #[must_use]
-    pub fn vectors(&self) -> u16 {
-        match self.interrupts() {
-            Interrupts::Msi => self.msi.as_ref().map_or(0, Msi::vectors),
-            Interrupts::Msix => self.msix.as_ref().map_or(0, Msix::vectors),
-            Interrupts::None | Interrupts::Intx => 0,
-        }
-    }
-
-    /// What becomes of the interrupt of one of them.
-    #[must_use]
-    pub fn vector(&self, number: u16) -> Vector {
-        let vector = match self.interrupts() {
-            Interrupts::Msi => self.msi.as_ref().map(|msi| msi.vector(number)),
-            Interrupts::Msix => self.msix.as_ref().map(|msix| msix.vector(number)),
-            Interrupts::None | Interrupts::Intx => None,
-        };
-        vector.unwrap_or(Vector::Off)
-    }
-
-    /// Keeps an interrupt of one that is masked as pending.
-    pub fn pend(&mut self, number: u16) {
-        match self.interrupts() {
-            Interrupts::Msi => {
-                if let Some(msi) = &mut self.msi {
-                    msi.pend(number, &mut self.patches);
-                }
-            }
-            Interrupts::Msix => {
-                if let Some(msix) = &mut self.msix {
-                    msix.pend(number);
-                }
-            }
-            Interrupts::None | Interrupts::Intx => {}
-        }
-    }
-
-    /// Whether an interrupt was pending. It is not any more: whoever takes it delivers it.
-    #[must_use]
-    pub fn take_pending(&mut self, number: u16) -> bool {
-        match self.interrupts() {
-            Interrupts::Msi => {
-                let msi = self.msi.as_mut();
-                msi.is_some_and(|msi| msi.take_pending(number, &mut self.patches))
-            }
-            Interrupts::Msix => self.msix.as_mut().is_some_and(|msix| msix.take_pending(number)),
-            Interrupts::None | Interrupts::Intx => false,
-        }
-    }
-
-    /// MSI-X, if it has it.
-    #[must_use]
-    pub const fn msix(&self) -> Option<&Msix> {
-        self.msix.as_ref()
-    }
-
-    /// MSI-X, if it has it, for accesses to its table.
-    pub const fn msix_mut(&mut self) -> Option<&mut Msix> {
-        self.msix.as_mut()
     }
 
     fn state(&self) -> State {

@@ -52,7 +52,7 @@ impl Place {
     }
 
     fn touches(&self, bar: u8, range: &Range<u64>) -> bool {
-        self.bar == bar && range.start < self.range.end && self.range.start < range.end
+        self.bar == bar && !range.is_empty() && range.start < self.range.end && self.range.start < range.end
     }
 }
 

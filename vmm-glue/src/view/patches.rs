@@ -140,7 +140,8 @@ impl Patches {
 
     /// Reads as the guest does. `device` is asked only where something is the function's own.
     pub(super) fn read(&self, offset: u16, to: &mut [u8], device: impl FnOnce(&mut [u8])) {
-        let cells = self.at(offset).get(..to.len()).unwrap_or_default();
+        let cells = self.at(offset);
+        let cells = cells.get(..to.len()).unwrap_or(cells);
         if cells.iter().any(|cell| cell.fixed != 0xFF) {
             device(to);
         }

@@ -29,6 +29,8 @@ pub struct Presentation {
     pub identity: Option<(u16, u16)>,
     /// The device has other functions.
     pub is_multi_function: bool,
+    /// The next function of the device for guests that go by ARI, where that is shown; 0 for the last one.
+    pub next_function: u8,
     /// INTx can be delivered. Otherwise there is no interrupt pin.
     pub has_intx: bool,
     /// The holder can reset the function. Otherwise it says that it has no function level reset.
@@ -56,6 +58,7 @@ impl Default for Presentation {
             unlisted: Unlisted::Hidden,
             identity: None,
             is_multi_function: false,
+            next_function: 0,
             has_intx: true,
             is_resettable: true,
             are_wide_bars_prefetchable: false,

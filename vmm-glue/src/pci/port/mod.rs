@@ -11,6 +11,8 @@
 
 mod config;
 mod slot;
+#[cfg(test)]
+mod tests;
 
 pub use slot::{Indicator, SlotState};
 
@@ -136,13 +138,13 @@ impl Port {
         self.change(Slot::cancel_removal)
     }
 
-    /// Takes out what is in the slot, which the guest learns afterwards.
+    /// Takes out what is in the slot, which the guest learns afterwards. A removal that was asked for is forgotten, and not called.
     pub fn eject(&self) -> Vec<Numbered> {
         self.change(Slot::eject)
     }
 
-    /// As after the reset of the machine: registers as firmware leaves them, and what is in the slot powered and reset. What the guest was asked to
-    /// let go of is let go of.
+    /// As after the reset of the machine: registers as firmware leaves them, and what is in the slot powered and reset, so that its BARs have to be
+    /// placed again. What the guest was asked to let go of is let go of.
     pub fn reset(&self) {
         self.change(|slot| slot.reset(&self.options));
     }
