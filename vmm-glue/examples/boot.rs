@@ -1,5 +1,5 @@
 //! Boots a Linux guest on a serial console: `boot --kernel FILE [--initrd FILE] [--append WORDS] [--memory MIB] [--cpus N] [--nodes N] [--pages 2M|1G]
-//! [--reboot]`. Ends when the guest powers off, and says how long that took.
+//! [--ports N] [--reboot]`. Ends when the guest powers off, and says how long that took.
 #![expect(clippy::print_stderr, reason = "an example's output")]
 
 use anyhow::{Context, Result, bail};
@@ -7,11 +7,14 @@ use std::fs::File;
 use std::io::{IsTerminal, stdin, stdout};
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 use vfio_core::PageSize;
 use vmm_glue::kvm::Kvm;
-use vmm_glue::machine::{Console, Files, Machine, Reboot, Spec};
+use vmm_glue::machine::{Console, Files, Machine, Plugged, Reboot, Spec};
 use vmm_glue::memory::Node;
+use vmm_glue::pci::layout::{self, Room};
+use vmm_glue::pci::{Port, PortOptions, Root};
 
 #[derive(Debug)]
 struct Arguments {
@@ -22,6 +25,7 @@ struct Arguments {
     cpus: u32,
     nodes: u32,
     pages: PageSize,
+    ports: u8,
     reboot: Reboot,
 }
 
@@ -34,6 +38,7 @@ fn arguments() -> Result<Arguments> {
         cpus: 1,
         nodes: 1,
         pages: PageSize::Base,
+        ports: 0,
         reboot: Reboot::End,
     };
     let mut words = std::env::args().skip(1);
@@ -49,6 +54,7 @@ fn arguments() -> Result<Arguments> {
             "--append" => arguments.append = value,
             "--memory" => arguments.memory_mib = value.parse()?,
             "--cpus" => arguments.cpus = value.parse()?,
+            "--ports" => arguments.ports = value.parse()?,
             "--nodes" => arguments.nodes = value.parse()?,
             "--pages" => {
                 arguments.pages = match value.as_str() {
@@ -61,6 +67,42 @@ fn arguments() -> Result<Arguments> {
         }
     }
     Ok(arguments)
+}
+
+/// Ports with nothing in their slots.
+fn empty_ports(machine: &Machine, count: u8) -> Result<Vec<Arc<Port>>> {
+    let slots = vec![Vec::new(); usize::from(count)];
+    let plans = layout::plan(machine.windows(), Room::default(), &slots)?;
+    let irqs = machine.vm().irqs();
+    let port = |(number, plan): (u8, layout::SlotPlan)| {
+        let options = PortOptions {
+            device: number,
+            slot: number.into(),
+            buses: plan.buses,
+            windows: plan.windows,
+            limits: machine.windows(),
+        };
+        Port::new(options, Arc::new(irqs.clone()))
+    };
+    Ok((1..).zip(plans).map(port).collect())
+}
+
+/// No function of the host.
+#[derive(Debug)]
+struct Nothing;
+
+impl Plugged for Nothing {
+    fn reset(&self) -> vmm_glue::Result<()> {
+        Ok(())
+    }
+
+    fn drop_silent_slots(&self) -> bool {
+        false
+    }
+
+    fn stop(&self) -> vmm_glue::Result<()> {
+        Ok(())
+    }
 }
 
 fn main() -> Result<()> {
@@ -92,7 +134,9 @@ fn main() -> Result<()> {
             output: stdout().as_fd().try_clone_to_owned()?,
         },
     };
-    let machine = Machine::new(spec, files)?;
+    let mut machine = Machine::new(spec, files)?;
+    let ports = empty_ports(&machine, arguments.ports)?;
+    machine.connect(&Root::new(ports)?, Arc::new(Nothing))?;
     let made = began.elapsed();
     let end = machine.run()?;
     eprintln!(

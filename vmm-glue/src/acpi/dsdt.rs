@@ -20,9 +20,9 @@ const UNKNOWN_UUID: u8 = 1 << 2;
 const ANY_FUNCTION: u32 = 0xFFFF;
 
 /// All of it.
-pub(super) fn code(window_64: &Range<u64>) -> Vec<u8> {
+pub(super) fn code(window_64: &Range<u64>, last_bus: u8) -> Vec<u8> {
     let mut code = Vec::new();
-    host_bridge(window_64, &mut code);
+    host_bridge(window_64, last_bus, &mut code);
     com1(&mut code);
     motherboard(&mut code);
     let off = u8::try_from(SLEEP_TYPE_OFF).unwrap_or(0);
@@ -31,8 +31,8 @@ pub(super) fn code(window_64: &Range<u64>) -> Vec<u8> {
     code
 }
 
-fn host_bridge(window_64: &Range<u64>, code: &mut Vec<u8>) {
-    let buses = AddressSpace::<u16>::new_bus_number(0, 0xFF);
+fn host_bridge(window_64: &Range<u64>, last_bus: u8, code: &mut Vec<u8>) {
+    let buses = AddressSpace::<u16>::new_bus_number(0, last_bus.into());
     // All ports but those of configuration space.
     let below = AddressSpace::<u16>::new_io(0, 0xCF7, None);
     let above = AddressSpace::<u16>::new_io(0xD00, 0xFFFF, None);

@@ -43,6 +43,8 @@ pub(crate) struct Told<'a> {
     pub ram: &'a [Ram],
     /// What BARs above 4 GiB are placed in; may be empty.
     pub window_64: Range<u64>,
+    /// The last bus that there is. Linux looks for devices on all that it is told of, and each look is an exit.
+    pub last_bus: u8,
 }
 
 /// Writes all tables to their [place](PLACE), which begins with the RSDP.
@@ -59,11 +61,11 @@ pub(crate) fn write(told: &Told<'_>, memory: &GuestMemory) -> Result<()> {
 /// The tables one after another, for their place.
 fn tables(told: &Told<'_>) -> Vec<u8> {
     let mut bytes = vec![0; Rsdp::len()];
-    let dsdt = append(&mut bytes, &tables::dsdt(&dsdt::code(&told.window_64)));
+    let dsdt = append(&mut bytes, &tables::dsdt(&dsdt::code(&told.window_64, told.last_bus)));
     let mut listed = vec![
         append(&mut bytes, &tables::fadt(dsdt)),
         append(&mut bytes, &tables::madt(told.topology)),
-        append(&mut bytes, &tables::mcfg()),
+        append(&mut bytes, &tables::mcfg(told.last_bus)),
     ];
     let nodes = told.ram.last().map_or(0, |ram| ram.node) + 1;
     if nodes > 1 {
@@ -104,6 +106,7 @@ mod tests {
             topology: &Topology::new(nodes).unwrap(),
             ram: memory.ram(),
             window_64: memory.window_64(40),
+            last_bus: 4,
         };
         tables(&told)
     }

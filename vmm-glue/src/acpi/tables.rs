@@ -74,9 +74,9 @@ pub(super) fn madt(topology: &Topology) -> Vec<u8> {
 }
 
 /// Where configuration space is (PCI Firmware Specification 3.3 §4.1.2).
-pub(super) fn mcfg() -> Vec<u8> {
+pub(super) fn mcfg(last_bus: u8) -> Vec<u8> {
     let mut mcfg = MCFG::new(OEM, OEM_TABLE, 1);
-    mcfg.add_ecam(ECAM.start, 0, 0, 0xFF);
+    mcfg.add_ecam(ECAM.start, 0, 0, last_bus);
     serialized(&mcfg)
 }
 

@@ -10,6 +10,7 @@
 pub(crate) mod cpuid;
 mod descriptor;
 mod irqs;
+pub(crate) mod kick;
 pub(crate) mod power_on;
 mod routing;
 mod slots;

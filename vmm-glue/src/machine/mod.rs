@@ -16,7 +16,7 @@ use crate::bus::Bus;
 use crate::kvm::vcpu::{Buses, Vcpu};
 use crate::kvm::{Kvm, Vm};
 use crate::memory::{ECAM, GuestMemory, Node, WINDOW_32};
-use crate::pci::{Ecam, Mechanism1, Root, Windows};
+use crate::pci::{Ecam, Function, Mechanism1, Port, Root, Windows};
 use crate::platform::{self, Request, Requests};
 use crate::serial::{self, COM1, COM1_IRQ, Com1, Input};
 use crate::slot::{Slot, Slots};
@@ -29,6 +29,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use threads::{Ended, Threads};
 use vfio_core::{EventFd, PageSize, StableMemory};
+
+/// The register of a bridge (PCIe 6.0 §7.5.1.3.3).
+const SUBORDINATE_BUS: u16 = 0x1A;
 
 /// What machine to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,7 +94,8 @@ pub struct Machine {
     reboot: Reboot,
     events: Arc<Events>,
     shared: Arc<Shared>,
-    is_connected: bool,
+    /// Of the hierarchy that it is connected to.
+    last_bus: Option<u8>,
 }
 
 /// What a machine asks of the functions in it.
@@ -201,11 +205,12 @@ impl Machine {
             reboot: spec.reboot,
             events,
             shared,
-            is_connected: false,
+            last_bus: None,
         })
     }
 
-    /// Gives the machine its PCI hierarchy, once, before it runs. Without one the guest finds a host bridge and nothing else.
+    /// Gives the machine its PCI hierarchy, once, before it runs. Without one the guest finds a host bridge and nothing else. There are no more buses than its
+    /// ports have now.
     ///
     /// # Errors
     ///
@@ -216,7 +221,12 @@ impl Machine {
         let mechanism = Mechanism1::new(Arc::clone(root));
         platform::insert(&self.buses.ports, &self.shared.requests, Arc::new(mechanism))?;
         self.buses.functions = Some(functions);
-        self.is_connected = true;
+        let subordinate = |port: &Arc<Port>| {
+            let mut bus = [0];
+            port.config_read(SUBORDINATE_BUS, &mut bus);
+            bus[0]
+        };
+        self.last_bus = Some(root.ports().iter().map(subordinate).max().unwrap_or(0));
         Ok(())
     }
 
@@ -274,7 +284,7 @@ impl Machine {
     /// [`ErrorKind::Malformed`] or [`ErrorKind::Unsupported`] for a kernel that cannot be booted; [`ErrorKind::Stopped`] for a processor that cannot go on,
     /// after a triple fault, say.
     pub fn run(mut self) -> Result<End> {
-        if !self.is_connected {
+        if self.last_bus.is_none() {
             self.connect(&Root::new(Vec::new())?, Arc::new(Nothing))?;
         }
         let ended = self.run_to_end();
@@ -309,6 +319,7 @@ impl Machine {
             topology: &self.topology,
             ram: self.memory.ram(),
             window_64: self.window_64(),
+            last_bus: self.last_bus.unwrap_or(0),
         };
         // A kernel that is a file of segments could lie over them: they come last.
         let entry = boot::load(&self.memory, &self.payload, acpi::PLACE.start)?;

@@ -1,5 +1,6 @@
 //! The threads of the processors: begun together, ended together.
 
+use crate::kvm::kick;
 use crate::kvm::vcpu::{Buses, Vcpu};
 use crate::{Error, ErrorKind, Result};
 use std::sync::Arc;
@@ -7,7 +8,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 use vfio_core::EventFd;
-use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 /// A processor that comes late gets another signal: the first one may have come just before it entered the guest.
 const AGAIN: Duration = Duration::from_millis(2);
@@ -36,8 +36,7 @@ impl Threads {
         ended: &Arc<EventFd>,
     ) -> Result<Self> {
         let failed = |error| Error::new("begin a processor's thread", ErrorKind::Io(error));
-        let registered = register_signal_handler(SIGRTMIN(), handle);
-        registered.map_err(|error| failed(error.into()))?;
+        kick::prepare()?;
         is_stopping.store(false, Ordering::Release);
         let mut begun = Self {
             threads: Vec::with_capacity(vcpus.len()),
@@ -67,9 +66,7 @@ impl Threads {
         self.is_stopping.store(true, Ordering::Release);
         while self.threads.iter().any(|thread| !thread.is_finished()) {
             for thread in self.threads.iter().filter(|thread| !thread.is_finished()) {
-                if let Err(error) = thread.kill(SIGRTMIN()) {
-                    tracing::debug!(%error, "a processor's thread takes no signal");
-                }
+                kick::kick(thread);
             }
             self.ended.wait_timeout(AGAIN)?;
         }
@@ -116,6 +113,3 @@ impl Drop for AtEnd {
         }
     }
 }
-
-/// There is nothing to do: that the signal came makes the thread leave the guest.
-extern "C" fn handle(_: std::ffi::c_int, _: *mut libc::siginfo_t, _: *mut std::ffi::c_void) {}
