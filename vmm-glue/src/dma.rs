@@ -3,6 +3,7 @@
 //! Normally all of it is mapped, and so pinned, before the guest runs. With page requests (PRI) it need not be: then it is mapped when a device
 //! asks for it ([`Pin`]).
 
+use crate::memory::Ram;
 use crate::{Error, ErrorKind, Result};
 use iommu::demand::{DemandOptions, DemandSpace, Statistics};
 use iommu::prefault;
@@ -12,18 +13,7 @@ use std::num::NonZeroUsize;
 use std::ops::{ControlFlow, Range};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use vfio_core::{Access, BoundDevice, EventFd, Memory, System};
-
-/// A part of the guest's memory.
-#[derive(Debug, Clone)]
-pub struct Ram {
-    /// Where its bytes are. Shared memory is mapped by its file where the kernel can.
-    pub memory: Arc<Memory>,
-    /// Which of them.
-    pub part: Range<usize>,
-    /// The guest-physical address of the first.
-    pub guest: u64,
-}
+use vfio_core::{Access, BoundDevice, EventFd, System};
 
 /// How much of the guest's memory is pinned for devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -235,7 +225,7 @@ fn refused(kind: ErrorKind) -> Error {
     Error::new("map guest memory for devices", kind)
 }
 
-const ON_TYPE1: &str = "page requests on type1, without which all guest memory is pinned: iommufd and a VFIO character device (Linux 6.11)";
+pub(crate) const ON_TYPE1: &str = "page requests on type1, without which all guest memory is pinned: iommufd and a VFIO character device (Linux 6.11)";
 
 /// What is missing for memory on demand.
 fn missing(device: &BoundDevice, what: &'static str) -> Error {
@@ -341,4 +331,105 @@ pub fn populate(ram: &[Ram], threads: NonZeroUsize, progress: &mut dyn FnMut(u64
         before += ram.part.len() as u64;
     }
     Ok(())
+}
+
+#[cfg(all(test, feature = "fake"))]
+mod tests {
+    use super::*;
+    use crate::memory::{GuestMemory, Node};
+    use ::pci::{Bdf, GroupId};
+    use vfio_core::fake::{Copier, Iommu, Machine};
+    use vfio_core::iommufd::Iommufd;
+    use vfio_core::{CdevFile, PageSize};
+
+    const MIB: u64 = 1 << 20;
+
+    fn space(machine: &Machine, bdf: Bdf) -> (AddressSpace, iommu::space::Attached) {
+        let iommufd = Iommufd::open(&machine.system()).unwrap();
+        let path = machine.cdev_path(bdf).unwrap();
+        let device = CdevFile::open(&machine.system(), path)
+            .unwrap()
+            .bind(&iommufd, None)
+            .unwrap();
+        let space = AddressSpace::iommufd(&iommufd).unwrap();
+        let attached = space.attach(&device).unwrap();
+        (space, attached)
+    }
+
+    fn memory(len_bytes: u64) -> GuestMemory {
+        let node = Node {
+            len_bytes,
+            vcpus: 1,
+            host: None,
+        };
+        GuestMemory::new(&[node], PageSize::Base).unwrap()
+    }
+
+    fn range(start: u64, end: u64) -> IovaRange {
+        IovaRange::new(Iova(start), end - start).unwrap()
+    }
+
+    #[test]
+    fn the_first_bytes_that_devices_cannot_have_are_found() {
+        let allowed = [range(0, 0x9000), range(0xA000, 0x2_0000)];
+        assert_eq!(first_outside(range(0, 0x9000), &allowed), None);
+        assert_eq!(first_outside(range(0x1000, 0xB000), &allowed), Some(0x9000..0xA000));
+        assert_eq!(first_outside(range(0x9800, 0x9900), &allowed), Some(0x9800..0x9900));
+        assert_eq!(
+            first_outside(range(0x1_F000, 0x3_0000), &allowed),
+            Some(0x2_0000..0x3_0000)
+        );
+        assert_eq!(first_outside(range(0, 1), &[]), Some(0..1));
+        assert_eq!(first_outside(range(0, 4096), &[IovaRange::ALL]), None);
+    }
+
+    #[test]
+    fn a_guests_memory_is_mapped_at_its_own_addresses_and_progress_is_told() {
+        let bdf = "0000:01:00.0".parse().unwrap();
+        let machine = Machine::builder().device(bdf, GroupId(1), Copier::new()).build();
+        let (space, attached) = space(&machine, bdf);
+        let memory = memory(8 * MIB);
+        let mut told = Vec::new();
+        let threads = NonZeroUsize::new(2).unwrap();
+        let dma = Dma::pinned(&space, memory.ram(), threads, &mut |done, total| {
+            told.push((done, total))
+        })
+        .unwrap();
+        assert_eq!(space.mapped(), [range(0, 8 * MIB)]);
+        assert_eq!(machine.pinned(), 8 * MIB);
+        assert_eq!(told.last(), Some(&(8 * MIB, 8 * MIB)));
+        assert!(told.is_sorted());
+        drop(dma);
+        assert_eq!((space.mapped().len(), machine.pinned()), (0, 0));
+        drop(attached);
+    }
+
+    #[test]
+    fn memory_where_the_iommu_has_none_is_refused_with_its_addresses() {
+        let bdf = "0000:01:00.0".parse().unwrap();
+        let iommu = Iommu {
+            reserved: vec![range(2 * MIB, 3 * MIB)],
+            ..Iommu::default()
+        };
+        let machine = Machine::builder()
+            .iommu(iommu)
+            .device(bdf, GroupId(1), Copier::new())
+            .build();
+        let (space, _attached) = space(&machine, bdf);
+        let memory = memory(8 * MIB);
+        let error = Dma::pinned(&space, memory.ram(), NonZeroUsize::MIN, &mut |_, _| ()).unwrap_err();
+        assert!(error.to_string().contains("0x200000..0x300000"), "{error}");
+        assert!(error.fix().is_some());
+        assert!(space.mapped().is_empty());
+    }
+
+    #[test]
+    fn too_low_a_limit_of_locked_memory_is_said_before_with_the_one_that_is_needed() {
+        let machine = Machine::builder().memlock(4 * MIB).build();
+        check_memlock(&machine.system(), 4 * MIB).unwrap();
+        let error = check_memlock(&machine.system(), 4 * MIB + 1).unwrap_err();
+        assert!(error.to_string().contains("4194305"), "{error}");
+        assert!(error.fix().unwrap().contains("ulimit"));
+        check_memlock(&Machine::builder().build().system(), u64::MAX).unwrap();
+    }
 }

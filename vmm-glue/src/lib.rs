@@ -8,6 +8,7 @@ pub mod dma;
 mod error;
 #[cfg(feature = "fake")]
 pub mod fake;
+pub mod functions;
 pub mod interrupt;
 pub mod kvm;
 pub mod machine;
