@@ -333,7 +333,7 @@ pub fn populate(ram: &[Ram], threads: NonZeroUsize, progress: &mut dyn FnMut(u64
     Ok(())
 }
 
-#[cfg(all(test, feature = "fake"))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::memory::{GuestMemory, Node};
@@ -392,7 +392,7 @@ mod tests {
         let mut told = Vec::new();
         let threads = NonZeroUsize::new(2).unwrap();
         let dma = Dma::pinned(&space, memory.ram(), threads, &mut |done, total| {
-            told.push((done, total))
+            told.push((done, total));
         })
         .unwrap();
         assert_eq!(space.mapped(), [range(0, 8 * MIB)]);

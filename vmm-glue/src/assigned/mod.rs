@@ -185,5 +185,5 @@ impl Function for Assigned {
 /// A device that is no PCI function.
 const NO_FUNCTION: ErrorKind = ErrorKind::Unsupported("a device that is no PCI function");
 
-#[cfg(all(test, feature = "fake"))]
+#[cfg(test)]
 mod tests;

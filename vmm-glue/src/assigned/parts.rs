@@ -49,16 +49,20 @@ mod tests {
 
     #[test]
     fn the_pages_of_table_and_pending_bits_are_left_out() {
-        assert_eq!(mappable(&[0..0x4000], &[]), [0..0x4000]);
-        assert_eq!(mappable(&[0..0x4000], &[0x2000..0x2050, 0x3000..0x3008]), [0..0x2000]);
-        assert_eq!(
-            mappable(&[0..0x10000], &[0x8000..0x8080, 0x8080..0x8088]),
-            [0..0x8000, 0x9000..0x10000]
-        );
-        assert_eq!(mappable(&[0..0x4000], &[0xFF0..0x1010]), [0x2000..0x4000]);
-        assert_eq!(mappable(&[0x1800..0x3800], &[]), [0x2000..0x3000], "whole pages");
-        assert_eq!(mappable(&[0..0x800], &[]), [], "less than a page");
-        assert_eq!(mappable(&[0..0x1000, 0x1000..0x2000], &[]), [0..0x2000]);
+        let parts = |areas: &[(u64, u64)], trapped: &[(u64, u64)]| -> Vec<(u64, u64)> {
+            let ranges = |pairs: &[(u64, u64)]| pairs.iter().map(|(start, end)| *start..*end).collect::<Vec<_>>();
+            let parts = mappable(&ranges(areas), &ranges(trapped)).into_iter();
+            parts.map(|part| (part.start, part.end)).collect()
+        };
+        let (whole, large) = ([(0, 0x4000)], [(0, 0x1_0000)]);
+        assert_eq!(parts(&whole, &[]), whole);
+        assert_eq!(parts(&whole, &[(0x2000, 0x2050), (0x3000, 0x3008)]), [(0, 0x2000)]);
+        let table = [(0x8000, 0x8080), (0x8080, 0x8088)];
+        assert_eq!(parts(&large, &table), [(0, 0x8000), (0x9000, 0x1_0000)]);
+        assert_eq!(parts(&whole, &[(0xFF0, 0x1010)]), [(0x2000, 0x4000)]);
+        assert_eq!(parts(&[(0x1800, 0x3800)], &[]), [(0x2000, 0x3000)], "whole pages");
+        assert_eq!(parts(&[(0, 0x800)], &[]), [], "less than a page");
+        assert_eq!(parts(&[(0, 0x1000), (0x1000, 0x2000)], &[]), [(0, 0x2000)]);
     }
 
     proptest! {

@@ -358,5 +358,5 @@ impl fmt::Debug for Functions {
     }
 }
 
-#[cfg(all(test, feature = "fake"))]
+#[cfg(test)]
 mod tests;

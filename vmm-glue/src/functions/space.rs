@@ -111,7 +111,7 @@ impl Space {
                 self.attach(&iommufd, device)
             }
             (Backend::Type1(container), File::Group(group)) => {
-                self.join(&container, group)?;
+                self.join(&container, &group)?;
                 self.open(bdf, opened.token)
             }
             (Backend::Type1(_), File::SameGroup) => self.open(bdf, opened.token),
@@ -183,7 +183,7 @@ impl Space {
         Ok(Member { kvm, attached, device })
     }
 
-    fn join(&mut self, container: &Container, group: Group) -> Result<()> {
+    fn join(&mut self, container: &Container, group: &Group) -> Result<()> {
         if self.options.pin != Pin::All {
             return Err(Error::new(
                 "map guest memory for devices",
@@ -197,8 +197,8 @@ impl Space {
         if self.groups.iter().any(|joined| joined.group.group().id() == Some(id)) {
             return Err(invalid("the guest has this group already"));
         }
-        let kvm = self.kvm.as_ref().map(|kvm| kvm.add_group(&group)).transpose()?;
-        let group = container.add(&group)?;
+        let kvm = self.kvm.as_ref().map(|kvm| kvm.add_group(group)).transpose()?;
+        let group = container.add(group)?;
         if self.space.is_none() {
             container.set_iommu(IommuType::Type1v2)?;
             self.space = Some(AddressSpace::type1(container.clone())?);

@@ -47,5 +47,5 @@ fn failed(device: &BoundDevice, kind: ErrorKind) -> Error {
     }
 }
 
-#[cfg(all(test, feature = "fake"))]
+#[cfg(test)]
 mod tests;
