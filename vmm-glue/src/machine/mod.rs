@@ -4,81 +4,37 @@
 
 mod console;
 mod events;
+mod plugged;
+mod spec;
 mod threads;
 
 pub use crate::acpi::intx;
 pub use crate::serial::Console;
 pub use events::{EventKey, Events};
+pub use plugged::Plugged;
+pub use spec::{End, Files, Reboot, Spec};
 
 use crate::acpi::{self, Told};
 use crate::boot::{self, Payload};
 use crate::bus::Bus;
+use crate::kvm::Vm;
 use crate::kvm::vcpu::{Buses, Vcpu};
-use crate::kvm::{Kvm, Vm};
-use crate::memory::{ECAM, GuestMemory, Node, WINDOW_32};
+use crate::memory::{ECAM, GuestMemory, WINDOW_32};
 use crate::pci::{Ecam, Function, Mechanism1, Port, Root, Windows};
 use crate::platform::{self, Request, Requests};
 use crate::serial::{self, COM1, COM1_IRQ, Com1, Input};
 use crate::slot::{Slot, Slots};
 use crate::topology::Topology;
 use crate::{Error, ErrorKind, Result};
-use std::fmt;
-use std::fs::File;
+use plugged::Nothing;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use threads::{Ended, Threads};
-use vfio_core::{EventFd, PageSize, StableMemory};
+use vfio_core::{EventFd, StableMemory};
 
 /// The register of a bridge (PCIe 6.0 §7.5.1.3.3).
 const SUBORDINATE_BUS: u16 = 0x1A;
-
-/// What machine to make.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Spec {
-    /// Its memory and processors. The guest is told of nodes when there are several.
-    pub nodes: Vec<Node>,
-    /// What its memory is made of. Joined pages are the best that needs no preparation of the host.
-    pub pages: PageSize,
-    /// The kernel's command line.
-    pub command_line: String,
-    /// What a reset is.
-    pub reboot: Reboot,
-}
-
-/// What happens when the guest resets its machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Reboot {
-    /// The machine ends.
-    #[default]
-    End,
-    /// It boots again: the same kernel, initrd and command line.
-    InPlace,
-}
-
-/// The files that a machine needs, opened by somebody who may.
-#[derive(Debug)]
-pub struct Files {
-    /// `/dev/kvm`.
-    pub kvm: Kvm,
-    /// A bzImage, or an ELF file with a PVH entry.
-    pub kernel: File,
-    /// An initial RAM disk.
-    pub initrd: Option<File>,
-    /// Where COM1 leads to.
-    pub console: Console,
-}
-
-/// How a machine came to its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    /// The guest has powered it off.
-    PoweredOff,
-    /// The guest has reset it, and a reset is the [end](Reboot::End).
-    Reset,
-    /// Somebody has [stopped](Handle::stop) it.
-    Stopped,
-}
 
 /// A machine that was not started yet.
 #[derive(Debug)]
@@ -96,27 +52,6 @@ pub struct Machine {
     shared: Arc<Shared>,
     /// Of the hierarchy that it is connected to.
     last_bus: Option<u8>,
-}
-
-/// What a machine asks of the functions in it.
-pub trait Plugged: fmt::Debug + Send + Sync {
-    /// Resets them all, as the machine's reset does. No processor runs meanwhile.
-    ///
-    /// # Errors
-    ///
-    /// For a function that could not be reset: the machine ends, since it might still do DMA.
-    fn reset(&self) -> Result<()>;
-
-    /// Takes away the slots of functions that do not decode memory: a processor has reached for memory that is not there (`KVM_RUN` gives EFAULT). Whether
-    /// there were any. Called by the processor's thread.
-    fn drop_silent_slots(&self) -> bool;
-
-    /// Takes them all from the guest: the machine ends, and no processor runs any more.
-    ///
-    /// # Errors
-    ///
-    /// The first of the kernel's; the rest is done all the same.
-    fn stop(&self) -> Result<()>;
 }
 
 /// Between the machine, its devices and those who control it.
@@ -373,24 +308,6 @@ impl Machine {
                 return Ok(End::Stopped);
             }
         }
-    }
-}
-
-/// A machine without functions.
-#[derive(Debug)]
-struct Nothing;
-
-impl Plugged for Nothing {
-    fn reset(&self) -> Result<()> {
-        Ok(())
-    }
-
-    fn drop_silent_slots(&self) -> bool {
-        false
-    }
-
-    fn stop(&self) -> Result<()> {
-        Ok(())
     }
 }
 

@@ -94,6 +94,7 @@ impl Threads {
 
 /// The life of a processor's thread.
 fn run(mut vcpu: Vcpu, buses: &Buses, is_stopping: &AtomicBool) -> (Vcpu, Result<()>) {
+    kick::listen();
     while !is_stopping.load(Ordering::Acquire) {
         if let Err(error) = vcpu.run(buses) {
             return (vcpu, Err(error));
