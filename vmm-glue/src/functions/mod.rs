@@ -6,6 +6,7 @@
 
 mod life;
 mod space;
+mod watch;
 
 pub use life::Removal;
 pub use space::{Backend, DmaOptions, File};
@@ -22,8 +23,9 @@ use crate::{Error, ErrorKind, Result};
 use ::pci::{BarIndex, Bdf, RoutingId, Segment};
 use space::{Member, Space};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use vfio_core::{KvmVfio, RegionIndex, VfToken};
+use watch::{Watched, Watcher};
 
 /// A function that somebody has opened for the guest.
 #[derive(Debug)]
@@ -72,6 +74,7 @@ pub struct Functions {
     parts: Parts,
     options: Options,
     state: Mutex<State>,
+    watcher: OnceLock<Watcher>,
 }
 
 struct State {
@@ -83,6 +86,7 @@ struct State {
 /// A function that the guest has.
 struct Given {
     // Fields drop in this order.
+    watched: Vec<Watched>,
     function: Arc<Assigned>,
     /// Where firmware has put its BARs.
     placed: Vec<(BarIndex, u64)>,
@@ -152,6 +156,7 @@ impl Functions {
             parts,
             options,
             state: Mutex::new(state),
+            watcher: OnceLock::new(),
         })
     }
 
@@ -238,6 +243,7 @@ impl State {
             shown.gsi = gsi(&member, slot);
             match Assigned::new(member.device(), &wiring, &shown) {
                 Ok(function) => given.push(Given {
+                    watched: Vec::new(),
                     function: Arc::new(function),
                     placed: Vec::new(),
                     bdf,
