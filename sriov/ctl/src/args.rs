@@ -116,7 +116,7 @@ pub(crate) enum Command {
     Log(Log),
     /// Restore what an operation has changed
     Undo(Undo),
-    /// Print a function as an argument or a part of a configuration of a VMM
+    /// Print what to tell a VMM, a container runtime, systemd or Kubernetes to give it functions
     Emit(Emit),
     /// Boot a guest that has the function, with QEMU
     ///
@@ -240,10 +240,10 @@ pub(crate) struct Undo {
 
 #[derive(Debug, Args)]
 pub(crate) struct Emit {
-    /// For which VMM
+    /// For whom
     #[arg(value_name = "FORMAT", value_enum)]
     pub(crate) format: Format,
-    /// Functions to print, each in a form that is complete in itself
+    /// Functions to print: for a VMM each in a form that is complete in itself, else all in one document
     #[arg(value_name = "SELECTOR", required = true, add = ArgValueCompleter::new(complete::functions))]
     pub(crate) selectors: Vec<Selector>,
     /// The kernel interface that the VMM is to use
@@ -271,6 +271,20 @@ pub(crate) enum Format {
     CloudHypervisor,
     /// A hostdev element of a libvirt domain
     Libvirt,
+    /// Options of crosvm run
+    Crosvm,
+    /// A part of Firecracker's configuration file
+    Firecracker,
+    /// A file for /etc/cdi: what a container runtime gives to a container
+    Cdi,
+    /// A systemd unit that makes VFs and bindings again at boot
+    Systemd,
+    /// Kubernetes: configuration of the SR-IOV network device plugin
+    K8sDevicePlugin,
+    /// Kubernetes: SriovNetworkNodePolicy for VFs that sriovctl manages
+    K8sSriovPolicy,
+    /// KubeVirt: devices that guests may have
+    Kubevirt,
 }
 
 #[derive(Debug, Args)]

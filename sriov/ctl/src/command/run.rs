@@ -10,7 +10,7 @@ use crate::selector;
 use crate::snapshot::{self, Snapshot};
 use pci::{Bdf, Function, Viability};
 use serde::Serialize;
-use sriov::{Backend, Vmm};
+use sriov::Backend;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
@@ -34,7 +34,7 @@ pub(crate) fn run(args: &Run, settings: &Settings, output: &mut Output) -> Outco
         .ok_or_else(|| Failure::internal("a selected function is missing"))?;
     check(&snapshot, function)?;
     let backend = emit::backend(&settings.sysfs, function, args.interface);
-    let arguments = arguments(args, bdf, backend)?;
+    let arguments = arguments(args, bdf, backend);
     let mut report = Report::new(args, bdf, backend, &arguments);
     if args.dry_run {
         return report.write_command(output);
@@ -156,8 +156,8 @@ fn check_kvm() -> Result<(), Failure> {
 }
 
 /// The command line of QEMU without its name.
-fn arguments(args: &Run, bdf: Bdf, backend: Backend) -> Result<Vec<OsString>, Failure> {
-    let device = sriov::emit(Vmm::Qemu, bdf, backend)?;
+fn arguments(args: &Run, bdf: Bdf, backend: Backend) -> Vec<OsString> {
+    let device = sriov::qemu_device(bdf, backend);
     let machine = format!("q35,accel={}", args.accel);
     let cpu = if args.accel == "kvm" { "host" } else { "max" };
     let (memory, cpus) = (args.memory.to_string(), args.cpus.to_string());
@@ -175,7 +175,7 @@ fn arguments(args: &Run, bdf: Bdf, backend: Backend) -> Result<Vec<OsString>, Fa
         arguments.extend(["-append".into(), append.clone()]);
     }
     arguments.extend(args.extra.iter().cloned());
-    Ok(arguments)
+    arguments
 }
 
 /// As a shell would show it: 128 and the signal for a process that was killed.

@@ -25,6 +25,7 @@ fn every_command_prints_one_document_with_a_version() {
         &["status"],
         &["log"],
         &["emit", "libvirt", "01:01.1"],
+        &["emit", "cdi", "01:01.1"],
         &["run", "01:01.1", "-N"],
         &["explain"],
         &["completion", "fish"],
@@ -206,8 +207,16 @@ fn documents_have_the_documented_keys() {
     let emit = &["emit", "qemu", "01:01.1"];
     assert_eq!(
         at(emit, "/configurations/0"),
-        set("bdf format interface is_on_vfio text")
+        set("bdf bdfs format interface is_on_vfio text notes")
     );
+    let all = Machine::new().run(&["emit", "kubevirt", "01:01.1", "01:01.2", "--json"]);
+    let configuration = &all.json()["configurations"][0];
+    assert_eq!(configuration["bdf"], Value::Null);
+    assert_eq!(
+        configuration["bdfs"],
+        serde_json::json!(["0000:01:01.1", "0000:01:01.2"])
+    );
+    assert_eq!(configuration["interface"], Value::Null);
 }
 
 #[test]
