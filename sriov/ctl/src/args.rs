@@ -10,9 +10,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCompleter;
 use std::path::PathBuf;
 
+mod assign;
 mod change;
 mod run;
 
+pub(crate) use assign::{Assign, Target, TargetKind, Unassign};
 pub(crate) use change::{ChangeCommand, ChangeOptions, Force, VfCommand};
 pub(crate) use run::{Guest, Run};
 
@@ -123,6 +125,15 @@ pub(crate) enum Command {
     /// The function must be on vfio-pci already, in a viable group that nobody holds. The guest's serial console is on standard
     /// input and output; with --json it goes to standard error. The exit code is that of QEMU.
     Run(Run),
+    /// Give a function to a guest that runs
+    ///
+    /// The function must be on vfio-pci already, in a viable group that nobody else holds. The VMM is told over its own protocol, with the function's
+    /// descriptor where it takes one, and what it lists afterwards is looked at.
+    Assign(Assign),
+    /// Take a function back from a guest that runs
+    ///
+    /// The guest is asked to let go of it. When it does not, it keeps it.
+    Unassign(Unassign),
     /// Explain an error code
     Explain(Explain),
     /// Print a script that completes this command line in a shell

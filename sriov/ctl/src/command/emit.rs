@@ -135,7 +135,7 @@ fn driver(function: &Function) -> Option<&str> {
 }
 
 /// N of its `vfioN`.
-fn node(function: &Function) -> Option<u32> {
+pub(super) fn node(function: &Function) -> Option<u32> {
     let mut devices = function.class_devices.iter().flatten();
     let device = devices.find(|device| device.class == "vfio-dev")?;
     device.name.strip_prefix("vfio")?.parse().ok()

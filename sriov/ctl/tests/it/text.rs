@@ -189,6 +189,40 @@ fn run_shows_its_command() {
 }
 
 #[test]
+fn assign_shows_what_it_would_say() {
+    let machine = Machine::new();
+    machine.write("dev/iommu", "");
+    machine.write("dev/vfio/devices/vfio1", "");
+    let said = |arguments: &[&str]| machine.run(&[arguments, &["-N"]].concat()).all();
+    let targets = [
+        "qemu:/run/qmp",
+        "cloud-hypervisor:/run/api",
+        "libvirt:web",
+        "sriovctl:/run/control",
+    ];
+    let mut texts: Vec<String> = targets
+        .iter()
+        .map(|to| said(&["assign", "01:01.1", "--to", to]))
+        .collect();
+    texts.push(said(&[
+        "assign",
+        "01:01.1",
+        "--to",
+        targets[0],
+        "--interface",
+        "type1",
+        "--bus",
+        "port1",
+    ]));
+    texts.extend(
+        targets[..3]
+            .iter()
+            .map(|from| said(&["unassign", "01:01.0", "--from", from])),
+    );
+    insta::assert_snapshot!(texts.join("\n"));
+}
+
+#[test]
 fn plan_to_bind() {
     insta::assert_snapshot!(
         Machine::new()
@@ -212,6 +246,10 @@ fn refusals() {
         &["run", "01:01.2", "-N"],
         &["run", "01:01.4", "-N"],
         &["run", "10000:e0:01.0", "-N"],
+        &["assign", "01:01.0", "--to", "qemu:/run/qmp", "-N"],
+        &["assign", "01:01.1", "--to", "qemu:/run/qmp"],
+        &["assign", "01:01.1", "--to", "libvirt:web", "--bus", "port1", "-N"],
+        &["assign", "01:01.1", "--to", "xen:web", "-N"],
         &["emit", "crosvm", "01:01.1", "--interface", "iommufd"],
         &["emit", "cdi", "01:01.4"],
         &["emit", "k8s-device-plugin", "nvme0"],
