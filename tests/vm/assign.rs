@@ -112,7 +112,7 @@ fn to_qemu() -> Result<Outcome> {
                 .pointer("/functions/0/held_by/0/pid")
                 .and_then(serde_json::Value::as_u64);
             pid = holder.context("nobody holds it")?;
-            refused(&["vf", "delete", &pf], 16, &["qemu-system"])?;
+            refused(&["vf", "delete", &pf], 16, &["held by"])?;
             refused(&["assign", &vf, "--to", &to], 16, &["has it already"])?;
             refused(&["assign", &vf, "--to", "qemu:/nonexistent"], 1, &["No such file"])?;
         }

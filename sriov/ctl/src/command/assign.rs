@@ -63,7 +63,7 @@ struct Step {
 }
 
 impl Step {
-    fn plain(request: Value) -> Self {
+    fn plain(request: &Value) -> Self {
         Self {
             request: request.to_string(),
             with: None,

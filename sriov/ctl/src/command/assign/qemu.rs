@@ -207,15 +207,15 @@ impl Vmm for Qemu {
                 with: Some(path.to_owned()),
             };
             steps.push(pass(IOMMUFD, "/dev/iommu"));
-            steps.push(Step::plain(request("object-add", iommufd())));
+            steps.push(Step::plain(&request("object-add", iommufd())));
             steps.push(pass(&id(gift.bdf), &gift.node));
         }
-        steps.push(Step::plain(request("device_add", device(gift, Some(bus), object))));
+        steps.push(Step::plain(&request("device_add", device(gift, Some(bus), object))));
         steps
     }
 
     fn removal_steps(&self, bdf: Bdf) -> Vec<Step> {
-        vec![Step::plain(request("device_del", json!({ "id": id(bdf) })))]
+        vec![Step::plain(&request("device_del", json!({ "id": id(bdf) })))]
     }
 
     fn assign(&mut self, gift: &Gift) -> Result<Given, Failure> {

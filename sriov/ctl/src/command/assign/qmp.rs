@@ -136,10 +136,11 @@ impl Qmp {
 
 /// A command as it is sent, but for its id.
 pub(super) fn request(command: &str, arguments: Value) -> Value {
-    match arguments.as_object().is_some_and(serde_json::Map::is_empty) {
-        true => json!({ "execute": command }),
-        false => json!({ "execute": command, "arguments": arguments }),
+    let mut request = serde_json::Map::from_iter([("execute".to_owned(), command.into())]);
+    if arguments.as_object().is_none_or(|arguments| !arguments.is_empty()) {
+        request.insert("arguments".to_owned(), arguments);
     }
+    request.into()
 }
 
 fn parse(line: &[u8]) -> Result<Value, Problem> {

@@ -439,10 +439,13 @@ fn strange_lists_of_qemu_end_in_an_error() {
     }
 }
 
+type Told = (String, String, Vec<u64>);
+
 /// A cloud-hypervisor: answers by request line, and what it is told.
 struct Rest {
     directory: TempDir,
-    told: Arc<Mutex<Vec<(String, String, Vec<u64>)>>>,
+    /// Request line, body, inodes.
+    told: Arc<Mutex<Vec<Told>>>,
 }
 
 fn rest(mut answer: impl FnMut(&str, &str, bool) -> String + Send + 'static) -> Rest {
