@@ -4,10 +4,12 @@
 //! firmware would place it. A function leaves with the guest's consent: the button is pressed, the guest lets go of it and switches the slot off,
 //! and then it is taken from the guest, reset and closed.
 
+mod control;
 mod life;
 mod space;
 mod watch;
 
+pub use control::Controlled;
 pub use life::Removal;
 pub use space::{Backend, DmaOptions, File};
 
@@ -73,6 +75,7 @@ pub struct Functions {
     root: Arc<Root>,
     parts: Parts,
     options: Options,
+    backend: Backend,
     state: Mutex<State>,
     watcher: OnceLock<Watcher>,
 }
@@ -122,7 +125,7 @@ impl Functions {
         if count > MOST_SLOTS {
             return Err(Error::new("assign", ErrorKind::Invalid("a guest has at most 31 slots")));
         }
-        let space = Space::new(backend, parts.kvm.clone(), parts.memory.clone(), options.dma);
+        let space = Space::new(backend.clone(), parts.kvm.clone(), parts.memory.clone(), options.dma);
         let mut state = State {
             slots: Vec::new(),
             space,
@@ -155,6 +158,7 @@ impl Functions {
             root,
             parts,
             options,
+            backend,
             state: Mutex::new(state),
             watcher: OnceLock::new(),
         })
@@ -173,6 +177,12 @@ impl Functions {
         let slots = self.root.ports().iter().zip(&state.slots);
         let listed = slots.flat_map(|(port, given)| given.iter().map(|given| given.listed(port)));
         listed.collect()
+    }
+
+    /// By which interface of the kernel the guest has its functions.
+    #[must_use]
+    pub fn backend(&self) -> &Backend {
+        &self.backend
     }
 
     /// Why the guest's memory cannot be taken from it by a balloon; `None` where it can.
