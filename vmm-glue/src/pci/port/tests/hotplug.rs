@@ -45,6 +45,10 @@ fn a_card_is_plugged_in_with_one_interrupt_and_without_a_button() {
         attention: Indicator::Off,
     };
     assert_eq!(guest.port.state(), state);
+    // It is not new any more: without power it has no link.
+    guest.power(OFF | POWER_OFF);
+    assert_eq!(guest.events(), LINK_EVENT);
+    assert_eq!(guest.read(LINK_STATUS) & LINK_ACTIVE, 0);
 }
 
 #[test]
