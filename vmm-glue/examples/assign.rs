@@ -78,7 +78,7 @@ fn main() -> Result<()> {
     };
     let spec = Spec {
         nodes: vec![node],
-        pages: PageSize::Base,
+        pages: PageSize::Transparent,
         command_line: arguments.append.clone(),
         reboot: Reboot::End,
     };

@@ -1,4 +1,4 @@
-//! Boots a Linux guest on a serial console: `boot --kernel FILE [--initrd FILE] [--append WORDS] [--memory MIB] [--cpus N] [--nodes N] [--pages 2M|1G]
+//! Boots a Linux guest on a serial console: `boot --kernel FILE [--initrd FILE] [--append WORDS] [--memory MIB] [--cpus N] [--nodes N] [--pages 4K|2M|1G]
 //! [--ports N] [--reboot]`. Ends when the guest powers off, and says how long that took.
 #![expect(clippy::print_stderr, reason = "an example's output")]
 
@@ -37,7 +37,7 @@ fn arguments() -> Result<Arguments> {
         memory_mib: 512,
         cpus: 1,
         nodes: 1,
-        pages: PageSize::Base,
+        pages: PageSize::Transparent,
         ports: 0,
         reboot: Reboot::End,
     };
@@ -58,6 +58,7 @@ fn arguments() -> Result<Arguments> {
             "--nodes" => arguments.nodes = value.parse()?,
             "--pages" => {
                 arguments.pages = match value.as_str() {
+                    "4K" => PageSize::Base,
                     "2M" => PageSize::Huge2M,
                     "1G" => PageSize::Huge1G,
                     other => bail!("pages of {other}"),

@@ -1,14 +1,13 @@
 //! The guest's memory and its map of physical addresses.
 //!
-//! [`GuestMemory`] is RAM on memfds of the process's own, one for each NUMA node of the guest, below [`LOW_END`] and from [`HIGH_START`] up. The space
+//! [`GuestMemory`] is RAM of the process's own, one [`Memory`] for each NUMA node of the guest, below [`LOW_END`] and from [`HIGH_START`] up. It is on memfds,
+//! but where pages are to be joined ([`PageSize::Transparent`]). The space
 //! between belongs to PCI ([`WINDOW_32`], [`ECAM`]) and to the interrupt controllers.
 
 use crate::{Error, ErrorKind, Result};
-use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
 use vfio_core::{Backing, Memory, MemoryOptions, NumaNode, PageSize};
-use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
 /// Where RAM below 4 GiB ends at the latest.
 pub const LOW_END: u64 = 0xC000_0000;
@@ -50,7 +49,7 @@ pub struct GuestMemory {
 pub struct Ram {
     /// Guest-physical address of its first byte.
     pub guest: u64,
-    /// Where the bytes are: a memfd.
+    /// Where the bytes are.
     pub memory: Arc<Memory>,
     /// Which of them.
     pub part: Range<usize>,
@@ -79,7 +78,7 @@ impl GuestMemory {
             let too_large = |_| failed("the memory is larger than any address space");
             let len = usize::try_from(node.len_bytes).map_err(too_large)?;
             let options = MemoryOptions {
-                backing: Backing::Shared,
+                backing: backing(pages),
                 pages,
                 numa_node: node.host,
             };
@@ -163,22 +162,6 @@ impl GuestMemory {
         }
         Ok((&ram.memory, ram.part.start + offset))
     }
-
-    /// The same memory once more, for those who load kernels.
-    pub(crate) fn view(&self) -> Result<GuestMemoryMmap<()>> {
-        let failed = |error: String| Error::new("map the guest's memory", ErrorKind::Malformed(error.into()));
-        let region = |ram: &Ram| -> Result<GuestRegionMmap<()>> {
-            let Some(file) = ram.memory.file() else {
-                return Err(failed("it has no file".into()));
-            };
-            let file = file.try_clone_to_owned().map_err(|error| failed(error.to_string()))?;
-            let offset = FileOffset::new(File::from(file), ram.part.start.try_into().unwrap_or(u64::MAX));
-            let region = MmapRegion::from_file(offset, ram.part.len()).map_err(|error| failed(error.to_string()))?;
-            GuestRegionMmap::new(region, GuestAddress(ram.guest)).ok_or_else(|| failed("addresses overflow".into()))
-        };
-        let regions = self.ram.iter().map(region).collect::<Result<Vec<_>>>()?;
-        GuestMemoryMmap::from_regions(regions).map_err(|error| failed(error.to_string()))
-    }
 }
 
 impl Ram {
@@ -190,6 +173,14 @@ impl Ram {
     }
 }
 
+/// Kernels join pages of memfds only when they are told to for all (`shmem_enabled`), and those of private memory by default.
+fn backing(pages: PageSize) -> Backing {
+    match pages {
+        PageSize::Transparent => Backing::Anonymous,
+        _ => Backing::Shared,
+    }
+}
+
 fn outside() -> Error {
     Error::new("reach the guest's memory", ErrorKind::Invalid("no RAM is there"))
 }
@@ -197,7 +188,8 @@ fn outside() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vm_memory::Bytes;
+    use crate::kvm::view;
+    use vm_memory::{Bytes, GuestAddress};
 
     fn node(len_bytes: u64) -> Node {
         Node {
@@ -229,11 +221,11 @@ mod tests {
         let mut seen = [0; 5];
         memory.ram()[2].memory.read((1 << 30) + 5, &mut seen).unwrap();
         assert_eq!(&seen, b"above");
-        memory
-            .view()
-            .unwrap()
-            .read_slice(&mut seen, GuestAddress(high + 5))
-            .unwrap();
+        let looked = view::with(memory.ram(), |view| {
+            view.read_slice(&mut seen, GuestAddress(high + 5)).unwrap();
+            Ok(())
+        });
+        looked.unwrap();
         assert_eq!(&seen, b"above");
         assert!(
             memory.write(LOW_END - 2, &[0; 4]).is_err(),

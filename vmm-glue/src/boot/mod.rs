@@ -8,6 +8,7 @@ mod map;
 mod pvh;
 
 use crate::kvm::power_on::Entry;
+use crate::kvm::view;
 use crate::memory::GuestMemory;
 use crate::{Error, ErrorKind, Result};
 use linux_loader::elf::ELFMAG;
@@ -43,18 +44,19 @@ pub(crate) fn load(memory: &GuestMemory, payload: &Payload, rsdp: u64) -> Result
     kernel
         .read_exact_at(&mut magic, 0)
         .map_err(|error| Error::new("read the kernel", ErrorKind::Io(error)))?;
-    let view = memory.view()?;
-    let place = Place {
-        memory,
-        view: &view,
-        payload,
-        rsdp,
-    };
-    if magic == *ELFMAG {
-        pvh::load(&place, kernel)
-    } else {
-        linux::load(&place, kernel)
-    }
+    view::with(memory.ram(), |view| {
+        let place = Place {
+            memory,
+            view,
+            payload,
+            rsdp,
+        };
+        if magic == *ELFMAG {
+            pvh::load(&place, kernel)
+        } else {
+            linux::load(&place, kernel)
+        }
+    })
 }
 
 /// What is loaded, and where.
@@ -119,3 +121,6 @@ fn malformed(step: &'static str, error: &dyn std::error::Error) -> Error {
 fn too_small(step: &'static str) -> Error {
     Error::new(step, ErrorKind::Exhausted("memory of the guest below 3 GiB"))
 }
+
+#[cfg(test)]
+mod tests;

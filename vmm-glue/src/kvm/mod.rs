@@ -16,6 +16,7 @@ mod routing;
 mod slots;
 mod tune;
 pub(crate) mod vcpu;
+pub(crate) mod view;
 
 pub use irqs::{Edge, Irqs};
 pub use slots::Slots;

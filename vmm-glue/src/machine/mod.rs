@@ -38,7 +38,7 @@ const SUBORDINATE_BUS: u16 = 0x1A;
 pub struct Spec {
     /// Its memory and processors. The guest is told of nodes when there are several.
     pub nodes: Vec<Node>,
-    /// What its memory is made of.
+    /// What its memory is made of. Joined pages are the best that needs no preparation of the host.
     pub pages: PageSize,
     /// The kernel's command line.
     pub command_line: String,
