@@ -133,6 +133,7 @@ fn main() -> Result<()> {
     );
     let plugged: Arc<dyn Plugged> = Arc::<Functions>::clone(&functions);
     machine.connect(functions.root(), plugged)?;
+    functions.watch(machine.events())?;
     let handle = machine.handle();
     let cycles = (arguments.cycles != 0).then(|| {
         let functions = Arc::clone(&functions);
@@ -163,6 +164,8 @@ fn cycle(arguments: &Arguments, functions: &Functions, system: &System, sysfs: &
             let listed = functions.add(vec![open(*bdf, arguments.is_type1, system, sysfs)?])?;
             // Until the guest's driver has it.
             nobody.wait_timeout(Duration::from_secs(4))?;
+            let slots: Vec<_> = functions.root().ports().iter().map(|port| port.state()).collect();
+            eprintln!("assign: {slots:?}");
             functions.remove(*bdf, Duration::from_secs(40))?;
             let files = std::fs::read_dir("/proc/self/fd")?.count();
             let maps = std::io::BufRead::lines(std::io::BufReader::new(File::open("/proc/self/maps")?)).count();

@@ -4,6 +4,7 @@ mod acpi;
 pub mod assigned;
 mod boot;
 pub mod bus;
+pub mod control;
 pub mod dma;
 mod error;
 #[cfg(feature = "fake")]

@@ -2,8 +2,8 @@
 //!
 //! [`Assigned`] stands between three: the guest's view of its configuration space ([`ConfigView`](crate::view::ConfigView)), the device that VFIO has
 //! opened, and the guest (interrupts, memory slots, the bus). A change of the view has effects, and these are what is done here: BARs are found where
-//! the guest has put them ([`bars`]), vectors become interrupts of the guest ([`vectors`], [`intx`]), resets and sleep reach the device ([`reset`]),
-//! and the kernel's word that it has failed or is wanted back reaches whoever runs the guest ([`notify`]).
+//! the guest has put them (`bars`), vectors become interrupts of the guest (`vectors`, `intx`), resets and sleep reach the device (`reset`),
+//! and the kernel's word that it has failed or is wanted back reaches whoever runs the guest (`notify`).
 //!
 //! The guest is hostile, and so is the device: what either does has no effect beyond the other. What the kernel refuses meanwhile is reported by
 //! `tracing`, since no guest can be told.

@@ -230,7 +230,15 @@ impl Live {
             Interrupts::None | Interrupts::Intx => None,
         };
         let Some(vectors) = vectors else { return Ok(()) };
-        vectors.enable(view.vectors().into())?;
+        // Of MSI the guest has said how many it uses; of MSI-X those are used that are not masked.
+        let mut numbers = 0..view.vectors();
+        let used = match view.interrupts() {
+            Interrupts::Msi => view.vectors(),
+            _ => numbers
+                .rfind(|number| live_message(view.vector(*number)).is_some())
+                .map_or(1, |number| number + 1),
+        };
+        vectors.enable(used.into())?;
         // One that fails keeps no other from being set.
         let set = (0..view.vectors()).map(|number| vectors.set(number.into(), live_message(view.vector(number))));
         set.fold(Ok(()), Result::and)

@@ -61,7 +61,12 @@ impl Functions {
             return Err(error);
         }
         let number = u8::try_from(slot).unwrap_or(u8::MAX);
-        let given = state.give(members, number, &self.parts, &self.options)?;
+        let mut given = state.give(members, number, &self.parts, &self.options)?;
+        if let Some(watcher) = self.watcher.get()
+            && let Err(error) = given.iter_mut().try_for_each(|given| watcher.watch(given))
+        {
+            return state.end(given).and(Err(error));
+        }
         if let Err(error) = port.insert(numbered(&given)) {
             return state.end(given).and(Err(error));
         }
@@ -92,6 +97,10 @@ impl Functions {
             let left = deadline.map_or(PRESS, |deadline| deadline.saturating_duration_since(Instant::now()));
             if removal.emptied.wait_timeout(left.min(PRESS))?.is_some() {
                 return self.finish_removal(&removal);
+            }
+            if pressed.is_err() && self.slot_of(bdf).is_err() {
+                // The kernel wanted it back too, and has it.
+                return Ok(());
             }
             pressed?;
             if left <= PRESS {
@@ -202,7 +211,14 @@ impl super::State {
     /// Takes functions from the guest for good.
     pub(super) fn end(&mut self, given: Vec<Given>) -> Result<()> {
         let mut ended = Ok(());
-        for Given { function, member, .. } in given {
+        for given in given {
+            let Given {
+                watched,
+                function,
+                member,
+                ..
+            } = given;
+            drop(watched);
             ended = ended.and(function.stop());
             // A processor may still be in it, but it holds nothing any more.
             drop(function);

@@ -4,9 +4,12 @@
 //! firmware would place it. A function leaves with the guest's consent: the button is pressed, the guest lets go of it and switches the slot off,
 //! and then it is taken from the guest, reset and closed.
 
+mod control;
 mod life;
 mod space;
+mod watch;
 
+pub use control::Controlled;
 pub use life::Removal;
 pub use space::{Backend, DmaOptions, File};
 
@@ -22,8 +25,9 @@ use crate::{Error, ErrorKind, Result};
 use ::pci::{BarIndex, Bdf, RoutingId, Segment};
 use space::{Member, Space};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use vfio_core::{KvmVfio, RegionIndex, VfToken};
+use watch::{Watched, Watcher};
 
 /// A function that somebody has opened for the guest.
 #[derive(Debug)]
@@ -71,7 +75,9 @@ pub struct Functions {
     root: Arc<Root>,
     parts: Parts,
     options: Options,
+    backend: Backend,
     state: Mutex<State>,
+    watcher: OnceLock<Watcher>,
 }
 
 struct State {
@@ -83,6 +89,7 @@ struct State {
 /// A function that the guest has.
 struct Given {
     // Fields drop in this order.
+    watched: Vec<Watched>,
     function: Arc<Assigned>,
     /// Where firmware has put its BARs.
     placed: Vec<(BarIndex, u64)>,
@@ -118,7 +125,7 @@ impl Functions {
         if count > MOST_SLOTS {
             return Err(Error::new("assign", ErrorKind::Invalid("a guest has at most 31 slots")));
         }
-        let space = Space::new(backend, parts.kvm.clone(), parts.memory.clone(), options.dma);
+        let space = Space::new(backend.clone(), parts.kvm.clone(), parts.memory.clone(), options.dma);
         let mut state = State {
             slots: Vec::new(),
             space,
@@ -151,7 +158,9 @@ impl Functions {
             root,
             parts,
             options,
+            backend,
             state: Mutex::new(state),
+            watcher: OnceLock::new(),
         })
     }
 
@@ -168,6 +177,12 @@ impl Functions {
         let slots = self.root.ports().iter().zip(&state.slots);
         let listed = slots.flat_map(|(port, given)| given.iter().map(|given| given.listed(port)));
         listed.collect()
+    }
+
+    /// By which interface of the kernel the guest has its functions.
+    #[must_use]
+    pub fn backend(&self) -> &Backend {
+        &self.backend
     }
 
     /// Why the guest's memory cannot be taken from it by a balloon; `None` where it can.
@@ -238,6 +253,7 @@ impl State {
             shown.gsi = gsi(&member, slot);
             match Assigned::new(member.device(), &wiring, &shown) {
                 Ok(function) => given.push(Given {
+                    watched: Vec::new(),
                     function: Arc::new(function),
                     placed: Vec::new(),
                     bdf,

@@ -60,6 +60,8 @@ struct Joined {
     // Fields drop in this order.
     _kvm: Option<KvmFile>,
     group: AttachedGroup,
+    /// Tells it from the others: what the kernel calls it may not be known.
+    number: u64,
     /// Of how many functions.
     users: usize,
 }
@@ -72,6 +74,8 @@ pub(super) struct Member {
     /// Not of one that asks for memory itself.
     attached: Option<Attached>,
     device: BoundDevice,
+    /// The number of its group, in a container.
+    group: Option<u64>,
 }
 
 impl Member {
@@ -140,19 +144,20 @@ impl Space {
 
     /// Lets a function go, which nobody else holds any more.
     pub(super) fn remove(&mut self, member: Member) -> Result<()> {
-        let Member { kvm, attached, device } = member;
+        let Member {
+            kvm,
+            attached,
+            device,
+            group,
+        } = member;
         let forgotten = kvm.map_or(Ok(()), KvmFile::del);
         let detached = match (attached, &self.dma) {
             (Some(attached), _) => attached.detach().map_err(Error::from),
             (None, Some(dma)) => dma.detach(&device),
             (None, None) => Ok(()),
         };
-        if let Some(group) = device.group().and_then(|group| group.group().id())
-            && let Some(joined) = self
-                .groups
-                .iter_mut()
-                .find(|joined| joined.group.group().id() == Some(group))
-        {
+        let joined = self.groups.iter_mut().find(|joined| Some(joined.number) == group);
+        if let Some(joined) = joined {
             joined.users = joined.users.saturating_sub(1);
         }
         drop(device);
@@ -180,7 +185,12 @@ impl Space {
                 None
             }
         };
-        Ok(Member { kvm, attached, device })
+        Ok(Member {
+            kvm,
+            attached,
+            device,
+            group: None,
+        })
     }
 
     fn join(&mut self, container: &Container, group: &Group) -> Result<()> {
@@ -190,13 +200,7 @@ impl Space {
                 ErrorKind::Unsupported(dma::ON_TYPE1),
             ));
         }
-        let invalid = |why| Error::new("assign", ErrorKind::Invalid(why));
-        let id = group
-            .id()
-            .ok_or_else(|| invalid("the number of the group is not known"))?;
-        if self.groups.iter().any(|joined| joined.group.group().id() == Some(id)) {
-            return Err(invalid("the guest has this group already"));
-        }
+        let number = self.groups.last().map_or(0, |joined| joined.number + 1);
         let kvm = self.kvm.as_ref().map(|kvm| kvm.add_group(group)).transpose()?;
         let group = container.add(group)?;
         if self.space.is_none() {
@@ -206,6 +210,7 @@ impl Space {
         self.groups.push(Joined {
             _kvm: kvm,
             group,
+            number,
             users: 0,
         });
         Ok(())
@@ -225,6 +230,7 @@ impl Space {
                         kvm: None,
                         attached,
                         device,
+                        group: Some(joined.number),
                     });
                 }
                 Err(error) => last = Some(error),

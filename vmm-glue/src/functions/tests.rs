@@ -5,7 +5,7 @@ use crate::assigned::{self, Notice};
 use crate::bus::Bus;
 use crate::dma::Pin;
 use crate::fake::Guest;
-use crate::machine::Plugged;
+use crate::machine::{Events, Plugged};
 use crate::memory::{GuestMemory, Node};
 use crate::pci::Windows;
 use crate::{ErrorKind, Result};
@@ -251,6 +251,42 @@ fn what_the_kernel_tells_of_a_function_is_told_of_that_one() {
     assert_eq!(bench.functions.take_notices().unwrap(), [(bdf(1), Notice::Failed)]);
     assert_eq!(bench.config(1, 0, 0), u32::MAX);
     assert!(bench.copies(2));
+}
+
+#[test]
+fn a_function_that_the_kernel_wants_back_leaves_the_guest() {
+    let machine = machine();
+    let Bench { functions, bus, guest } = Bench::new(&machine, Way::Iommufd, &[&[1], &[2]]).unwrap();
+    let functions = Arc::new(functions);
+    let events = Arc::new(Events::new().unwrap());
+    functions.watch(&events).unwrap();
+    let dispatch = || events.dispatch(Some(Duration::ZERO)).unwrap();
+    dispatch();
+    machine.request_release(bdf(2));
+    dispatch();
+    let control = RoutingId(2 << 3);
+    let mut status = [0; 2];
+    functions.root().read(control, SLOT_CONTROL + 2, &mut status);
+    assert_eq!(status[0] & 1, 1, "the button was pressed");
+    assert_eq!(functions.list().len(), 2);
+    functions.root().write(control, SLOT_CONTROL, &POWER_OFF.to_le_bytes());
+    assert_eq!(functions.list().len(), 2, "not on the processor's thread");
+    dispatch();
+    assert_eq!(functions.list().len(), 1);
+    assert!(
+        machine.leaks().iter().all(|leak| !leak.contains("vfio1")),
+        "{:?}",
+        machine.leaks()
+    );
+    let added = functions.add(vec![opened(&machine, Way::Iommufd, 2).unwrap()]).unwrap();
+    machine.report_error(bdf(2));
+    dispatch();
+    let mut id = [0; 4];
+    functions.root().write(control, SLOT_CONTROL, &[0, 0]);
+    functions.root().read(RoutingId(2 << 8), 0, &mut id);
+    assert_eq!((added.len(), id), (1, [0xFF; 4]), "it has failed, and was stopped");
+    drop((functions, events, bus, guest));
+    assert_eq!(machine.leaks(), Vec::<String>::new());
 }
 
 #[test]

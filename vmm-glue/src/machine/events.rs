@@ -32,7 +32,7 @@ struct Handler {
 }
 
 impl Events {
-    pub(super) fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         Ok(Self {
             set: EventSet::new()?,
             handlers: Mutex::default(),
@@ -68,7 +68,7 @@ impl Events {
     }
 
     /// Waits once, and calls what there is to call.
-    pub(super) fn dispatch(&self, timeout: Option<Duration>) -> Result<()> {
+    pub(crate) fn dispatch(&self, timeout: Option<Duration>) -> Result<()> {
         for key in self.set.wait(timeout)? {
             // May be gone since.
             let handler = self

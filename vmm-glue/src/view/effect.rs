@@ -68,15 +68,12 @@ pub struct Effects {
     list: [Option<Effect>; CAPACITY],
 }
 
-/// A reset, which has most: bars, interrupts, command, power, reset. A write to configuration space can add one to forward.
+/// Two to forward, and at most one of each other kind.
 const CAPACITY: usize = 8;
 
 impl Effects {
-    /// Adds one, unless it is there. There is room for one of each kind.
+    /// Adds one. There is room for all that one access can have.
     pub(super) fn push(&mut self, effect: Effect) {
-        if self.list.contains(&Some(effect)) {
-            return;
-        }
         if let Some(free) = self.list.iter_mut().find(|place| place.is_none()) {
             *free = Some(effect);
         }

@@ -176,8 +176,20 @@ impl Scene {
         buses[0] != 0 && (buses[0]..=buses[1]).contains(&bus)
     }
 
-    /// Lets a BAR decode at a place that may be in the window.
+    /// Lets a BAR decode at a place that may be in the window, mostly of a port that is on.
     fn place(&self, port: &Port, script: &mut Script<'_>) {
+        if !script.byte().is_multiple_of(4) {
+            let id = RoutingId::new(0, port.device() << 3);
+            for (register, value) in [
+                (0x04, 6),
+                (0x58, 0x11E1),
+                (0x50, 0),
+                (0x3E, 0),
+                (0x19, u16::from(port.device()) * 0x101),
+            ] {
+                self.root.write(id, register, &u16::to_le_bytes(value));
+            }
+        }
         let id = self.below(port, script.byte() & 1);
         let bar = 0x10 + 4 * u16::from(script.byte() % 5);
         let windows = port.windows();
@@ -186,7 +198,9 @@ impl Scene {
         } else {
             windows.prefetchable().start
         };
-        let address = start.wrapping_add(u64::from(script.u16()) << 12);
+        // A few places only, so that BARs meet.
+        let place = u64::from(script.byte() % 4) << (12 + script.byte() % 12);
+        let address = start.wrapping_add(place);
         let [a, b, c, d, upper @ ..] = address.to_le_bytes();
         self.root.write(id, bar, &[a, b, c, d]);
         self.root.write(id, bar + 4, &upper);

@@ -5,6 +5,7 @@ use super::{
     description, message, raiser,
 };
 use crate::interrupt::MsiMessage;
+use vfio_core::fake::{Description, Region};
 
 const PENDING: u64 = HERE + 0x8000 + 8 * 16;
 
@@ -150,4 +151,35 @@ fn a_vector_that_cannot_be_enabled_can_be_tried_again() {
     bench.set_vector(1, message(1), false);
     bench.store(HERE + RAISE_MSIX, 1);
     assert_eq!(bench.guest.delivered(), [message(1)]);
+}
+
+#[test]
+fn where_not_all_vectors_can_be_had_more_are_when_they_are_used_and_none_is_lost() {
+    let bar = Region::bar(0, 64 << 10);
+    let description = Description::new(1, 2)
+        .region(bar)
+        .msix(8, 0, 0x8000)
+        .without_dynamic_msix();
+    let bench = Bench::running(Way::Iommufd, raiser(description));
+    bench.machine.fail_next("VFIO_DEVICE_SET_IRQS", vfio_core::Errno::NOSPC);
+    bench.enable_msix();
+    assert!(bench.machine.failed().is_some());
+    bench.set_vector(0, message(10), false);
+    bench.store(HERE + RAISE_MSIX, 0);
+    assert_eq!(bench.guest.delivered(), [message(10)]);
+    bench.set_vector(5, message(15), false);
+    let spurious = bench.guest.delivered();
+    assert!(spurious.contains(&message(10)), "what may have come meanwhile");
+    for vector in [0, 5] {
+        bench.store(HERE + RAISE_MSIX, vector);
+    }
+    assert_eq!(bench.guest.delivered(), [message(10), message(15)]);
+    // It cannot have still more: what it has stays.
+    bench.machine.fail_next("VFIO_DEVICE_SET_IRQS", vfio_core::Errno::NOSPC);
+    bench.set_vector(7, message(17), false);
+    drop(bench.guest.delivered());
+    for vector in [0, 5, 7] {
+        bench.store(HERE + RAISE_MSIX, vector);
+    }
+    assert_eq!(bench.guest.delivered(), [message(10), message(15)]);
 }

@@ -152,6 +152,32 @@ fn a_bar_answers_nowhere_but_in_a_window() {
 }
 
 #[test]
+fn a_bar_of_which_a_part_is_in_a_window_answers_nowhere() {
+    let mut view = Made::new().with_bar(0, 0x04, 8 << 20).view();
+    write16(&mut view, 4, MEMORY);
+    for (low, high) in [
+        (0xC000_0000, 0xC07F_FFFF),
+        (0xC010_0000, 0xC100_0000),
+        (0xC000_0000, 0xC040_0000),
+    ] {
+        event(&mut view, BusEvent::Windows(Windows::new(low..high, 0..0)));
+        place(&mut view, BarIndex::Bar(0), 0xC000_0000);
+        assert_eq!(decoded(&view), [], "{low:#x} {high:#x}");
+    }
+    // Two windows are not one.
+    event(
+        &mut view,
+        BusEvent::Windows(Windows::new(0xC000_0000..0xC040_0000, 0xC040_0000..0xC080_0000)),
+    );
+    assert_eq!(decoded(&view), []);
+    event(
+        &mut view,
+        BusEvent::Windows(Windows::new(0xC000_0000..0xC080_0000, 0..0)),
+    );
+    assert_eq!(decoded(&view), [(BarIndex::Bar(0), 0xC000_0000..0xC080_0000)]);
+}
+
+#[test]
 fn of_two_bars_at_one_place_the_first_answers() {
     let mut view = made().view();
     event(&mut view, windows());

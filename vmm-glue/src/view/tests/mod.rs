@@ -1,3 +1,5 @@
+//! Functions made by hand, and a guest's accesses to them.
+
 mod bars;
 mod fixtures;
 mod interrupts;

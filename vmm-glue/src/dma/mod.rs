@@ -3,17 +3,18 @@
 //! Normally all of it is mapped, and so pinned, before the guest runs. With page requests (PRI) it need not be: then it is mapped when a device
 //! asks for it ([`Pin`]).
 
+mod server;
+
 use crate::memory::Ram;
 use crate::{Error, ErrorKind, Result};
 use iommu::demand::{DemandOptions, DemandSpace, Statistics};
 use iommu::prefault;
 use iommu::space::{AddressSpace, DmaMapping, MapOptions, Progress};
 use iommu::{Iova, IovaRange};
+use server::Server;
 use std::num::NonZeroUsize;
 use std::ops::{ControlFlow, Range};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
-use vfio_core::{Access, BoundDevice, EventFd, System};
+use vfio_core::{Access, BoundDevice, System};
 
 /// How much of the guest's memory is pinned for devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -248,72 +249,6 @@ fn explain(device: &BoundDevice, error: iommu::Error) -> Error {
             "page requests (PRI) of a VF, which shares those of its PF, without which all guest memory is pinned: a function with PRI of its own",
         ),
         other => other.into(),
-    }
-}
-
-/// The thread that answers page requests.
-#[derive(Debug)]
-struct Server {
-    space: Arc<Mutex<DemandSpace>>,
-    stop: Arc<EventFd>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Server {
-    fn start(space: DemandSpace) -> Result<Self> {
-        let ready = space.ready().map(|ready| ready.try_clone_to_owned()).transpose();
-        let failed = |error| Error::new("start a thread", ErrorKind::Io(error));
-        let ready = ready.map_err(failed)?;
-        let ready = ready.ok_or_else(|| refused(ErrorKind::Unsupported("waiting for page requests")))?;
-        let stop = Arc::new(EventFd::new()?);
-        let space = Arc::new(Mutex::new(space));
-        let (serving, stopping) = (Arc::clone(&space), Arc::clone(&stop));
-        let work = move || serve(&serving, &EventFd::from_fd(ready), &stopping);
-        let thread = thread::Builder::new().name("page requests".to_owned()).spawn(work);
-        Ok(Self {
-            space,
-            stop,
-            thread: Some(thread.map_err(failed)?),
-        })
-    }
-
-    fn with<T>(&self, act: impl FnOnce(&mut DemandSpace) -> T) -> T {
-        act(&mut self.space.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        if let Err(error) = self.stop.signal() {
-            tracing::error!(%error, "page requests are served on");
-            return;
-        }
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the thread that serves page requests has panicked");
-        }
-    }
-}
-
-fn serve(space: &Mutex<DemandSpace>, ready: &EventFd, stop: &EventFd) {
-    loop {
-        let served = space.lock().unwrap_or_else(PoisonError::into_inner).serve();
-        let wait = match served {
-            Ok(0) => None,
-            // More may wait; those who ask to stop are heard all the same.
-            Ok(_) => Some(std::time::Duration::ZERO),
-            Err(error) => {
-                tracing::error!(%error, "page requests of a guest's device are not served");
-                None
-            }
-        };
-        match vfio_core::wait_either([ready, stop], wait) {
-            Ok([_, true]) => return,
-            Ok([_, false]) => {}
-            Err(error) => {
-                tracing::error!(%error, "page requests of the guest's devices are served no more");
-                return;
-            }
-        }
     }
 }
 
