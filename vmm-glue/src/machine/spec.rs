@@ -49,6 +49,6 @@ pub enum End {
     PoweredOff,
     /// The guest has reset it, and a reset is the [end](Reboot::End).
     Reset,
-    /// Somebody has [stopped](Handle::stop) it.
+    /// Somebody has [stopped](super::Handle::stop) it.
     Stopped,
 }
