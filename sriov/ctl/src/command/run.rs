@@ -1,16 +1,16 @@
 //! `run`: boots a guest that has the function, with QEMU.
 
-use super::{emit, guest};
+use super::{emit, guest, ready};
 use crate::args::Run;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::output::{Output, SCHEMA_VERSION};
 use crate::request::Settings;
 use crate::selector;
-use crate::snapshot::{self, Snapshot};
-use pci::{Bdf, Function, Viability};
+use crate::snapshot::Snapshot;
+use pci::Bdf;
 use serde::Serialize;
-use sriov::{Backend, Vmm};
+use sriov::Backend;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
@@ -32,9 +32,9 @@ pub(crate) fn run(args: &Run, settings: &Settings, output: &mut Output) -> Outco
         .topology
         .function(bdf)
         .ok_or_else(|| Failure::internal("a selected function is missing"))?;
-    check(&snapshot, function)?;
+    ready::check(&snapshot, function, "run", None)?;
     let backend = emit::backend(&settings.sysfs, function, args.interface);
-    let arguments = arguments(args, bdf, backend)?;
+    let arguments = arguments(args, bdf, backend);
     let mut report = Report::new(args, bdf, backend, &arguments);
     if args.dry_run {
         return report.write_command(output);
@@ -90,57 +90,6 @@ pub(crate) fn run(args: &Run, settings: &Settings, output: &mut Output) -> Outco
     Ok(exit)
 }
 
-/// Refuses what QEMU would refuse with less to say about it.
-fn check(snapshot: &Snapshot, function: &Function) -> Result<(), Failure> {
-    let bdf = function.bdf;
-    let refuse = |exit, kind, message: String| Failure::new(exit, kind, message).device(bdf).step("run");
-    if !snapshot::is_on_vfio(function) {
-        let message = match &function.driver {
-            Ok(Some(driver)) => format!("is on {driver}, not on a VFIO driver"),
-            Ok(None) => "has no driver, and needs a VFIO driver".to_owned(),
-            Err(unknown) => format!("may be on any driver: {unknown}"),
-        };
-        let failure = refuse(Exit::Failed, "not_on_vfio", message);
-        return Err(failure.fix(format!("sriovctl bind {bdf} --driver vfio-pci")));
-    }
-    let group = function
-        .iommu_group
-        .as_ref()
-        .ok()
-        .and_then(Option::as_ref)
-        .and_then(|id| snapshot.topology.group(*id));
-    let Some(group) = group else {
-        let failure = refuse(Exit::Failed, "no_iommu", "has no IOMMU group".to_owned()).code("P01");
-        return Err(failure.fix("enable the IOMMU in the firmware and in the kernel"));
-    };
-    if let Viability::Spoiled(spoilers) = snapshot.topology.viability(group) {
-        let message = format!("IOMMU group {} is not viable", group.id.0);
-        let mut failure = refuse(Exit::Failed, "group_not_viable", message).code("P06");
-        failure.causes = spoilers
-            .iter()
-            .map(|spoiler| match &spoiler.driver {
-                Ok(driver) => format!("{} is on {}", spoiler.bdf, driver.as_deref().unwrap_or("no driver")),
-                Err(unknown) => format!("{} may be on any driver: {unknown}", spoiler.bdf),
-            })
-            .collect();
-        return Err(failure.fix("bind these functions to vfio-pci too, or unbind them"));
-    }
-    let mut held_by: Vec<_> = group
-        .functions
-        .iter()
-        .flat_map(|member| snapshot.holders_of(*member))
-        .collect();
-    held_by.extend(snapshot.holders.iter().flat_map(sriov::Holders::unnamed));
-    held_by.sort_unstable();
-    held_by.dedup();
-    if held_by.is_empty() {
-        return Ok(());
-    }
-    let mut failure = refuse(Exit::Busy, "held", "device or resource busy".to_owned()).code("B06");
-    failure.held_by = held_by;
-    Err(failure.fix("stop that process, or choose a free function: sriovctl list --free"))
-}
-
 /// Another way to run guest code must be asked for: it is slower by orders of magnitude.
 fn check_kvm() -> Result<(), Failure> {
     let opened = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm");
@@ -156,8 +105,8 @@ fn check_kvm() -> Result<(), Failure> {
 }
 
 /// The command line of QEMU without its name.
-fn arguments(args: &Run, bdf: Bdf, backend: Backend) -> Result<Vec<OsString>, Failure> {
-    let device = sriov::emit(Vmm::Qemu, bdf, backend)?;
+fn arguments(args: &Run, bdf: Bdf, backend: Backend) -> Vec<OsString> {
+    let device = sriov::qemu_device(bdf, backend);
     let machine = format!("q35,accel={}", args.accel);
     let cpu = if args.accel == "kvm" { "host" } else { "max" };
     let (memory, cpus) = (args.memory.to_string(), args.cpus.to_string());
@@ -175,7 +124,7 @@ fn arguments(args: &Run, bdf: Bdf, backend: Backend) -> Result<Vec<OsString>, Fa
         arguments.extend(["-append".into(), append.clone()]);
     }
     arguments.extend(args.extra.iter().cloned());
-    Ok(arguments)
+    arguments
 }
 
 /// As a shell would show it: 128 and the signal for a process that was killed.

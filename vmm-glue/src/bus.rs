@@ -1,0 +1,139 @@
+//! Addresses that leave the guest: ports and memory that a device answers for.
+
+use crate::{Error, ErrorKind, Result};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// What answers at a range of addresses. Called by the guest's processors, several at a time.
+pub trait Device: fmt::Debug + Send + Sync {
+    /// Reads `to.len()` bytes, 1 to 8, at `offset` from the beginning of its range. They do not leave the range.
+    fn read(&self, offset: u64, to: &mut [u8]);
+
+    /// Writes them; alike.
+    fn write(&self, offset: u64, from: &[u8]);
+}
+
+/// Who answers where. A look-up takes O(log n) for n ranges.
+#[derive(Debug, Default)]
+pub struct Bus {
+    /// By first address; they do not overlap.
+    ranges: RwLock<BTreeMap<u64, Occupant>>,
+}
+
+#[derive(Debug)]
+struct Occupant {
+    end: u64,
+    device: Arc<dyn Device>,
+}
+
+impl Bus {
+    /// Lets a device answer.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Occupied`] for addresses that another device answers for, [`ErrorKind::Invalid`] for no address at all.
+    pub fn insert(&self, range: Range<u64>, device: Arc<dyn Device>) -> Result<()> {
+        let failed = |kind| Error::new("insert a device", kind);
+        if range.is_empty() {
+            return Err(failed(ErrorKind::Invalid("no address")));
+        }
+        let mut ranges = self.ranges.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some((start, before)) = ranges.range(..range.end).next_back()
+            && before.end > range.start
+        {
+            return Err(failed(ErrorKind::Occupied(*start..before.end)));
+        }
+        ranges.insert(range.start, Occupant { end: range.end, device });
+        Ok(())
+    }
+
+    /// Takes away the device whose range begins at `start`. Somebody may still be calling it.
+    pub fn remove(&self, start: u64) -> Option<Arc<dyn Device>> {
+        let mut ranges = self.ranges.write().unwrap_or_else(PoisonError::into_inner);
+        ranges.remove(&start).map(|occupant| occupant.device)
+    }
+
+    /// Reads; where nobody answers, or not for all bytes, all ones, as a PCI bus does.
+    pub fn read(&self, address: u64, to: &mut [u8]) {
+        match self.find(address, to.len()) {
+            Some((offset, device)) => device.read(offset, to),
+            None => to.fill(0xFF),
+        }
+    }
+
+    /// Writes; where nobody answers, or not for all bytes, it is lost.
+    pub fn write(&self, address: u64, from: &[u8]) {
+        if let Some((offset, device)) = self.find(address, from.len()) {
+            device.write(offset, from);
+        }
+    }
+
+    /// Nothing is locked while the device is called: it may change who answers where.
+    fn find(&self, address: u64, len: usize) -> Option<(u64, Arc<dyn Device>)> {
+        let last = address.checked_add(u64::try_from(len).ok()?.checked_sub(1)?)?;
+        let ranges = self.ranges.read().unwrap_or_else(PoisonError::into_inner);
+        let (start, occupant) = ranges.range(..=address).next_back()?;
+        (last < occupant.end).then(|| (address - start, Arc::clone(&occupant.device)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    #[derive(Debug, Default)]
+    struct Noted(Mutex<Vec<(u64, Vec<u8>)>>);
+
+    impl Device for Noted {
+        fn read(&self, offset: u64, to: &mut [u8]) {
+            to.fill(offset.to_le_bytes()[0]);
+        }
+
+        fn write(&self, offset: u64, from: &[u8]) {
+            self.0.lock().unwrap().push((offset, from.to_vec()));
+        }
+    }
+
+    #[test]
+    fn who_has_an_address_answers_and_elsewhere_all_ones_are_read() {
+        let bus = Bus::default();
+        let device = Arc::new(Noted::default());
+        bus.insert(0x1000..0x1010, Arc::<Noted>::clone(&device)).unwrap();
+        let read = |address, len| {
+            let mut bytes = vec![0; len];
+            bus.read(address, &mut bytes);
+            bytes
+        };
+        assert_eq!(read(0x1004, 4), [4; 4]);
+        assert_eq!(read(0x100C, 4), [12; 4]);
+        assert_eq!(read(0x100D, 4), [0xFF; 4], "beyond its end");
+        assert_eq!(read(0xFFF, 4), [0xFF; 4], "before its beginning");
+        assert_eq!(read(u64::MAX, 8), [0xFF; 8]);
+        bus.write(0x1008, &[1, 2]);
+        bus.write(0x1010, &[3]);
+        assert_eq!(*device.0.lock().unwrap(), [(8, vec![1, 2])]);
+    }
+
+    #[test]
+    fn nobody_answers_for_what_another_has_until_that_is_gone() {
+        let bus = Bus::default();
+        let device = || Arc::new(Noted::default());
+        bus.insert(0x1000..0x2000, device()).unwrap();
+        for taken in [0x0..0x1001, 0x1FFF..0x3000, 0x1100..0x1200, 0x0..0x9000] {
+            let error = bus.insert(taken, device()).unwrap_err();
+            assert!(
+                matches!(&error.kind, ErrorKind::Occupied(by) if *by == (0x1000..0x2000)),
+                "{error}"
+            );
+        }
+        assert!(bus.insert(0x5000..0x5000, device()).is_err());
+        bus.insert(0x2000..0x2001, device()).unwrap();
+        bus.insert(0xFFF..0x1000, device()).unwrap();
+        assert!(bus.remove(0x1001).is_none());
+        assert!(bus.remove(0x1000).is_some());
+        bus.insert(0x1800..0x1900, device()).unwrap();
+    }
+}

@@ -1,0 +1,159 @@
+//! The crate's error.
+
+use pci::Bdf;
+use std::borrow::Cow;
+use std::ops::Range;
+use std::{fmt, io};
+
+/// What went wrong: on which device, in which step, and why.
+#[derive(Debug)]
+pub struct Error {
+    /// The function concerned, where one is.
+    pub device: Option<Bdf>,
+    /// What was being done, as the kernel spells it where it is a call of the kernel.
+    pub step: Cow<'static, str>,
+    /// Why it failed.
+    pub kind: ErrorKind,
+}
+
+/// Why something failed.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The device, through the kernel; says the step itself.
+    Device(Box<vfio_core::Error>),
+    /// Memory for devices; says the step itself.
+    Memory(Box<iommu::Error>),
+    /// The kernel refused, or a file.
+    Io(io::Error),
+    /// Something else is there.
+    Occupied(Range<u64>),
+    /// Guest memory lies where the IOMMU has none for devices.
+    Reserved {
+        /// The guest-physical addresses of the memory.
+        wanted: Range<u64>,
+        /// The first of them that devices cannot have.
+        reserved: Range<u64>,
+    },
+    /// The request makes no sense; says why.
+    Invalid(&'static str),
+    /// What was given cannot be used; says why.
+    Malformed(Cow<'static, str>),
+    /// The kernel or the device does not offer this; says what does.
+    Unsupported(&'static str),
+    /// Nothing of this kind is left; says of what.
+    Exhausted(&'static str),
+    /// A processor of the guest cannot go on; says why.
+    Stopped(Cow<'static, str>),
+    /// It took longer than it may.
+    TimedOut,
+}
+
+/// What the functions of this crate give.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// A failure of no function in particular.
+    #[must_use]
+    pub fn new(step: impl Into<Cow<'static, str>>, kind: ErrorKind) -> Self {
+        Self {
+            device: None,
+            step: step.into(),
+            kind,
+        }
+    }
+
+    /// Of this function.
+    #[must_use]
+    pub fn on(self, device: Bdf) -> Self {
+        let device = Some(device);
+        Self { device, ..self }
+    }
+
+    /// What the user can do about it.
+    #[must_use]
+    pub fn fix(&self) -> Option<&'static str> {
+        match &self.kind {
+            ErrorKind::Device(error) => error.fix(),
+            ErrorKind::Memory(error) => error.fix(),
+            ErrorKind::Reserved { .. } => Some(
+                "give the guest less memory, or leave out the device whose IOMMU group has these addresses in reserved_regions",
+            ),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Those below say device and step themselves.
+        match &self.kind {
+            ErrorKind::Device(error) => return error.fmt(f),
+            ErrorKind::Memory(error) => return error.fmt(f),
+            _ => {}
+        }
+        if let Some(device) = self.device {
+            write!(f, "{device}: ")?;
+        }
+        write!(f, "{}: {}", self.step, self.kind)
+    }
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Device(error) => error.fmt(f),
+            Self::Memory(error) => error.fmt(f),
+            Self::Io(error) => error.fmt(f),
+            Self::Occupied(range) => write!(f, "{:#x}..{:#x} is taken", range.start, range.end),
+            Self::Reserved { wanted, reserved } => write!(
+                f,
+                "guest memory at {:#x}..{:#x} collides with {:#x}..{:#x}, where devices can have none (reserved, or beyond the IOMMU's reach)",
+                wanted.start, wanted.end, reserved.start, reserved.end
+            ),
+            Self::Invalid(why) => f.write_str(why),
+            Self::Malformed(why) | Self::Stopped(why) => f.write_str(why),
+            Self::Unsupported(what) => write!(f, "not supported: {what}"),
+            Self::Exhausted(what) => write!(f, "no {what} is left"),
+            Self::TimedOut => f.write_str("it took too long"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<vfio_core::Error> for Error {
+    fn from(error: vfio_core::Error) -> Self {
+        Self {
+            device: error.device,
+            step: Cow::Borrowed("ask the device"),
+            kind: ErrorKind::Device(Box::new(error)),
+        }
+    }
+}
+
+impl From<iommu::Error> for Error {
+    fn from(error: iommu::Error) -> Self {
+        Self {
+            device: error.device(),
+            step: Cow::Borrowed("map memory for devices"),
+            kind: ErrorKind::Memory(Box::new(error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_says_device_step_and_cause_once() {
+        let error = Error::new("KVM_IRQFD", ErrorKind::Exhausted("interrupt route"));
+        assert_eq!(error.to_string(), "KVM_IRQFD: no interrupt route is left");
+        let error = error.on("0000:01:10.0".parse().unwrap());
+        assert_eq!(error.to_string(), "0000:01:10.0: KVM_IRQFD: no interrupt route is left");
+        let inner = vfio_core::Error::new("VFIO_DEVICE_RESET", vfio_core::ErrorKind::Gone(vfio_core::Errno::NODEV));
+        let said = inner.to_string();
+        assert_eq!(Error::from(inner).to_string(), said);
+    }
+}
