@@ -4,12 +4,13 @@
 use std::fs::File;
 use std::io::{Read, Write, pipe};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use vfio_core::{EventFd, PageSize};
-use vmm_glue::interrupt::{Irqs, MsiMessage};
+use vmm_glue::bus::Device;
+use vmm_glue::interrupt::{Irqs, Line, MsiMessage, Route};
 use vmm_glue::kvm::Kvm;
-use vmm_glue::machine::{Console, End, Files, Machine, Reboot, Spec};
+use vmm_glue::machine::{Console, End, Files, Handle, Machine, Reboot, Spec};
 use vmm_glue::memory::Node;
 use vmm_glue::{ErrorKind, Result};
 
@@ -239,5 +240,102 @@ fn what_is_signalled_while_there_is_no_message_stays_in_the_event() {
     });
     if let Some((end, _)) = ended {
         assert_eq!(end.unwrap(), End::PoweredOff);
+    }
+}
+
+/// Segments and a table of interrupts of its own; vector 0x40 from pin 16 of the I/O APIC, level-triggered. Writes to port 0x510: an R when it is ready,
+/// an L when an interrupt of vector 0x40 is ended, an M after one of vector 0x41.
+#[rustfmt::skip]
+const INTERRUPTED: &[u8] = &[
+    0xBC, 0x00, 0x00, 0x20, 0x00, 0x0F, 0x01, 0x15, 0x98, 0x00, 0x10, 0x00, 0xEA, 0x13, 0x00, 0x10,
+    0x00, 0x10, 0x00, 0xB8, 0x18, 0x00, 0x00, 0x00, 0x8E, 0xD8, 0x8E, 0xC0, 0x8E, 0xD0, 0x0F, 0x01,
+    0x1D, 0x9E, 0x00, 0x10, 0x00, 0xC7, 0x05, 0xF0, 0x00, 0xE0, 0xFE, 0xFF, 0x01, 0x00, 0x00, 0xC7,
+    0x05, 0x00, 0x00, 0xC0, 0xFE, 0x31, 0x00, 0x00, 0x00, 0xC7, 0x05, 0x10, 0x00, 0xC0, 0xFE, 0x00,
+    0x00, 0x00, 0x00, 0xC7, 0x05, 0x00, 0x00, 0xC0, 0xFE, 0x30, 0x00, 0x00, 0x00, 0xC7, 0x05, 0x10,
+    0x00, 0xC0, 0xFE, 0x40, 0x80, 0x00, 0x00, 0xBA, 0x10, 0x05, 0x00, 0x00, 0xB0, 0x52, 0xEE, 0xFB,
+    0xF4, 0xEB, 0xFD, 0xB0, 0x4C, 0xEB, 0x02, 0xB0, 0x4D, 0xC7, 0x05, 0xB0, 0x00, 0xE0, 0xFE, 0x00,
+    0x00, 0x00, 0x00, 0xEE, 0xCF, 0x8D, 0x76, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
+    0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0xFF, 0xFF, 0x00, 0x00, 0x00, 0x9B, 0xCF, 0x00,
+    0xFF, 0xFF, 0x00, 0x00, 0x00, 0x93, 0xCF, 0x00, 0x1F, 0x00, 0x78, 0x00, 0x10, 0x00, 0x0F, 0x02,
+    0xA4, 0xFE, 0x0F, 0x00, 0x63, 0x00, 0x10, 0x00, 0x00, 0x8E, 0x10, 0x00, 0x67, 0x00, 0x10, 0x00,
+    0x00, 0x8E, 0x10, 0x00,
+];
+
+/// What happens next, each time the guest has ended an interrupt.
+#[derive(Debug)]
+struct Steps {
+    irqs: vmm_glue::kvm::Irqs,
+    handle: Handle,
+    lines: [Box<dyn Line>; 2],
+    route: Box<dyn Route>,
+    seen: Mutex<String>,
+}
+
+impl Steps {
+    /// Whether both who share the line were told that it is asserted no more.
+    fn are_resampled(&self) -> bool {
+        let told = self.lines.each_ref().map(|line| line.resample().try_read().unwrap());
+        told == [Some(1); 2]
+    }
+}
+
+impl Device for Steps {
+    fn read(&self, _: u64, to: &mut [u8]) {
+        to.fill(0);
+    }
+
+    fn write(&self, _: u64, from: &[u8]) {
+        let message = MsiMessage {
+            address: 0xFEE0_0000,
+            data: 0x41,
+        };
+        let mut seen = self.seen.lock().unwrap();
+        seen.push(char::from(from[0]));
+        match seen.as_str() {
+            "R" => self.lines[0].event().signal().unwrap(),
+            "RL" => {
+                assert!(self.are_resampled());
+                self.lines[1].event().signal().unwrap();
+            }
+            "RLL" => {
+                assert!(self.are_resampled());
+                // Comes before there is a message.
+                self.route.event().signal().unwrap();
+                self.route.set(Some(message)).unwrap();
+            }
+            "RLLM" => self.irqs.signal(message).unwrap(),
+            "RLLMM" => self.route.event().signal().unwrap(),
+            "RLLMMM" => self.handle.stop().unwrap(),
+            other => assert_eq!(other, "", "nothing else comes"),
+        }
+    }
+}
+
+#[test]
+fn lines_are_shared_and_messages_come_from_events_of_before_and_after() {
+    let mut steps = None;
+    let ended = run(INTERRUPTED, spec(1, Reboot::End), b"", |machine| {
+        let irqs = machine.vm().irqs().clone();
+        let lines = [irqs.line(16).unwrap(), irqs.line(16).unwrap()];
+        let route = irqs.route().unwrap();
+        let device = Arc::new(Steps {
+            irqs,
+            handle: machine.handle(),
+            lines,
+            route,
+            seen: Mutex::default(),
+        });
+        machine
+            .ports()
+            .insert(0x510..0x511, Arc::<Steps>::clone(&device))
+            .unwrap();
+        steps = Some(Arc::downgrade(&device));
+    });
+    if let Some((end, _)) = ended {
+        assert_eq!(end.unwrap(), End::Stopped);
+        assert!(
+            steps.unwrap().upgrade().is_none(),
+            "the machine has let go of its devices"
+        );
     }
 }
