@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 const LANDLOCK: ABI = ABI::V6;
 
 /// What is allowed whatever its arguments are: moving data, waiting, memory, threads, clocks, and ending.
-const ALLOWED: [libc::c_long; 72] = [
+const ALLOWED: [libc::c_long; 75] = [
     libc::SYS_read,
     libc::SYS_write,
     libc::SYS_readv,
@@ -28,6 +28,8 @@ const ALLOWED: [libc::c_long; 72] = [
     libc::SYS_pwrite64,
     libc::SYS_preadv,
     libc::SYS_pwritev,
+    libc::SYS_preadv2,
+    libc::SYS_pwritev2,
     libc::SYS_lseek,
     libc::SYS_close,
     libc::SYS_dup,
@@ -37,6 +39,7 @@ const ALLOWED: [libc::c_long; 72] = [
     libc::SYS_ppoll,
     libc::SYS_epoll_wait,
     libc::SYS_epoll_pwait,
+    libc::SYS_epoll_pwait2,
     libc::SYS_epoll_ctl,
     libc::SYS_epoll_create1,
     libc::SYS_eventfd2,
