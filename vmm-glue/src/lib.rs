@@ -17,6 +17,7 @@ pub mod memory;
 pub mod migration;
 pub mod pci;
 mod platform;
+pub mod sandbox;
 mod serial;
 pub mod slot;
 mod topology;

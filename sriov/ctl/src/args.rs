@@ -16,7 +16,7 @@ mod run;
 
 pub(crate) use assign::{Assign, Target, TargetKind, Unassign};
 pub(crate) use change::{ChangeCommand, ChangeOptions, Force, VfCommand};
-pub(crate) use run::{Guest, Run};
+pub(crate) use run::{Guest, HugePages, Pin, Run, VmProcess, VmmName};
 
 /// Where runs of this tool leave their journal and lock.
 pub(crate) const STATE_DIR: &str = "/run/sriovctl";
@@ -120,10 +120,11 @@ pub(crate) enum Command {
     Undo(Undo),
     /// Print what to tell a VMM, a container runtime, systemd or Kubernetes to give it functions
     Emit(Emit),
-    /// Boot a guest that has the function, with QEMU
+    /// Boot a Linux guest that has functions
     ///
-    /// The function must be on vfio-pci already, in a viable group that nobody holds. The guest's serial console is on standard
-    /// input and output; with --json it goes to standard error. The exit code is that of QEMU.
+    /// The functions must be on vfio-pci already, in viable groups that nobody holds. The guest's serial console is on standard input and output; with
+    /// --json it goes to standard error. On a terminal Ctrl-] ends the guest. Its process opens nothing itself and runs as nobody, under Landlock and
+    /// seccomp. The exit code is 0 when the guest has switched itself off; with --vmm qemu it is that of QEMU.
     Run(Run),
     /// Give a function to a guest that runs
     ///
@@ -150,6 +151,9 @@ pub(crate) enum Command {
     /// Become the process of a guest
     #[command(hide = true, name = crate::command::guest::NAME)]
     Guest(Guest),
+    /// Run a guest whose files come over standard input
+    #[command(hide = true, name = crate::command::vm::NAME)]
+    VmProcess(VmProcess),
 }
 
 #[expect(

@@ -2,7 +2,7 @@
 
 use crate::args::{
     Assign, ChangeCommand, ChangeOptions, Cli, Command, Completion, Emit, Explain, Force, Functions, Global, Guest,
-    List, Log, Run, Show, Tree, Unassign, Util, VfCommand,
+    List, Log, Run, Show, Tree, Unassign, Util, VfCommand, VmProcess,
 };
 use crate::failure::Failure;
 use crate::output::SCHEMA_VERSION;
@@ -57,6 +57,7 @@ pub(crate) enum Task {
     Util(Util),
     Worker,
     Guest(Guest),
+    VmProcess(VmProcess),
 }
 
 /// A change of the machine.
@@ -185,6 +186,7 @@ impl From<Command> for Task {
             Command::Util(args) => Self::Util(args),
             Command::Worker => Self::Worker,
             Command::Guest(args) => Self::Guest(args),
+            Command::VmProcess(args) => Self::VmProcess(args),
         }
     }
 }

@@ -15,6 +15,7 @@ mod show;
 mod status;
 mod tree;
 mod util;
+pub(crate) mod vm;
 pub(crate) mod worker;
 
 use crate::exit::Exit;
@@ -44,6 +45,7 @@ pub(crate) fn run(request: Request, output: &mut Output) -> Outcome {
         Task::Util(args) => util::run(&args, output),
         Task::Worker => worker::run(&settings),
         Task::Guest(args) => guest::run(&args),
+        Task::VmProcess(args) => vm::run(&args, output),
     }
 }
 

@@ -26,7 +26,7 @@ fn every_command_prints_one_document_with_a_version() {
         &["log"],
         &["emit", "libvirt", "01:01.1"],
         &["emit", "cdi", "01:01.1"],
-        &["run", "01:01.1", "-N"],
+        &["run", "--vmm", "qemu", "01:01.1", "-N"],
         &["assign", "01:01.1", "--to", "qemu:/run/qmp", "-N"],
         &["unassign", "01:01.0", "--from", "libvirt:web", "-N"],
         &["explain"],
@@ -198,8 +198,8 @@ fn documents_have_the_documented_keys() {
     let step = "bdf pf vf_index step action path value driver deadline_ms elapsed_ms";
     assert_eq!(at(plan, "/steps/0"), set(step));
     assert_eq!(
-        at(&["run", "01:01.1", "-N"], ""),
-        set("schema_version bdf interface command exit_status elapsed_ms")
+        at(&["run", "--vmm", "qemu", "01:01.1", "-N"], ""),
+        set("schema_version bdf bdfs vmm interface command exit_status elapsed_ms")
     );
     let held = &["plan", "unbind", "01:01.0"];
     assert_eq!(

@@ -176,6 +176,8 @@ fn a_unit_for_a_pf_makes_all_its_vfs() {
 fn run_shows_its_command() {
     let arguments = [
         "run",
+        "--vmm",
+        "qemu",
         "01:01.1",
         "-N",
         "--kernel",
@@ -186,6 +188,34 @@ fn run_shows_its_command() {
         "-S",
     ];
     insta::assert_snapshot!(Machine::new().run(&arguments).all());
+}
+
+#[test]
+fn run_shows_what_its_own_guest_would_get() {
+    let machine = Machine::new();
+    machine.write("dev/iommu", "");
+    machine.write("dev/vfio/devices/vfio1", "");
+    let run = |arguments: &[&str]| {
+        machine
+            .run(&[&["run", "-N", "--kernel", "vmlinuz"], arguments].concat())
+            .all()
+    };
+    let texts = [
+        run(&[
+            "01:01.1",
+            "--append",
+            "console=ttyS0 quiet",
+            "--memory",
+            "2G",
+            "--cpus",
+            "4",
+        ]),
+        run(&["--control", "/run/guest", "--hugepages", "1G", "--interface", "type1"]),
+        run(&["01:01.1", "--device", "01:01.1"]),
+        run(&["01:01.1", "--accel", "tcg"]),
+        machine.run(&["run", "-N", "01:01.1"]).all(),
+    ];
+    insta::assert_snapshot!(texts.join("\n"));
 }
 
 #[test]
@@ -242,10 +272,10 @@ fn refusals() {
         &["plan", "release", "01:01.0", "ens7"],
         &["plan", "bind", "01:01.4", "--driver", "vfio-pic"],
         &["plan", "vf", "create", "nvme0", "1"],
-        &["run", "01:01.0", "-N"],
-        &["run", "01:01.2", "-N"],
-        &["run", "01:01.4", "-N"],
-        &["run", "10000:e0:01.0", "-N"],
+        &["run", "--vmm", "qemu", "01:01.0", "-N"],
+        &["run", "--vmm", "qemu", "01:01.2", "-N"],
+        &["run", "--vmm", "qemu", "01:01.4", "-N"],
+        &["run", "--vmm", "qemu", "10000:e0:01.0", "-N"],
         &["assign", "01:01.0", "--to", "qemu:/run/qmp", "-N"],
         &["assign", "01:01.1", "--to", "qemu:/run/qmp"],
         &["assign", "01:01.1", "--to", "libvirt:web", "--bus", "port1", "-N"],

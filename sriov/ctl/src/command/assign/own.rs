@@ -94,6 +94,7 @@ fn add(gift: &Gift) -> Request {
     Request::Add(Add {
         device: gift.bdf,
         interface: interface(gift.backend),
+        group: (gift.backend == Backend::Type1).then_some(gift.group.0),
     })
 }
 

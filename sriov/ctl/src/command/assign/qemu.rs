@@ -135,18 +135,18 @@ impl Qemu {
         })
     }
 
-    /// The object through which QEMU uses iommufd, and whether it was made for this.
-    fn iommufd(&mut self) -> Result<(String, bool), Failure> {
+    /// The object through which QEMU uses iommufd. One that is made here stays for the next function: QEMU would not close its descriptor.
+    fn iommufd(&mut self) -> Result<String, Failure> {
         let objects = self.children("/objects")?;
         if let Some((name, _)) = objects.into_iter().find(|(_, kind)| kind == "iommufd") {
-            return Ok((name, false));
+            return Ok(name);
         }
         self.pass("/dev/iommu", IOMMUFD)?;
         let made = self.execute("object-add", iommufd());
         if made.is_err() {
             self.forget(IOMMUFD);
         }
-        made.map(|_| (IOMMUFD.to_owned(), true))
+        made.map(|_| IOMMUFD.to_owned())
     }
 
     /// Opens a file and gives it to QEMU under a name.
@@ -170,7 +170,7 @@ impl Qemu {
             self.execute("device_add", device(gift, bus, None))?;
             return Ok(Backend::Type1);
         }
-        let (object, is_ours) = match self.iommufd() {
+        let object = match self.iommufd() {
             // A QEMU without it: older than 9.0, or built so.
             Err(error) if !gift.is_demanded && error.message.contains("iommufd") => {
                 self.execute("device_add", device(gift, bus, None))?;
@@ -183,9 +183,6 @@ impl Qemu {
         let added = self.execute("device_add", device(gift, bus, Some(&object)));
         if let Err(error) = added {
             self.forget(&name);
-            if is_ours {
-                drop(self.execute("object-del", json!({ "id": object })));
-            }
             return Err(error);
         }
         Ok(Backend::Iommufd)
@@ -283,8 +280,6 @@ impl Vmm for Qemu {
             let message = "QEMU says that the function is gone, and still lists it";
             return Err(failing("read_back", message).step("qom-list"));
         }
-        // In use by other functions, it stays.
-        drop(self.qmp()?.execute("object-del", json!({ "id": IOMMUFD })));
         Ok(())
     }
 }

@@ -125,10 +125,6 @@ impl Machine {
                 self.objects.push(text("id"));
                 done()
             }
-            "object-del" => {
-                self.objects.retain(|name| *name != text("id"));
-                done()
-            }
             "device_add" => {
                 let file = text("fd");
                 if !file.is_empty() {
@@ -323,7 +319,6 @@ fn qemu_gets_the_descriptor_of_the_character_device() {
     assert!(server.machine.lock().unwrap().files.is_empty());
     assert!(inode > 0);
     server.qemu(LONG).unassign(bdf()).unwrap();
-    // What others made stays.
     assert_eq!(server.machine.lock().unwrap().objects, ["iommufd0"]);
 }
 
