@@ -6,8 +6,8 @@
 
 use crate::{Error, ErrorKind, Result};
 use landlock::{
-    ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, Ruleset, RulesetAttr as _, RulesetStatus,
-    Scope,
+    ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, PathBeneath, PathFd, Ruleset,
+    RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus, Scope,
 };
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 const LANDLOCK: ABI = ABI::V6;
 
 /// What is allowed whatever its arguments are: moving data, waiting, memory, threads, clocks, and ending.
-const ALLOWED: [libc::c_long; 72] = [
+const ALLOWED: [libc::c_long; 75] = [
     libc::SYS_read,
     libc::SYS_write,
     libc::SYS_readv,
@@ -28,6 +28,8 @@ const ALLOWED: [libc::c_long; 72] = [
     libc::SYS_pwrite64,
     libc::SYS_preadv,
     libc::SYS_pwritev,
+    libc::SYS_preadv2,
+    libc::SYS_pwritev2,
     libc::SYS_lseek,
     libc::SYS_close,
     libc::SYS_dup,
@@ -37,6 +39,7 @@ const ALLOWED: [libc::c_long; 72] = [
     libc::SYS_ppoll,
     libc::SYS_epoll_wait,
     libc::SYS_epoll_pwait,
+    libc::SYS_epoll_pwait2,
     libc::SYS_epoll_ctl,
     libc::SYS_epoll_create1,
     libc::SYS_eventfd2,
@@ -97,6 +100,28 @@ const ALLOWED: [libc::c_long; 72] = [
 /// The kinds of `ioctl` that are allowed, in bits 8 to 15 of the request: KVM's, and that of VFIO and iommufd.
 const IOCTL_KINDS: [u64; 2] = [0xAE, 0x3B];
 
+/// What reading `/sys` takes besides, which Landlock holds to that.
+const READING: [libc::c_long; 9] = [
+    libc::SYS_openat,
+    libc::SYS_openat2,
+    libc::SYS_open,
+    libc::SYS_readlink,
+    libc::SYS_readlinkat,
+    libc::SYS_getdents64,
+    libc::SYS_newfstatat,
+    libc::SYS_statx,
+    libc::SYS_fstatfs,
+];
+
+/// What is left to a process besides what it has open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    /// Nothing.
+    Nothing,
+    /// It may read `/sys`, as whoever is given functions later must: what is in front of them is said there.
+    Sys,
+}
+
 /// How far a process is locked in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Enclosure {
@@ -113,14 +138,14 @@ pub enum Enclosure {
 /// # Errors
 ///
 /// When the kernel knows no seccomp, or the filter is refused.
-pub fn enter() -> Result<Enclosure> {
-    let enclosure = restrict_files()?;
+pub fn enter(left: Left) -> Result<Enclosure> {
+    let enclosure = restrict_files(left)?;
     // A C library that knows `clone3` asks for it first, and goes on without when it is told that there is none.
     let none = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
     let enosys = SeccompAction::Errno(errno(libc::ENOSYS));
     let denied = SeccompAction::Errno(errno(libc::EPERM));
     let first = program(none, SeccompAction::Allow, enosys)?;
-    let second = program(rules()?, denied, SeccompAction::Allow)?;
+    let second = program(rules(left)?, denied, SeccompAction::Allow)?;
     for filter in [first, second] {
         seccompiler::apply_filter(&filter).map_err(|error| refused(&error))?;
     }
@@ -135,7 +160,7 @@ fn refused(error: &dyn std::fmt::Display) -> Error {
     Error::new("seccomp", ErrorKind::Malformed(Cow::Owned(error.to_string())))
 }
 
-fn restrict_files() -> Result<Enclosure> {
+fn restrict_files(left: Left) -> Result<Enclosure> {
     let refused =
         |error: landlock::RulesetError| Error::new("landlock", ErrorKind::Malformed(Cow::Owned(error.to_string())));
     let rules = Ruleset::default()
@@ -144,11 +169,14 @@ fn restrict_files() -> Result<Enclosure> {
         .and_then(|rules| rules.handle_access(AccessNet::from_all(LANDLOCK)))
         .and_then(|rules| rules.scope(Scope::from_all(LANDLOCK)))
         .map_err(refused)?;
-    // No rule follows: nothing is allowed.
-    let status = rules
-        .create()
-        .and_then(landlock::RulesetCreated::restrict_self)
-        .map_err(refused)?;
+    let mut rules = rules.create().map_err(refused)?;
+    if left == Left::Sys {
+        let sys = PathFd::new("/sys")
+            .map_err(|error| Error::new("open /sys", ErrorKind::Malformed(Cow::Owned(error.to_string()))))?;
+        let access = AccessFs::ReadFile | AccessFs::ReadDir;
+        rules = rules.add_rule(PathBeneath::new(sys, access)).map_err(refused)?;
+    }
+    let status = rules.restrict_self().map_err(refused)?;
     Ok(match status.ruleset {
         RulesetStatus::FullyEnforced => Enclosure::Full,
         RulesetStatus::PartiallyEnforced => Enclosure::OlderLandlock,
@@ -166,8 +194,10 @@ fn program(
 }
 
 /// What is allowed, and with which arguments.
-fn rules() -> Result<BTreeMap<i64, Vec<SeccompRule>>> {
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = ALLOWED.into_iter().map(|call| (call, Vec::new())).collect();
+fn rules(left: Left) -> Result<BTreeMap<i64, Vec<SeccompRule>>> {
+    let reading = READING.into_iter().filter(|_| left == Left::Sys);
+    let allowed = ALLOWED.into_iter().chain(reading);
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = allowed.map(|call| (call, Vec::new())).collect();
     let masked = |argument, mask, value| {
         let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(mask), value);
         condition
@@ -208,7 +238,7 @@ mod tests {
         if std::env::var_os("VMM_GLUE_TEST_SANDBOX").is_none() {
             return;
         }
-        enter().unwrap();
+        enter(Left::Nothing).unwrap();
         let denied = [
             File::open("/etc/passwd").is_err(),
             File::create("/tmp/vmm-glue-sandbox").is_err(),

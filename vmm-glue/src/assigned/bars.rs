@@ -88,11 +88,15 @@ impl Bar {
         self.seat = None;
     }
 
-    /// All of it leaves the guest, until it is placed anew.
-    pub(super) fn trap(&mut self) {
-        if let Some(seat) = &mut self.seat {
-            seat.slots.clear();
-        }
+    /// All of it leaves the guest, until it is placed anew. Whether any of it did not before.
+    pub(super) fn trap(&mut self) -> bool {
+        let slots = self.seat.as_mut().map(|seat| std::mem::take(&mut seat.slots));
+        slots.is_some_and(|slots| !slots.is_empty())
+    }
+
+    /// Whether any of it is reached without an exit.
+    pub(super) fn has_slots(&self) -> bool {
+        self.seat.as_ref().is_some_and(|seat| !seat.slots.is_empty())
     }
 
     /// Lets the guest find it there and nowhere else.

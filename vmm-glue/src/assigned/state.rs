@@ -116,12 +116,10 @@ impl State {
 
     pub(super) fn drop_silent_slots(&mut self) -> bool {
         let Some(live) = &mut self.live else { return false };
-        let has_any = live.bars.iter().any(|bar| bar.range().is_some());
-        if !has_any || live.answers() {
+        if !live.bars.iter().any(Bar::has_slots) || live.answers() {
             return false;
         }
-        live.bars.iter_mut().for_each(Bar::trap);
-        true
+        live.bars.iter_mut().fold(false, |any, bar| bar.trap() | any)
     }
 
     /// A write of the guest to the MSI-X table, or to the pending bits.

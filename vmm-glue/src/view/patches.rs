@@ -12,7 +12,7 @@ pub(super) struct Patches {
 
 #[derive(Debug, Clone, Copy)]
 struct Cell {
-    /// What the guest reads in bits of `fixed`; elsewhere what the function had, which fills up bytes of which only a part is forwarded.
+    /// What the guest reads in bits of `fixed`; elsewhere what the function had.
     value: u8,
     /// Bits that are answered here.
     fixed: u8,
@@ -166,7 +166,8 @@ impl Patches {
         for (cell, byte) in self.from(offset).zip(from) {
             match run.get_mut(len).filter(|_| cell.forwarded != 0) {
                 Some(place) => {
-                    *place = byte & cell.forwarded | cell.value & !cell.forwarded;
+                    // The rest are bits that do something when they are one.
+                    *place = byte & cell.forwarded;
                     len += 1;
                 }
                 None => {

@@ -27,7 +27,7 @@ use vmm_glue::dma::locked_bytes;
 use vmm_glue::functions::{self, Backend, DmaOptions, Functions, Opened, Parts};
 use vmm_glue::kvm::Kvm;
 use vmm_glue::machine::{Console, Files, Machine, Plugged, Reboot};
-use vmm_glue::sandbox::{self, Enclosure};
+use vmm_glue::sandbox::{self, Enclosure, Left};
 
 /// Its name on the command line.
 pub(crate) const NAME: &str = "vm-process";
@@ -132,7 +132,7 @@ pub(crate) fn run(args: &VmProcess, output: &mut Output) -> Outcome {
         bus: Arc::clone(machine.mmio()),
         memory: machine.memory().clone(),
         windows: machine.windows(),
-        kvm: Some(machine.vm().vfio().map_err(|error| failure(error.into()))?),
+        kvm: Some(machine.vm().vfio().map_err(failure)?),
     };
     let locked = locked_bytes(parts.memory.ram());
     let options = functions::Options {
@@ -163,7 +163,8 @@ pub(crate) fn run(args: &VmProcess, output: &mut Output) -> Outcome {
     }
     drop(functions);
     if spec.is_sandboxed {
-        confine(locked, args.parent, output)?;
+        let left = if spec.has_control { Left::Sys } else { Left::Nothing };
+        confine(locked, left, args.parent, output)?;
     }
     if let Some(listener) = control {
         // Ends with the process.
@@ -206,7 +207,7 @@ fn end_with(parent: i32) -> Result<(), Failure> {
 }
 
 /// Gives up what the guest does not need. Its memory is mapped by now.
-fn confine(locked: u64, parent: i32, output: &mut Output) -> Result<(), Failure> {
+fn confine(locked: u64, left: Left, parent: i32, output: &mut Output) -> Result<(), Failure> {
     let limit = Rlimit {
         current: Some(locked),
         maximum: Some(locked),
@@ -228,10 +229,10 @@ fn confine(locked: u64, parent: i32, output: &mut Output) -> Result<(), Failure>
     } else {
         output.note("the guest's process keeps this user: only root can take another one");
     }
-    match sandbox::enter().map_err(failure)? {
+    match sandbox::enter(left).map_err(failure)? {
         Enclosure::Full => {}
         Enclosure::OlderLandlock => {
-            output.note("this kernel's Landlock is older: it does not take all rights from the guest's process")
+            output.note("this kernel's Landlock is older: it does not take all rights from the guest's process");
         }
         Enclosure::NoLandlock => output.note("this kernel has no Landlock: only seccomp confines the guest's process"),
     }

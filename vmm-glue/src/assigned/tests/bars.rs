@@ -134,6 +134,7 @@ fn slots_of_a_function_that_stopped_to_decode_by_itself_are_dropped() {
         .set_memory_decode(false)
         .unwrap();
     assert!(bench.function.drop_silent_slots());
+    assert!(!bench.function.drop_silent_slots(), "there are none any more");
     assert_eq!((slots(&bench).len(), bench.load(HERE + HELD)), (0, u32::MAX));
     bench.write(COMMAND, 2, 0);
     bench.start();

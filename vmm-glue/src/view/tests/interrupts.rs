@@ -112,6 +112,18 @@ fn masked_vectors_of_msi_are_pending_until_they_are_taken() {
 }
 
 #[test]
+fn nothing_is_pending_after_a_reset() {
+    let mut view = usual().view();
+    write16(&mut view, MSI + 2, 0x0031);
+    write32(&mut view, MSI + 0x10, 0xFF);
+    view.pend(3);
+    assert!(!is_nothing(view.reset()));
+    assert_eq!([u32_at(&view, MSI + 0x10), u32_at(&view, MSI + 0x14)], [0, 0]);
+    write16(&mut view, MSI + 2, 0x0031);
+    assert!(!view.take_pending(3));
+}
+
+#[test]
 fn every_layout_of_msi_has_its_registers_and_no_others() {
     for (control, len) in [(0x0000_u16, 10), (0x0080, 14), (0x0100, 20), (0x0180, 24), (0x060E, 10)] {
         let [low, high] = control.to_le_bytes();

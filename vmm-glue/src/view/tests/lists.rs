@@ -163,3 +163,36 @@ fn reads_beyond_the_end_are_ones() {
     assert_eq!(read(&view, 4094), [0, 0, 0xFF, 0xFF]);
     assert_eq!(read(&view, u16::MAX), [0xFF; 4]);
 }
+
+#[test]
+fn the_link_is_read_and_not_written() {
+    // PCI Express of 60 bytes at 70.
+    let mut view = usual().view();
+    for offset in [0x80, 0x82, 0x84, 0x88, 0x8A, 0x8C, 0x94, 0x9C, 0xA0, 0xA2, 0xA4, 0xA8] {
+        assert!(is_nothing(view.write(offset, &[0xFF; 2])), "{offset:#x}");
+        assert_eq!(read(&view, offset), [OWN; 2], "{offset:#x}");
+    }
+    // Device Status and Device Control 2 are written.
+    for offset in [0x7A, 0x98] {
+        assert_eq!(write16(&mut view, offset, 0xFFFF).len(), 1, "{offset:#x}");
+    }
+}
+
+#[test]
+fn a_short_express_capability_leaves_the_next_one_alone() {
+    let made = |end: u8| {
+        let made = Made::new()
+            .with(0x40, &[0x10, 0, 0x42, 0])
+            .with(0x40 + end, &[0x09, 0, 8, 0]);
+        made.view()
+    };
+    let view = made(0x10);
+    assert_eq!(read(&view, 0x42), [0x02, 0], "an endpoint");
+    assert_eq!(read(&view, 0x50), [0x09, 0, OWN, OWN]);
+    assert_eq!(read(&view, 0x4C), [OWN; 4]);
+    let view = made(0x14);
+    assert_eq!(read(&view, 0x4C), [0x11, 0, 0, 0]);
+    assert_eq!(read(&view, 0x54), [0x09, 0, OWN, OWN]);
+    let view = made(0x08);
+    assert_eq!(read(&view, 0x40), [0; 8], "too short for any function");
+}

@@ -119,7 +119,17 @@ fn a_slot_that_the_guest_switches_off_by_itself_keeps_its_card() {
         .request_removal(move |functions| *note.lock().unwrap() = functions.len())
         .unwrap();
     assert_eq!(*removed.lock().unwrap(), 1);
+    assert_eq!(guest.events(), LINK_EVENT | PRESENCE, "no button was pressed");
     assert!(guest.port.request_removal(|_| {}).is_err(), "it is empty");
+    // As can one that was never switched on.
+    guest.port.insert(self::card().1).unwrap();
+    let note = Arc::clone(&removed);
+    guest
+        .port
+        .request_removal(move |functions| *note.lock().unwrap() += functions.len())
+        .unwrap();
+    assert_eq!(*removed.lock().unwrap(), 2);
+    assert_eq!(guest.read(LINK_STATUS) & LINK_ACTIVE, 0);
 }
 
 #[test]
