@@ -19,51 +19,58 @@ pub(super) struct Found {
     pub(super) offset: u16,
     /// Up to the next one, or the end of its part of the space.
     pub(super) len: u16,
-    /// The length that a vendor's capability states.
-    stated: u16,
+    /// How much of it is its own. Behind that there may be registers of the device's that no list has.
+    own_len: u16,
     version: u8,
 }
 
 impl Found {
     pub(super) fn new(capability: &Capability<'_>) -> Self {
+        let len = u16::try_from(capability.bytes().len()).unwrap_or(u16::MAX);
         Self {
             id: capability.id(),
             offset: capability.offset(),
-            len: u16::try_from(capability.bytes().len()).unwrap_or(u16::MAX),
-            stated: stated_len(capability),
+            len,
+            own_len: own_len(capability).unwrap_or(len).min(len),
             version: capability.version().unwrap_or_default(),
         }
     }
-
-    /// How much of it is certainly the capability's. Behind one of a known size there may be registers of the device's own.
-    fn own_len(&self) -> u16 {
-        let known = match self.id {
-            CapabilityId::POWER_MANAGEMENT | CapabilityId::VPD | CapabilityId::BRIDGE_SUBSYSTEM => 8,
-            CapabilityId::SLOT_ID => 4,
-            CapabilityId::MSI => 24,
-            CapabilityId::MSI_X => 12,
-            CapabilityId::ADVANCED_FEATURES => 6,
-            CapabilityId::EXPRESS => 60,
-            CapabilityId::SERIAL_NUMBER => 12,
-            CapabilityId::VENDOR_SPECIFIC | CapabilityId::VSEC | CapabilityId::DVSEC => self.stated,
-            _ => u16::MAX,
-        };
-        self.len.min(known)
-    }
 }
 
-/// Byte 2 of a vendor-specific capability, the upper 12 bits of the second word of an extended one. Never less than the header that says so.
-fn stated_len(capability: &Capability<'_>) -> u16 {
-    match *capability.bytes() {
-        [_, _, len, ..] if !capability.id().is_extended() => u16::from(len).max(4),
-        [_, _, _, _, _, _, low, high, ..] => (u16::from_le_bytes([low, high]) >> 4).max(8),
-        _ => 0,
-    }
+/// The length of a capability that has a known one, or states it itself.
+fn own_len(capability: &Capability<'_>) -> Option<u16> {
+    let byte = |at: usize| capability.bytes().get(at).copied().unwrap_or_default();
+    let len = match capability.id() {
+        CapabilityId::SLOT_ID => 4,
+        CapabilityId::ADVANCED_FEATURES => 6,
+        CapabilityId::POWER_MANAGEMENT | CapabilityId::VPD | CapabilityId::SATA => 8,
+        CapabilityId::MSI_X => 12,
+        CapabilityId::MSI => 24,
+        // With registers for ECC.
+        CapabilityId::PCI_X if byte(3) & 0x30 != 0 => 24,
+        CapabilityId::PCI_X => 8,
+        // Version 1 ends where an endpoint has no more.
+        CapabilityId::EXPRESS if byte(2) & 0x0F >= 2 => 60,
+        CapabilityId::EXPRESS => 20,
+        CapabilityId::VENDOR_SPECIFIC => u16::from(byte(2)).max(4),
+        CapabilityId::ARI | CapabilityId::ATS | CapabilityId::PASID | CapabilityId::LTR => 8,
+        CapabilityId::SERIAL_NUMBER | CapabilityId::PTM => 12,
+        CapabilityId::PRI => 16,
+        // With a log of prefixes.
+        CapabilityId::AER if byte(0x19) & 0x08 != 0 => 72,
+        CapabilityId::AER => 44,
+        CapabilityId::SRIOV => 64,
+        CapabilityId::RESIZABLE_BAR | CapabilityId::VF_RESIZABLE_BAR => 4 + 8 * u16::from(byte(8) >> 5),
+        // The upper 12 bits of the second word.
+        CapabilityId::VSEC | CapabilityId::DVSEC => (u16::from_le_bytes([byte(6), byte(7)]) >> 4).max(8),
+        _ => return None,
+    };
+    Some(len)
 }
 
 /// Leaves nothing in `part` of the space but what is shown.
 pub(super) fn blank_unlisted(patches: &mut Patches, part: Range<u16>, shown: &[Found]) {
-    let mut own: Vec<(u16, u16)> = shown.iter().map(|found| (found.offset, found.own_len())).collect();
+    let mut own: Vec<(u16, u16)> = shown.iter().map(|found| (found.offset, found.own_len)).collect();
     own.sort_unstable();
     let mut from = part.start;
     for (start, len) in own {
@@ -76,7 +83,7 @@ pub(super) fn blank_unlisted(patches: &mut Patches, part: Range<u16>, shown: &[F
 /// Links the standard list: those of `shown`, in their order. Nothing is left of those of `hidden`.
 pub(super) fn link_standard(patches: &mut Patches, shown: &[Found], hidden: &[Found]) {
     for found in hidden {
-        patches.blank(found.offset, found.own_len());
+        patches.blank(found.offset, found.own_len);
     }
     let mut from = POINTER;
     for found in shown {

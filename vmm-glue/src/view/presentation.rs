@@ -68,7 +68,7 @@ impl Default for Presentation {
 
 impl Presentation {
     /// Shows a capability that is hidden otherwise. What is in it is the function's own, and what the host has set there, such as the addresses of
-    /// virtual functions, is seen.
+    /// virtual functions, is seen. One whose length is not known here is shown up to the next one.
     #[must_use]
     pub fn show(mut self, id: CapabilityId) -> Self {
         self.shown.insert(id);

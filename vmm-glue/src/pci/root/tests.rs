@@ -134,6 +134,8 @@ fn the_old_mechanism_reaches_256_bytes() {
     );
     ports.write(5, &[1, 2]);
     assert_eq!(*ruler.0.lock().unwrap(), [(0xFD, vec![1]), (0xFE, vec![2])]);
+    ports.write(4, &[9; 8]);
+    assert_eq!(ruler.0.lock().unwrap().len(), 2, "data have four bytes");
     // Neither is the address, nor data.
     ports.write(0, &[0; 2]);
     ports.write(1, &[6]);

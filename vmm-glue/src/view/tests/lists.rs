@@ -42,6 +42,42 @@ fn what_is_in_no_capability_is_shown_only_when_asked_for() {
 }
 
 #[test]
+fn a_capability_ends_where_its_own_registers_end() {
+    let mut made = usual();
+    made.poke(0x100, &[0x01, 0, 0x02, 0x20]);
+    made.poke(0x200, &[0x03, 0, 0x01, 0]);
+    let shown_up_to = |made: &Made, from: u16| {
+        let mut view = made.view();
+        let is_shown = |view: &ConfigView, offset: &u16| read::<1>(view, *offset) != [0];
+        let end = (from..4096).find(|offset| !is_shown(&view, offset)).unwrap();
+        assert!(is_nothing(view.write(end, &[0xFF])));
+        end
+    };
+    assert_eq!(shown_up_to(&made, 0x104), 0x12C);
+    assert_eq!(shown_up_to(&made, 0x204), 0x20C);
+    made.poke(0x119, &[0x08]);
+    assert_eq!(shown_up_to(&made, 0x104), 0x148);
+    // Version 1 of PCI Express, in a function of its own.
+    for (version, end) in [(1, 0x54), (2, 0x7C)] {
+        let made = Made::new().with(0x40, &[0x10, 0, version, 0]);
+        assert_eq!(shown_up_to(&made, 0x48), end);
+    }
+    for (capability, end) in [
+        ([0x12, 0, 0, 0], 0x48),
+        ([0x07, 0, 0, 0], 0x48),
+        ([0x07, 0, 0, 0x10], 0x58),
+        ([0x09, 0, 0x11, 0], 0x51),
+        ([0x03, 0, 0, 0], 0x48),
+    ] {
+        assert_eq!(
+            shown_up_to(&Made::new().with(0x40, &capability), 0x44),
+            end,
+            "{capability:x?}"
+        );
+    }
+}
+
+#[test]
 fn of_two_capabilities_of_a_kind_the_first_is_shown() {
     let made = usual()
         .with(0xC0, &[0x05, 0, 0x00, 0x00])

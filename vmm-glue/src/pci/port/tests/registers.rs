@@ -80,6 +80,12 @@ fn functions_learn_what_is_forwarded_to_them() {
     let all = Windows::new(0xC000_0000..0xE000_0000, WINDOWS[1].clone());
     assert_eq!(card.told(), [BusEvent::Windows(all)], "the first write was no change");
     guest.write(0x22, 0x0FF0);
+    // Up to the end of all addresses.
+    for offset in [0x26, 0x2C, 0x2E] {
+        guest.write(offset, 0xFFFF);
+    }
+    let all = Windows::new(0..0, 1 << 38..1 << 39);
+    assert_eq!(card.told().last(), Some(&BusEvent::Windows(all)));
     guest.write(COMMAND, 4);
     assert_eq!(card.told().last(), Some(&NO_WINDOWS));
 }
