@@ -223,8 +223,8 @@ fn vectors_of_a_queue_that_was_dropped_are_sent_nowhere() {
 fn a_function_has_one_port_at_a_time_and_another_once_its_queues_have_gone() {
     let Rig {
         port, tx, rx, backing, ..
-    } = Rig::new(Interface::Iommufd, super::options());
-    let again = || Port::open(&backing.clone(), super::options());
+    } = Rig::new(Interface::Iommufd, options());
+    let again = || Port::open(&backing.clone(), options());
     let is_refused = || matches!(again().unwrap_err().kind, ErrorKind::Invalid(_));
     assert!(is_refused());
     drop(port);
@@ -234,9 +234,9 @@ fn a_function_has_one_port_at_a_time_and_another_once_its_queues_have_gone() {
     drop(rx);
     drop(again().unwrap());
     // One that fails to open leaves nothing behind.
-    let too_long = super::PortOptions {
+    let too_long = PortOptions {
         frame_len: u16::MAX,
-        ..super::options()
+        ..options()
     };
     assert!(Port::open(&backing, too_long).is_err());
     drop(again().unwrap());
