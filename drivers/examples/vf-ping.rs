@@ -99,10 +99,9 @@ fn main() -> Result<ExitCode> {
         if is_over {
             break;
         }
-        host.wait(LAST)?;
-        if sent < args.count && waiting.is_empty() {
-            wait_until(&mut host, next)?;
-        }
+        let end = if sent < args.count { next } else { next + LAST.into() };
+        let left = end.max(now) - now;
+        host.wait(left.into())?;
     }
     println!("\n--- {} ping statistics ---", args.target);
     let total = milliseconds(host.now(), started);
@@ -117,16 +116,6 @@ fn main() -> Result<ExitCode> {
     } else {
         ExitCode::SUCCESS
     })
-}
-
-/// Lets others speak until it is time for the next request.
-fn wait_until(host: &mut Host, next: Instant) -> Result<()> {
-    while host.now() < next {
-        let left = next - host.now();
-        host.wait(left.into())?;
-        host.poll()?;
-    }
-    Ok(())
 }
 
 fn summary(sent: u16, times: &[f64], total: f64) {

@@ -52,6 +52,12 @@ enum Way {
         /// Bytes of a frame, without its check sequence
         #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u16).range(60..=1514))]
         len: u16,
+        /// Write the headers of Ethernet, IP and UDP into each buffer anew
+        #[arg(long)]
+        fill: bool,
+        /// Let others run for a millisecond after each batch
+        #[arg(long)]
+        nap: bool,
     },
     /// Receive
     Rx,
@@ -60,6 +66,8 @@ enum Way {
 /// How long the link may take to come up, and the first frame to come.
 const START: Duration = Duration::from_secs(30);
 const BUFFER: usize = 2048;
+/// Bytes of the headers of Ethernet, IPv4 and UDP.
+const HEADERS: usize = 14 + 20 + 8;
 
 fn main() -> Result<()> {
     let args = Args::parse();
@@ -77,14 +85,22 @@ fn main() -> Result<()> {
     let limit = Duration::from_secs(args.seconds);
     eprintln!("{}", port.mac());
     let (way, count, time) = match args.way {
-        Way::Tx { to, len } => {
+        Way::Tx { to, len, fill, nap } => {
             let options = TxOptions {
                 depth: args.depth,
                 ..TxOptions::default()
             };
             let mut queue = port.tx_queue(0, options)?;
-            let frames = frames(&mut pool, queue.room(), to, port.mac(), len)?;
-            let (count, time) = send(&backing, &mut queue, frames, len, args.batch, limit)?;
+            let frame = frame(to, port.mac(), len);
+            let frames = frames(&mut pool, queue.room(), &frame)?;
+            let plan = Plan {
+                len,
+                headers: frame.get(..HEADERS).filter(|_| fill).unwrap_or_default(),
+                nap,
+                batch: args.batch,
+                limit,
+            };
+            let (count, time) = send(&backing, &mut queue, frames, &plan)?;
             ("tx", count, time)
         }
         Way::Rx => {
@@ -95,7 +111,7 @@ fn main() -> Result<()> {
             let mut queue = port.rx_queue(0, options)?;
             let (count, busy, time) = receive(&backing, &mut queue, &mut pool, args.batch, limit)?;
             eprintln!(
-                "{} ns a frame while there were some",
+                "{} ns of the driver for a frame",
                 busy.as_nanos() / u128::from(count.max(1))
             );
             ("rx", count, time)
@@ -110,40 +126,46 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn frames(
-    pool: &mut DmaPool<Both>,
-    count: u32,
-    to: MacAddress,
-    from: MacAddress,
-    len: u16,
-) -> Result<Vec<DmaBuffer<Both>>> {
-    let mut frame = vec![0; len.into()];
-    let header: Vec<u8> = to.0.into_iter().chain(from.0).chain([0x88, 0xb5]).collect();
+fn frame(to: MacAddress, from: MacAddress, len: u16) -> Vec<u8> {
+    let mut frame = [&to.0[..], &from.0, &[0x88, 0xb5]].concat();
+    frame.resize(len.into(), 0);
     frame
-        .get_mut(..header.len())
-        .context("a frame without a header")?
-        .copy_from_slice(&header);
+}
+
+fn frames(pool: &mut DmaPool<Both>, count: u32, frame: &[u8]) -> Result<Vec<DmaBuffer<Both>>> {
     let frames = (0..count).map(|_| {
         let mut buffer = pool.take(BUFFER)?;
-        buffer.write(0, &frame).context("a buffer shorter than its frame")?;
+        buffer.write(0, frame).context("a buffer shorter than its frame")?;
         Ok(buffer)
     });
     frames.collect()
+}
+
+/// How to send.
+struct Plan<'a> {
+    len: u16,
+    /// What is written into each buffer before it is sent.
+    headers: &'a [u8],
+    nap: bool,
+    batch: u32,
+    limit: Duration,
 }
 
 fn send(
     backing: &VfioBacking,
     queue: &mut TxQueue<VfioBacking>,
     mut free: Vec<DmaBuffer<Both>>,
-    len: u16,
-    batch: u32,
-    limit: Duration,
+    plan: &Plan<'_>,
 ) -> Result<(u64, Duration)> {
-    let (start, mut count) = (backing.now(), 0);
+    let (start, len, mut count) = (backing.now(), plan.len, 0);
     loop {
-        for _ in 0..batch {
-            let Some(buffer) = free.pop() else { break };
-            if let Err(refused) = queue.push([Piece { buffer, len }], Offload::default()) {
+        for _ in 0..plan.batch {
+            let Some(mut buffer) = free.pop() else { break };
+            if !plan.headers.is_empty() {
+                let written = buffer.write(0, plan.headers);
+                written.context("a buffer shorter than a header")?;
+            }
+            if let Err(refused) = queue.push(Piece { buffer, len }, Offload::default()) {
                 free.extend(refused.pieces.map(|piece| piece.buffer));
                 break;
             }
@@ -154,13 +176,16 @@ fn send(
             count += 1;
         }
         let time = backing.now() - start;
-        if time >= limit {
+        if time >= plan.limit {
             return Ok((count, time));
+        }
+        if plan.nap {
+            backing.nap();
         }
     }
 }
 
-/// How many came, how long that kept the processor busy, and in what time.
+/// How many came, how long the driver took for them, and in what time they came.
 fn receive(
     backing: &VfioBacking,
     queue: &mut RxQueue<VfioBacking>,
@@ -170,9 +195,11 @@ fn receive(
 ) -> Result<(u64, Duration, Duration)> {
     while queue.room() > 0 && queue.post(pool.take(BUFFER)?).is_ok() {}
     queue.ring();
-    let (mut start, mut count, mut unrung) = (None, 0, 0);
-    let (mut busy, mut before) = (Duration::ZERO, backing.now());
+    let looks = (0..1000).map(|_| backing.now()).map(|look| backing.now() - look);
+    let clock = looks.min().unwrap_or_default();
+    let (mut start, mut count, mut busy) = (None, 0, Duration::ZERO);
     loop {
+        let begin = backing.now();
         let mut got = 0;
         while got < batch
             && let Some(received) = queue.pop()?
@@ -184,30 +211,17 @@ fn receive(
                 .context("a queue without room for its own buffer")?;
             got += 1;
         }
-        unrung += got;
-        if unrung >= batch {
-            queue.ring();
-            unrung = 0;
-        }
-        count += u64::from(got);
+        queue.ring();
         let now = backing.now();
         if got > 0 {
-            busy += now - before;
+            busy += (now - begin).saturating_sub(clock);
+            count += u64::from(got);
+            start = start.or(Some(now));
         }
-        before = now;
-        let since = match start {
-            Some(start) => now - start,
-            None if got > 0 => {
-                start = Some(now);
-                continue;
-            }
-            None => {
-                ensure!(now < START + limit, "no frame comes");
-                continue;
-            }
-        };
-        if since >= limit {
-            return Ok((count, busy, since));
+        match start {
+            Some(start) if now - start >= limit => return Ok((count, busy, now - start)),
+            None => ensure!(now < START + limit, "no frame comes"),
+            Some(_) => {}
         }
     }
 }

@@ -1,11 +1,11 @@
-//! Word of a device that is to be given back, or that is gone.
+//! Word of a device that is to be given back, or that is gone; and who drives it meanwhile.
 //!
 //! The kernel removes a function, or gives it to another driver, only when its user has closed it, and asks by VFIO's request interrupt
 //! (`VFIO_PCI_REQ_IRQ_INDEX`): the device works until then, and the kernel waits. A device that was pulled out answers all reads with ones; its
 //! driver says so here.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::thread::{Builder, JoinHandle};
 use vfio_core::{EventFd, wait_any};
 
@@ -29,6 +29,18 @@ struct State {
     presence: AtomicU8,
     /// Signalled once and never read: it wakes all who ever wait.
     event: EventFd,
+    /// Somebody has a [`Claim`].
+    is_claimed: AtomicBool,
+}
+
+/// The one driver of a function, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Claim(Removal);
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.0.0.is_claimed.store(false, Ordering::Release);
+    }
 }
 
 impl Removal {
@@ -41,8 +53,16 @@ impl Removal {
         let state = State {
             presence: AtomicU8::new(Presence::Present as u8),
             event: EventFd::new()?,
+            is_claimed: AtomicBool::new(false),
         };
         Ok(Self(Arc::new(state)))
+    }
+
+    /// Makes the caller the one driver of the function; `None` if there is another, through whatever clone of its backing.
+    pub(crate) fn claim(&self) -> Option<Claim> {
+        // Acquired: the last driver has let go of the registers.
+        let was_claimed = self.0.is_claimed.swap(true, Ordering::Acquire);
+        (!was_claimed).then(|| Claim(self.clone()))
     }
 
     /// As last heard. One load, for every turn of a loop.

@@ -62,6 +62,10 @@ fn ping_from(function: &str, interface: &str) -> Result<()> {
         let usual = [function, GATEWAY, "--interface", interface];
         let said = example("vf-ping", &[&usual, more].concat())?.stdout;
         ensure!(said.contains("5 packets transmitted, 5 received"), "{said}");
+        // 250 ms: who waits for the wrong thing takes a second for each.
+        let time = said.split("time ").nth(1).and_then(|rest| rest.split("ms").next());
+        let time: u64 = time.context("no time")?.parse()?;
+        ensure!(time < 2500, "{said}");
     }
     Ok(())
 }

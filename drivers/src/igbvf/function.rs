@@ -2,6 +2,7 @@
 
 use super::regs::{self, physical as pf};
 use super::spec::Message;
+use crate::removal::Claim;
 use crate::{Backing, Error, ErrorKind, Presence, Registers, Result, Vectors};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,6 +17,7 @@ pub(super) struct Function<B: Backing> {
     // Dropped in this order: unmapped, interrupts off, then quiet and reset.
     pub(super) registers: Window<Registers, { regs::LEN }>,
     vectors: Option<Vectors>,
+    _claim: Claim,
     pub(super) backing: B,
     /// [`Health`] and how often the function was set up.
     epoch: AtomicU32,
@@ -73,7 +75,13 @@ impl Kind {
 }
 
 impl<B: Backing> Function<B> {
-    pub(super) fn new(kind: Kind, backing: B, registers: Registers, vectors: Option<Vectors>) -> Result<Self> {
+    pub(super) fn new(
+        kind: Kind,
+        backing: B,
+        registers: Registers,
+        vectors: Option<Vectors>,
+        claim: Claim,
+    ) -> Result<Self> {
         let Some(registers) = Window::new(registers, 0) else {
             let kind = ErrorKind::Unsupported("BAR 0 of less than 16 KiB".into());
             return Err(Error::new(backing.bdf(), "map the registers", kind));
@@ -82,6 +90,7 @@ impl<B: Backing> Function<B> {
             kind,
             registers,
             vectors,
+            _claim: claim,
             backing,
             epoch: AtomicU32::new(Health::Down as u32),
             taken: AtomicU32::new(0),
@@ -185,9 +194,15 @@ impl<B: Backing> Function<B> {
 
     /// Whether queues of this epoch still work, and are still wanted. Two loads.
     #[inline]
-    pub(super) fn check(&self, epoch: u32, step: &'static str) -> Result<()> {
+    pub(super) fn is_working(&self, epoch: u32) -> bool {
         // Relaxed: a queue touches nothing on the strength of it.
-        if self.epoch.load(Ordering::Relaxed) == epoch && self.backing.removal().presence() == Presence::Present {
+        self.epoch.load(Ordering::Relaxed) == epoch && self.backing.removal().presence() == Presence::Present
+    }
+
+    /// The same, with why they do not.
+    #[inline]
+    pub(super) fn check(&self, epoch: u32, step: &'static str) -> Result<()> {
+        if self.is_working(epoch) {
             return Ok(());
         }
         Err(self.why_not(step))

@@ -29,7 +29,7 @@
 //!             addresses.rotate_left(6);
 //!             frame.buffer.write(0, &addresses).ok_or("a frame without addresses")?;
 //!             let piece = Piece { buffer: frame.buffer, len: frame.status.length() };
-//!             tx.push([piece], Offload::default())?;
+//!             tx.push(piece, Offload::default())?;
 //!         }
 //!         tx.ring();
 //!         while let Some(buffer) = tx.reap()? {

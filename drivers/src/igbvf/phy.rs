@@ -269,7 +269,7 @@ impl<B: Backing> Sender<B> {
             (Some(()), Ok(len)) => Piece { buffer, len },
             _ => return self.free.push(buffer),
         };
-        if let Err(refused) = self.queue.push([piece], offload) {
+        if let Err(refused) = self.queue.push(piece, offload) {
             // Nobody waits for a frame: what must arrive is sent again.
             self.free.extend(refused.pieces.map(|piece| piece.buffer));
         }

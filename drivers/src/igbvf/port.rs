@@ -93,10 +93,15 @@ impl<B: Backing> Port<B> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Unsupported`] for another device; [`ErrorKind::Timeout`] when the PF does not answer: it has no driver, or is not up;
+    /// [`ErrorKind::Unsupported`] for another device; [`ErrorKind::Invalid`] while another port, or a queue of one, has the function;
+    /// [`ErrorKind::Timeout`] when the PF does not answer: it has no driver, or is not up;
     /// [`ErrorKind::Refused`] when the PF does not allow the address.
     pub fn open(backing: &B, options: PortOptions) -> Result<Self> {
         let failed = |kind| Error::new(backing.bdf(), "open the port", kind);
+        let Some(claim) = backing.removal().claim() else {
+            let why = "another port has the function, or queues of one are still there";
+            return Err(failed(ErrorKind::Invalid(why.into())));
+        };
         let config = backing.config()?;
         let ids = config.u16(0).zip(config.u16(2));
         let Some(kind) = ids.and_then(|(vendor, device)| Kind::of(vendor, device)) else {
@@ -115,7 +120,7 @@ impl<B: Backing> Port<B> {
         }
         let registers = backing.map_bar(0, 0..len)?;
         let vectors = options.interrupts.then(|| backing.vectors(VECTORS)).transpose()?;
-        let function = Arc::new(Function::new(kind, backing.clone(), registers, vectors)?);
+        let function = Arc::new(Function::new(kind, backing.clone(), registers, vectors, claim)?);
         let mut port = Self {
             control: Control::new(&function, options.answer_limit),
             mac: options.mac.unwrap_or_else(random_mac),

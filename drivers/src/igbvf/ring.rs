@@ -98,17 +98,28 @@ impl<B: Backing> Ring<B> {
         (index + 1) & (self.depth - 1)
     }
 
+    /// The index before this one.
+    #[inline]
+    pub(super) fn before(&self, index: u32) -> u32 {
+        index.wrapping_sub(1) & (self.depth - 1)
+    }
+
     /// How many descriptors lie from one index up to another.
     #[inline]
     pub(super) fn between(&self, from: u32, to: u32) -> u32 {
         to.wrapping_sub(from) & (self.depth - 1)
     }
 
-    /// Word 0 or 1 of a descriptor.
+    /// The words of a descriptor.
+    #[inline]
+    fn descriptor(&self, index: u32) -> Option<&[AtomicU64; DESCRIPTOR_LEN / size_of::<u64>()]> {
+        self.words.as_chunks().0.get(index as usize)
+    }
+
+    /// Word 0 or 1 of it.
     #[inline]
     fn word(&self, index: u32, word: usize) -> Option<&AtomicU64> {
-        self.words
-            .get(index as usize * (DESCRIPTOR_LEN / size_of::<u64>()) + word)
+        self.descriptor(index)?.get(word)
     }
 
     #[inline]
@@ -121,6 +132,15 @@ impl<B: Backing> Ring<B> {
     pub(super) fn store(&self, index: u32, word: usize, value: u64) {
         if let Some(word) = self.word(index, word) {
             word.store(value.to_le(), Ordering::Relaxed);
+        }
+    }
+
+    /// Stores both words.
+    #[inline]
+    pub(super) fn fill(&self, index: u32, low: u64, high: u64) {
+        if let Some([first, second]) = self.descriptor(index) {
+            first.store(low.to_le(), Ordering::Relaxed);
+            second.store(high.to_le(), Ordering::Relaxed);
         }
     }
 
@@ -205,6 +225,12 @@ impl<B: Backing> Ring<B> {
     }
 
     /// Whether the queue works and is wanted.
+    #[inline]
+    pub(super) fn is_working(&self) -> bool {
+        self.function.is_working(self.epoch)
+    }
+
+    /// The same, with why not.
     #[inline]
     pub(super) fn check(&self, step: &'static str) -> Result<()> {
         self.function.check(self.epoch, step)

@@ -132,9 +132,8 @@ impl<B: Backing> RxQueue<B> {
         let Some(slot) = self.slots.get_mut(self.tail as usize) else {
             return Err(buffer);
         };
-        self.ring.store(self.tail, 0, buffer.iova().0);
-        // Where the device will say that it is done.
-        self.ring.store(self.tail, 1, 0);
+        // The second word is where the device will say that it is done.
+        self.ring.fill(self.tail, buffer.iova().0, 0);
         *slot = Some(buffer);
         self.tail = self.ring.next(self.tail);
         Ok(())

@@ -119,6 +119,29 @@ pub struct TxData {
 impl TxData {
     /// Its [`kind`](Self::kind).
     pub const DATA: u8 = 3;
+    /// What every descriptor of a frame says, besides its lengths and what is to be done with it.
+    const FRAME: u64 = Self::new()
+        .with_kind(Self::DATA)
+        .with_is_advanced(true)
+        .with_with_fcs(true)
+        .into_bits();
+    const PACKET_LEN_SHIFT: u32 = Self::new().with_packet_len(1).into_bits().trailing_zeros();
+    const END: u64 = Self::new().with_is_end(true).into_bits();
+
+    /// A descriptor of a frame of `packet_len` bytes, which are at most 18 bits. The same as by setters, which are calls of functions.
+    #[inline]
+    #[must_use]
+    pub const fn of_frame(packet_len: u32) -> Self {
+        Self::from_bits(Self::FRAME | (packet_len as u64) << Self::PACKET_LEN_SHIFT)
+    }
+
+    /// The same for a piece of `len` bytes, of a descriptor without one.
+    #[inline]
+    #[must_use]
+    pub const fn of_piece(self, len: u16, is_end: bool) -> Self {
+        let end = if is_end { Self::END } else { 0 };
+        Self::from_bits(self.into_bits() | len as u64 | end)
+    }
 }
 
 /// The first word of a context descriptor (§7.2.2.2).

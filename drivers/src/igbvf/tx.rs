@@ -36,9 +36,7 @@ pub struct TxQueue<B: Backing> {
     tail: u32,
     /// Of which the device was told last.
     rung: u32,
-    /// The last data descriptor before `tail`, and its second word.
-    last: Option<(u32, TxData)>,
-    /// Descriptors since the device was asked to report.
+    /// Descriptors since the one in which the device was asked last to report.
     unreported: u32,
     /// Descriptors in which the device will report. There is room for all of them.
     reports: VecDeque<u32>,
@@ -105,7 +103,6 @@ impl<B: Backing> TxQueue<B> {
             done: 0,
             tail: 0,
             rung: 0,
-            last: None,
             unreported: 0,
             context: Offload::default(),
             watch: Watch::default(),
@@ -152,37 +149,69 @@ impl<B: Backing> TxQueue<B> {
     ///
     /// The frame, when it is not taken: it has 17 to 16124 bytes.
     #[inline]
-    pub fn push<const N: usize>(&mut self, pieces: [Piece; N], offload: Offload) -> Result<(), Refused<N>> {
-        let len = match self.admit(&pieces, offload) {
-            Ok(len) => len,
-            Err(why) => return Err(Refused { pieces, why }),
-        };
-        let mut first = TxData::new()
-            .with_kind(TxData::DATA)
-            .with_is_advanced(true)
-            .with_with_fcs(true)
-            .with_packet_len(len);
-        if offload != Offload::default() {
-            if self.needs_context(offload) {
-                let [low, high] = offload.context();
-                self.put(low, high, None);
-                self.context = offload;
-            }
-            first = offload.apply(first);
+    pub fn push(&mut self, frame: Piece, offload: Offload) -> Result<(), Refused<1>> {
+        match self.begin(std::slice::from_ref(&frame), offload) {
+            Ok(data) => self.put_piece(data, frame, true),
+            Err(why) => return Err(Refused { pieces: [frame], why }),
         }
-        for (at, Piece { buffer, len }) in pieces.into_iter().enumerate() {
-            let is_end = at + 1 == N;
-            let mut data = first.with_length(len).with_is_end(is_end);
-            if is_end && self.unreported >= REPORT_EVERY {
-                data.set_report(true);
-                self.reports.push_back(self.tail);
-                self.unreported = 0;
-            }
-            let index = self.tail;
-            self.put(buffer.iova().0, data.into_bits(), Some(buffer));
-            self.last = Some((index, data));
-        }
+        self.end();
         Ok(())
+    }
+
+    /// As [`push`](Self::push), for a frame of several pieces.
+    ///
+    /// # Errors
+    ///
+    /// As [`push`](Self::push).
+    #[inline]
+    pub fn push_pieces<const N: usize>(&mut self, frame: [Piece; N], offload: Offload) -> Result<(), Refused<N>> {
+        let data = match self.begin(&frame, offload) {
+            Ok(data) => data,
+            Err(why) => return Err(Refused { pieces: frame, why }),
+        };
+        for (at, piece) in frame.into_iter().enumerate() {
+            self.put_piece(data, piece, at + 1 == N);
+        }
+        self.end();
+        Ok(())
+    }
+
+    /// What all descriptors of a frame say, for which there is room.
+    #[inline]
+    fn begin(&mut self, frame: &[Piece], offload: Offload) -> Result<TxData, Why> {
+        let data = TxData::of_frame(self.admit(frame, offload)?);
+        if offload == Offload::default() {
+            return Ok(data);
+        }
+        if self.needs_context(offload) {
+            let [low, high] = offload.context();
+            self.put(low, high, None);
+            self.context = offload;
+        }
+        Ok(offload.apply(data))
+    }
+
+    #[inline]
+    fn put_piece(&mut self, data: TxData, Piece { buffer, len }: Piece, is_end: bool) {
+        let data = data.of_piece(len, is_end);
+        self.put(buffer.iova().0, data.into_bits(), Some(buffer));
+    }
+
+    /// A frame is in.
+    #[inline]
+    fn end(&mut self) {
+        if self.unreported >= REPORT_EVERY {
+            self.ask_for_report();
+        }
+    }
+
+    /// Lets the device report in the last descriptor that was put in. It has not been told of this one yet, so it can still be changed.
+    fn ask_for_report(&mut self) {
+        let index = self.ring.before(self.tail);
+        let data = TxData::from_bits(self.ring.load(index, 1, Ordering::Relaxed));
+        self.ring.store(index, 1, data.with_report(true).into_bits());
+        self.reports.push_back(index);
+        self.unreported = 0;
     }
 
     /// Whether the device has another context than this.
@@ -193,7 +222,8 @@ impl<B: Backing> TxQueue<B> {
 
     #[inline]
     fn admit(&self, pieces: &[Piece], offload: Offload) -> Result<u32, Why> {
-        if self.has_failed || self.ring.check(STEP).is_err() {
+        // The function is asked once for each batch.
+        if self.has_failed || self.rung == self.tail && !self.ring.is_working() {
             return Err(Why::Stopped);
         }
         let is_whole = |piece: &Piece| piece.len != 0 && usize::from(piece.len) <= piece.buffer.len();
@@ -205,20 +235,24 @@ impl<B: Backing> TxQueue<B> {
             .unwrap_or(u32::MAX)
             .saturating_add(self.needs_context(offload).into());
         if self.room() < needed {
-            return Err(if needed < self.ring.depth() {
-                Why::Full
-            } else {
-                Why::Invalid
-            });
+            return Err(self.no_room(needed));
         }
         Ok(len)
+    }
+
+    #[cold]
+    fn no_room(&self, needed: u32) -> Why {
+        if needed < self.ring.depth() {
+            Why::Full
+        } else {
+            Why::Invalid
+        }
     }
 
     /// There is room.
     #[inline]
     fn put(&mut self, low: u64, high: u64, buffer: Option<DmaBuffer<Both>>) {
-        self.ring.store(self.tail, 0, low);
-        self.ring.store(self.tail, 1, high);
+        self.ring.fill(self.tail, low, high);
         if let Some(slot) = self.slots.get_mut(self.tail as usize) {
             *slot = buffer;
         }
@@ -232,14 +266,9 @@ impl<B: Backing> TxQueue<B> {
         if self.rung == self.tail {
             return;
         }
-        // The device has not been told of this one yet, so it can still be changed.
-        if let Some((index, data)) = self.last.take()
-            && !data.report()
-        {
-            self.ring.store(index, 1, data.with_report(true).into_bits());
-            self.reports.push_back(index);
+        if self.unreported > 0 {
+            self.ask_for_report();
         }
-        self.unreported = 0;
         self.ring.write(queue::TAIL, self.tail);
         self.rung = self.tail;
     }
@@ -269,7 +298,6 @@ impl<B: Backing> TxQueue<B> {
     }
 
     /// Whether the device has got further.
-    #[inline]
     fn look(&mut self) -> Result<bool> {
         let further = match self.report {
             Report::Descriptor => self.marked(),
@@ -410,7 +438,7 @@ impl<B: Backing> TxQueue<B> {
         self.has_failed = true;
         self.switch_off()?;
         (self.clean, self.done, self.tail, self.rung) = (0, 0, 0, 0);
-        (self.last, self.unreported) = (None, 0);
+        self.unreported = 0;
         self.watch.calm();
         self.reports.clear();
         self.context = Offload::default();

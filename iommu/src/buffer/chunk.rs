@@ -65,11 +65,13 @@ impl Chunk {
         Ok(Self { mapping, memory, pages })
     }
 
+    #[inline]
     pub(crate) fn memory(&self) -> &Arc<Memory> {
         &self.memory
     }
 
     /// IOVA of a byte.
+    #[inline]
     pub(crate) fn iova(&self, offset: usize) -> Iova {
         let start = self.mapping.iova();
         // The range ends inside the address space, and the offset inside the range.

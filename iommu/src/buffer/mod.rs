@@ -16,6 +16,7 @@ use crate::space::AddressSpace;
 use crate::{Error, Iova, IovaRange, Result};
 use std::fmt;
 use std::marker::PhantomData;
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 use vfio_core::{Memory, PageSize, Words};
 
@@ -41,18 +42,33 @@ use vfio_core::{Memory, PageSize, Words};
 /// ```
 pub struct DmaBuffer<D: Direction> {
     home: Home,
+    /// Of its first byte: a driver asks for each packet, and should not have to look at its home for that.
+    iova: Iova,
     /// In its chunk.
     offset: usize,
-    len: usize,
+    len: NonZeroUsize,
     direction: PhantomData<D>,
 }
 
 /// Where the bytes are.
 enum Home {
-    /// In a mapping of their own.
-    Own(Chunk),
+    /// In a mapping of their own; a box, lest buffers of pools be as large, for they are moved with each packet.
+    Own(Box<Chunk>),
     /// In a pool, where they go back to.
     Pool(Slot),
+}
+
+/// As many bytes as a buffer can have.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] for none.
+#[inline]
+pub(crate) fn some(len: usize) -> Result<NonZeroUsize> {
+    match NonZeroUsize::new(len) {
+        Some(len) => Ok(len),
+        None => Err(Error::Invalid("a buffer of no bytes")),
+    }
 }
 
 impl<D: Direction> DmaBuffer<D> {
@@ -62,11 +78,11 @@ impl<D: Direction> DmaBuffer<D> {
     ///
     /// [`Error::Invalid`] for no bytes; the errors of memory and of [`AddressSpace::map`].
     pub fn new(space: &AddressSpace, len: usize, options: &BufferOptions) -> Result<Self> {
-        if len == 0 {
-            return Err(Error::Invalid("a buffer of no bytes"));
-        }
+        let len = some(len)?;
+        let chunk = Box::new(Chunk::new(space, len.get(), D::ACCESS, options)?);
         Ok(Self {
-            home: Home::Own(Chunk::new(space, len, D::ACCESS, options)?),
+            iova: chunk.iova(0),
+            home: Home::Own(chunk),
             offset: 0,
             len,
             direction: PhantomData,
@@ -74,8 +90,9 @@ impl<D: Direction> DmaBuffer<D> {
     }
 
     /// The first `len` bytes of a slot of a pool.
-    pub(crate) fn in_slot(offset: usize, len: usize, slot: Slot) -> Self {
+    pub(crate) fn in_slot(offset: usize, len: NonZeroUsize, slot: Slot) -> Self {
         Self {
+            iova: slot.chunk().iova(offset),
             home: Home::Pool(slot),
             offset,
             len,
@@ -87,20 +104,21 @@ impl<D: Direction> DmaBuffer<D> {
     #[must_use]
     #[inline]
     pub fn iova(&self) -> Iova {
-        self.chunk().iova(self.offset)
+        self.iova
     }
 
     /// All IOVAs of it.
     #[must_use]
     pub fn range(&self) -> IovaRange {
         let start = self.iova();
-        IovaRange::new(start, self.len as u64).unwrap_or(IovaRange::ALL)
+        IovaRange::new(start, self.len() as u64).unwrap_or(IovaRange::ALL)
     }
 
     /// Length in bytes.
     #[must_use]
+    #[inline]
     pub fn len(&self) -> usize {
-        self.len
+        self.len.get()
     }
 
     /// Never: there is no buffer of no bytes.
@@ -117,7 +135,7 @@ impl<D: Direction> DmaBuffer<D> {
 
     /// Sets every byte to 0.
     pub fn clear(&mut self) {
-        let cleared = self.memory().fill(self.offset, self.len, 0);
+        let cleared = self.memory().fill(self.offset, self.len(), 0);
         debug_assert!(cleared.is_some(), "a buffer lies inside its memory");
     }
 
@@ -138,7 +156,7 @@ impl<D: Direction> DmaBuffer<D> {
     #[inline]
     fn place(&self, offset: usize, len: usize) -> Option<usize> {
         let end = offset.checked_add(len)?;
-        (end <= self.len).then_some(self.offset + offset)
+        (end <= self.len()).then_some(self.offset + offset)
     }
 }
 
@@ -198,7 +216,7 @@ impl DmaBuffer<Both> {
     /// alignment, which no pool's does. The words hold the memory, but once the buffer is dropped they are its next user's.
     #[must_use]
     pub fn words(&self) -> Option<Words> {
-        Words::new(self.chunk().memory(), self.offset, self.len / 8)
+        Words::new(self.chunk().memory(), self.offset, self.len() / 8)
     }
 }
 

@@ -11,7 +11,7 @@
 
 mod returned;
 
-use crate::buffer::{BufferOptions, Chunk, Direction, DmaBuffer};
+use crate::buffer::{BufferOptions, Chunk, Direction, DmaBuffer, some};
 use crate::space::AddressSpace;
 use crate::sync::{AtomicU32, Ordering};
 use crate::{Error, Result};
@@ -134,15 +134,14 @@ impl<D: Direction> DmaPool<D> {
     /// When a new chunk is needed, those of [`DmaBuffer::new`]; [`Error::Invalid`] for no bytes.
     #[inline]
     pub fn take(&mut self, len: usize) -> Result<DmaBuffer<D>> {
-        if len == 0 {
-            return Err(Error::Invalid("a buffer of no bytes"));
-        }
+        let bytes = some(len)?;
         if len > self.chunks.len {
             return DmaBuffer::new(&self.chunks.space, len, &self.chunks.options);
         }
         let index = len.div_ceil(SMALLEST).next_power_of_two().trailing_zeros();
-        let class = self.classes.get_mut(index as usize);
-        let class = class.ok_or(Error::Invalid("the length of a buffer overflows"))?;
+        let Some(class) = self.classes.get_mut(index as usize) else {
+            return Err(Error::Invalid("the length of a buffer overflows"));
+        };
         let slot_len = class.slot_len;
         let (number, span) = match class.pop() {
             Some(slot) => slot,
@@ -157,7 +156,7 @@ impl<D: Direction> DmaPool<D> {
             span: Arc::clone(span),
             index,
         };
-        Ok(DmaBuffer::in_slot(offset, len, slot))
+        Ok(DmaBuffer::in_slot(offset, bytes, slot))
     }
 
     /// Maps chunks ahead, so that `count` buffers of `len` bytes can be taken without a system call.
@@ -234,6 +233,7 @@ impl Span {
 }
 
 impl Slot {
+    #[inline]
     pub(crate) fn chunk(&self) -> &Chunk {
         &self.span.chunk
     }

@@ -109,7 +109,7 @@ fn without_proof_that_the_device_stopped_its_memory_is_kept() {
     let mut buffer = DmaBuffer::<Both>::new(bent.space(), 2048, &BufferOptions::default()).unwrap();
     buffer.write(0, &bytes).unwrap();
     let len = bytes.len().try_into().unwrap();
-    tx.push([Piece { buffer, len }], Offload::default()).unwrap();
+    tx.push(Piece { buffer, len }, Offload::default()).unwrap();
     tx.ring();
     wire.fault(Fault::QueueStaysOn);
     bent.is_stubborn.store(true, Ordering::Relaxed);

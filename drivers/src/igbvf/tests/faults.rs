@@ -130,7 +130,7 @@ fn registers_of_ones_are_a_reset_until_the_function_is_known_to_be_gone() {
     assert!(rig.rx.pop().unwrap_err().is_gone());
     assert!(rig.port.recover().unwrap_err().is_gone());
     let piece = rig.piece(&[1; 60]);
-    assert_eq!(rig.tx.push([piece], Offload::default()).unwrap_err().why, Why::Stopped);
+    assert_eq!(rig.tx.push(piece, Offload::default()).unwrap_err().why, Why::Stopped);
     let machine = rig.backing.machine().clone();
     drop(rig);
     assert_eq!(machine.leaks(), Vec::<String>::new());
@@ -144,7 +144,7 @@ fn a_function_that_is_wanted_back_still_gives_its_buffers_back() {
     rig.backing.idle();
     rig.backing.removal().tell(crate::Presence::AskedBack);
     let piece = rig.piece(&[1; 60]);
-    assert_eq!(rig.tx.push([piece], Offload::default()).unwrap_err().why, Why::Stopped);
+    assert_eq!(rig.tx.push(piece, Offload::default()).unwrap_err().why, Why::Stopped);
     assert!(rig.tx.reap().unwrap().is_some());
     assert!(rig.tx.reap().unwrap_err().is_gone());
     assert_eq!(rig.rx.stop().unwrap().len(), 31);
@@ -323,7 +323,7 @@ proptest! {
                         total += 1;
                         rig.pool.take(2048).unwrap()
                     });
-                    if let Err(refused) = rig.tx.push([super::Piece { buffer, len }], Offload::default()) {
+                    if let Err(refused) = rig.tx.push(super::Piece { buffer, len }, Offload::default()) {
                         free.extend(refused.pieces.map(|piece| piece.buffer));
                     }
                 }

@@ -87,7 +87,7 @@ impl Rig {
 
     pub(super) fn send(&mut self, frame: &[u8]) {
         let piece = self.piece(frame);
-        self.tx.push([piece], Offload::default()).unwrap();
+        self.tx.push(piece, Offload::default()).unwrap();
     }
 
     pub(super) fn piece(&mut self, bytes: &[u8]) -> Piece {

@@ -162,7 +162,7 @@ fn interrupts_of_the_second_queue_go_to_its_own_vector() {
         buffer.write(0, &frame(PEER, MAC, &[])).unwrap();
         crate::igbvf::Piece { buffer, len: 17 }
     };
-    rig.tx.push([piece], crate::igbvf::Offload::default()).unwrap();
+    rig.tx.push(piece, crate::igbvf::Offload::default()).unwrap();
     rig.tx.ring();
     let woken = rig.tx.wait(Some(Duration::from_secs(1))).unwrap();
     assert!(matches!(woken, Woken::Signalled), "{woken:?}");

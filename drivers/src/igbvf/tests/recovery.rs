@@ -185,7 +185,7 @@ fn a_queue_takes_as_many_frames_as_it_has_room_and_none_while_it_is_down() {
     rig.wire.begin_reset();
     assert_eq!(rig.port.check().unwrap(), PortState::Reset);
     let piece = rig.piece(&[1; 60]);
-    assert_eq!(rig.tx.push([piece], Offload::default()).unwrap_err().why, Why::Stopped);
+    assert_eq!(rig.tx.push(piece, Offload::default()).unwrap_err().why, Why::Stopped);
 }
 
 #[test]
@@ -197,7 +197,7 @@ fn a_tag_alone_goes_behind_the_addresses() {
             vlan: Some(0x6005),
             checksums: None,
         };
-        rig.tx.push([Piece { buffer, len }], offload).unwrap();
+        rig.tx.push(Piece { buffer, len }, offload).unwrap();
         rig.tx.ring();
         assert_eq!(rig.drain().unwrap(), 1);
         assert_eq!(rig.wire.receive().unwrap()[12..18], [0x81, 0, 0x60, 5, 0x88, 0xb5]);
@@ -217,4 +217,27 @@ fn vectors_of_a_queue_that_was_dropped_are_sent_nowhere() {
     assert_eq!(rig.wire.register(0x1700), 0x0000_0081);
     rig.tx = rig.port.tx_queue(0, tx_options).unwrap();
     rig.works();
+}
+
+#[test]
+fn a_function_has_one_port_at_a_time_and_another_once_its_queues_have_gone() {
+    let Rig {
+        port, tx, rx, backing, ..
+    } = Rig::new(Interface::Iommufd, options());
+    let again = || Port::open(&backing.clone(), options());
+    let is_refused = || matches!(again().unwrap_err().kind, ErrorKind::Invalid(_));
+    assert!(is_refused());
+    drop(port);
+    assert!(is_refused());
+    drop(tx);
+    assert!(is_refused());
+    drop(rx);
+    drop(again().unwrap());
+    // One that fails to open leaves nothing behind.
+    let too_long = PortOptions {
+        frame_len: u16::MAX,
+        ..options()
+    };
+    assert!(Port::open(&backing, too_long).is_err());
+    drop(again().unwrap());
 }

@@ -20,7 +20,7 @@ fn frames_go_both_ways_with_one_doorbell_for_a_batch_and_no_call_of_the_kernel()
         let pieces: Vec<_> = (0..20).map(|n| rig.piece(&frame(PEER, MAC, &[n; 100]))).collect();
         rig.backing.machine().forget_calls();
         for piece in pieces {
-            rig.tx.push([piece], Offload::default()).unwrap();
+            rig.tx.push(piece, Offload::default()).unwrap();
         }
         rig.tx.ring();
         rig.tx.ring();
@@ -47,7 +47,7 @@ fn a_ring_goes_round_many_times_and_is_full_in_between() {
     let mut sent = 0_u32;
     for n in 0..500_u32 {
         let piece = rig.piece(&frame(PEER, MAC, &n.to_le_bytes()));
-        match rig.tx.push([piece], Offload::default()) {
+        match rig.tx.push(piece, Offload::default()) {
             Ok(()) => sent += 1,
             Err(refused) => assert_eq!(refused.why, Why::Full),
         }
@@ -80,7 +80,7 @@ fn a_received_buffer_is_sent_on_without_a_copy() {
         len: received.status.length(),
         buffer: received.buffer,
     };
-    rig.tx.push([piece], Offload::default()).unwrap();
+    rig.tx.push(piece, Offload::default()).unwrap();
     rig.tx.ring();
     let back = loop {
         match rig.tx.reap().unwrap() {
@@ -102,7 +102,7 @@ fn a_frame_of_several_pieces_and_one_of_several_buffers() {
     let mut rig = Rig::new(Interface::Iommufd, long);
     let whole = frame(PEER, MAC, &[7; 4000]);
     let pieces = [&whole[..14], &whole[14..2000], &whole[2000..]].map(|part| rig.piece(part));
-    rig.tx.push(pieces, Offload::default()).unwrap();
+    rig.tx.push_pieces(pieces, Offload::default()).unwrap();
     rig.tx.ring();
     assert_eq!(rig.drain().unwrap(), 3);
     assert_eq!(rig.wire.receive(), Some(whole));
@@ -144,7 +144,7 @@ fn the_device_puts_in_checksums_and_tags() {
     let room = rig.tx.room();
     for _ in 0..2 {
         let piece = rig.piece(&prepared);
-        rig.tx.push([piece], offload).unwrap();
+        rig.tx.push(piece, offload).unwrap();
     }
     // One context for both.
     assert_eq!(room - rig.tx.room(), 3);
@@ -247,11 +247,11 @@ fn the_link_is_what_the_port_says() {
 #[test]
 fn what_is_no_frame_is_refused_and_given_back() {
     let mut rig = Rig::new(Interface::Iommufd, options());
-    let refused = rig.tx.push([], Offload::default()).unwrap_err();
+    let refused = rig.tx.push_pieces([], Offload::default()).unwrap_err();
     assert_eq!(refused.why, Why::Invalid);
     let mut piece = rig.piece(&[1; 64]);
     piece.len = 2049;
-    let refused = rig.tx.push([piece], Offload::default()).unwrap_err();
+    let refused = rig.tx.push(piece, Offload::default()).unwrap_err();
     assert_eq!((refused.why, refused.pieces.len()), (Why::Invalid, 1));
     let long_header = Checksums {
         mac_len: 14,
@@ -265,7 +265,7 @@ fn what_is_no_frame_is_refused_and_given_back() {
     };
     for (len, offload) in [(16, Offload::default()), (64, offload)] {
         let piece = rig.piece(&vec![1; len]);
-        assert_eq!(rig.tx.push([piece], offload).unwrap_err().why, Why::Invalid);
+        assert_eq!(rig.tx.push(piece, offload).unwrap_err().why, Why::Invalid);
     }
     let short = rig.pool.take(64).unwrap();
     while rig.rx.pop().unwrap().is_some() {}
@@ -289,7 +289,7 @@ fn each_queue_has_one_owner_and_a_vector_of_its_own() {
     assert!(rig.port.tx_queue(1, with_interrupt).is_err());
     let mut second = rig.port.tx_queue(1, TxOptions::default()).unwrap();
     let piece = rig.piece(&frame(PEER, MAC, b"by the second"));
-    second.push([piece], Offload::default()).unwrap();
+    second.push(piece, Offload::default()).unwrap();
     second.ring();
     rig.backing.idle();
     assert_eq!(rig.wire.receive(), Some(frame(PEER, MAC, b"by the second")));
@@ -387,7 +387,7 @@ fn queues_work_on_threads_of_their_own() {
     let Rig { mut tx, mut rx, .. } = rig;
     let sender = std::thread::spawn(move || {
         for piece in pieces {
-            tx.push([piece], Offload::default()).unwrap();
+            tx.push(piece, Offload::default()).unwrap();
             tx.ring();
         }
         tx
