@@ -16,7 +16,8 @@
 //! | moves half of a 64-bit address while decoding | it is decoded where both halves say, if that is in a window |
 //! | starts a self test, sets the latency timer, enables I/O | nothing happens |
 //! | enters D1 or D2, which are not supported | the state stays |
-//! | reaches for memory in D3hot | nothing is decoded |
+//! | reaches for memory in D3hot, or writes to the function | nothing is decoded; what is answered here is written |
+//! | writes vital product data | the write is lost |
 //! | asks for more MSI vectors than there are | it gets those that there are |
 //! | enables MSI and MSI-X together | MSI-X is used |
 //! | writes single bytes, or across entries, into the MSI-X table | the write is lost |
@@ -179,7 +180,14 @@ impl ConfigView {
                 self.power_at = Some(control::patch_power(found, patches));
                 true
             }
-            CapabilityId::EXPRESS | CapabilityId::ADVANCED_FEATURES | CapabilityId::POWER_MANAGEMENT => false,
+            CapabilityId::VPD if found.len >= 8 => {
+                control::patch_vital_data(found, patches);
+                true
+            }
+            CapabilityId::EXPRESS
+            | CapabilityId::ADVANCED_FEATURES
+            | CapabilityId::POWER_MANAGEMENT
+            | CapabilityId::VPD => false,
             _ => true,
         }
     }
@@ -220,6 +228,10 @@ impl ConfigView {
         }
         let mut effects = Effects::default();
         self.patches.write(offset, from, &mut effects);
+        if before.power != PowerStateCode::D0 {
+            // A function that sleeps would lose it.
+            effects = Effects::default();
+        }
         self.settle(before, &mut effects);
         effects
     }

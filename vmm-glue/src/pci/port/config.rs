@@ -112,13 +112,16 @@ impl Config {
         registers.set(EXPRESS, [0x10, MSI, 0x42, 0x01]);
         // Errors as PCIe 1.1 has them ("role-based"); payloads as large as those of any function.
         registers.set(EXPRESS + 0x04, 0x8005_u32.to_le_bytes());
+        // Relaxed ordering, no snoop, reads of 512 bytes.
+        registers.set(EXPRESS + 0x08, 0x2810_u16.to_le_bytes());
         registers.let_write(EXPRESS + 0x08, 0x78FF_u16.to_le_bytes());
         registers.let_clear(EXPRESS + 0x0A, [0x0F]);
         let [number, ..] = port.to_le_bytes();
         // Data link layer activity is reported.
         let [low, high] = LINK.to_le_bytes();
         registers.set(LINK_CAPABILITIES, [low, high, 0x10, number]);
-        registers.let_write(LINK_CONTROL, 0x00DB_u16.to_le_bytes());
+        // Disable, common clock, extended synch; it does not save power.
+        registers.let_write(LINK_CONTROL, 0x00D0_u16.to_le_bytes());
         registers.set(LINK_STATUS, LINK.to_le_bytes());
         // Attention button, power controller, both indicators, hot-plug; commands complete at once, without notice.
         let slot = u32::from(slot & 0x1FFF) << 19;
@@ -202,6 +205,18 @@ impl Config {
     pub(super) fn set_link_active(&mut self, is_active: bool) {
         self.0
             .change(LINK_STATUS, LINK_ACTIVE, if is_active { LINK_ACTIVE } else { 0 });
+    }
+
+    /// Power off, whatever its indicator shows.
+    pub(super) fn keep_off(&mut self) {
+        self.0.change(SLOT_CONTROL, 0, POWER_OFF);
+    }
+
+    /// Takes an event back that the guest has not cleared. Says whether there was one.
+    pub(super) fn take_event(&mut self, event: u16) -> bool {
+        let was_there = self.0.u16(SLOT_STATUS) & event != 0;
+        self.0.change(SLOT_STATUS, event, 0);
+        was_there
     }
 
     /// Something happened that the guest may want to know.

@@ -215,6 +215,18 @@ fn the_link_is_read_and_not_written() {
 }
 
 #[test]
+fn vital_product_data_are_read_and_not_written() {
+    let mut view = usual().with(0xC8, &[0x03, 0, 0, 0]).view();
+    assert_eq!(read(&view, 0xCA), [OWN; 6]);
+    let effects = write16(&mut view, 0xCA, 0x8004);
+    let [Effect::Forward(forward)] = effects.as_slice() else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(forward.bytes(), [0x04, 0x00], "it is a read");
+    assert!(is_nothing(view.write(0xCC, &[1, 2, 3, 4])));
+}
+
+#[test]
 fn a_short_express_capability_leaves_the_next_one_alone() {
     let made = |end: u8| {
         let made = Made::new()

@@ -136,6 +136,7 @@ fn a_sleeping_function_is_reached_only_by_its_configuration() {
     );
     assert_eq!((view.interrupts(), view.decoded().count()), (Interrupts::None, 0));
     assert_eq!(u16_at(&view, POWER), 0x000B);
+    assert_eq!(write16(&mut view, DEVICE_CONTROL, 0x2810), [], "nothing is forwarded");
     let wake = write16(&mut view, POWER, 0);
     assert_eq!(
         wake,
