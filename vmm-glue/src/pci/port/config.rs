@@ -224,13 +224,15 @@ impl Config {
         self.0.change(SLOT_STATUS, 0, events);
     }
 
-    /// The message to send when it appears: every condition of PCIe 6.0 §6.7.3.4 holds.
-    pub(super) fn message(&self) -> Option<MsiMessage> {
+    /// The message to send when it appears: every condition of PCIe 6.0 §6.7.3.4 holds. Where only the vector's mask is in the way, it is pending.
+    pub(super) fn message(&mut self) -> Option<MsiMessage> {
         let control = self.0.u16(SLOT_CONTROL);
         let is_wanted = control & HOT_PLUG_INTERRUPT != 0 && self.0.u16(SLOT_STATUS) & Self::wanted(control) != 0;
-        let is_on = self.0.u16(MSI + 0x02) & MSI_ENABLE != 0 && self.0.u32(MSI + 0x10) & 1 == 0;
-        let can_send = self.0.u16(COMMAND) & COMMAND_BUS_MASTER != 0;
-        (is_wanted && is_on && can_send).then(|| MsiMessage {
+        let is_on = self.0.u16(MSI + 0x02) & MSI_ENABLE != 0 && self.0.u16(COMMAND) & COMMAND_BUS_MASTER != 0;
+        let is_masked = self.0.u32(MSI + 0x10) & 1 != 0;
+        let is_due = is_wanted && is_on;
+        self.0.set(MSI + 0x14, [u8::from(is_due && is_masked)]);
+        (is_due && !is_masked).then(|| MsiMessage {
             address: u64::from_le_bytes(self.0.get(MSI + 0x04)),
             data: u32::from(self.0.u16(MSI + 0x0C)),
         })

@@ -257,7 +257,13 @@ fn an_interrupt_is_sent_when_its_last_condition_comes_true() {
             writes(&guest, which);
         }
         assert_eq!(guest.interrupts(), 0, "{last}");
+        assert_eq!(
+            guest.read(MSI + 0x14),
+            u16::from(last == 2),
+            "pending while it is masked"
+        );
         writes(&guest, last);
+        assert_eq!(guest.read(MSI + 0x14), 0);
         assert_eq!(guest.interrupts(), 1, "{last}");
         writes(&guest, last.min(4));
         assert_eq!(guest.interrupts(), 0, "{last}");
