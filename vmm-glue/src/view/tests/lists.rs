@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn a_hidden_capability_reads_as_zeros_and_cannot_be_written() {
     // A capability that nobody knows, between two that are shown.
-    let made = usual()
+    let mut made = usual()
         .with(0xC8, &[0x77, 0, 1, 2, 3, 4, 5, 6])
         .with(0xD8, &[0x09, 0, 8, 1, 2, 3, 4, 5]);
     let mut view = made.view();
@@ -16,6 +16,9 @@ fn a_hidden_capability_reads_as_zeros_and_cannot_be_written() {
     assert_eq!(read(&view, 0xB1), [0xD8], "MSI-X leads past it");
     // The vendor's is the function's own, but for its header.
     assert_eq!(read(&view, 0xD8), [0x09, 0, OWN, OWN]);
+    assert!(is_nothing(view.write(0xDC, &[1, 2, 3, 4])));
+    made.options.are_vendor_registers_writable = true;
+    let mut view = made.view();
     let forwarded = view.write(0xDC, &[1, 2, 3, 4]).into_iter().collect::<Vec<_>>();
     let Some(Effect::Forward(forward)) = forwarded.first() else {
         panic!("{forwarded:?}")

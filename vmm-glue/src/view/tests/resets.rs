@@ -15,7 +15,7 @@ fn busy(made: &Made) -> ConfigView {
     write16(&mut view, 0xB2, 1 << 15);
     let msix = view.msix_mut().unwrap();
     assert_eq!(msix.write(0, 0x1000 + 8, &[5, 0, 0, 0, 0, 0, 0, 0]), Some(0));
-    view.pend(1);
+    view.set_pending(1, true);
     assert!(is_nothing(view.write(0x0C, &[0x10])));
     view
 }
