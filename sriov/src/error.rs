@@ -66,6 +66,13 @@ pub enum ErrorKind {
         /// The largest one possible.
         max: u32,
     },
+    /// It cannot be done there, by nobody.
+    Unsupported {
+        /// Why.
+        why: String,
+        /// What to do instead.
+        fix: String,
+    },
     /// The PF's driver will not part with VFs that it thinks are in a guest.
     VfsAssigned,
     /// No room for the BARs or the bus numbers of so many VFs.
@@ -231,6 +238,7 @@ impl Error {
             ErrorKind::Gone => "see what is there: sriovctl list",
             ErrorKind::NotPf => "enable SR-IOV in the BIOS and in the card's firmware, or choose a PF: sriovctl list",
             ErrorKind::NotVf => "name a VF: sriovctl tree",
+            ErrorKind::Unsupported { fix, .. } => fix,
             ErrorKind::TooManyVfs { total, .. } => return Some(format!("ask for at most {total}")),
             ErrorKind::VfsExist { .. } => return Some(format!("first sriovctl vf delete {device}")),
             ErrorKind::VfsAssigned => "stop the guests that have the VFs: sriovctl status",
@@ -358,6 +366,7 @@ impl fmt::Display for ErrorKind {
             Self::TooManyVfs { wanted, total } => write!(f, "{wanted} VFs wanted, {total} possible"),
             Self::VfsExist { enabled } => write!(f, "{enabled} VFs are enabled already"),
             Self::SegmentTooLarge { segment, max } => write!(f, "segment {segment:#x}; at most {max:#x} is possible"),
+            Self::Unsupported { why, .. } => f.write_str(why),
             Self::VfsAssigned => f.write_str("the PF's driver counts VFs as assigned to a guest"),
             Self::NoRoomForVfs => f.write_str("no MMIO space or bus numbers for so many VFs"),
             Self::NoDriver { driver: None } => f.write_str("the PF has no driver"),

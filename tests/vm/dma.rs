@@ -2,7 +2,7 @@
 
 use crate::PASSED;
 use crate::machine::{Run, done, physical_function, run};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use lab::case::Outcome;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -96,14 +96,29 @@ pub(crate) fn migrate() -> Result<Outcome> {
         let node = Path::new("/dev/vfio/devices").join(entry.file_name());
         Ok(node.to_string_lossy().into_owned())
     });
-    let migrated = nodes
-        .collect::<Result<Vec<String>>>()
-        .and_then(|nodes| example("migrate", &nodes.iter().map(String::as_str).collect::<Vec<_>>()));
+    let migrated = nodes.collect::<Result<Vec<String>>>().and_then(|nodes| {
+        let nodes: Vec<&str> = nodes.iter().map(String::as_str).collect();
+        example("migrate", &nodes)?;
+        migrate_by_file(&nodes)
+    });
     for device in &devices {
         write(&device.join("remove"), "1")?;
     }
     migrated?;
     PASSED
+}
+
+/// The bytes that a serial port keeps are read before its state is saved, and those that are left by another process, after it was loaded there.
+fn migrate_by_file(nodes: &[&str]) -> Result<()> {
+    let &[from, to] = nodes else { bail!("two devices") };
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("state");
+    let file = file.to_str().context("a path")?;
+    let saved = example("state", &["save", from, file, "hello, world", "5"])?;
+    ensure!(saved.stdout.contains("read before: hello\n"), "{}", saved.stdout);
+    let loaded = example("state", &["load", to, file, "7"])?;
+    ensure!(loaded.stdout.contains("read after: , world\n"), "{}", loaded.stdout);
+    Ok(())
 }
 
 /// Does something with an edu that is on vfio-pci meanwhile.

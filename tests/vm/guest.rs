@@ -14,8 +14,14 @@ pub(crate) fn drives_a_vf() -> Result<Outcome> {
     let initrd = std::env::var("LAB_GUEST_INITRD").context("LAB_GUEST_INITRD")?;
     done(&["vf", "create", &pf, "1", "--driver", "vfio-pci"])?;
     let vf = vfs(&pf).pop().context("no VF")?;
-    // What the kernel prefers, then the older interface by name: on a kernel without iommufd both are the older one.
-    for interface in [&[][..], &["--interface", "type1"]] {
+    // What the kernel prefers, then the older interface by name: on a kernel without iommufd both are the older one. In the tool's own VMM, and in QEMU.
+    let qemu = ["--vmm", "qemu"];
+    for interface in [
+        &[][..],
+        &["--interface", "type1"],
+        &qemu,
+        &["--vmm", "qemu", "--interface", "type1"],
+    ] {
         let append = "console=ttyS0 quiet panic=-1 lab.role=guest";
         let guest = [
             "--kernel", &kernel, "--initrd", &initrd, "--append", append, "--memory", "512M",
@@ -32,11 +38,23 @@ pub(crate) fn drives_a_vf() -> Result<Outcome> {
     done(&["vf", "delete", &pf])?;
     // What is not on vfio-pci is not handed out.
     refused(&["run", &pf, "--kernel", &kernel], 1, &["vfio-pci"])?;
+    // There is no firmware to stay in.
+    refused(&["run", &pf], 2, &["--kernel"])?;
     PASSED
 }
 
-/// Without a kernel the guest stays in its firmware, until somebody ends it.
+/// Guests that stay until somebody ends them: in QEMU without a kernel, in its firmware.
 pub(crate) fn ends_with_a_killed_run() -> Result<Outcome> {
+    let kernel = std::env::var("LAB_KERNEL").context("LAB_KERNEL")?;
+    let initrd = std::env::var("LAB_GUEST_INITRD").context("LAB_GUEST_INITRD")?;
+    let append = "quiet panic=-1 lab.role=guest lab.hotplug";
+    killed(&["--vmm", "qemu", "--memory", "256M"])?;
+    killed(&[
+        "--memory", "512M", "--kernel", &kernel, "--initrd", &initrd, "--append", append,
+    ])
+}
+
+fn killed(guest: &[&str]) -> Result<Outcome> {
     let pf = physical_function("igb")?;
     done(&["vf", "create", &pf, "1", "--driver", "vfio-pci"])?;
     let vf = vfs(&pf).pop().context("no VF")?;
@@ -48,7 +66,8 @@ pub(crate) fn ends_with_a_killed_run() -> Result<Outcome> {
         Ok(!holders.context("no held_by")?.is_empty())
     };
     let mut run = Command::new("sriovctl")
-        .args(["run", &vf, "--memory", "256M"])
+        .args(["run", &vf])
+        .args(guest)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()?;

@@ -3,6 +3,7 @@
 //! Every case finds its devices by what they are, and leaves the machine as it was: the harness compares.
 #![forbid(unsafe_code)]
 
+mod assign;
 mod background;
 mod crash;
 mod dma;
@@ -111,6 +112,7 @@ fn main() -> ExitCode {
             ..Case::new("a_guest_ends_with_a_killed_run", guest::ends_with_a_killed_run)
         },
     ];
+    cases.extend(assign::cases());
     cases.extend(drivers::cases());
     cases.extend(removal::cases());
     cases.extend(vf::cases());

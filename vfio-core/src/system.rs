@@ -22,6 +22,21 @@ impl System {
         }
     }
 
+    /// How much memory the process may lock (RLIMIT_MEMLOCK), in bytes; `None` without a limit, or with CAP_IPC_LOCK. What devices may
+    /// reach counts as locked.
+    #[must_use]
+    #[doc(alias = "getrlimit")]
+    pub fn memlock_limit(&self) -> Option<u64> {
+        self.files.memlock_limit()
+    }
+
+    /// How much memory the process has locked and pinned, in bytes (`VmLck` and `VmPin`). At least one of them counts against the limit: type1
+    /// counts the first, iommufd the second, and with it what the user's other processes have pinned, which nobody can read.
+    #[must_use]
+    pub fn memlock_used(&self) -> u64 {
+        self.files.memlock_used().max(self.files.pinned())
+    }
+
     #[cfg(feature = "fake")]
     pub(crate) fn from_files(files: Arc<dyn Files>, sysfs: Option<Sysfs>) -> Self {
         Self { files, sysfs }

@@ -28,6 +28,13 @@ pub enum ErrorKind {
     Io(io::Error),
     /// Something else is there.
     Occupied(Range<u64>),
+    /// Guest memory lies where the IOMMU has none for devices.
+    Reserved {
+        /// The guest-physical addresses of the memory.
+        wanted: Range<u64>,
+        /// The first of them that devices cannot have.
+        reserved: Range<u64>,
+    },
     /// The request makes no sense; says why.
     Invalid(&'static str),
     /// What was given cannot be used; says why.
@@ -36,6 +43,8 @@ pub enum ErrorKind {
     Unsupported(&'static str),
     /// Nothing of this kind is left; says of what.
     Exhausted(&'static str),
+    /// A processor of the guest cannot go on; says why.
+    Stopped(Cow<'static, str>),
     /// It took longer than it may.
     TimedOut,
 }
@@ -67,6 +76,9 @@ impl Error {
         match &self.kind {
             ErrorKind::Device(error) => error.fix(),
             ErrorKind::Memory(error) => error.fix(),
+            ErrorKind::Reserved { .. } => Some(
+                "give the guest less memory, or leave out the device whose IOMMU group has these addresses in reserved_regions",
+            ),
             _ => None,
         }
     }
@@ -94,8 +106,13 @@ impl fmt::Display for ErrorKind {
             Self::Memory(error) => error.fmt(f),
             Self::Io(error) => error.fmt(f),
             Self::Occupied(range) => write!(f, "{:#x}..{:#x} is taken", range.start, range.end),
+            Self::Reserved { wanted, reserved } => write!(
+                f,
+                "guest memory at {:#x}..{:#x} collides with {:#x}..{:#x}, where devices can have none (reserved, or beyond the IOMMU's reach)",
+                wanted.start, wanted.end, reserved.start, reserved.end
+            ),
             Self::Invalid(why) => f.write_str(why),
-            Self::Malformed(why) => f.write_str(why),
+            Self::Malformed(why) | Self::Stopped(why) => f.write_str(why),
             Self::Unsupported(what) => write!(f, "not supported: {what}"),
             Self::Exhausted(what) => write!(f, "no {what} is left"),
             Self::TimedOut => f.write_str("it took too long"),

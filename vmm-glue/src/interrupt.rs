@@ -63,6 +63,7 @@ pub trait Line: fmt::Debug + Send + Sync {
     /// What is signalled to assert it.
     fn event(&self) -> &EventFd;
 
-    /// Is signalled when the guest has ended the interrupt, and the line is no longer asserted.
+    /// Is signalled when the guest has ended the interrupt, or has unmasked a line that was asserted before, and the line is no longer asserted: whoever still
+    /// has an interrupt asserts it anew.
     fn resample(&self) -> &EventFd;
 }

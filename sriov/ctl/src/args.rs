@@ -10,11 +10,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCompleter;
 use std::path::PathBuf;
 
+mod assign;
 mod change;
 mod run;
 
+pub(crate) use assign::{Assign, Target, TargetKind, Unassign};
 pub(crate) use change::{ChangeCommand, ChangeOptions, Force, VfCommand};
-pub(crate) use run::{Guest, Run};
+pub(crate) use run::{Guest, HugePages, Pin, Run, VmProcess, VmmName};
 
 /// Where runs of this tool leave their journal and lock.
 pub(crate) const STATE_DIR: &str = "/run/sriovctl";
@@ -116,13 +118,23 @@ pub(crate) enum Command {
     Log(Log),
     /// Restore what an operation has changed
     Undo(Undo),
-    /// Print a function as an argument or a part of a configuration of a VMM
+    /// Print what to tell a VMM, a container runtime, systemd or Kubernetes to give it functions
     Emit(Emit),
-    /// Boot a guest that has the function, with QEMU
+    /// Boot a Linux guest that has functions
     ///
-    /// The function must be on vfio-pci already, in a viable group that nobody holds. The guest's serial console is on standard
-    /// input and output; with --json it goes to standard error. The exit code is that of QEMU.
+    /// The functions must be on vfio-pci already, in viable groups that nobody holds. The guest's serial console is on standard input and output; with
+    /// --json it goes to standard error. On a terminal Ctrl-] ends the guest. Its process opens nothing itself and runs as nobody, under Landlock and
+    /// seccomp. The exit code is 0 when the guest has switched itself off; with --vmm qemu it is that of QEMU.
     Run(Run),
+    /// Give a function to a guest that runs
+    ///
+    /// The function must be on vfio-pci already, in a viable group that nobody else holds. The VMM is told over its own protocol, with the function's
+    /// descriptor where it takes one, and what it lists afterwards is looked at.
+    Assign(Assign),
+    /// Take a function back from a guest that runs
+    ///
+    /// The guest is asked to let go of it. When it does not, it keeps it.
+    Unassign(Unassign),
     /// Explain an error code
     Explain(Explain),
     /// Print a script that completes this command line in a shell
@@ -139,6 +151,9 @@ pub(crate) enum Command {
     /// Become the process of a guest
     #[command(hide = true, name = crate::command::guest::NAME)]
     Guest(Guest),
+    /// Run a guest whose files come over standard input
+    #[command(hide = true, name = crate::command::vm::NAME)]
+    VmProcess(VmProcess),
 }
 
 #[expect(
@@ -240,10 +255,10 @@ pub(crate) struct Undo {
 
 #[derive(Debug, Args)]
 pub(crate) struct Emit {
-    /// For which VMM
+    /// For whom
     #[arg(value_name = "FORMAT", value_enum)]
     pub(crate) format: Format,
-    /// Functions to print, each in a form that is complete in itself
+    /// Functions to print: for a VMM each in a form that is complete in itself, else all in one document
     #[arg(value_name = "SELECTOR", required = true, add = ArgValueCompleter::new(complete::functions))]
     pub(crate) selectors: Vec<Selector>,
     /// The kernel interface that the VMM is to use
@@ -271,6 +286,20 @@ pub(crate) enum Format {
     CloudHypervisor,
     /// A hostdev element of a libvirt domain
     Libvirt,
+    /// Options of crosvm run
+    Crosvm,
+    /// A part of Firecracker's configuration file
+    Firecracker,
+    /// A file for /etc/cdi: what a container runtime gives to a container
+    Cdi,
+    /// A systemd unit that makes VFs and bindings again at boot
+    Systemd,
+    /// Kubernetes: configuration of the SR-IOV network device plugin
+    K8sDevicePlugin,
+    /// Kubernetes: SriovNetworkNodePolicy for VFs that sriovctl manages
+    K8sSriovPolicy,
+    /// KubeVirt: devices that guests may have
+    Kubevirt,
 }
 
 #[derive(Debug, Args)]

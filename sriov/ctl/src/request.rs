@@ -1,8 +1,8 @@
 //! What a command line means: the checks that concern more than one argument are behind us here.
 
 use crate::args::{
-    ChangeCommand, ChangeOptions, Cli, Command, Completion, Emit, Explain, Force, Functions, Global, Guest, List, Log,
-    Run, Show, Tree, Util, VfCommand,
+    Assign, ChangeCommand, ChangeOptions, Cli, Command, Completion, Emit, Explain, Force, Functions, Global, Guest,
+    List, Log, Run, Show, Tree, Unassign, Util, VfCommand, VmProcess,
 };
 use crate::failure::Failure;
 use crate::output::SCHEMA_VERSION;
@@ -50,11 +50,14 @@ pub(crate) enum Task {
     Log(Log),
     Emit(Emit),
     Run(Run),
+    Assign(Assign),
+    Unassign(Unassign),
     Explain(Explain),
     Completion(Completion),
     Util(Util),
     Worker,
     Guest(Guest),
+    VmProcess(VmProcess),
 }
 
 /// A change of the machine.
@@ -151,6 +154,8 @@ impl Task {
         match self {
             Self::Change(Change { mode, .. }) | Self::Undo(UndoTask { mode, .. }) => matches!(mode, Mode::Apply(_)),
             Self::Run(run) => !run.dry_run,
+            Self::Assign(assign) => !assign.dry_run,
+            Self::Unassign(unassign) => !unassign.dry_run,
             _ => false,
         }
     }
@@ -174,11 +179,14 @@ impl From<Command> for Task {
             Command::Log(args) => Self::Log(args),
             Command::Emit(args) => Self::Emit(args),
             Command::Run(args) => Self::Run(args),
+            Command::Assign(args) => Self::Assign(args),
+            Command::Unassign(args) => Self::Unassign(args),
             Command::Explain(args) => Self::Explain(args),
             Command::Completion(args) => Self::Completion(args),
             Command::Util(args) => Self::Util(args),
             Command::Worker => Self::Worker,
             Command::Guest(args) => Self::Guest(args),
+            Command::VmProcess(args) => Self::VmProcess(args),
         }
     }
 }

@@ -152,6 +152,8 @@ pub fn build_examples() -> Result<()> {
         "iommu",
         "--package",
         "drivers",
+        "--package",
+        "vmm-glue",
     ]);
     cargo.arg("--target-dir").arg(&target);
     let was_built = target.join("lab/examples/first-driver").exists();

@@ -2,7 +2,7 @@
 
 use super::{Interface, Selector};
 use crate::complete;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use clap_complete::engine::ArgValueCompleter;
 use std::ffi::OsString;
 use std::fmt;
@@ -12,9 +12,15 @@ use std::str::FromStr;
 /// Boots a guest.
 #[derive(Debug, Args)]
 pub(crate) struct Run {
-    /// The function, already on vfio-pci
-    #[arg(value_name = "SELECTOR", add = ArgValueCompleter::new(complete::functions))]
-    pub(crate) function: Selector,
+    /// Functions, already on vfio-pci
+    #[arg(value_name = "SELECTOR", required_unless_present_any = ["device", "control"], add = ArgValueCompleter::new(complete::functions))]
+    pub(crate) functions: Vec<Selector>,
+    /// A function, as one that is named without this
+    #[arg(long, value_name = "SELECTOR", add = ArgValueCompleter::new(complete::functions))]
+    pub(crate) device: Vec<Selector>,
+    /// Run the guest with this
+    #[arg(long, value_name = "NAME", value_enum, default_value_t = VmmName::Own)]
+    pub(crate) vmm: VmmName,
     /// Boot this Linux kernel
     #[arg(long, value_name = "FILE")]
     pub(crate) kernel: Option<PathBuf>,
@@ -30,24 +36,75 @@ pub(crate) struct Run {
     /// Give the guest so many CPUs
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) cpus: u16,
-    /// Run guest code in this way
+    /// Take reserved huge pages of this size for the guest's memory
+    #[arg(long, value_name = "SIZE", value_enum)]
+    pub(crate) hugepages: Option<HugePages>,
+    /// How much of the guest's memory is kept in place for its functions
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t = Pin::All)]
+    pub(crate) pin: Pin,
+    /// Listen here for sriovctl assign and unassign
+    #[arg(long, value_name = "SOCKET")]
+    pub(crate) control: Option<PathBuf>,
+    /// Leave the guest's process the rights of root
+    #[arg(long)]
+    pub(crate) no_sandbox: bool,
+    /// Of QEMU: run guest code in this way
     #[arg(long, value_name = "NAME", default_value = "kvm", value_parser = ["kvm", "tcg"])]
     pub(crate) accel: String,
-    /// Use this QEMU; a script must execute it in its own place (exec)
+    /// Of QEMU: use this one; a script must execute it in its own place (exec)
     #[arg(long, value_name = "FILE", default_value = "qemu-system-x86_64")]
     pub(crate) qemu: PathBuf,
-    /// The kernel interface that QEMU is to use
+    /// The kernel interface to use
     #[arg(long, value_name = "NAME", value_enum, default_value_t = Interface::Auto)]
     pub(crate) interface: Interface,
     /// End the guest after so many seconds
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
     pub(crate) timeout: Option<u64>,
-    /// Print the command of QEMU, and do nothing
+    /// Print what would be run, and do nothing
     #[arg(short = 'N', long)]
     pub(crate) dry_run: bool,
     /// Further arguments of QEMU; none that sends it to the background or changes its user
     #[arg(last = true, value_name = "ARGS")]
     pub(crate) extra: Vec<OsString>,
+}
+
+/// What runs a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum VmmName {
+    /// sriovctl itself: Linux kernels, functions and a serial console, and nothing else
+    Own,
+    /// qemu-system-x86_64
+    Qemu,
+}
+
+/// Reserved pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum HugePages {
+    /// 2 MiB
+    #[value(name = "2M")]
+    TwoMib,
+    /// 1 GiB
+    #[value(name = "1G")]
+    OneGib,
+}
+
+/// What is kept in place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Pin {
+    /// All of it: what every function can do with
+    All,
+    /// What functions have asked for: they must be able to ask (PRI)
+    WorkingSet,
+    /// What functions have asked for lately: they must be able to ask (PRI)
+    None,
+}
+
+/// Becomes the process of a guest of sriovctl itself.
+#[derive(Debug, Args)]
+pub(crate) struct VmProcess {
+    /// The process to end with
+    #[arg(value_name = "PID")]
+    pub(crate) parent: i32,
 }
 
 /// Becomes a guest's process.
@@ -69,6 +126,13 @@ pub(crate) struct Guest {
 pub(crate) struct MemorySize(u64);
 
 const MIB: u64 = 1 << 20;
+
+impl MemorySize {
+    /// In bytes.
+    pub(crate) fn bytes(self) -> u64 {
+        self.0
+    }
+}
 
 impl FromStr for MemorySize {
     type Err = String;

@@ -1,5 +1,6 @@
 //! One module per command. Each takes its arguments and the settings, and writes through [`Output`].
 
+mod assign;
 mod change;
 mod completion;
 mod emit;
@@ -8,11 +9,13 @@ mod groups;
 pub(crate) mod guest;
 mod list;
 mod log;
+mod ready;
 mod run;
 mod show;
 mod status;
 mod tree;
 mod util;
+pub(crate) mod vm;
 pub(crate) mod worker;
 
 use crate::exit::Exit;
@@ -35,11 +38,14 @@ pub(crate) fn run(request: Request, output: &mut Output) -> Outcome {
         Task::Log(args) => log::run(&args, &settings, output),
         Task::Emit(args) => emit::run(&args, &settings, output),
         Task::Run(args) => run::run(&args, &settings, output),
+        Task::Assign(args) => assign::assign(&args, &settings, output),
+        Task::Unassign(args) => assign::unassign(&args, &settings, output),
         Task::Explain(args) => explain::run(&args, output),
         Task::Completion(args) => completion::run(&args, output),
         Task::Util(args) => util::run(&args, output),
         Task::Worker => worker::run(&settings),
         Task::Guest(args) => guest::run(&args),
+        Task::VmProcess(args) => vm::run(&args, output),
     }
 }
 

@@ -1,74 +1,100 @@
-//! `run`: boots a guest that has the function, with QEMU.
+//! `run`: boots a guest that has functions, in a VMM of this program's own or in QEMU.
 
-use super::{emit, guest};
-use crate::args::Run;
+use super::{emit, guest, ready};
+use crate::args::{Interface, Run, VmmName};
+use crate::column::Need;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::output::{Output, SCHEMA_VERSION};
 use crate::request::Settings;
 use crate::selector;
-use crate::snapshot::{self, Snapshot};
-use pci::{Bdf, Function, Viability};
+use crate::snapshot::Snapshot;
+use pci::{Bdf, GroupId};
 use serde::Serialize;
-use sriov::{Backend, Vmm};
-use std::ffi::OsString;
+use sriov::Backend;
 use std::io::{self, Write as _};
-use std::os::fd::AsFd as _;
 use std::os::unix::process::ExitStatusExt as _;
-use std::process::{ExitStatus, Stdio};
+use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
 
 mod child;
+mod own;
+mod qemu;
+mod terminal;
 
 use child::{Ended, Signals, wait};
 
-/// Checks that the guest can have the function, and boots it.
-pub(crate) fn run(args: &Run, settings: &Settings, output: &mut Output) -> Outcome {
-    guest::check(&args.extra)?;
-    let need = Snapshot::FREE | crate::column::Need::fields(args.function.fields());
-    let snapshot = Snapshot::read(&settings.sysfs, need)?;
-    let bdf = selector::resolve_one(&args.function, &snapshot.topology, &settings.sysfs)?;
-    let function = snapshot
-        .topology
-        .function(bdf)
-        .ok_or_else(|| Failure::internal("a selected function is missing"))?;
-    check(&snapshot, function)?;
-    let backend = emit::backend(&settings.sysfs, function, args.interface);
-    let arguments = arguments(args, bdf, backend)?;
-    let mut report = Report::new(args, bdf, backend, &arguments);
-    if args.dry_run {
-        return report.write_command(output);
-    }
-    if args.accel == "kvm" {
-        check_kvm()?;
-    }
+/// A function that the guest gets.
+#[derive(Debug, Clone, Copy)]
+struct Given {
+    bdf: Bdf,
+    group: GroupId,
+    /// N of its `vfioN`.
+    node: Option<u32>,
+}
 
-    snapshot.note_what_was_not_seen(output);
-    if args.kernel.is_none() && args.extra.is_empty() {
-        output.note("without --kernel the guest has nothing to boot and stays in its firmware: Ctrl-C ends it");
+/// Checks that the guest can have the functions, and boots it.
+pub(crate) fn run(args: &Run, settings: &Settings, output: &mut Output) -> Outcome {
+    match args.vmm {
+        VmmName::Qemu => guest::check(&args.extra)?,
+        VmmName::Own => own::check(args)?,
     }
-    let start = Instant::now();
-    let mut command = guest::command(&args.qemu, &arguments)?;
-    if output.is_json() {
-        // Standard output is for the one document; the guest's console is talk.
-        command.stdout(
-            io::stderr()
-                .as_fd()
-                .try_clone_to_owned()
-                .map_err(|error| guest::failed(&args.qemu, &error))?,
-        );
-        command.stdin(Stdio::null());
+    let selectors: Vec<_> = args.functions.iter().chain(&args.device).cloned().collect();
+    let fields = selectors
+        .iter()
+        .fold(pci::Fields::empty(), |fields, selector| fields | selector.fields());
+    let snapshot = Snapshot::read(&settings.sysfs, Snapshot::FREE | Need::fields(fields))?;
+    let mut functions: Vec<Given> = Vec::new();
+    let mut backends = Vec::new();
+    for selector in &selectors {
+        let bdf = selector::resolve_one(selector, &snapshot.topology, &settings.sysfs)?;
+        if functions.iter().any(|given| given.bdf == bdf) {
+            return Err(Failure::usage(format!("{bdf} is named twice")));
+        }
+        let function = snapshot
+            .topology
+            .function(bdf)
+            .ok_or_else(|| Failure::internal("a selected function is missing"))?;
+        let group = ready::check(&snapshot, function, "run", None)?;
+        let node = emit::node(function);
+        backends.push(emit::backend(&settings.sysfs, function, args.interface));
+        functions.push(Given { bdf, group, node });
     }
-    // Before the guest, which no signal may leave behind.
-    let mut signals = Signals::watch().map_err(|error| Failure::internal(format!("cannot take signals: {error}")))?;
-    let child = command.spawn().map_err(|error| guest::failed(&args.qemu, &error))?;
-    let limit = args.timeout.map(Duration::from_secs);
-    let refuse = |exit, kind, message| {
-        Failure::new(exit, kind, message)
-            .device(bdf)
-            .step(args.qemu.display().to_string())
+    // One for all: iommufd where every one of them has it.
+    let has_iommufd = || {
+        settings
+            .sysfs
+            .names("dev")
+            .is_ok_and(|names| names.iter().any(|name| name == "iommu"))
     };
-    let status = match wait(child, limit, &mut signals).map_err(|error| guest::failed(&args.qemu, &error))? {
+    let is_iommufd = match backends.as_slice() {
+        [] => args.interface == Interface::Iommufd || (args.interface == Interface::Auto && has_iommufd()),
+        backends => backends.iter().all(|backend| *backend == Backend::Iommufd),
+    };
+    let backend = if is_iommufd { Backend::Iommufd } else { Backend::Type1 };
+    if !args.dry_run {
+        snapshot.note_what_was_not_seen(output);
+    }
+    match args.vmm {
+        VmmName::Qemu => qemu::run(args, &functions, backend, output),
+        VmmName::Own => own::run(args, &functions, backend, output),
+    }
+}
+
+/// Waits for the process of a guest, and says how it went.
+fn finish(
+    child: Child,
+    mut signals: Signals,
+    program: &str,
+    args: &Run,
+    mut report: Report,
+    output: &mut Output,
+) -> Outcome {
+    let start = Instant::now();
+    let limit = args.timeout.map(Duration::from_secs);
+    let refuse = |exit, kind, message| Failure::new(exit, kind, message).step(program);
+    let ended = wait(child, limit, &mut signals);
+    let status = match ended.map_err(|error| refuse(Exit::Failed, "guest", error.to_string()))? {
         Ended::Itself(status) => status,
         Ended::TimedOut => {
             let seconds = args.timeout.unwrap_or_default();
@@ -90,92 +116,21 @@ pub(crate) fn run(args: &Run, settings: &Settings, output: &mut Output) -> Outco
     Ok(exit)
 }
 
-/// Refuses what QEMU would refuse with less to say about it.
-fn check(snapshot: &Snapshot, function: &Function) -> Result<(), Failure> {
-    let bdf = function.bdf;
-    let refuse = |exit, kind, message: String| Failure::new(exit, kind, message).device(bdf).step("run");
-    if !snapshot::is_on_vfio(function) {
-        let message = match &function.driver {
-            Ok(Some(driver)) => format!("is on {driver}, not on a VFIO driver"),
-            Ok(None) => "has no driver, and needs a VFIO driver".to_owned(),
-            Err(unknown) => format!("may be on any driver: {unknown}"),
-        };
-        let failure = refuse(Exit::Failed, "not_on_vfio", message);
-        return Err(failure.fix(format!("sriovctl bind {bdf} --driver vfio-pci")));
-    }
-    let group = function
-        .iommu_group
-        .as_ref()
-        .ok()
-        .and_then(Option::as_ref)
-        .and_then(|id| snapshot.topology.group(*id));
-    let Some(group) = group else {
-        let failure = refuse(Exit::Failed, "no_iommu", "has no IOMMU group".to_owned()).code("P01");
-        return Err(failure.fix("enable the IOMMU in the firmware and in the kernel"));
+fn watch_signals() -> Result<Signals, Failure> {
+    Signals::watch().map_err(|error| Failure::internal(format!("cannot take signals: {error}")))
+}
+
+/// A KVM that cannot be opened.
+fn no_kvm(error: &io::Error) -> Failure {
+    let exit = if error.kind() == io::ErrorKind::PermissionDenied {
+        Exit::Denied
+    } else {
+        Exit::Failed
     };
-    if let Viability::Spoiled(spoilers) = snapshot.topology.viability(group) {
-        let message = format!("IOMMU group {} is not viable", group.id.0);
-        let mut failure = refuse(Exit::Failed, "group_not_viable", message).code("P06");
-        failure.causes = spoilers
-            .iter()
-            .map(|spoiler| match &spoiler.driver {
-                Ok(driver) => format!("{} is on {}", spoiler.bdf, driver.as_deref().unwrap_or("no driver")),
-                Err(unknown) => format!("{} may be on any driver: {unknown}", spoiler.bdf),
-            })
-            .collect();
-        return Err(failure.fix("bind these functions to vfio-pci too, or unbind them"));
-    }
-    let mut held_by: Vec<_> = group
-        .functions
-        .iter()
-        .flat_map(|member| snapshot.holders_of(*member))
-        .collect();
-    held_by.extend(snapshot.holders.iter().flat_map(sriov::Holders::unnamed));
-    held_by.sort_unstable();
-    held_by.dedup();
-    if held_by.is_empty() {
-        return Ok(());
-    }
-    let mut failure = refuse(Exit::Busy, "held", "device or resource busy".to_owned()).code("B06");
-    failure.held_by = held_by;
-    Err(failure.fix("stop that process, or choose a free function: sriovctl list --free"))
-}
-
-/// Another way to run guest code must be asked for: it is slower by orders of magnitude.
-fn check_kvm() -> Result<(), Failure> {
-    let opened = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm");
-    opened.map(drop).map_err(|error| {
-        let exit = if error.kind() == io::ErrorKind::PermissionDenied {
-            Exit::Denied
-        } else {
-            Exit::Failed
-        };
-        let failure = Failure::new(exit, "no_kvm", error.to_string()).step("open /dev/kvm");
-        failure.fix("enable virtualisation in the firmware and load kvm_intel or kvm_amd, or emulate with --accel tcg")
-    })
-}
-
-/// The command line of QEMU without its name.
-fn arguments(args: &Run, bdf: Bdf, backend: Backend) -> Result<Vec<OsString>, Failure> {
-    let device = sriov::emit(Vmm::Qemu, bdf, backend)?;
-    let machine = format!("q35,accel={}", args.accel);
-    let cpu = if args.accel == "kvm" { "host" } else { "max" };
-    let (memory, cpus) = (args.memory.to_string(), args.cpus.to_string());
-    let fixed = ["-machine", &machine, "-cpu", cpu, "-m", &memory, "-smp", &cpus];
-    let quiet = ["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"];
-    let mut arguments: Vec<OsString> = fixed.into_iter().chain(quiet).map(OsString::from).collect();
-    arguments.extend(device.split_whitespace().map(OsString::from));
-    let files = [("-kernel", args.kernel.as_deref()), ("-initrd", args.initrd.as_deref())];
-    for (option, file) in files {
-        if let Some(file) = file {
-            arguments.extend([option.into(), file.into()]);
-        }
-    }
-    if let Some(append) = &args.append {
-        arguments.extend(["-append".into(), append.clone()]);
-    }
-    arguments.extend(args.extra.iter().cloned());
-    Ok(arguments)
+    let failure = Failure::new(exit, "no_kvm", error.to_string()).step("open /dev/kvm");
+    failure.fix(
+        "enable virtualisation in the firmware and load kvm_intel or kvm_amd, or emulate with --vmm qemu --accel tcg",
+    )
 }
 
 /// As a shell would show it: 128 and the signal for a process that was killed.
@@ -187,7 +142,10 @@ fn exit_code(status: ExitStatus) -> u8 {
 #[derive(Serialize)]
 struct Report {
     schema_version: u32,
+    /// The first function.
     bdf: String,
+    bdfs: Vec<String>,
+    vmm: &'static str,
     interface: &'static str,
     command: Vec<String>,
     /// `null` with `--dry-run`.
@@ -196,12 +154,13 @@ struct Report {
 }
 
 impl Report {
-    fn new(args: &Run, bdf: Bdf, backend: Backend, arguments: &[OsString]) -> Self {
-        let words = std::iter::once(args.qemu.as_os_str()).chain(arguments.iter().map(OsString::as_os_str));
-        let command: Vec<String> = words.map(|word| word.to_string_lossy().into_owned()).collect();
+    fn new(vmm: &'static str, functions: &[Given], backend: Backend, command: Vec<String>) -> Self {
+        let bdfs: Vec<String> = functions.iter().map(|given| given.bdf.to_string()).collect();
         Self {
             schema_version: SCHEMA_VERSION,
-            bdf: bdf.to_string(),
+            bdf: bdfs.first().cloned().unwrap_or_default(),
+            bdfs,
+            vmm,
             interface: emit::name(backend),
             command,
             exit_status: None,

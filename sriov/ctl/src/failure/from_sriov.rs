@@ -73,6 +73,7 @@ fn classify(kind: &ErrorKind) -> (Exit, &'static str) {
         ErrorKind::ChangedSince { .. } => (Exit::Failed, "changed_since"),
         ErrorKind::NoSuchOperation { .. } => (Exit::Failed, "no_such_operation"),
         ErrorKind::SegmentTooLarge { .. } => (Exit::Failed, "segment_too_large"),
+        ErrorKind::Unsupported { .. } => (Exit::Failed, "unsupported"),
         ErrorKind::NotUndone { .. } => (Exit::Failed, "not_undone"),
         ErrorKind::RolledBack { undo_failures, .. } if undo_failures.is_empty() => (Exit::RolledBack, "rolled_back"),
         ErrorKind::RolledBack { .. } => (Exit::Failed, "not_rolled_back"),

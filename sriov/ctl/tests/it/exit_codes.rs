@@ -34,7 +34,7 @@ fn success_is_0() {
 fn a_failure_is_1() {
     let machine = Machine::new();
     assert_eq!(code(&machine, &["plan", "vf", "create", "ens1f0", "3"]), 1);
-    assert_eq!(code(&machine, &["run", "01:01.2", "-N"]), 1);
+    assert_eq!(code(&machine, &["run", "--vmm", "qemu", "01:01.2", "-N"]), 1);
     assert_eq!(code(&machine, &["show", "-F", "/nonexistent"]), 1);
     let no_machine = program().args(["--sysroot", "/nonexistent", "list"]).output().unwrap();
     assert_eq!(no_machine.status.code(), Some(1));
@@ -72,7 +72,7 @@ fn a_captured_tree_cannot_be_changed() {
         &["unbind", "01:01.1"],
         &["release", "01:01.1"],
         &["undo"],
-        &["run", "01:01.1"],
+        &["run", "--vmm", "qemu", "01:01.1"],
     ] {
         let ran = machine.run(arguments);
         assert_eq!(ran.code, Some(2), "{arguments:?}");
@@ -146,7 +146,7 @@ fn what_is_held_or_in_use_is_16() {
     assert_eq!(code(&machine, &["plan", "vf", "delete", "ens1f0"]), 16);
     assert_eq!(code(&machine, &["plan", "unbind", "01:01.0"]), 16);
     assert_eq!(code(&machine, &["plan", "unbind", "nvme0"]), 16);
-    assert_eq!(code(&machine, &["run", "01:01.0", "-N"]), 16);
+    assert_eq!(code(&machine, &["run", "--vmm", "qemu", "01:01.0", "-N"]), 16);
     // Nobody holds a VF any more.
     assert_eq!(code(&Machine::without_holder(), &["plan", "unbind", "01:01.0"]), 0);
 }

@@ -25,7 +25,10 @@ fn every_command_prints_one_document_with_a_version() {
         &["status"],
         &["log"],
         &["emit", "libvirt", "01:01.1"],
-        &["run", "01:01.1", "-N"],
+        &["emit", "cdi", "01:01.1"],
+        &["run", "--vmm", "qemu", "01:01.1", "-N"],
+        &["assign", "01:01.1", "--to", "qemu:/run/qmp", "-N"],
+        &["unassign", "01:01.0", "--from", "libvirt:web", "-N"],
         &["explain"],
         &["completion", "fish"],
         &["util", "man"],
@@ -195,19 +198,33 @@ fn documents_have_the_documented_keys() {
     let step = "bdf pf vf_index step action path value driver deadline_ms elapsed_ms";
     assert_eq!(at(plan, "/steps/0"), set(step));
     assert_eq!(
-        at(&["run", "01:01.1", "-N"], ""),
-        set("schema_version bdf interface command exit_status elapsed_ms")
+        at(&["run", "--vmm", "qemu", "01:01.1", "-N"], ""),
+        set("schema_version bdf bdfs vmm interface command exit_status elapsed_ms")
     );
     let held = &["plan", "unbind", "01:01.0"];
     assert_eq!(
         at(held, "/error/held_by/0"),
         set("function pid process command_line through")
     );
+    let assign = &["assign", "01:01.1", "--to", "qemu:/run/qmp", "-N"];
+    assert_eq!(
+        at(assign, ""),
+        set("schema_version bdf vmm target id interface guest_address steps elapsed_ms")
+    );
+    assert_eq!(at(assign, "/steps/0"), set("request with"));
     let emit = &["emit", "qemu", "01:01.1"];
     assert_eq!(
         at(emit, "/configurations/0"),
-        set("bdf format interface is_on_vfio text")
+        set("bdf bdfs format interface is_on_vfio text notes")
     );
+    let all = Machine::new().run(&["emit", "kubevirt", "01:01.1", "01:01.2", "--json"]);
+    let configuration = &all.json()["configurations"][0];
+    assert_eq!(configuration["bdf"], Value::Null);
+    assert_eq!(
+        configuration["bdfs"],
+        serde_json::json!(["0000:01:01.1", "0000:01:01.2"])
+    );
+    assert_eq!(configuration["interface"], Value::Null);
 }
 
 #[test]

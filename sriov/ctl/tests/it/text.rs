@@ -142,7 +142,8 @@ fn status() {
 #[test]
 fn emit() {
     let machine = Machine::new();
-    let texts = ["qemu", "cloud-hypervisor", "libvirt"].map(|format| machine.run(&["emit", format, "01:01.1"]).all());
+    let texts = ["qemu", "cloud-hypervisor", "libvirt", "crosvm", "firecracker"]
+        .map(|format| machine.run(&["emit", format, "01:01.1"]).all());
     insta::assert_snapshot!(texts.join("\n"));
 }
 
@@ -155,9 +156,28 @@ fn emit_with_iommufd_where_its_nodes_are() {
 }
 
 #[test]
+fn emit_documents() {
+    let machine = Machine::new();
+    machine.write("proc/sys/kernel/hostname", "node-7\n");
+    let formats = ["cdi", "systemd", "k8s-device-plugin", "k8s-sriov-policy", "kubevirt"];
+    let texts = formats.map(|format| machine.run(&["emit", format, "01:01.0", "01:01.1"]).all());
+    insta::assert_snapshot!(texts.join("\n"));
+}
+
+#[test]
+fn a_unit_for_a_pf_makes_all_its_vfs() {
+    let machine = Machine::new();
+    let unit = machine.run(&["emit", "systemd", "ens1f0"]).stdout;
+    assert!(unit.contains("ExecStart=sriovctl vf create 0000:01:00.0 5\n"), "{unit}");
+    assert!(unit.contains("ExecStop=sriovctl vf delete 0000:01:00.0\n"), "{unit}");
+}
+
+#[test]
 fn run_shows_its_command() {
     let arguments = [
         "run",
+        "--vmm",
+        "qemu",
         "01:01.1",
         "-N",
         "--kernel",
@@ -168,6 +188,68 @@ fn run_shows_its_command() {
         "-S",
     ];
     insta::assert_snapshot!(Machine::new().run(&arguments).all());
+}
+
+#[test]
+fn run_shows_what_its_own_guest_would_get() {
+    let machine = Machine::new();
+    machine.write("dev/iommu", "");
+    machine.write("dev/vfio/devices/vfio1", "");
+    let run = |arguments: &[&str]| {
+        machine
+            .run(&[&["run", "-N", "--kernel", "vmlinuz"], arguments].concat())
+            .all()
+    };
+    let texts = [
+        run(&[
+            "01:01.1",
+            "--append",
+            "console=ttyS0 quiet",
+            "--memory",
+            "2G",
+            "--cpus",
+            "4",
+        ]),
+        run(&["--control", "/run/guest", "--hugepages", "1G", "--interface", "type1"]),
+        run(&["01:01.1", "--device", "01:01.1"]),
+        run(&["01:01.1", "--accel", "tcg"]),
+        machine.run(&["run", "-N", "01:01.1"]).all(),
+    ];
+    insta::assert_snapshot!(texts.join("\n"));
+}
+
+#[test]
+fn assign_shows_what_it_would_say() {
+    let machine = Machine::new();
+    machine.write("dev/iommu", "");
+    machine.write("dev/vfio/devices/vfio1", "");
+    let said = |arguments: &[&str]| machine.run(&[arguments, &["-N"]].concat()).all();
+    let targets = [
+        "qemu:/run/qmp",
+        "cloud-hypervisor:/run/api",
+        "libvirt:web",
+        "sriovctl:/run/control",
+    ];
+    let mut texts: Vec<String> = targets
+        .iter()
+        .map(|to| said(&["assign", "01:01.1", "--to", to]))
+        .collect();
+    texts.push(said(&[
+        "assign",
+        "01:01.1",
+        "--to",
+        targets[0],
+        "--interface",
+        "type1",
+        "--bus",
+        "port1",
+    ]));
+    texts.extend(
+        targets[..3]
+            .iter()
+            .map(|from| said(&["unassign", "01:01.0", "--from", from])),
+    );
+    insta::assert_snapshot!(texts.join("\n"));
 }
 
 #[test]
@@ -190,10 +272,17 @@ fn refusals() {
         &["plan", "release", "01:01.0", "ens7"],
         &["plan", "bind", "01:01.4", "--driver", "vfio-pic"],
         &["plan", "vf", "create", "nvme0", "1"],
-        &["run", "01:01.0", "-N"],
-        &["run", "01:01.2", "-N"],
-        &["run", "01:01.4", "-N"],
-        &["run", "10000:e0:01.0", "-N"],
+        &["run", "--vmm", "qemu", "01:01.0", "-N"],
+        &["run", "--vmm", "qemu", "01:01.2", "-N"],
+        &["run", "--vmm", "qemu", "01:01.4", "-N"],
+        &["run", "--vmm", "qemu", "10000:e0:01.0", "-N"],
+        &["assign", "01:01.0", "--to", "qemu:/run/qmp", "-N"],
+        &["assign", "01:01.1", "--to", "qemu:/run/qmp"],
+        &["assign", "01:01.1", "--to", "libvirt:web", "--bus", "port1", "-N"],
+        &["assign", "01:01.1", "--to", "xen:web", "-N"],
+        &["emit", "crosvm", "01:01.1", "--interface", "iommufd"],
+        &["emit", "cdi", "01:01.4"],
+        &["emit", "k8s-device-plugin", "nvme0"],
         &["list", "ens1f1"],
         &["list", "--filter", "drivr=igb"],
         &["explain", "s77"],

@@ -3,44 +3,95 @@
 use crate::{console::say, mounts, ping};
 use anyhow::{Context, Result};
 use lab_init::link;
+use rustix::event::{Timespec, poll};
 use rustix::system::uname;
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The address that QEMU's user network gives to its first guest, and that of its gateway.
 const OWN: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 
-/// Reports on the console, line by line; each line begins with `guest:`.
+/// How long a driver may take to make the network interface of a function that has come.
+const PROBE: Duration = Duration::from_secs(30);
+
+/// Reports on the console, line by line; each line begins with `guest:`. With `lab.hotplug` on the kernel's command line it goes on with
+/// what comes and goes, until the machine is switched off from outside.
 pub(crate) fn report() -> Result<()> {
     say(&format!("guest: Linux {} is up", uname().release().to_string_lossy()));
-    let mut devices: Vec<_> = fs::read_dir("/sys/bus/pci/devices")?
-        .flatten()
-        .map(|entry| entry.path())
-        .collect();
-    devices.sort();
+    let devices = devices()?;
     for device in &devices {
         say(&format!("guest: {}", describe(device)));
     }
     let interfaces = devices.iter().filter_map(|device| interface(device));
     let mut seen = false;
-    for (name, driver, index) in interfaces {
+    for interface in interfaces {
         seen = true;
-        say(&format!("guest: {driver} took the function as {name}"));
-        link::set_up(index).with_context(|| format!("set {name} up"))?;
-        link::add_address(index, OWN, 24).with_context(|| format!("give {name} an address"))?;
-        let (requests, round_trip) = ping::ping(GATEWAY, Duration::from_secs(60))?;
-        say(&format!(
-            "guest: ping {GATEWAY} over {name}: answered after {requests} request(s), {} ms",
-            round_trip.as_millis()
-        ));
+        use_interface(interface)?;
+    }
+    if mounts::command_line()?.contains("lab.hotplug") {
+        return watch(devices);
     }
     if !seen {
         say("guest: no network function here");
     }
     say("guest: done");
+    Ok(())
+}
+
+/// Reports what comes and goes.
+fn watch(mut known: BTreeSet<PathBuf>) -> Result<()> {
+    let name = |device: &Path| device.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    say("guest: waits for functions");
+    loop {
+        let now = devices()?;
+        for gone in known.difference(&now) {
+            say(&format!("guest: {} is gone", name(gone)));
+        }
+        for new in now.difference(&known) {
+            say(&format!("guest: {} has come", name(new)));
+            let deadline = Instant::now() + PROBE;
+            let is_network = mounts::read(new.join("class")).is_ok_and(|class| class.starts_with("0x02"));
+            while is_network && Instant::now() < deadline {
+                if let Some(interface) = interface(new) {
+                    use_interface(interface)?;
+                    break;
+                }
+                pause();
+            }
+        }
+        known = now;
+        pause();
+    }
+}
+
+fn pause() {
+    let pause = Timespec {
+        tv_sec: 0,
+        tv_nsec: 10_000_000,
+    };
+    // An interruption only makes it shorter.
+    let _interrupted = poll(&mut [], Some(&pause)).is_err();
+}
+
+fn devices() -> Result<BTreeSet<PathBuf>> {
+    let entries = fs::read_dir("/sys/bus/pci/devices")?.flatten();
+    Ok(entries.map(|entry| entry.path()).collect())
+}
+
+/// Sees whether a ping over an interface is answered.
+fn use_interface((name, driver, index): (String, String, u32)) -> Result<()> {
+    say(&format!("guest: {driver} took the function as {name}"));
+    link::set_up(index).with_context(|| format!("set {name} up"))?;
+    link::add_address(index, OWN, 24).with_context(|| format!("give {name} an address"))?;
+    let (requests, round_trip) = ping::ping(GATEWAY, Duration::from_secs(60))?;
+    say(&format!(
+        "guest: ping {GATEWAY} over {name}: answered after {requests} request(s), {} ms",
+        round_trip.as_millis()
+    ));
     Ok(())
 }
 

@@ -1,0 +1,331 @@
+//! `assign` and `unassign`: a function into a running guest and back, over the protocol of the guest's VMM.
+//!
+//! Each VMM is a [`Vmm`]: what would be said to it, and saying it. What it says it did is looked for in what it lists afterwards, and after a removal
+//! also in `/proc`: only then can the host use the function again.
+
+use super::{emit, ready};
+use crate::args::{Assign, Target, TargetKind, Unassign};
+use crate::column::Need;
+use crate::exit::Exit;
+use crate::failure::{Failure, Outcome};
+use crate::output::{Output, SCHEMA_VERSION};
+use crate::request::Settings;
+use crate::selector;
+use crate::snapshot::Snapshot;
+use pci::{Bdf, GroupId, Sysfs};
+use rustix::event::{Timespec, poll};
+use serde::Serialize;
+use serde_json::Value;
+use sriov::{Backend, Holders};
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+mod cloud_hypervisor;
+mod http;
+mod libvirt;
+mod own;
+mod qemu;
+mod qmp;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+/// A function that can be given away.
+#[derive(Debug, Clone)]
+struct Gift {
+    bdf: Bdf,
+    backend: Backend,
+    /// Whether no other interface will do.
+    is_demanded: bool,
+    /// Its character device; there is none without iommufd.
+    node: String,
+    group: GroupId,
+}
+
+/// What the VMM made of it, as far as it says.
+#[derive(Debug, PartialEq, Eq)]
+struct Given {
+    /// By what the VMM knows it.
+    id: Option<String>,
+    backend: Option<Backend>,
+    /// Its address in the guest.
+    address: Option<String>,
+}
+
+/// Something that is said to a VMM.
+#[derive(Debug, Serialize)]
+struct Step {
+    request: String,
+    /// The file whose descriptor goes with it.
+    with: Option<String>,
+}
+
+impl Step {
+    fn plain(request: &Value) -> Self {
+        Self {
+            request: request.to_string(),
+            with: None,
+        }
+    }
+}
+
+/// A VMM with a running guest.
+trait Vmm {
+    /// Its process, where it says so.
+    fn peer(&mut self) -> Result<Option<u32>, Failure>;
+    /// What [`assign`](Self::assign) says to it.
+    fn steps(&self, gift: &Gift) -> Vec<Step>;
+    /// What [`unassign`](Self::unassign) says to it.
+    fn removal_steps(&self, bdf: Bdf) -> Vec<Step>;
+    /// Gives the guest a function, and sees that it has it.
+    fn assign(&mut self, gift: &Gift) -> Result<Given, Failure>;
+    /// Takes a function back, with the guest's consent, and sees that the VMM has it no more.
+    fn unassign(&mut self, bdf: Bdf) -> Result<(), Failure>;
+}
+
+/// Gives a function to a guest.
+pub(crate) fn assign(args: &Assign, settings: &Settings, output: &mut Output) -> Outcome {
+    let start = Instant::now();
+    if args.bus.is_some() && args.to.kind != TargetKind::Qemu {
+        return Err(Failure::usage(
+            "--bus is for qemu: other VMMs choose the place themselves",
+        ));
+    }
+    let mut vmm = vmm(&args.to, args.bus.clone(), &args.virsh, args.timeout);
+    // Asked before the machine is looked at: what it holds meanwhile is no news.
+    let peer = match args.dry_run {
+        true => None,
+        false => vmm.peer()?,
+    };
+    let need = Snapshot::FREE | Need::fields(args.function.fields());
+    let snapshot = Snapshot::read(&settings.sysfs, need)?;
+    let bdf = selector::resolve_one(&args.function, &snapshot.topology, &settings.sysfs)?;
+    let function = snapshot
+        .topology
+        .function(bdf)
+        .ok_or_else(|| Failure::internal("a selected function is missing"))?;
+    let group = ready::check(&snapshot, function, "assign", peer)?;
+    let backend = emit::backend(&settings.sysfs, function, args.interface);
+    let node = emit::node(function);
+    if backend == Backend::Iommufd && node.is_none() {
+        let failure = failing("no_node", "has no character device of VFIO")
+            .device(bdf)
+            .step("assign");
+        return Err(failure.fix("Linux 6.6 with CONFIG_VFIO_DEVICE_CDEV is needed, or --interface type1"));
+    }
+    let gift = Gift {
+        bdf,
+        backend,
+        is_demanded: args.interface != crate::args::Interface::Auto,
+        node: format!("/dev/vfio/devices/vfio{}", node.unwrap_or_default()),
+        group,
+    };
+    let mut report = Report::new(bdf, &args.to, vmm.steps(&gift));
+    report.interface = Some(emit::name(backend));
+    if args.dry_run {
+        return report.dry_run(output);
+    }
+    snapshot.note_what_was_not_seen(output);
+    let given = vmm.assign(&gift).map_err(|failure| on(failure, bdf))?;
+    report.interface = given.backend.map(emit::name);
+    report.id = given.id;
+    report.guest_address = given.address;
+    report.finish(start, "assigned", output)
+}
+
+/// Takes a function back.
+pub(crate) fn unassign(args: &Unassign, settings: &Settings, output: &mut Output) -> Outcome {
+    let start = Instant::now();
+    let mut vmm = vmm(&args.from, None, &args.virsh, args.timeout);
+    let need = Snapshot::FREE | Need::fields(args.function.fields());
+    let snapshot = Snapshot::read(&settings.sysfs, need)?;
+    let bdf = selector::resolve_one(&args.function, &snapshot.topology, &settings.sysfs)?;
+    let report = Report::new(bdf, &args.from, vmm.removal_steps(bdf));
+    if args.dry_run {
+        return report.dry_run(output);
+    }
+    vmm.unassign(bdf).map_err(|failure| on(failure, bdf))?;
+    wait_until_free(
+        &settings.sysfs,
+        &snapshot,
+        bdf,
+        start + Duration::from_secs(args.timeout),
+    )?;
+    report.finish(start, "unassigned", output)
+}
+
+fn vmm(target: &Target, bus: Option<String>, virsh: &std::path::Path, timeout: u64) -> Box<dyn Vmm> {
+    let deadline = Instant::now() + Duration::from_secs(timeout);
+    let socket = || PathBuf::from(&target.name);
+    match target.kind {
+        TargetKind::Qemu => Box::new(qemu::Qemu::new(socket(), bus, deadline)),
+        TargetKind::CloudHypervisor => Box::new(cloud_hypervisor::CloudHypervisor::new(socket(), deadline)),
+        TargetKind::Libvirt => Box::new(libvirt::Libvirt::new(virsh.to_owned(), target.name.clone(), deadline)),
+        TargetKind::Sriovctl => Box::new(own::Own::new(socket(), deadline)),
+    }
+}
+
+/// The VMM closes the function after it has said that it is gone.
+fn wait_until_free(sysfs: &Sysfs, snapshot: &Snapshot, bdf: Bdf, deadline: Instant) -> Result<(), Failure> {
+    let before = snapshot.holders_of(bdf);
+    let mut pause = Pause::until(deadline);
+    loop {
+        let mut held_by = Holders::scan(sysfs).of(bdf);
+        // Another function of its group may keep the group.
+        held_by.retain(|holder| before.contains(holder) && !is_group(&holder.path));
+        if held_by.is_empty() {
+            return Ok(());
+        }
+        if !pause.next() {
+            let mut failure = Failure::new(Exit::Busy, "held", "the VMM still has it open")
+                .device(bdf)
+                .step("read /proc");
+            failure.held_by = held_by;
+            return Err(failure.fix("wait a little and look again: sriovctl status"));
+        }
+    }
+}
+
+fn is_group(path: &std::path::Path) -> bool {
+    path.parent() == Some(std::path::Path::new("/dev/vfio"))
+}
+
+/// By what a VMM shall know a function: letters, digits, dots and dashes are what QEMU takes.
+fn id(bdf: Bdf) -> String {
+    format!("sriovctl-{}", bdf.to_string().replace(':', "-"))
+}
+
+/// Opens a node, to pass it on.
+fn open(path: &str) -> Result<File, Failure> {
+    File::options().read(true).write(true).open(path).map_err(|error| {
+        let exit = match error.kind() {
+            io::ErrorKind::PermissionDenied => Exit::Denied,
+            _ => Exit::Failed,
+        };
+        let failure = Failure::new(exit, "open", error.to_string()).step(format!("open {path}"));
+        failure.fix("run as root, or let yourself at it with a udev rule; or use --interface type1")
+    })
+}
+
+fn on(mut failure: Failure, bdf: Bdf) -> Failure {
+    failure.device.get_or_insert(bdf);
+    failure
+}
+
+/// A connection that did not work.
+fn wire_failure(step: &str, error: &io::Error) -> Failure {
+    let (exit, kind, message) = match error.kind() {
+        io::ErrorKind::TimedOut => (Exit::Failed, "timed_out", "no answer in time".to_owned()),
+        io::ErrorKind::UnexpectedEof => (Exit::Failed, "connection", "it ends the connection".to_owned()),
+        io::ErrorKind::PermissionDenied => (Exit::Denied, "denied", error.to_string()),
+        io::ErrorKind::InvalidData => (Exit::Failed, "malformed", error.to_string()),
+        _ => (Exit::Failed, "connection", error.to_string()),
+    };
+    Failure::new(exit, kind, message).step(step)
+}
+
+/// A failure, with the exit code that its kind has.
+fn failing(kind: &'static str, message: impl Into<String>) -> Failure {
+    let exit = match kind {
+        "assigned" => Exit::Busy,
+        "read_back" => Exit::ReadBack,
+        _ => Exit::Failed,
+    };
+    Failure::new(exit, kind, message)
+}
+
+/// Pauses between two looks at what tells nobody when it changes.
+#[derive(Debug)]
+struct Pause {
+    deadline: Instant,
+    next: Duration,
+}
+
+impl Pause {
+    const LONGEST: Duration = Duration::from_millis(250);
+
+    fn until(deadline: Instant) -> Self {
+        Self {
+            deadline,
+            next: Duration::from_millis(5),
+        }
+    }
+
+    /// Pauses once; `false` when the deadline has passed by then.
+    fn next(&mut self) -> bool {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let pause = Timespec {
+            tv_sec: 0,
+            tv_nsec: self.next.min(left).subsec_nanos().into(),
+        };
+        // An interruption only makes it shorter.
+        let _interrupted = poll(&mut [], Some(&pause)).is_err();
+        self.next = (self.next * 2).min(Self::LONGEST);
+        Instant::now() < self.deadline
+    }
+}
+
+#[derive(Serialize)]
+struct Report {
+    schema_version: u32,
+    bdf: String,
+    vmm: &'static str,
+    target: String,
+    /// `null` where the VMM does not say.
+    id: Option<String>,
+    /// `null` where the VMM does not say.
+    interface: Option<&'static str>,
+    /// `null` where the VMM does not say.
+    guest_address: Option<String>,
+    /// What was said, or would be.
+    steps: Vec<Step>,
+    /// `null` with `--dry-run`.
+    elapsed_ms: Option<u64>,
+}
+
+impl Report {
+    fn new(bdf: Bdf, target: &Target, steps: Vec<Step>) -> Self {
+        Self {
+            schema_version: SCHEMA_VERSION,
+            bdf: bdf.to_string(),
+            vmm: target.kind.name(),
+            target: target.name.clone(),
+            id: None,
+            interface: None,
+            guest_address: None,
+            steps,
+            elapsed_ms: None,
+        }
+    }
+
+    fn dry_run(&self, output: &mut Output) -> Outcome {
+        if output.is_json() {
+            output.document(self)?;
+            return Ok(Exit::Ok);
+        }
+        for Step { request, with } in &self.steps {
+            match with {
+                Some(file) => writeln!(output.data(), "{request}  with the descriptor of {file}")?,
+                None => writeln!(output.data(), "{request}")?,
+            }
+        }
+        Ok(Exit::Ok)
+    }
+
+    fn finish(mut self, start: Instant, done: &str, output: &mut Output) -> Outcome {
+        self.elapsed_ms = u64::try_from(start.elapsed().as_millis()).ok();
+        if output.is_json() {
+            output.document(&self)?;
+            return Ok(Exit::Ok);
+        }
+        let at = self.guest_address.as_ref();
+        let at = at.map_or_else(String::new, |address| format!(", {address} in the guest"));
+        let by = self
+            .interface
+            .map_or_else(String::new, |interface| format!(", {interface}"));
+        writeln!(output.data(), "{}: {done}{at}{by}", self.bdf)?;
+        Ok(Exit::Ok)
+    }
+}

@@ -1,0 +1,227 @@
+//! A guest in a process of this program: opens everything that it needs, and hands it over.
+//!
+//! The process gets one line of JSON ([`Spec`]) and the descriptors over a socket that is its standard input; it opens nothing itself
+//! ([`crate::command::vm`]).
+
+use super::terminal::Raw;
+use super::{Given, Report, finish, no_kvm, watch_signals};
+use crate::args::{HugePages, Pin, Run};
+use crate::command::vm::{self, Device, Spec};
+use crate::exit::Exit;
+use crate::failure::{Failure, Outcome};
+use crate::output::Output;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use sriov::Backend;
+use std::fs::{File, Permissions};
+use std::io::{self, IoSlice, Write as _};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// What only QEMU can do with is refused, and what this VMM needs.
+pub(super) fn check(args: &Run) -> Result<(), Failure> {
+    if !args.extra.is_empty() || args.accel != "kvm" {
+        let failure = Failure::usage("--accel and arguments after -- are for QEMU");
+        return Err(failure.fix("add --vmm qemu"));
+    }
+    if args.kernel.is_none() {
+        let failure = Failure::usage("the guest has nothing to boot: there is no firmware in sriovctl's own VMM");
+        return Err(failure.fix("name a Linux kernel with --kernel, or add --vmm qemu"));
+    }
+    Ok(())
+}
+
+/// Boots it.
+pub(super) fn run(args: &Run, functions: &[Given], backend: Backend, output: &mut Output) -> Outcome {
+    let spec = spec(args, functions, backend, !output.is_json())?;
+    let line = serde_json::to_string(&spec).map_err(|error| Failure::internal(error.to_string()))?;
+    let report = Report::new(
+        "own",
+        functions,
+        backend,
+        vec!["sriovctl".to_owned(), vm::NAME.to_owned(), line.clone()],
+    );
+    if args.dry_run {
+        return report.write_command(output);
+    }
+    let kernel = args.kernel.as_deref().unwrap_or(Path::new(""));
+    let mut files: Vec<OwnedFd> = vec![
+        open(Path::new("/dev/kvm"), true)
+            .map_err(|error| no_kvm(&error))?
+            .into(),
+        opened(kernel, false)?.into(),
+    ];
+    if let Some(initrd) = &args.initrd {
+        files.push(opened(initrd, false)?.into());
+    }
+    for path in nodes(functions, backend)? {
+        files.push(opened(&path, true)?.into());
+    }
+    let clone = |file: BorrowedFd<'_>| file.try_clone_to_owned().map_err(|error| failed("dup", &error));
+    // Standard output is for the one document; the guest's console is talk.
+    files.push(if output.is_json() {
+        clone(io::stderr().as_fd())?
+    } else {
+        clone(io::stdout().as_fd())?
+    });
+    if spec.has_input {
+        files.push(clone(io::stdin().as_fd())?);
+    }
+    let control = args.control.as_deref().map(Control::bind).transpose()?;
+    if let Some(control) = &control {
+        files.push(clone(control.listener.as_fd())?);
+    }
+    let (ours, theirs) = UnixStream::pair().map_err(|error| failed("socketpair", &error))?;
+    let mut command = Command::new("/proc/self/exe");
+    command.args([vm::NAME, &std::process::id().to_string()]);
+    command.stdin(Stdio::from(OwnedFd::from(theirs)));
+    if output.is_json() {
+        command.stdout(Stdio::from(clone(io::stderr().as_fd())?));
+    }
+    // Before the guest, which no signal may leave behind.
+    let signals = watch_signals()?;
+    let raw = match spec.has_input {
+        true => Raw::enter().map_err(|error| failed("tcsetattr", &error))?,
+        false => None,
+    };
+    if raw.is_some() {
+        output.note("Ctrl-] ends the guest");
+    }
+    let child = command
+        .spawn()
+        .map_err(|error| failed("start the guest's process", &error))?;
+    // A process that has ended already says why itself.
+    let _ended = send(&ours, &line, &files).is_err();
+    drop(files);
+    let outcome = finish(child, signals, "run the guest", args, report, output);
+    drop(raw);
+    outcome
+}
+
+fn spec(args: &Run, functions: &[Given], backend: Backend, has_input: bool) -> Result<Spec, Failure> {
+    let append = args.append.as_deref().unwrap_or_default();
+    let append = append
+        .to_str()
+        .ok_or_else(|| Failure::usage("the kernel's command line is not text"))?;
+    let mut groups = Vec::new();
+    let devices = functions.iter().map(|given| {
+        let is_new = !groups.contains(&given.group);
+        groups.push(given.group);
+        Device {
+            bdf: given.bdf.to_string(),
+            group: given.group.0,
+            has_file: backend == Backend::Iommufd || is_new,
+        }
+    });
+    Ok(Spec {
+        memory_bytes: args.memory.bytes(),
+        cpus: args.cpus.into(),
+        huge_pages_mib: args.hugepages.map(|pages| match pages {
+            HugePages::TwoMib => 2,
+            HugePages::OneGib => 1024,
+        }),
+        // Ports are served by the guest's own driver: there is no ACPI method that would do it.
+        append: format!("pcie_ports=native {append}").trim_end().to_owned(),
+        is_iommufd: backend == Backend::Iommufd,
+        devices: devices.collect(),
+        pin: match args.pin {
+            Pin::All => vm::Pin::All,
+            Pin::WorkingSet => vm::Pin::WorkingSet,
+            Pin::None => vm::Pin::None,
+        },
+        has_initrd: args.initrd.is_some(),
+        has_input,
+        has_control: args.control.is_some(),
+        is_sandboxed: !args.no_sandbox,
+    })
+}
+
+/// The nodes, in the order in which the process takes them.
+fn nodes(functions: &[Given], backend: Backend) -> Result<Vec<PathBuf>, Failure> {
+    if backend == Backend::Iommufd {
+        let mut paths = vec![PathBuf::from("/dev/iommu")];
+        for given in functions {
+            let none = || {
+                Failure::new(Exit::Failed, "no_node", "has no character device of VFIO")
+                    .device(given.bdf)
+                    .step("run")
+            };
+            let node = given.node.ok_or_else(none)?;
+            paths.push(format!("/dev/vfio/devices/vfio{node}").into());
+        }
+        return Ok(paths);
+    }
+    let mut paths = vec![PathBuf::from("/dev/vfio/vfio")];
+    for given in functions {
+        let path = PathBuf::from(format!("/dev/vfio/{}", given.group.0));
+        if !paths.contains(&path) {
+            paths.push(path);
+        }
+    }
+    Ok(paths)
+}
+
+/// A socket that is gone again with this program.
+struct Control {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Control {
+    fn bind(path: &Path) -> Result<Self, Failure> {
+        let step = format!("bind {}", path.display());
+        let listener = UnixListener::bind(path).map_err(|error| {
+            let failure = failed(&step, &error);
+            failure.fix("choose another path, or remove what a guest that was killed has left there")
+        })?;
+        let control = Self {
+            listener,
+            path: path.to_owned(),
+        };
+        // Who may connect may give functions away.
+        let permissions = std::fs::set_permissions(path, Permissions::from_mode(0o600));
+        permissions.map_err(|error| failed(&step, &error))?;
+        Ok(control)
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        // Somebody else may have removed it.
+        drop(std::fs::remove_file(&self.path));
+    }
+}
+
+/// The line, and all descriptors with its first byte.
+fn send(stream: &UnixStream, line: &str, files: &[OwnedFd]) -> io::Result<()> {
+    let borrowed: Vec<BorrowedFd<'_>> = files.iter().map(|file| file.as_fd()).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(vm::FILES))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !control.push(SendAncillaryMessage::ScmRights(&borrowed)) {
+        return Err(io::Error::other("too many descriptors"));
+    }
+    let bytes = line.as_bytes();
+    let sent = sendmsg(stream, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?;
+    let mut stream = stream;
+    stream.write_all(bytes.get(sent..).unwrap_or_default())?;
+    stream.write_all(b"\n")
+}
+
+fn open(path: &Path, is_written: bool) -> io::Result<File> {
+    File::options().read(true).write(is_written).open(path)
+}
+
+fn opened(path: &Path, is_written: bool) -> Result<File, Failure> {
+    open(path, is_written).map_err(|error| failed(&format!("open {}", path.display()), &error))
+}
+
+fn failed(step: &str, error: &io::Error) -> Failure {
+    let exit = match error.kind() {
+        io::ErrorKind::PermissionDenied => Exit::Denied,
+        _ => Exit::Failed,
+    };
+    Failure::new(exit, "guest", error.to_string()).step(step)
+}

@@ -1,0 +1,80 @@
+//! A guest in QEMU.
+
+use super::{Given, Report, finish, no_kvm, watch_signals};
+use crate::args::Run;
+use crate::command::guest;
+use crate::failure::{Failure, Outcome};
+use crate::output::Output;
+use sriov::Backend;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::process::Stdio;
+
+/// Boots it.
+pub(super) fn run(args: &Run, functions: &[Given], backend: Backend, output: &mut Output) -> Outcome {
+    let arguments = arguments(args, functions, backend);
+    let words = std::iter::once(args.qemu.as_os_str()).chain(arguments.iter().map(OsString::as_os_str));
+    let command: Vec<String> = words.map(|word| word.to_string_lossy().into_owned()).collect();
+    let report = Report::new("qemu", functions, backend, command);
+    if args.dry_run {
+        return report.write_command(output);
+    }
+    if args.accel == "kvm" {
+        check_kvm()?;
+    }
+    if args.kernel.is_none() && args.extra.is_empty() {
+        output.note("without --kernel the guest has nothing to boot and stays in its firmware: Ctrl-C ends it");
+    }
+    let mut command = guest::command(&args.qemu, &arguments)?;
+    if output.is_json() {
+        // Standard output is for the one document; the guest's console is talk.
+        command.stdout(
+            io::stderr()
+                .as_fd()
+                .try_clone_to_owned()
+                .map_err(|error| guest::failed(&args.qemu, &error))?,
+        );
+        command.stdin(Stdio::null());
+    }
+    // Before the guest, which no signal may leave behind.
+    let signals = watch_signals()?;
+    let child = command.spawn().map_err(|error| guest::failed(&args.qemu, &error))?;
+    let program = args.qemu.display().to_string();
+    finish(child, signals, &program, args, report, output)
+}
+
+/// Another way to run guest code must be asked for: it is slower by orders of magnitude.
+fn check_kvm() -> Result<(), Failure> {
+    let opened = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm");
+    opened.map(drop).map_err(|error| no_kvm(&error))
+}
+
+/// The command line of QEMU without its name.
+fn arguments(args: &Run, functions: &[Given], backend: Backend) -> Vec<OsString> {
+    let machine = format!("q35,accel={}", args.accel);
+    let cpu = if args.accel == "kvm" { "host" } else { "max" };
+    let (memory, cpus) = (args.memory.to_string(), args.cpus.to_string());
+    let fixed = ["-machine", &machine, "-cpu", cpu, "-m", &memory, "-smp", &cpus];
+    let quiet = ["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"];
+    let mut arguments: Vec<OsString> = fixed.into_iter().chain(quiet).map(OsString::from).collect();
+    for (index, given) in functions.iter().enumerate() {
+        let device = sriov::qemu_device(given.bdf, backend);
+        // The object is there after the first.
+        let words = device
+            .split_whitespace()
+            .skip(if index > 0 && backend == Backend::Iommufd { 2 } else { 0 });
+        arguments.extend(words.map(OsString::from));
+    }
+    let files = [("-kernel", args.kernel.as_deref()), ("-initrd", args.initrd.as_deref())];
+    for (option, file) in files {
+        if let Some(file) = file {
+            arguments.extend([option.into(), file.into()]);
+        }
+    }
+    if let Some(append) = &args.append {
+        arguments.extend(["-append".into(), append.clone()]);
+    }
+    arguments.extend(args.extra.iter().cloned());
+    arguments
+}

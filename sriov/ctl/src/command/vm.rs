@@ -1,0 +1,283 @@
+//! The hidden command that is the process of a guest: it opens nothing, and gives up nearly every right before the guest runs.
+//!
+//! It comes with a socket for its standard input, over which it gets one line of JSON, a [`Spec`], and with its first byte the descriptors: KVM, kernel,
+//! initial RAM disk, `/dev/iommu` or container, character devices or groups, where the console goes, where it comes from, control socket. What is
+//! not there is left out.
+
+use crate::args::VmProcess;
+use crate::exit::Exit;
+use crate::failure::{Failure, Outcome};
+use crate::output::Output;
+use pci::GroupId;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getppid, set_parent_process_death_signal, setrlimit};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::{self, IoSliceMut, Read as _};
+use std::mem::MaybeUninit;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+use vfio_core::iommufd::Iommufd;
+use vfio_core::{CdevFile, Container, ContainerPath, Group, PageSize};
+use vmm_glue::control::{Interface, Running, serve};
+use vmm_glue::dma::locked_bytes;
+use vmm_glue::functions::{self, Backend, DmaOptions, Functions, Opened, Parts};
+use vmm_glue::kvm::Kvm;
+use vmm_glue::machine::{Console, Files, Machine, Plugged, Reboot};
+use vmm_glue::sandbox::{self, Enclosure, Left};
+
+/// Its name on the command line.
+pub(crate) const NAME: &str = "vm-process";
+/// Most descriptors that come with a guest.
+pub(crate) const FILES: usize = 64;
+/// Longest line in bytes.
+const LINE: u64 = 1 << 20;
+/// The user and the group of nobody (`/proc/sys/kernel/overflowuid`).
+const NOBODY: u32 = 65534;
+/// Slots that functions can come into while the guest runs.
+const FREE_SLOTS: u8 = 4;
+
+/// What guest it is.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each says that a descriptor comes along, or what the user asked for"
+)]
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Spec {
+    pub(crate) memory_bytes: u64,
+    pub(crate) cpus: u32,
+    /// Reserved pages of this size.
+    pub(crate) huge_pages_mib: Option<u32>,
+    /// The kernel's command line.
+    pub(crate) append: String,
+    pub(crate) is_iommufd: bool,
+    pub(crate) devices: Vec<Device>,
+    pub(crate) pin: Pin,
+    pub(crate) has_initrd: bool,
+    pub(crate) has_input: bool,
+    pub(crate) has_control: bool,
+    pub(crate) is_sandboxed: bool,
+}
+
+/// A function.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Device {
+    pub(crate) bdf: String,
+    pub(crate) group: u32,
+    /// Not for the second function of a group.
+    pub(crate) has_file: bool,
+}
+
+/// As `--pin` has it.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Pin {
+    All,
+    WorkingSet,
+    None,
+}
+
+/// Runs the guest to its end.
+pub(crate) fn run(args: &VmProcess, output: &mut Output) -> Outcome {
+    end_with(args.parent)?;
+    let (spec, files) = receive().map_err(|error| io_failure("receive the guest", &error))?;
+    let mut files = files.into_iter();
+    let mut next = || files.next().ok_or_else(|| Failure::internal("a descriptor is missing"));
+
+    let kvm = Kvm::from_fd(next()?).map_err(failure)?;
+    let kernel = File::from(next()?);
+    let initrd = spec.has_initrd.then(&mut next).transpose()?.map(File::from);
+    let (backend, interface) = match spec.is_iommufd {
+        true => (Backend::Iommufd(Iommufd::from_fd(next()?)), Interface::Iommufd),
+        false => (
+            Backend::Type1(Container::from_fd(next()?, ContainerPath::Vfio)),
+            Interface::Type1,
+        ),
+    };
+    let mut slots = Vec::new();
+    for device in &spec.devices {
+        let bdf = device
+            .bdf
+            .parse()
+            .map_err(|_error| Failure::internal("not an address"))?;
+        let file = match (device.has_file, spec.is_iommufd) {
+            (false, _) => functions::File::SameGroup,
+            (true, true) => functions::File::Device(CdevFile::from_fd(next()?, Some(bdf))),
+            (true, false) => functions::File::Group(Group::from_fd(next()?, Some(GroupId(device.group)))),
+        };
+        slots.push(vec![Opened { bdf, file, token: None }]);
+    }
+    let console = Console {
+        output: next()?,
+        input: spec.has_input.then(&mut next).transpose()?,
+    };
+    let control = spec.has_control.then(&mut next).transpose()?.map(UnixListener::from);
+
+    let mut machine = Machine::new(
+        machine_spec(&spec),
+        Files {
+            kvm,
+            kernel,
+            initrd,
+            console,
+        },
+    )
+    .map_err(failure)?;
+    let parts = Parts {
+        irqs: Arc::new(machine.vm().irqs().clone()),
+        slots: Arc::new(machine.vm().slots().clone()),
+        bus: Arc::clone(machine.mmio()),
+        memory: machine.memory().clone(),
+        windows: machine.windows(),
+        kvm: Some(machine.vm().vfio().map_err(failure)?),
+    };
+    let locked = locked_bytes(parts.memory.ram());
+    let options = functions::Options {
+        dma: DmaOptions {
+            pin: match spec.pin {
+                Pin::All => vmm_glue::dma::Pin::All,
+                Pin::WorkingSet => vmm_glue::dma::Pin::WorkingSet,
+                Pin::None => vmm_glue::dma::Pin::None,
+            },
+            threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+        },
+        free_slots: if spec.has_control { FREE_SLOTS } else { 0 },
+        shown: vmm_glue::assigned::Options::default(),
+        are_peers: true,
+    };
+    let functions = Functions::new(parts, options, backend, slots, &mut |_, _| ()).map_err(failure)?;
+    let functions = Arc::new(functions);
+    let plugged: Arc<dyn Plugged> = Arc::<Functions>::clone(&functions);
+    machine.connect(functions.root(), plugged).map_err(failure)?;
+    let running = Running::new(
+        Arc::clone(&functions),
+        machine.handle(),
+        Arc::clone(machine.events()),
+        interface,
+    );
+    for listed in functions.list() {
+        running.watch(listed.host).map_err(failure)?;
+    }
+    drop(functions);
+    if spec.is_sandboxed {
+        let left = if spec.has_control { Left::Sys } else { Left::Nothing };
+        confine(locked, left, args.parent, output)?;
+    }
+    if let Some(listener) = control {
+        // Ends with the process.
+        drop(std::thread::spawn(move || serve(&listener, &running)));
+    }
+    machine.run().map_err(failure)?;
+    Ok(Exit::Guest(0))
+}
+
+fn machine_spec(spec: &Spec) -> vmm_glue::machine::Spec {
+    vmm_glue::machine::Spec {
+        nodes: vec![vmm_glue::memory::Node {
+            len_bytes: spec.memory_bytes,
+            vcpus: spec.cpus,
+            host: None,
+        }],
+        pages: match spec.huge_pages_mib {
+            None => PageSize::Base,
+            Some(2) => PageSize::Huge2M,
+            Some(_) => PageSize::Huge1G,
+        },
+        command_line: spec.append.clone(),
+        reboot: Reboot::End,
+    }
+}
+
+/// The kernel ends this process with the one that started it.
+fn end_with(parent: i32) -> Result<(), Failure> {
+    let refused = |errno: rustix::io::Errno| Failure::internal(format!("cannot follow the parent: {errno}"));
+    set_parent_process_death_signal(Some(Signal::KILL)).map_err(refused)?;
+    // It may have ended before that.
+    if getppid().map(Pid::as_raw_pid) != Some(parent) {
+        return Err(Failure::new(
+            Exit::Failed,
+            "guest",
+            "the program that wanted the guest has ended",
+        ));
+    }
+    Ok(())
+}
+
+/// Gives up what the guest does not need. Its memory is mapped by now.
+fn confine(locked: u64, left: Left, parent: i32, output: &mut Output) -> Result<(), Failure> {
+    let limit = Rlimit {
+        current: Some(locked),
+        maximum: Some(locked),
+    };
+    // Who is not root may have less, which has been enough so far.
+    let _is_lower = setrlimit(Resource::Memlock, limit).is_err();
+    if rustix::process::geteuid().is_root() {
+        let refused = |errno: rustix::io::Errno| io_failure("become nobody", &errno.into());
+        let (uid, gid) = (
+            rustix::process::Uid::from_raw(NOBODY),
+            rustix::process::Gid::from_raw(NOBODY),
+        );
+        // There is no other thread yet, and later ones are made of this one.
+        set_thread_groups(&[]).map_err(refused)?;
+        set_thread_res_gid(gid, gid, gid).map_err(refused)?;
+        set_thread_res_uid(uid, uid, uid).map_err(refused)?;
+        // Another user is not followed any more.
+        end_with(parent)?;
+    } else {
+        output.note("the guest's process keeps this user: only root can take another one");
+    }
+    match sandbox::enter(left).map_err(failure)? {
+        Enclosure::Full => {}
+        Enclosure::OlderLandlock => {
+            output.note("this kernel's Landlock is older: it does not take all rights from the guest's process");
+        }
+        Enclosure::NoLandlock => output.note("this kernel has no Landlock: only seccomp confines the guest's process"),
+    }
+    Ok(())
+}
+
+/// The spec and the descriptors.
+fn receive() -> io::Result<(Spec, Vec<OwnedFd>)> {
+    let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut buffer = [0; 4096];
+    let mut parts = [IoSliceMut::new(&mut buffer)];
+    let received = recvmsg(&stream, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let mut files = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(sent) = message {
+            files.extend(sent);
+        }
+    }
+    let mut line: Vec<u8> = buffer.iter().take(received.bytes).copied().collect();
+    let mut byte = [0];
+    let mut stream = stream.take(LINE);
+    while line.last() != Some(&b'\n') && stream.read(&mut byte)? > 0 {
+        line.extend(byte);
+    }
+    Ok((serde_json::from_slice(&line)?, files))
+}
+
+fn io_failure(step: &str, error: &io::Error) -> Failure {
+    Failure::new(Exit::Failed, "guest", error.to_string()).step(step)
+}
+
+fn failure(error: vmm_glue::Error) -> Failure {
+    use vmm_glue::ErrorKind;
+    let fix = error.fix().map(str::to_owned);
+    let mut failure = match &error.kind {
+        // These say device and step themselves.
+        ErrorKind::Device(_) | ErrorKind::Memory(_) => Failure::new(Exit::Failed, "guest", error.to_string()),
+        kind => {
+            let mut failure = Failure::new(Exit::Failed, "guest", kind.to_string());
+            failure.device = error.device;
+            failure.step(error.step)
+        }
+    };
+    failure.fix = fix;
+    failure
+}

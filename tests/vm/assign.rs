@@ -1,0 +1,205 @@
+//! A VF goes into a guest that runs, and comes back.
+
+use crate::PASSED;
+use crate::background::{Background, LONG, pause};
+use crate::machine::{done, json, link, physical_function, refused, sriovctl, vfs};
+use anyhow::{Context, Result, ensure};
+use lab::case::{Case, Outcome};
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// How often a VF goes and comes.
+const TIMES: usize = 20;
+/// How long a guest in the lab may take for anything.
+const BOOT: Duration = Duration::from_secs(180);
+const QMP: &str = "/tmp/qmp";
+
+pub(crate) fn cases() -> Vec<Case> {
+    let case = |name, run| Case {
+        limit_s: 600,
+        ..Case::new(name, run)
+    };
+    vec![
+        case("a_vf_is_given_to_a_running_qemu_and_taken_back", to_qemu),
+        case("a_vf_is_given_to_a_running_guest_and_taken_back", to_own),
+    ]
+}
+
+const CONTROL: &str = "/tmp/control";
+
+/// A guest that says what comes and goes, of a VMM that is started so.
+fn guest(command: &mut Command) -> Result<Background> {
+    let kernel = std::env::var("LAB_KERNEL").context("LAB_KERNEL")?;
+    let initrd = std::env::var("LAB_GUEST_INITRD").context("LAB_GUEST_INITRD")?;
+    // The guest's kernel serves the ports itself: QEMU would else ask it through ACPI, which not every kernel knows.
+    let append = "console=ttyS0 quiet panic=-1 pcie_ports=native lab.role=guest lab.hotplug";
+    // QEMU takes both.
+    command.args(["--kernel", &kernel, "--initrd", &initrd, "--append", append]);
+    // On a busy host an emulated guest inside an emulated machine once in a while does not come up at all.
+    for _ in 0..2 {
+        let mut guest = Background::start(command)?;
+        match guest.wait_for("guest: waits for functions", BOOT) {
+            Err(error) if !guest.said()?.contains("guest: ") => drop(error),
+            other => return other.map(|()| guest),
+        }
+    }
+    anyhow::bail!("no guest comes up")
+}
+
+/// With one free port.
+fn qemu() -> Result<Background> {
+    let mut command = Command::new("qemu-system-x86_64");
+    command
+        .args([
+            "-machine",
+            "q35,accel=kvm",
+            "-cpu",
+            "host",
+            "-m",
+            "512M",
+            "-nodefaults",
+            "-no-reboot",
+        ])
+        .args(["-display", "none", "-serial", "stdio"])
+        .args(["-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"])
+        .args(["-device", "pcie-root-port,id=port1,chassis=1"])
+        .args(["-qmp", &format!("unix:{QMP},server=on,wait=off")]);
+    guest(&mut command)
+}
+
+fn own(interface: &str) -> Result<Background> {
+    let mut command = Command::new("sriovctl");
+    command.args([
+        "run",
+        "--control",
+        CONTROL,
+        "--memory",
+        "512M",
+        "--interface",
+        interface,
+    ]);
+    guest(&mut command)
+}
+
+/// Descriptors and maps of a process, and interrupts of VFIO.
+#[derive(Debug, PartialEq, Eq)]
+struct Held {
+    /// How many there are of each kind.
+    descriptors: BTreeMap<String, usize>,
+    maps: usize,
+    interrupts: usize,
+}
+
+fn held(pid: u64) -> Result<Held> {
+    let lines = |path: &str, word: &str| -> Result<usize> {
+        let text = crate::machine::read(path)?;
+        Ok(text.lines().filter(|line| line.contains(word)).count())
+    };
+    let mut descriptors = BTreeMap::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
+        let target = fs::read_link(entry?.path())?.to_string_lossy().into_owned();
+        // QEMU 11.1 keeps the dma-bufs of BARs that it has made for iommufd.
+        if !target.starts_with("/dmabuf:") {
+            let kind = target.split_once(":[").map_or(target.as_str(), |(kind, _number)| kind);
+            *descriptors.entry(kind.to_owned()).or_insert(0) += 1;
+        }
+    }
+    Ok(Held {
+        descriptors,
+        maps: lines(&format!("/proc/{pid}/maps"), "vfio")?,
+        interrupts: lines("/proc/interrupts", "vfio")?,
+    })
+}
+
+/// The guest says a line the nth time.
+fn said(qemu: &mut Background, text: &str, times: usize) -> Result<()> {
+    let deadline = Instant::now() + LONG;
+    while qemu.said()?.matches(text).count() < times {
+        ensure!(qemu.is_running()?, "QEMU has ended: {}", qemu.said()?);
+        ensure!(
+            Instant::now() < deadline,
+            "{text:?} not {times} times: {}",
+            qemu.said()?
+        );
+        pause()?;
+    }
+    Ok(())
+}
+
+fn to_qemu() -> Result<Outcome> {
+    let to = format!("qemu:{QMP}");
+    // What the kernel prefers and the older interface in turn.
+    with_vf(|pf, vf| goes_and_comes(&mut qemu()?, &to, &[&[], &["--interface", "type1"]], pf, vf))
+}
+
+fn to_own() -> Result<Outcome> {
+    let to = format!("sriovctl:{CONTROL}");
+    let is_there = |path: &str| std::path::Path::new(path).exists();
+    with_vf(|pf, vf| {
+        for interface in ["iommufd", "type1"] {
+            if interface == "type1" || is_there("/dev/iommu") {
+                let options = ["--interface", interface];
+                goes_and_comes(&mut own(interface)?, &to, &[&options], pf, vf).context(interface)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Afterwards the host can use it.
+fn with_vf(test: impl FnOnce(&str, &str) -> Result<()>) -> Result<Outcome> {
+    let pf = physical_function("igb")?;
+    done(&["vf", "create", &pf, "1", "--driver", "vfio-pci"])?;
+    let vf = vfs(&pf).pop().context("no VF")?;
+    test(&pf, &vf)?;
+    done(&["release", &vf])?;
+    ensure!(
+        link(&vf, "driver").as_deref() == Some("igbvf"),
+        "the kernel does not take it"
+    );
+    done(&["vf", "delete", &pf])?;
+    PASSED
+}
+
+fn goes_and_comes(guest: &mut Background, at: &str, options: &[&[&str]], pf: &str, vf: &str) -> Result<()> {
+    let mut after_first = None;
+    let mut pid = 0;
+    for (time, options) in (1..=TIMES).zip(options.iter().cycle()) {
+        let given = json(&[&["assign", vf, "--to", at], *options].concat())?;
+        let address = given["guest_address"].as_str().context("no address")?.to_owned();
+        said(guest, &format!("guest: {address} has come"), time)?;
+        said(guest, "answered after", time)?;
+        if time == 1 {
+            let shown = json(&["show", vf])?;
+            let holder = shown
+                .pointer("/functions/0/held_by/0/pid")
+                .and_then(serde_json::Value::as_u64);
+            pid = holder.context("nobody holds it")?;
+            refused(&["vf", "delete", pf], 16, &["held by"])?;
+            refused(&["assign", vf, "--to", "qemu:/nonexistent"], 1, &["No such file"])?;
+        }
+        let taken = json(&["unassign", vf, "--from", at])?;
+        ensure!(taken["bdf"] == vf, "{taken}");
+        said(guest, &format!("guest: {address} is gone"), time)?;
+        let free = done(&["list", "--free", "--no-header", "--output", "bdf"])?;
+        ensure!(free.contains(vf), "{vf} is not free after {time} times: {free}");
+        // By each interface something may be made once that stays.
+        if time == 2 {
+            after_first = Some(held(pid)?);
+        }
+    }
+    let after_last = held(pid)?;
+    ensure!(
+        after_first.as_ref() == Some(&after_last),
+        "{after_first:?} became {after_last:?}"
+    );
+    let run = sriovctl(&["unassign", vf, "--from", at])?;
+    ensure!(
+        run.code == 1 && run.stderr.contains("does not have it"),
+        "{}",
+        run.stderr
+    );
+    Ok(())
+}

@@ -1,0 +1,359 @@
+//! What may be asked of a running machine over a Unix socket, and both ends of that conversation.
+//!
+//! A request is one line of JSON and is answered by one line: [`Request`], [`Reply`]. A connection may carry several, one after another.
+//! Descriptors travel with the bytes of the request that they belong to (`SCM_RIGHTS`, `unix(7)`), one with each of its first bytes, in order.
+//!
+//! ```text
+//! {"add":{"device":"0000:01:10.0","interface":"iommufd"}}        with the descriptor of /dev/vfio/devices/vfioN
+//! {"added":{"device":"0000:01:10.0","interface":"iommufd","address":"0000:02:00.0"}}
+//! {"remove":{"device":"0000:01:10.0","timeout_ms":10000}}
+//! "removed"
+//! "list"
+//! {"functions":[]}
+//! ```
+
+use crate::{Error, ErrorKind, Result};
+use pci::Bdf;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::borrow::Cow;
+use std::fmt;
+use std::io::{self, Write as _};
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+use vmm_sys_util::sock_ctrl_msg::ScmSocket as _;
+
+mod machine;
+
+pub use machine::Running;
+
+/// Longest line in bytes.
+const LINE: usize = 64 << 10;
+/// Most descriptors of one request.
+const FILES: usize = 4;
+/// How long a line may take from its first byte to its last, and how long nothing may come on a connection.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// Gives the guest a function. Its descriptor comes along: the character device or the group; none where the machine has the function's group
+    /// already.
+    Add(Add),
+    /// Takes a function back, with the guest's consent.
+    Remove(Remove),
+    /// Which functions the guest has.
+    List,
+    /// Switches the machine off, without asking the guest.
+    Stop,
+}
+
+/// A function to add.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Add {
+    /// Its address on the host.
+    #[serde(with = "address")]
+    pub device: Bdf,
+    /// What its descriptor is of.
+    pub interface: Interface,
+    /// The number of its IOMMU group, where the descriptor is of the group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<u32>,
+}
+
+/// A function to remove.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Remove {
+    /// Its address on the host.
+    #[serde(with = "address")]
+    pub device: Bdf,
+    /// How long the guest may take to let go of it, in milliseconds. Afterwards it keeps it.
+    pub timeout_ms: u64,
+}
+
+/// The kernel interface by which a machine has a function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Interface {
+    /// Container and group.
+    Type1,
+    /// iommufd and character device.
+    Iommufd,
+}
+
+/// The answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// To [`Request::Add`]: the guest has been told of it.
+    Added(Assigned),
+    /// To [`Request::Remove`]: the guest has let go of it, and so has the machine.
+    Removed,
+    /// To [`Request::List`].
+    Functions(Vec<Assigned>),
+    /// To [`Request::Stop`]: it will end.
+    Stopping,
+    /// What was asked was not done.
+    Failed(Failed),
+}
+
+/// A function that the guest has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assigned {
+    /// Its address on the host.
+    #[serde(with = "address")]
+    pub device: Bdf,
+    /// By which interface the machine has it.
+    pub interface: Interface,
+    /// Its address in the guest.
+    #[serde(with = "address")]
+    pub address: Bdf,
+}
+
+/// Why something was not done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failed {
+    /// The step.
+    pub step: String,
+    /// What happened.
+    pub message: String,
+    /// What can be done about it.
+    pub fix: Option<String>,
+    /// Whether it only took too long.
+    #[serde(default)]
+    pub timed_out: bool,
+}
+
+impl From<&Error> for Failed {
+    fn from(error: &Error) -> Self {
+        Self {
+            step: error.step.to_string(),
+            message: match &error.kind {
+                // These say more than their kind.
+                ErrorKind::Device(_) | ErrorKind::Memory(_) => error.to_string(),
+                kind => kind.to_string(),
+            },
+            fix: error.fix().map(str::to_owned),
+            timed_out: matches!(error.kind, ErrorKind::TimedOut),
+        }
+    }
+}
+
+/// What a machine does when it is asked. Each call may take as long as it needs: others wait.
+pub trait Control: fmt::Debug + Send + Sync {
+    /// Gives the guest a function.
+    ///
+    /// # Errors
+    ///
+    /// When no slot is free, the function cannot be opened or its memory mapped. Nothing has changed then.
+    fn add(&self, add: &Add, files: Vec<OwnedFd>) -> Result<Assigned>;
+
+    /// Takes a function back: presses the button of its slot and waits until the guest has switched the slot off.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::TimedOut`] when the guest does not let go of it, [`ErrorKind::Invalid`] for one that it does not have.
+    fn remove(&self, device: Bdf, timeout: Duration) -> Result<()>;
+
+    /// Which functions the guest has.
+    fn list(&self) -> Vec<Assigned>;
+
+    /// Switches the machine off. Returns before that has happened.
+    fn stop(&self);
+}
+
+/// Answers who comes to the socket, one after another, until the listener fails; to end it shut the listener down, or let the process end. Who
+/// says nothing for 10 seconds, or nonsense, is not heard any further.
+///
+/// # Errors
+///
+/// The listener's.
+pub fn serve(listener: &UnixListener, machine: &dyn Control) -> Result<()> {
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                if let Err(error) = converse(stream, machine) {
+                    tracing::info!("a connection to the control socket ends: {error}");
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Error::new("accept", ErrorKind::Io(error))),
+        }
+    }
+}
+
+fn converse(stream: UnixStream, machine: &dyn Control) -> Result<()> {
+    let mut connection = Connection::new(stream)?;
+    while let Some((line, files)) = connection.receive(Some(PATIENCE))? {
+        let reply = match parse(&line, "read a request") {
+            Ok(request) => answer(request, files, machine),
+            Err(error) => {
+                connection.send(&Reply::Failed(Failed::from(&error)), &[])?;
+                return Err(error);
+            }
+        };
+        connection.send(&reply, &[])?;
+    }
+    Ok(())
+}
+
+fn answer(request: Request, files: Vec<OwnedFd>, machine: &dyn Control) -> Reply {
+    let outcome = match request {
+        Request::Add(add) => machine.add(&add, files).map(Reply::Added),
+        Request::Remove(Remove { device, timeout_ms }) => {
+            let removed = machine.remove(device, Duration::from_millis(timeout_ms));
+            removed.map(|()| Reply::Removed)
+        }
+        Request::List => Ok(Reply::Functions(machine.list())),
+        Request::Stop => {
+            machine.stop();
+            Ok(Reply::Stopping)
+        }
+    };
+    outcome.unwrap_or_else(|error| Reply::Failed(Failed::from(&error)))
+}
+
+/// A connection to a machine.
+#[derive(Debug)]
+pub struct Client {
+    connection: Connection,
+}
+
+impl Client {
+    /// Connects to the socket of a machine.
+    ///
+    /// # Errors
+    ///
+    /// When nobody listens there.
+    pub fn connect(path: &Path) -> Result<Self> {
+        let failed = |error| Error::new(format!("connect to {}", path.display()), ErrorKind::Io(error));
+        let connection = Connection::new(UnixStream::connect(path).map_err(failed)?)?;
+        Ok(Self { connection })
+    }
+
+    /// Asks, and waits so long for the answer. After an error the connection is of no more use.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::TimedOut`] without an answer in time, [`ErrorKind::Malformed`] for one that is none. A refusal is no error but
+    /// [`Reply::Failed`].
+    pub fn ask(&mut self, request: &Request, files: &[BorrowedFd<'_>], timeout: Duration) -> Result<Reply> {
+        self.connection.send(request, files)?;
+        match self.connection.receive(Some(timeout))? {
+            Some((line, _)) => parse(&line, "read an answer"),
+            None => Err(Error::new(
+                "read an answer",
+                ErrorKind::Malformed(Cow::Borrowed("the connection ended")),
+            )),
+        }
+    }
+}
+
+/// One end of a connection.
+#[derive(Debug)]
+struct Connection {
+    stream: UnixStream,
+    /// What has come and belongs to the next line.
+    bytes: Vec<u8>,
+}
+
+impl Connection {
+    fn new(stream: UnixStream) -> Result<Self> {
+        let failed = |error| Error::new("set up a connection", ErrorKind::Io(error));
+        stream.set_write_timeout(Some(PATIENCE)).map_err(failed)?;
+        Ok(Self {
+            stream,
+            bytes: Vec::new(),
+        })
+    }
+
+    /// A line and what came with it; `None` at the end of the connection.
+    fn receive(&mut self, timeout: Option<Duration>) -> Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
+        let failed = |kind| Error::new("receive", kind);
+        let malformed = |what| failed(ErrorKind::Malformed(Cow::Borrowed(what)));
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let mut files = Vec::new();
+        loop {
+            if let Some(end) = self.bytes.iter().position(|byte| *byte == b'\n') {
+                let rest = self.bytes.split_off(end.saturating_add(1));
+                let line = std::mem::replace(&mut self.bytes, rest);
+                return Ok(Some((line, files)));
+            }
+            if self.bytes.len() > LINE {
+                return Err(malformed("a line is too long"));
+            }
+            // Zero would be for ever.
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let left = left.map(|left| left.max(Duration::from_millis(1)));
+            self.stream
+                .set_read_timeout(left)
+                .map_err(|error| failed(ErrorKind::Io(error)))?;
+            let mut buffer = [0; 4096];
+            let (len, file) = match self.stream.recv_with_fd(&mut buffer) {
+                Ok(received) => received,
+                Err(error) => match io::Error::from(error) {
+                    error if error.kind() == io::ErrorKind::Interrupted => continue,
+                    error if error.kind() == io::ErrorKind::WouldBlock => return Err(failed(ErrorKind::TimedOut)),
+                    error => return Err(failed(ErrorKind::Io(error))),
+                },
+            };
+            files.extend(file.map(OwnedFd::from));
+            if files.len() > FILES {
+                return Err(malformed("too many descriptors"));
+            }
+            if len == 0 {
+                return match self.bytes.is_empty() {
+                    true => Ok(None),
+                    false => Err(malformed("the connection ended within a line")),
+                };
+            }
+            self.bytes.extend(buffer.iter().take(len));
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) && !self.bytes.contains(&b'\n') {
+                return Err(failed(ErrorKind::TimedOut));
+            }
+        }
+    }
+
+    /// One descriptor with each of the first bytes: who receives takes one at a time.
+    fn send(&mut self, what: &impl Serialize, files: &[BorrowedFd<'_>]) -> Result<()> {
+        let failed = |error| Error::new("send", ErrorKind::Io(error));
+        let mut line = serde_json::to_vec(what).map_err(|error| failed(error.into()))?;
+        line.push(b'\n');
+        let (with, without) = line.split_at_checked(files.len()).ok_or_else(|| {
+            let why = "more descriptors than bytes";
+            Error::new("send", ErrorKind::Invalid(why))
+        })?;
+        for (byte, file) in with.chunks(1).zip(files) {
+            let sent = self.stream.send_with_fd(byte, file.as_raw_fd());
+            sent.map_err(|error| failed(error.into()))?;
+        }
+        self.stream.write_all(without).map_err(failed)
+    }
+}
+
+fn parse<T: DeserializeOwned>(line: &[u8], step: &'static str) -> Result<T> {
+    serde_json::from_slice(line).map_err(|error| Error::new(step, ErrorKind::Malformed(Cow::Owned(error.to_string()))))
+}
+
+/// Addresses as they are written everywhere.
+mod address {
+    use super::{Bdf, Cow, Deserialize, Deserializer, Serializer};
+    use serde::de::Error as _;
+
+    pub(super) fn serialize<S: Serializer>(bdf: &Bdf, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(bdf)
+    }
+
+    pub(super) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Bdf, D::Error> {
+        let text = Cow::<'a, str>::deserialize(from)?;
+        text.parse().map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests;

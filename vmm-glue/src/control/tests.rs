@@ -1,0 +1,146 @@
+use super::*;
+use std::fs::File;
+use std::io::Read as _;
+use std::os::fd::AsFd as _;
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+/// Adds what has a descriptor, and gives back nothing in time.
+#[derive(Debug, Default)]
+struct Machine(Mutex<Vec<Assigned>>);
+
+impl Control for Machine {
+    fn add(&self, add: &Add, mut files: Vec<OwnedFd>) -> Result<Assigned> {
+        let file = files
+            .pop()
+            .ok_or_else(|| Error::new("add", ErrorKind::Invalid("no descriptor")))?;
+        let mut said = String::new();
+        let read = File::from(file).read_to_string(&mut said);
+        read.map_err(|error| Error::new("read", ErrorKind::Io(error)))?;
+        assert_eq!(said, "the device");
+        let assigned = Assigned {
+            device: add.device,
+            interface: add.interface,
+            address: "02:00.0".parse().unwrap(),
+        };
+        self.0.lock().unwrap().push(assigned.clone());
+        Ok(assigned)
+    }
+
+    fn remove(&self, _: Bdf, _: Duration) -> Result<()> {
+        Err(Error::new("wait for the guest", ErrorKind::TimedOut))
+    }
+
+    fn list(&self) -> Vec<Assigned> {
+        self.0.lock().unwrap().clone()
+    }
+
+    fn stop(&self) {}
+}
+
+fn device() -> Bdf {
+    "0000:01:10.0".parse().unwrap()
+}
+
+fn connect() -> (tempfile::TempDir, Client) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("control");
+    let listener = UnixListener::bind(&path).unwrap();
+    let machine = Arc::new(Machine::default());
+    thread::spawn(move || serve(&listener, &*machine));
+    let client = Client::connect(&path).unwrap();
+    (directory, client)
+}
+
+const LONG: Duration = Duration::from_secs(30);
+
+#[test]
+fn requests_are_answered_one_after_another_and_descriptors_arrive() {
+    let (directory, mut client) = connect();
+    let path = directory.path().join("device");
+    File::create(&path).unwrap().write_all(b"the device").unwrap();
+    let file = File::open(path).unwrap();
+    let add = Request::Add(Add {
+        device: device(),
+        interface: Interface::Iommufd,
+        group: None,
+    });
+    let Reply::Added(added) = client.ask(&add, &[file.as_fd()], LONG).unwrap() else {
+        panic!("not added")
+    };
+    assert_eq!(added.address.to_string(), "0000:02:00.0");
+    assert_eq!(
+        client.ask(&Request::List, &[], LONG).unwrap(),
+        Reply::Functions(vec![added])
+    );
+    let remove = Request::Remove(Remove {
+        device: device(),
+        timeout_ms: 1,
+    });
+    let Reply::Failed(failed) = client.ask(&remove, &[], LONG).unwrap() else {
+        panic!("removed")
+    };
+    assert!(failed.timed_out && failed.step == "wait for the guest", "{failed:?}");
+    assert_eq!(client.ask(&Request::Stop, &[], LONG).unwrap(), Reply::Stopping);
+    // Without its descriptor.
+    assert!(matches!(client.ask(&add, &[], LONG).unwrap(), Reply::Failed(_)));
+}
+
+#[test]
+fn requests_have_the_documented_form() {
+    let text = |request: &Request| serde_json::to_string(request).unwrap();
+    let add = Request::Add(Add {
+        device: device(),
+        interface: Interface::Iommufd,
+        group: None,
+    });
+    assert_eq!(text(&add), r#"{"add":{"device":"0000:01:10.0","interface":"iommufd"}}"#);
+    assert_eq!(text(&Request::List), r#""list""#);
+    for request in [add, Request::List, Request::Stop] {
+        let line = text(&request);
+        assert_eq!(parse::<Request>(line.as_bytes(), "").unwrap(), request);
+    }
+    for wrong in [
+        "",
+        "{}",
+        "\"ad\"",
+        r#"{"add":{"device":"x","interface":"iommufd"}}"#,
+        r#"{"remove":{}}"#,
+    ] {
+        assert!(parse::<Request>(wrong.as_bytes(), "").is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn who_talks_nonsense_is_told_so_and_others_are_heard_after() {
+    let (directory, client) = connect();
+    drop(client);
+    let path = directory.path().join("control");
+    let said = |bytes: &[u8]| {
+        let mut stream = UnixStream::connect(&path).unwrap();
+        stream.write_all(bytes).unwrap();
+        let mut answer = String::new();
+        let read = stream.read_to_string(&mut answer);
+        assert!(read.is_ok() || answer.is_empty());
+        answer
+    };
+    assert!(said(b"hello\n").starts_with(r#"{"failed":"#));
+    let mut stream = UnixStream::connect(&path).unwrap();
+    stream.write_all(b"\"li").unwrap();
+    drop(stream);
+    // The other side closes in the middle of it.
+    let mut stream = UnixStream::connect(&path).unwrap();
+    while stream.write_all(&[b'x'; 4096]).is_ok() {}
+    let mut client = Client::connect(&path).unwrap();
+    assert_eq!(client.ask(&Request::List, &[], LONG).unwrap(), Reply::Functions(vec![]));
+}
+
+#[test]
+fn an_answer_that_does_not_come_is_not_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("control");
+    let _listener = UnixListener::bind(&path).unwrap();
+    let mut client = Client::connect(&path).unwrap();
+    let error = client.ask(&Request::List, &[], Duration::from_millis(20)).unwrap_err();
+    assert!(matches!(error.kind, ErrorKind::TimedOut), "{error}");
+}

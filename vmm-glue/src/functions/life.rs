@@ -1,0 +1,238 @@
+//! Functions that come and go while the guest runs.
+
+use super::{Functions, Given, Listed, Opened, numbered};
+use crate::assigned::Notice;
+use crate::pci::{Indicator, Port, Root};
+use crate::{Error, ErrorKind, Result};
+use ::pci::Bdf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use vfio_core::EventFd;
+
+/// How long a guest may take to see the button before it is pressed again: one that is still booting has lost it.
+const PRESS: Duration = Duration::from_secs(8);
+/// How long a guest may take to be done with a slot that it has switched off.
+const SETTLE: Duration = Duration::from_secs(5);
+/// How often it is looked whether it is.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A slot that the guest was asked to let go of.
+#[derive(Debug)]
+pub struct Removal {
+    slot: usize,
+    /// Signalled when the guest has.
+    emptied: Arc<EventFd>,
+}
+
+impl Removal {
+    /// What becomes readable when the guest has let go: then [`Functions::finish_removal`] ends it.
+    #[must_use]
+    pub fn emptied(&self) -> &EventFd {
+        &self.emptied
+    }
+}
+
+impl Functions {
+    /// Plugs functions into a free slot of a running guest: those of one device, the first of which is function 0.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Exhausted`] when all slots are filled; those of opening, attaching and mapping. Nothing is left of it then.
+    pub fn add(&self, opened: Vec<Opened>) -> Result<Vec<Listed>> {
+        let full = || Error::new("plug a function in", ErrorKind::Exhausted("slot"));
+        let is_settled = |slot: &usize| self.port(*slot).is_ok_and(|port| port.state().power == Indicator::Off);
+        // A guest that has just switched a slot off takes no notice of it for a second, and then its indicator is off.
+        let (deadline, nobody) = (Instant::now() + SETTLE, EventFd::new()?);
+        let (mut state, slot) = loop {
+            let state = self.state();
+            let free: Vec<usize> = state.free(&self.root).collect();
+            let first = free.first().ok_or_else(full)?;
+            match free.iter().find(|slot| is_settled(slot)) {
+                Some(slot) => break (state, *slot),
+                None if Instant::now() >= deadline => break (state, *first),
+                None => drop(state),
+            }
+            nobody.wait_timeout(LOOK)?;
+        };
+        let port = self.port(slot)?;
+        let members = state.open(opened)?;
+        if let Err(error) = state.space.map(&mut |_, _| ()) {
+            state.close(members);
+            return Err(error);
+        }
+        let number = u8::try_from(slot).unwrap_or(u8::MAX);
+        let mut given = state.give(members, number, &self.parts, &self.options)?;
+        if let Some(watcher) = self.watcher.get()
+            && let Err(error) = given.iter_mut().try_for_each(|given| watcher.watch(given))
+        {
+            return state.end(given).and(Err(error));
+        }
+        if let Err(error) = port.insert(numbered(&given)) {
+            return state.end(given).and(Err(error));
+        }
+        let listed = given.iter().map(|given| given.listed(port)).collect();
+        if let Some(place) = state.slots.get_mut(slot) {
+            *place = given;
+        }
+        Ok(listed)
+    }
+
+    /// Takes the slot of a function from the guest, once it has let go of it, and resets and closes what is in it. A guest that has not after `timeout` keeps
+    /// it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] for a function that the guest does not have; [`ErrorKind::TimedOut`]; those of resetting and detaching it, which is gone all the
+    /// same.
+    pub fn remove(&self, bdf: Bdf, timeout: Duration) -> Result<()> {
+        let deadline = Instant::now().checked_add(timeout);
+        let slot = self.slot_of(bdf)?;
+        let removal = Removal {
+            slot,
+            emptied: Arc::new(EventFd::new()?),
+        };
+        loop {
+            // Whether the button is pressed anew, the port knows.
+            let pressed = self.press(&removal);
+            let left = deadline.map_or(PRESS, |deadline| deadline.saturating_duration_since(Instant::now()));
+            if removal.emptied.wait_timeout(left.min(PRESS))?.is_some() {
+                return self.finish_removal(&removal);
+            }
+            if pressed.is_err() && self.slot_of(bdf).is_err() {
+                // The kernel wanted it back too, and has it.
+                return Ok(());
+            }
+            pressed?;
+            if left <= PRESS {
+                break;
+            }
+        }
+        if self.port(slot)?.cancel_removal() {
+            return Err(Error::new("unplug a function", ErrorKind::TimedOut).on(bdf));
+        }
+        // The guest has let go of it in this moment.
+        removal.emptied.wait()?;
+        self.finish_removal(&removal)
+    }
+
+    /// Asks the guest to let go of a function, and of all in its slot.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] for a function that the guest does not have.
+    pub fn begin_removal(&self, bdf: Bdf) -> Result<Removal> {
+        let removal = Removal {
+            slot: self.slot_of(bdf)?,
+            emptied: Arc::new(EventFd::new()?),
+        };
+        self.press(&removal)?;
+        Ok(removal)
+    }
+
+    fn press(&self, removal: &Removal) -> Result<()> {
+        let emptied = Arc::clone(&removal.emptied);
+        self.port(removal.slot)?.request_removal(move |functions| {
+            // On a processor's thread: what takes time is done elsewhere.
+            drop(functions);
+            if let Err(error) = emptied.signal() {
+                tracing::error!(%error, "nobody hears that a slot is empty");
+            }
+        })
+    }
+
+    fn port(&self, slot: usize) -> Result<&Arc<Port>> {
+        let none = || Error::new("look for a slot", ErrorKind::Invalid("there is no such slot"));
+        self.root.ports().get(slot).ok_or_else(none)
+    }
+
+    /// Takes what the guest has let go of: resets and closes it. Does nothing the second time.
+    ///
+    /// # Errors
+    ///
+    /// Those of resetting and detaching; it is gone all the same.
+    pub fn finish_removal(&self, removal: &Removal) -> Result<()> {
+        let mut state = self.state();
+        let given = state.slots.get_mut(removal.slot).map(std::mem::take);
+        state.end(given.unwrap_or_default())
+    }
+
+    /// The events that become readable when the kernel has something to tell of a function, for [`take_notices`](Self::take_notices).
+    ///
+    /// # Errors
+    ///
+    /// For a function that the guest does not have; when no descriptor is left.
+    pub fn notice_events(&self, bdf: Bdf) -> Result<Vec<EventFd>> {
+        let slot = self.slot_of(bdf)?;
+        let state = self.state();
+        let given = state
+            .slots
+            .get(slot)
+            .into_iter()
+            .flatten()
+            .find(|given| given.bdf == bdf);
+        given.map_or(Ok(Vec::new()), |given| given.function.notice_events())
+    }
+
+    /// What the kernel has told of the guest's functions since this was last asked. One that has [failed](Notice::Failed) is stopped by then; one that is
+    /// [wanted](Notice::Wanted) is to be [removed](Self::begin_removal).
+    ///
+    /// # Errors
+    ///
+    /// None that valid events have.
+    pub fn take_notices(&self) -> Result<Vec<(Bdf, Notice)>> {
+        let state = self.state();
+        let mut notices = Vec::new();
+        for given in state.slots.iter().flatten() {
+            let of = given.function.take_notices()?;
+            notices.extend(of.into_iter().map(|notice| (given.bdf, notice)));
+        }
+        Ok(notices)
+    }
+
+    fn slot_of(&self, bdf: Bdf) -> Result<usize> {
+        let state = self.state();
+        let slot = state
+            .slots
+            .iter()
+            .position(|given| given.iter().any(|given| given.bdf == bdf));
+        let none = || Error::new("look for a function", ErrorKind::Invalid("the guest does not have it"));
+        slot.ok_or_else(|| none().on(bdf))
+    }
+}
+
+impl super::State {
+    /// Slots in which nothing is.
+    fn free(&self, root: &Root) -> impl Iterator<Item = usize> {
+        let slots = self.slots.iter().zip(root.ports()).enumerate();
+        let free = slots.filter(|(_, (given, port))| given.is_empty() && !port.state().is_present);
+        free.map(|(slot, _)| slot)
+    }
+
+    /// Takes functions from the guest for good.
+    pub(super) fn end(&mut self, given: Vec<Given>) -> Result<()> {
+        let mut ended = Ok(());
+        for given in given {
+            let Given {
+                watched,
+                function,
+                member,
+                ..
+            } = given;
+            drop(watched);
+            ended = ended.and(function.stop());
+            // A processor may still be in it, but it holds nothing any more.
+            drop(function);
+            ended = ended.and(self.space.remove(member));
+        }
+        ended
+    }
+}
+
+impl Drop for super::State {
+    fn drop(&mut self) {
+        let all: Vec<Given> = self.slots.iter_mut().flat_map(std::mem::take).collect();
+        if let Err(error) = self.end(all) {
+            tracing::error!(%error, "a guest's function was not let go of as it should be");
+        }
+    }
+}

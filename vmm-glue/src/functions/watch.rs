@@ -1,0 +1,114 @@
+//! What the kernel tells of a guest's functions, on the machine's event thread: one that it wants back leaves as if somebody had asked for it.
+
+use super::{Functions, Given, Removal};
+use crate::Result;
+use crate::assigned::Notice;
+use crate::machine::{EventKey, Events};
+use ::pci::Bdf;
+use std::sync::{Arc, Weak};
+use vfio_core::EventFd;
+
+/// Who watches, and where.
+#[derive(Debug)]
+pub(super) struct Watcher {
+    events: Arc<Events>,
+    functions: Weak<Functions>,
+}
+
+/// A file that the event thread waits for; no longer when this is dropped.
+#[derive(Debug)]
+pub(super) struct Watched {
+    events: Arc<Events>,
+    key: EventKey,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.events.remove(self.key);
+    }
+}
+
+impl Functions {
+    /// Lets the event thread hear what the kernel has to tell of the functions that there are and of those that come: one that is
+    /// [wanted back](Notice::Wanted) is taken from the guest once that has let go of it. To be called once.
+    ///
+    /// # Errors
+    ///
+    /// When no descriptor is left.
+    pub fn watch(self: &Arc<Self>, events: &Arc<Events>) -> Result<()> {
+        let watcher = self.watcher.get_or_init(|| Watcher {
+            events: Arc::clone(events),
+            functions: Arc::downgrade(self),
+        });
+        let mut state = self.state();
+        state
+            .slots
+            .iter_mut()
+            .flatten()
+            .try_for_each(|given| watcher.watch(given))
+    }
+
+    fn hear(&self) {
+        match self.take_notices() {
+            Ok(notices) => {
+                let wanted = notices.into_iter().filter(|(_, notice)| *notice == Notice::Wanted);
+                wanted.for_each(|(bdf, _)| self.give_back(bdf));
+            }
+            Err(error) => tracing::error!(%error, "what the kernel tells of functions is not heard"),
+        }
+    }
+
+    /// Asks the guest to let go of a function, and takes it when it has.
+    fn give_back(&self, bdf: Bdf) {
+        let asked = self
+            .begin_removal(bdf)
+            .and_then(|removal| self.finish_later(bdf, removal));
+        match asked {
+            Ok(()) => tracing::info!(%bdf, "the kernel wants a function back, which the guest was asked to let go of"),
+            Err(error) => tracing::error!(%error, "the kernel wants a function back that the guest keeps"),
+        }
+    }
+
+    fn finish_later(&self, bdf: Bdf, removal: Removal) -> Result<()> {
+        let Some(watcher) = self.watcher.get() else {
+            return Ok(());
+        };
+        let emptied = removal.emptied().try_clone()?;
+        let watched = watcher.add(&emptied, move |functions: &Functions| {
+            if let Err(error) = functions.finish_removal(&removal) {
+                tracing::error!(%error, %bdf, "a function was not given back as it should be");
+            }
+        })?;
+        let mut state = self.state();
+        if let Some(given) = state.slots.iter_mut().flatten().find(|given| given.bdf == bdf) {
+            given.watched.push(watched);
+        }
+        Ok(())
+    }
+}
+
+impl Watcher {
+    /// Waits for what the kernel tells of a function.
+    pub(super) fn watch(&self, given: &mut Given) -> Result<()> {
+        for event in given.function.notice_events()? {
+            given.watched.push(self.add(&event, Functions::hear)?);
+        }
+        Ok(())
+    }
+
+    /// Calls `call` whenever an event is signalled, while there are functions.
+    fn add(&self, event: &EventFd, call: impl Fn(&Functions) + Send + 'static) -> Result<Watched> {
+        let (functions, own) = (Weak::clone(&self.functions), event.try_clone()?);
+        let key = self.events.add(event, move || {
+            if let Some(functions) = functions.upgrade() {
+                call(&functions);
+            }
+            // Whoever was called has taken the signals, or there is nobody to take them.
+            if let Err(error) = own.try_read() {
+                tracing::error!(%error, "an event is heard for ever");
+            }
+        })?;
+        let events = Arc::clone(&self.events);
+        Ok(Watched { events, key })
+    }
+}

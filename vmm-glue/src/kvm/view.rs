@@ -1,0 +1,36 @@
+//! The guest's memory as `linux-loader` takes it.
+
+use crate::memory::Ram;
+use crate::{Error, ErrorKind, Result};
+use libc::{MAP_NORESERVE, MAP_SHARED, PROT_READ, PROT_WRITE};
+use std::error::Error as Cause;
+use vfio_core::StableMemory;
+use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+
+/// Lets `use_it` have all of it, by copy only.
+pub(crate) fn with<R>(ram: &[Ram], use_it: impl FnOnce(&GuestMemoryMmap<()>) -> Result<R>) -> Result<R> {
+    let regions = ram.iter().map(region).collect::<Result<Vec<_>>>()?;
+    let view = GuestMemoryMmap::from_regions(regions).map_err(|error| failed(&error))?;
+    use_it(&view)
+}
+
+fn region(ram: &Ram) -> Result<GuestRegionMmap<()>> {
+    let invalid = |why| Error::new("look at the guest's memory", ErrorKind::Invalid(why));
+    if ram.part.end > ram.memory.len() {
+        return Err(invalid("the part lies outside the memory"));
+    }
+    let address = ram.memory.address().wrapping_add(ram.part.start);
+    let (protection, flags) = (PROT_READ | PROT_WRITE, MAP_NORESERVE | MAP_SHARED);
+    // SAFETY: the part was checked to lie in the memory, which stays mapped while it lives; the view is gone before `with` returns, and with it the
+    // loan of `ram`. It copies by volatile accesses, and unmaps nothing.
+    let region = unsafe { MmapRegion::build_raw(address, ram.part.len(), protection, flags) };
+    let region = region.map_err(|error| failed(&error))?;
+    GuestRegionMmap::new(region, GuestAddress(ram.guest)).ok_or_else(|| invalid("addresses overflow"))
+}
+
+fn failed(error: &dyn Cause) -> Error {
+    Error::new(
+        "look at the guest's memory",
+        ErrorKind::Malformed(error.to_string().into()),
+    )
+}
