@@ -16,6 +16,7 @@
 //! | sets reserved bits of slot control, events or presence in slot status | nothing changes |
 //! | clears events with single bytes or four | those whose bits are written |
 //! | switches power off while functions are in use, disables the link, resets the bus | they are cut off first, and reset when they come back |
+//! | switches an empty slot on | it stays off |
 //! | never lets go of what it is asked to | it stays until it is pulled out |
 //!
 //! Follows the PCI Express Base Specification 6.0, chapters 6.7 and 7, and the PCI-to-PCI Bridge Architecture Specification 1.2.

@@ -20,7 +20,7 @@ pub(super) struct Found {
     /// Up to the next one, or the end of its part of the space.
     pub(super) len: u16,
     /// How much of it is its own. Behind that there may be registers of the device's that no list has.
-    own_len: u16,
+    pub(super) own_len: u16,
     version: u8,
 }
 

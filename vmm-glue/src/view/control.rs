@@ -95,6 +95,14 @@ pub(super) fn patch_power(found: &Found, patches: &mut Patches) -> u16 {
     at + 4
 }
 
+/// Vital Product Data (PCI Local Bus 3.0 appendix I): they are read. What is written would stay in the card, for its next owner.
+pub(super) fn patch_vital_data(found: &Found, patches: &mut Patches) {
+    /// In the upper byte of the address: write, or done.
+    const FLAG: u8 = 1 << 7;
+    patches.protect_bits(found.offset + 3, FLAG);
+    patches.protect(found.offset + 4, 4);
+}
+
 /// The power state that is written at `at`; one that is not supported is not entered.
 pub(super) fn power(patches: &mut Patches, at: u16, before: PowerStateCode) -> PowerStateCode {
     let [status] = patches.get(at);

@@ -68,7 +68,7 @@ pub struct Effects {
     list: [Option<Effect>; CAPACITY],
 }
 
-/// Two to forward, and at most one of each other kind.
+/// Two to forward, two commands, and at most one of each other kind.
 const CAPACITY: usize = 8;
 
 impl Effects {

@@ -8,6 +8,7 @@ const COMMAND: u16 = 0x04;
 /// Memory, bus master, parity, system errors, no INTx. There is no I/O.
 const COMMAND_WRITABLE: u16 = 0x0546;
 pub(super) const COMMAND_MEMORY: u16 = 1 << 1;
+pub(super) const COMMAND_BUS_MASTER: u16 = 1 << 2;
 pub(super) const COMMAND_NO_INTX: u16 = 1 << 10;
 const HEADER_TYPE: u16 = 0x0E;
 const MULTI_FUNCTION: u8 = 1 << 7;

@@ -60,33 +60,21 @@ impl ConfigView {
         vector.unwrap_or(Vector::Off)
     }
 
-    /// Keeps an interrupt of one that is masked as pending.
-    pub fn pend(&mut self, number: u16) {
+    /// Shows the guest that an interrupt of one that is masked is pending, or that none is. Whoever holds the function keeps it, and delivers it when
+    /// it is not masked any more.
+    pub fn set_pending(&mut self, number: u16, is_pending: bool) {
         match self.interrupts() {
             Interrupts::Msi => {
                 if let Some(msi) = &mut self.msi {
-                    msi.pend(number, &mut self.patches);
+                    msi.set_pending(number, is_pending, &mut self.patches);
                 }
             }
             Interrupts::Msix => {
                 if let Some(msix) = &mut self.msix {
-                    msix.pend(number);
+                    msix.set_pending(number, is_pending);
                 }
             }
             Interrupts::None | Interrupts::Intx => {}
-        }
-    }
-
-    /// Whether an interrupt was pending. It is not any more: whoever takes it delivers it.
-    #[must_use]
-    pub fn take_pending(&mut self, number: u16) -> bool {
-        match self.interrupts() {
-            Interrupts::Msi => {
-                let msi = self.msi.as_mut();
-                msi.is_some_and(|msi| msi.take_pending(number, &mut self.patches))
-            }
-            Interrupts::Msix => self.msix.as_mut().is_some_and(|msix| msix.take_pending(number)),
-            Interrupts::None | Interrupts::Intx => false,
         }
     }
 

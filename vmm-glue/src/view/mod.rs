@@ -16,7 +16,8 @@
 //! | moves half of a 64-bit address while decoding | it is decoded where both halves say, if that is in a window |
 //! | starts a self test, sets the latency timer, enables I/O | nothing happens |
 //! | enters D1 or D2, which are not supported | the state stays |
-//! | reaches for memory in D3hot | nothing is decoded |
+//! | reaches for memory in D3hot, or writes to the function | nothing is decoded; what is answered here is written |
+//! | writes vital product data, or registers of a vendor's capability | the write is lost, if the latter is not allowed |
 //! | asks for more MSI vectors than there are | it gets those that there are |
 //! | enables MSI and MSI-X together | MSI-X is used |
 //! | writes single bytes, or across entries, into the MSI-X table | the write is lost |
@@ -151,6 +152,7 @@ impl ConfigView {
             chain::blank_unlisted(&mut self.patches, 0x40..0x100, &shown);
         }
         chain::link_standard(&mut self.patches, &shown, &hidden);
+        self.protect_vendors(&shown, options);
         shown.iter().any(|found| found.id == CapabilityId::EXPRESS)
     }
 
@@ -179,7 +181,14 @@ impl ConfigView {
                 self.power_at = Some(control::patch_power(found, patches));
                 true
             }
-            CapabilityId::EXPRESS | CapabilityId::ADVANCED_FEATURES | CapabilityId::POWER_MANAGEMENT => false,
+            CapabilityId::VPD if found.len >= 8 => {
+                control::patch_vital_data(found, patches);
+                true
+            }
+            CapabilityId::EXPRESS
+            | CapabilityId::ADVANCED_FEATURES
+            | CapabilityId::POWER_MANAGEMENT
+            | CapabilityId::VPD => false,
             _ => true,
         }
     }
@@ -198,11 +207,20 @@ impl ConfigView {
             chain::blank_unlisted(&mut self.patches, 0x100..0x1000, &shown);
         }
         chain::link_extended(&mut self.patches, &shown, &hidden);
+        self.protect_vendors(&shown, options);
         for ari in shown
             .iter()
             .filter(|found| found.id == CapabilityId::ARI && found.len >= 8)
         {
             self.patches.fix(ari.offset + 5, &[options.next_function]);
+        }
+    }
+
+    fn protect_vendors(&mut self, shown: &[Found], options: &Presentation) {
+        let vendors = [CapabilityId::VENDOR_SPECIFIC, CapabilityId::VSEC, CapabilityId::DVSEC];
+        let found = shown.iter().filter(|found| vendors.contains(&found.id));
+        for found in found.filter(|_| !options.are_vendor_registers_writable) {
+            self.patches.protect(found.offset, found.own_len);
         }
     }
 
@@ -220,6 +238,10 @@ impl ConfigView {
         }
         let mut effects = Effects::default();
         self.patches.write(offset, from, &mut effects);
+        if before.power != PowerStateCode::D0 {
+            // A function that sleeps would lose it.
+            effects = Effects::default();
+        }
         self.settle(before, &mut effects);
         effects
     }
@@ -325,11 +347,18 @@ impl ConfigView {
         if have_bars_moved && !is_reached {
             effects.push(Effect::Bars);
         }
-        if before.command != after.command {
-            effects.push(Effect::Command(after.command));
+        // It does DMA only when all is where it belongs.
+        let without_dma = after.command & (!header::COMMAND_BUS_MASTER | before.command);
+        let comes_up = have_bars_moved && is_reached;
+        if comes_up && without_dma != before.command {
+            effects.push(Effect::Command(without_dma));
         }
-        if have_bars_moved && is_reached {
+        if comes_up {
             effects.push(Effect::Bars);
+        }
+        let told = if comes_up { without_dma } else { before.command };
+        if told != after.command {
+            effects.push(Effect::Command(after.command));
         }
         match after.interrupts {
             after if after != before.interrupts => effects.push(Effect::Interrupts),

@@ -117,19 +117,11 @@ impl Msi {
         Vector::Live(MsiMessage { address, data })
     }
 
-    pub(super) fn pend(&mut self, number: u16, patches: &mut Patches) {
-        if self.has_masks && number < 1 << self.capable {
-            self.pending |= 1 << number;
+    pub(super) fn set_pending(&mut self, number: u16, is_pending: bool, patches: &mut Patches) {
+        if number < 1 << self.capable {
+            self.pending = self.pending & !(1 << number) | u32::from(is_pending) << number;
             self.show_pending(patches);
         }
-    }
-
-    pub(super) fn take_pending(&mut self, number: u16, patches: &mut Patches) -> bool {
-        let bit = 1_u32.checked_shl(number.into()).unwrap_or_default();
-        let was_pending = self.pending & bit != 0;
-        self.pending &= !bit;
-        self.show_pending(patches);
-        was_pending
     }
 
     fn show_pending(&self, patches: &mut Patches) {

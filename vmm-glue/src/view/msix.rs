@@ -15,8 +15,8 @@ const MASKED: u32 = 1;
 
 /// MSI-X of a function. The table and the pending bits are answered here; the function's own are the host's.
 ///
-/// A vector is masked by its own mask, or with all others by the function mask. An interrupt of a masked vector is pending until the vector is not
-/// masked any more, and is then sent once.
+/// A vector is masked by its own mask, or with all others by the function mask. An interrupt of a masked vector is pending with whoever holds the
+/// function, until the vector is not masked any more, and is then sent once.
 #[derive(Debug)]
 pub struct Msix {
     offset: u16,
@@ -158,18 +158,11 @@ impl Msix {
         }
     }
 
-    /// Keeps an interrupt of a masked vector as pending.
-    pub fn pend(&mut self, number: u16) {
+    /// Shows that an interrupt of a masked vector is pending, or that none is.
+    pub fn set_pending(&mut self, number: u16, is_pending: bool) {
         if let Some(entry) = self.entries.get_mut(usize::from(number)) {
-            entry.is_pending = true;
+            entry.is_pending = is_pending;
         }
-    }
-
-    /// Whether an interrupt is pending, which is not so any more: it is to be delivered now.
-    #[must_use]
-    pub fn take_pending(&mut self, number: u16) -> bool {
-        let entry = self.entries.get_mut(usize::from(number));
-        entry.is_some_and(|entry| std::mem::take(&mut entry.is_pending))
     }
 
     /// Reads from a BAR. Answers whether the access touches table or pending bits; otherwise it is the function's. Of one that touches them only

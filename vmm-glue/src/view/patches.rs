@@ -96,6 +96,13 @@ impl Patches {
         }
     }
 
+    /// The guest cannot set these bits of a byte, which it reads from the function.
+    pub(super) fn protect_bits(&mut self, offset: u16, mask: u8) {
+        if let Some(cell) = self.from(offset).next() {
+            cell.forwarded &= !mask;
+        }
+    }
+
     /// The guest can change these bits, which are answered here.
     pub(super) fn let_write(&mut self, offset: u16, mask: &[u8]) {
         for (cell, mask) in self.from(offset).zip(mask) {

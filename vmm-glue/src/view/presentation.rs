@@ -18,7 +18,7 @@ pub struct Device {
 #[derive(Debug, Clone)]
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "four choices, none of which depends on another"
+    reason = "five choices, none of which depends on another"
 )]
 pub struct Presentation {
     /// Capabilities that the guest sees. Of others nothing is there, neither in the lists nor by offset.
@@ -35,6 +35,8 @@ pub struct Presentation {
     pub has_intx: bool,
     /// The holder can reset the function. Otherwise it says that it has no function level reset.
     pub is_resettable: bool,
+    /// The registers of vendors' capabilities can be written, whatever that does. They can always be read.
+    pub are_vendor_registers_writable: bool,
     /// All 64-bit BARs are shown as prefetchable, so that they find room above 4 GiB. PCI Express reads no more than was asked for, so that
     /// it does no harm behind a root port (PCIe 6.0 §7.5.1.2.1, implementation note).
     pub are_wide_bars_prefetchable: bool,
@@ -61,6 +63,7 @@ impl Default for Presentation {
             next_function: 0,
             has_intx: true,
             is_resettable: true,
+            are_vendor_registers_writable: false,
             are_wide_bars_prefetchable: false,
         }
     }

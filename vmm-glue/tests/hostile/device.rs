@@ -108,6 +108,7 @@ pub(super) fn presentation(script: &mut Script<'_>) -> Presentation {
         has_intx: script.flag(),
         is_resettable: script.flag(),
         are_wide_bars_prefetchable: script.flag(),
+        are_vendor_registers_writable: script.flag(),
         unlisted: if script.byte().is_multiple_of(4) {
             Unlisted::Shown
         } else {

@@ -41,18 +41,14 @@ impl Model {
             place.bar,
             script.u16() % (u16::try_from(self.pending.len()).unwrap() + 1),
         );
-        match script.byte() % 4 {
+        match script.byte() % 3 {
             0 => self.read(view, bar, offset, usize::from(script.byte() % 9)),
-            1 => {
-                let is_masked = view.interrupts() == Interrupts::Msix && view.vector(number) == Vector::Masked;
-                if is_masked {
-                    view.pend(number);
-                    self.pending[usize::from(number)] = true;
+            1 if view.interrupts() == Interrupts::Msix => {
+                let is_pending = script.flag();
+                view.set_pending(number, is_pending);
+                if let Some(bit) = self.pending.get_mut(usize::from(number)) {
+                    *bit = is_pending;
                 }
-            }
-            2 if view.interrupts() == Interrupts::Msix => {
-                let was = self.pending.get_mut(usize::from(number)).map(std::mem::take);
-                assert_eq!(view.take_pending(number), was.unwrap_or(false));
             }
             _ => self.write(view, bar, offset, script.bytes(9)),
         }

@@ -112,13 +112,16 @@ impl Config {
         registers.set(EXPRESS, [0x10, MSI, 0x42, 0x01]);
         // Errors as PCIe 1.1 has them ("role-based"); payloads as large as those of any function.
         registers.set(EXPRESS + 0x04, 0x8005_u32.to_le_bytes());
+        // Relaxed ordering, no snoop, reads of 512 bytes.
+        registers.set(EXPRESS + 0x08, 0x2810_u16.to_le_bytes());
         registers.let_write(EXPRESS + 0x08, 0x78FF_u16.to_le_bytes());
         registers.let_clear(EXPRESS + 0x0A, [0x0F]);
         let [number, ..] = port.to_le_bytes();
         // Data link layer activity is reported.
         let [low, high] = LINK.to_le_bytes();
         registers.set(LINK_CAPABILITIES, [low, high, 0x10, number]);
-        registers.let_write(LINK_CONTROL, 0x00DB_u16.to_le_bytes());
+        // Disable, common clock, extended synch; it does not save power.
+        registers.let_write(LINK_CONTROL, 0x00D0_u16.to_le_bytes());
         registers.set(LINK_STATUS, LINK.to_le_bytes());
         // Attention button, power controller, both indicators, hot-plug; commands complete at once, without notice.
         let slot = u32::from(slot & 0x1FFF) << 19;
@@ -204,18 +207,32 @@ impl Config {
             .change(LINK_STATUS, LINK_ACTIVE, if is_active { LINK_ACTIVE } else { 0 });
     }
 
+    /// Power off, whatever its indicator shows.
+    pub(super) fn keep_off(&mut self) {
+        self.0.change(SLOT_CONTROL, 0, POWER_OFF);
+    }
+
+    /// Takes an event back that the guest has not cleared. Says whether there was one.
+    pub(super) fn take_event(&mut self, event: u16) -> bool {
+        let was_there = self.0.u16(SLOT_STATUS) & event != 0;
+        self.0.change(SLOT_STATUS, event, 0);
+        was_there
+    }
+
     /// Something happened that the guest may want to know.
     pub(super) fn add_events(&mut self, events: u16) {
         self.0.change(SLOT_STATUS, 0, events);
     }
 
-    /// The message to send when it appears: every condition of PCIe 6.0 §6.7.3.4 holds.
-    pub(super) fn message(&self) -> Option<MsiMessage> {
+    /// The message to send when it appears: every condition of PCIe 6.0 §6.7.3.4 holds. Where only the vector's mask is in the way, it is pending.
+    pub(super) fn message(&mut self) -> Option<MsiMessage> {
         let control = self.0.u16(SLOT_CONTROL);
         let is_wanted = control & HOT_PLUG_INTERRUPT != 0 && self.0.u16(SLOT_STATUS) & Self::wanted(control) != 0;
-        let is_on = self.0.u16(MSI + 0x02) & MSI_ENABLE != 0 && self.0.u32(MSI + 0x10) & 1 == 0;
-        let can_send = self.0.u16(COMMAND) & COMMAND_BUS_MASTER != 0;
-        (is_wanted && is_on && can_send).then(|| MsiMessage {
+        let is_on = self.0.u16(MSI + 0x02) & MSI_ENABLE != 0 && self.0.u16(COMMAND) & COMMAND_BUS_MASTER != 0;
+        let is_masked = self.0.u32(MSI + 0x10) & 1 != 0;
+        let is_due = is_wanted && is_on;
+        self.0.set(MSI + 0x14, [u8::from(is_due && is_masked)]);
+        (is_due && !is_masked).then(|| MsiMessage {
             address: u64::from_le_bytes(self.0.get(MSI + 0x04)),
             data: u32::from(self.0.u16(MSI + 0x0C)),
         })

@@ -22,7 +22,7 @@ use crate::{Error, ErrorKind, Result};
 use pci::RoutingId;
 use slot::{Outcome, Removed, Slot};
 use std::fmt;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What a port is made from.
@@ -52,6 +52,8 @@ pub struct Port {
     slot: Mutex<Slot>,
     /// Secondary and subordinate bus, for the look-up without a lock.
     buses: AtomicU16,
+    /// That an interrupt was lost has been said.
+    was_told: AtomicBool,
 }
 
 impl fmt::Debug for Port {
@@ -70,6 +72,7 @@ impl Port {
             options,
             irqs,
             changes: Mutex::default(),
+            was_told: AtomicBool::new(false),
             slot: Mutex::new(slot),
         })
     }
@@ -183,7 +186,12 @@ impl Port {
         if let Some(message) = message
             && let Err(error) = self.irqs.signal(message)
         {
-            tracing::warn!("slot {}: a hot-plug interrupt is lost: {error}", self.options.slot);
+            // The guest can let it fail as often as it likes.
+            if self.was_told.swap(true, Ordering::Relaxed) {
+                tracing::debug!("slot {}: a hot-plug interrupt is lost: {error}", self.options.slot);
+            } else {
+                tracing::warn!("slot {}: a hot-plug interrupt is lost: {error}", self.options.slot);
+            }
         }
         if let Some(Removed { functions, then }) = removed {
             then(functions);

@@ -138,8 +138,13 @@ impl Slot {
         self.config.read(offset, to);
     }
 
+    /// An empty slot is not switched on: whoever is plugged in is to be seen first.
     pub(super) fn write(&mut self, offset: u16, from: &[u8]) {
+        let was_powered = self.config.is_powered();
         self.config.write(offset, from);
+        if self.functions.is_empty() && !was_powered {
+            self.config.keep_off();
+        }
     }
 
     pub(super) fn install(&mut self, functions: Vec<Numbered>) -> Result<(), &'static str> {
@@ -193,10 +198,10 @@ impl Slot {
         Ok(())
     }
 
-    /// A guest that shows that it is about to switch off is told not to, by another press.
+    /// A press that the guest has not seen is none. One that it acts upon, as it shows, is taken back by another one.
     pub(super) fn cancel_removal(&mut self) -> bool {
         let was_wanted = self.removal.take().is_some();
-        if was_wanted && self.state().power == Indicator::Blinking {
+        if was_wanted && !self.config.take_event(BUTTON_PRESSED) && self.state().power == Indicator::Blinking {
             self.config.add_events(BUTTON_PRESSED);
         }
         was_wanted

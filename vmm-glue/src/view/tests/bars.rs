@@ -116,6 +116,12 @@ fn a_bar_answers_where_firmware_or_the_guest_has_put_it() {
     );
     assert_eq!(decoded(&view)[0].1, 0xC000_8000..0xC000_C000);
     assert_eq!(write16(&mut view, 4, 0), [Effect::Bars, Effect::Command(0)]);
+    let up = [Effect::Command(MEMORY), Effect::Bars, Effect::Command(MEMORY | 4)];
+    assert_eq!(write16(&mut view, 4, MEMORY | 4), up, "bus master comes last");
+    assert_eq!(write16(&mut view, 4, 4), [Effect::Bars, Effect::Command(4)]);
+    let up = [Effect::Command(MEMORY | 4), Effect::Bars];
+    assert_eq!(write16(&mut view, 4, MEMORY | 4), up, "it was bus master before");
+    assert_eq!(write16(&mut view, 4, 0), [Effect::Bars, Effect::Command(0)]);
     assert_eq!(decoded(&view), []);
 }
 

@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn a_hidden_capability_reads_as_zeros_and_cannot_be_written() {
     // A capability that nobody knows, between two that are shown.
-    let made = usual()
+    let mut made = usual()
         .with(0xC8, &[0x77, 0, 1, 2, 3, 4, 5, 6])
         .with(0xD8, &[0x09, 0, 8, 1, 2, 3, 4, 5]);
     let mut view = made.view();
@@ -16,6 +16,9 @@ fn a_hidden_capability_reads_as_zeros_and_cannot_be_written() {
     assert_eq!(read(&view, 0xB1), [0xD8], "MSI-X leads past it");
     // The vendor's is the function's own, but for its header.
     assert_eq!(read(&view, 0xD8), [0x09, 0, OWN, OWN]);
+    assert!(is_nothing(view.write(0xDC, &[1, 2, 3, 4])));
+    made.options.are_vendor_registers_writable = true;
+    let mut view = made.view();
     let forwarded = view.write(0xDC, &[1, 2, 3, 4]).into_iter().collect::<Vec<_>>();
     let Some(Effect::Forward(forward)) = forwarded.first() else {
         panic!("{forwarded:?}")
@@ -212,6 +215,18 @@ fn the_link_is_read_and_not_written() {
     for offset in [0x7A, 0x98] {
         assert_eq!(write16(&mut view, offset, 0xFFFF).len(), 1, "{offset:#x}");
     }
+}
+
+#[test]
+fn vital_product_data_are_read_and_not_written() {
+    let mut view = usual().with(0xC8, &[0x03, 0, 0, 0]).view();
+    assert_eq!(read(&view, 0xCA), [OWN; 6]);
+    let effects = write16(&mut view, 0xCA, 0x8004);
+    let [Effect::Forward(forward)] = effects.as_slice() else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(forward.bytes(), [0x04, 0x00], "it is a read");
+    assert!(is_nothing(view.write(0xCC, &[1, 2, 3, 4])));
 }
 
 #[test]

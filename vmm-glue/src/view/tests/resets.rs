@@ -15,7 +15,7 @@ fn busy(made: &Made) -> ConfigView {
     write16(&mut view, 0xB2, 1 << 15);
     let msix = view.msix_mut().unwrap();
     assert_eq!(msix.write(0, 0x1000 + 8, &[5, 0, 0, 0, 0, 0, 0, 0]), Some(0));
-    view.pend(1);
+    view.set_pending(1, true);
     assert!(is_nothing(view.write(0x0C, &[0x10])));
     view
 }
@@ -136,6 +136,7 @@ fn a_sleeping_function_is_reached_only_by_its_configuration() {
     );
     assert_eq!((view.interrupts(), view.decoded().count()), (Interrupts::None, 0));
     assert_eq!(u16_at(&view, POWER), 0x000B);
+    assert_eq!(write16(&mut view, DEVICE_CONTROL, 0x2810), [], "nothing is forwarded");
     let wake = write16(&mut view, POWER, 0);
     assert_eq!(
         wake,

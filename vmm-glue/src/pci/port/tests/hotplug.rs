@@ -146,6 +146,36 @@ fn a_removal_can_be_taken_back() {
     assert_eq!(guest.events(), BUTTON, "the guest is told by a second press");
     guest.power(OFF | POWER_OFF);
     assert!(guest.port.state().is_present);
+    // A press that the guest has not seen yet is not to be seen.
+    guest.power(ON);
+    guest.events();
+    guest.port.request_removal(|_| panic!("it was taken back")).unwrap();
+    assert!(guest.port.cancel_removal());
+    assert_eq!(guest.events(), 0);
+}
+
+#[test]
+fn an_empty_slot_is_not_switched_on() {
+    let guest = Guest::new();
+    guest.start();
+    guest.power(ON);
+    let control = guest.read(SLOT_CONTROL);
+    assert_eq!(
+        control & (POWER_OFF | OFF),
+        POWER_OFF | ON,
+        "the indicator is the guest's"
+    );
+    guest.port.insert(card().1).unwrap();
+    assert_eq!(guest.below(5, 0), 0xFF);
+    guest.power(ON);
+    assert_eq!(guest.below(5, 0), 0x42);
+    // One that was emptied while it was on stays on until the guest has seen it.
+    guest.port.eject();
+    guest.write(SLOT_CONTROL, guest.read(SLOT_CONTROL));
+    assert!(guest.port.state().is_powered);
+    guest.power(OFF | POWER_OFF);
+    guest.power(ON);
+    assert!(!guest.port.state().is_powered);
 }
 
 #[test]
@@ -227,7 +257,13 @@ fn an_interrupt_is_sent_when_its_last_condition_comes_true() {
             writes(&guest, which);
         }
         assert_eq!(guest.interrupts(), 0, "{last}");
+        assert_eq!(
+            guest.read(MSI + 0x14),
+            u16::from(last == 2),
+            "pending while it is masked"
+        );
         writes(&guest, last);
+        assert_eq!(guest.read(MSI + 0x14), 0);
         assert_eq!(guest.interrupts(), 1, "{last}");
         writes(&guest, last.min(4));
         assert_eq!(guest.interrupts(), 0, "{last}");
