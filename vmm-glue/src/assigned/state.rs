@@ -103,9 +103,15 @@ impl State {
     }
 
     /// Reads configuration space as the guest sees it; all ones of a function that is gone or does not answer.
-    pub(super) fn config_read(&self, offset: u16, to: &mut [u8]) {
+    pub(super) fn config_read(&mut self, offset: u16, to: &mut [u8]) {
         to.fill(0xFF);
         let Some(live) = &self.live else { return };
+        // The pending bits of MSI are in configuration space; those of MSI-X are not.
+        if let (Interrupts::Msi, Some(msi)) = (self.view.interrupts(), &live.msi) {
+            for number in 0..self.view.vectors() {
+                self.view.set_pending(number, msi.is_pending(number.into()));
+            }
+        }
         self.view.read(offset, to, |own| {
             if let Err(error) = live.quiet.0.read(offset, own) {
                 tracing::debug!(%error, "read as all ones");
