@@ -1,18 +1,25 @@
 //! Machines of a few instructions: how they end, what they say, and that nothing is left of them. They need `/dev/kvm`.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by it")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test fails by it, or says why it is skipped"
+)]
 
 use std::fs::File;
 use std::io::{Read, Write, pipe};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use vfio_core::{EventFd, PageSize};
 use vmm_glue::bus::Device;
 use vmm_glue::interrupt::{Irqs, Line, MsiMessage, Route};
 use vmm_glue::kvm::Kvm;
-use vmm_glue::machine::{Console, End, Files, Handle, Machine, Reboot, Spec};
+use vmm_glue::machine::{Console, End, Files, Handle, Machine, Plugged, Reboot, Spec};
 use vmm_glue::memory::Node;
-use vmm_glue::{ErrorKind, Result};
+use vmm_glue::pci::Root;
+use vmm_glue::{Error, ErrorKind, Result};
 
 /// Where the guest's code is loaded.
 const LOAD: u32 = 0x10_0000;
@@ -78,6 +85,7 @@ fn descriptors() -> usize {
 fn run(code: &[u8], spec: Spec, input: &[u8], meanwhile: impl FnOnce(&mut Machine)) -> Option<(Result<End>, String)> {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     if !Path::new("/dev/kvm").exists() {
+        println!("lab-skip: there is no /dev/kvm here");
         return None;
     }
     let before = descriptors();
@@ -157,12 +165,65 @@ fn where_nobody_answers_ones_are_read() {
 }
 
 #[test]
-fn a_triple_fault_is_an_error_that_says_where() {
+fn a_triple_fault_is_a_reset() {
     // ud2, and no table that says who handles it.
     if let Some((end, _)) = end_of(&[0x0F, 0x0B], spec(2, Reboot::End)) {
-        let error = end.unwrap_err();
-        assert!(matches!(error.kind, ErrorKind::Stopped(_)), "{error}");
-        assert!(error.to_string().contains("triple fault"), "{error}");
+        assert_eq!(end.unwrap(), End::Reset);
+    }
+    // mov eax, [0x300000]; inc dword [0x300000]; test eax, eax; jnz off; ud2; off:
+    let once = [
+        0xA1, 0, 0, 0x30, 0, 0xFF, 0x05, 0, 0, 0x30, 0, 0x85, 0xC0, 0x75, 2, 0x0F, 0x0B,
+    ];
+    if let Some((end, _)) = end_of(&[&once[..], POWER_OFF].concat(), spec(2, Reboot::InPlace)) {
+        assert_eq!(end.unwrap(), End::PoweredOff);
+    }
+}
+
+/// Counts what it is asked.
+#[derive(Debug, Default)]
+struct Counted {
+    resets: AtomicUsize,
+    stops: AtomicUsize,
+}
+
+impl Plugged for Counted {
+    fn reset(&self) -> Result<()> {
+        self.resets.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn drop_silent_slots(&self) -> bool {
+        true
+    }
+
+    fn stop(&self) -> Result<()> {
+        self.stops.fetch_add(1, Ordering::Relaxed);
+        Err(Error::new("give it back", ErrorKind::TimedOut))
+    }
+}
+
+#[test]
+fn a_reset_that_is_asked_for_twice_is_one() {
+    // mov eax, [0x300000]; cmp eax, 3; jae off; inc dword [0x300000]; mov dx, 0xCF9;
+    // again: mov al, 6; out dx, al; mov al, 0xFE; out 0x64, al; jmp again; off:
+    let count = [0xA1, 0, 0, 0x30, 0, 0x83, 0xF8, 3, 0x73, 19, 0xFF, 0x05, 0, 0, 0x30, 0];
+    let ask = [
+        0x66, 0xBA, 0xF9, 0x0C, 0xB0, 6, 0xEE, 0xB0, 0xFE, 0xE6, 0x64, 0xEB, 0xF7,
+    ];
+    let code = [&count[..], &ask, POWER_OFF].concat();
+    let counted = Arc::new(Counted::default());
+    let functions: Arc<dyn Plugged> = Arc::<Counted>::clone(&counted);
+    let ended = run(&code, spec(1, Reboot::InPlace), b"", |machine| {
+        machine.connect(&Root::new(Vec::new()).unwrap(), functions).unwrap();
+    });
+    if let Some((end, _)) = ended {
+        assert_eq!(
+            end.unwrap(),
+            End::PoweredOff,
+            "what fails at the end does not change it"
+        );
+        assert_eq!(counted.resets.load(Ordering::Relaxed), 3);
+        assert_eq!(counted.stops.load(Ordering::Relaxed), 1);
     }
 }
 
