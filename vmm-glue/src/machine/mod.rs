@@ -22,12 +22,13 @@ use crate::kvm::vcpu::{Buses, Vcpu};
 use crate::memory::{ECAM, GuestMemory, WINDOW_32};
 use crate::pci::{Ecam, Function, Mechanism1, Port, Root, Windows};
 use crate::platform::{self, Request, Requests};
-use crate::serial::{self, COM1, COM1_IRQ, Com1, Input};
+use crate::serial::{self, COM1, COM1_IRQ, Com1, Input, Outbox, Writer};
 use crate::slot::{Slot, Slots};
 use crate::topology::Topology;
 use crate::{Error, ErrorKind, Result};
 use plugged::Nothing;
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use threads::{Ended, Threads};
@@ -50,6 +51,9 @@ pub struct Machine {
     reboot: Reboot,
     events: Arc<Events>,
     shared: Arc<Shared>,
+    /// What the guest says, and the file that it goes to as soon as the machine runs.
+    outbox: Arc<Outbox>,
+    output: Option<OwnedFd>,
     /// Of the hierarchy that it is connected to.
     last_bus: Option<u8>,
 }
@@ -135,7 +139,8 @@ impl Machine {
         };
         let events = Arc::new(Events::new()?);
         listen(&events, &shared)?;
-        insert_com1(&vm, &buses.ports, &events, &shared, files.console)?;
+        let outbox = Arc::new(Outbox::new());
+        insert_com1(&vm, &buses.ports, &events, &outbox, files.console.input)?;
         Ok(Self {
             vcpus,
             _ram: ram,
@@ -151,6 +156,8 @@ impl Machine {
             reboot: spec.reboot,
             events,
             shared,
+            outbox,
+            output: Some(files.console.output),
             last_bus: None,
         })
     }
@@ -233,10 +240,23 @@ impl Machine {
         if self.last_bus.is_none() {
             self.connect(&Root::new(Vec::new())?, Arc::new(Nothing))?;
         }
-        let ended = self.run_to_end();
+        let ended = self.run_with_console();
         // Why the machine has ended is what counts.
         if let Some(Err(error)) = self.buses.functions.take().map(|functions| functions.stop()) {
             tracing::error!(%error, "a function was not given back in good order");
+        }
+        ended
+    }
+
+    fn run_with_console(&mut self) -> Result<End> {
+        let writer = self
+            .output
+            .take()
+            .map(|output| Writer::start(&self.outbox, output.into()));
+        let writer = writer.transpose()?;
+        let ended = self.run_to_end();
+        if let Some(writer) = writer {
+            writer.end();
         }
         ended
     }
@@ -254,7 +274,10 @@ impl Machine {
             } = &*self.shared;
             has_ended.store(false, Ordering::Relaxed);
             let threads = Threads::start(vcpus, &self.buses, requests, is_stopping, ended)?;
+            self.outbox.hold(true);
             let waited = self.wait();
+            // Whoever waits for somebody to read what it says is wanted now.
+            self.outbox.hold(false);
             let Ended { vcpus, failure } = threads.stop();
             // Those who failed are the cause of all else.
             if let Some(failure) = failure {
@@ -335,13 +358,12 @@ fn listen(events: &Events, shared: &Arc<Shared>) -> Result<()> {
 }
 
 /// The serial port, and what feeds it.
-fn insert_com1(vm: &Vm, ports: &Bus, events: &Arc<Events>, shared: &Shared, console: Console) -> Result<()> {
+fn insert_com1(vm: &Vm, ports: &Bus, events: &Arc<Events>, outbox: &Arc<Outbox>, input: Option<OwnedFd>) -> Result<()> {
     let drained = EventFd::new()?;
-    let is_stopping = Arc::clone(&shared.is_stopping);
     let interrupt = vm.irqs().edge(COM1_IRQ)?;
-    let com1 = Arc::new(Com1::new(interrupt, console.output, is_stopping, drained.try_clone()?));
+    let com1 = Arc::new(Com1::new(interrupt, Arc::clone(outbox), drained.try_clone()?));
     ports.insert(COM1.into()..u64::from(COM1 + serial::PORTS), Arc::<Com1>::clone(&com1))?;
-    if let Some(input) = console.input {
+    if let Some(input) = input {
         console::feed(events, Input::new(input, com1), drained)?;
     }
     Ok(())
