@@ -123,11 +123,17 @@ impl GuestMemory {
         low.map(|ram| ram.range().end).max().unwrap_or(0)
     }
 
+    /// Where RAM ends.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.ram.last().map_or(0, |ram| ram.range().end)
+    }
+
     /// What BARs above 4 GiB are placed in, where addresses have `bits` bits. Empty where there is no room.
     #[must_use]
     pub fn window_64(&self, bits: u32) -> Range<u64> {
-        let ram_end = self.ram.last().map_or(0, |ram| ram.range().end);
-        let start = ram_end.max(WINDOW_64_START).next_multiple_of(1 << 30);
+        let start = self.end().max(WINDOW_64_START);
+        let start = start.checked_next_multiple_of(1 << 30).unwrap_or(u64::MAX);
         // Linux knows 52 bits at the most.
         let end = 1 << bits.min(52);
         start..start.max(end)

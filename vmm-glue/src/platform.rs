@@ -4,7 +4,7 @@ use crate::Result;
 use crate::acpi::{PM1_CONTROL, PM1_EVENT, RESET_PORT, SLEEP_TYPE_OFF};
 use crate::bus::{Bus, Device};
 use std::ops::Range;
-use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vfio_core::EventFd;
 
@@ -20,18 +20,34 @@ pub(crate) enum Request {
 pub(crate) struct Requests {
     first: Mutex<Option<Request>>,
     event: EventFd,
+    /// A processor has shut itself down, and it was said.
+    is_shutdown_told: AtomicBool,
 }
 
 impl Requests {
     /// Signals the event.
     pub(crate) fn new(event: EventFd) -> Self {
-        let first = Mutex::default();
-        Self { first, event }
+        Self {
+            first: Mutex::default(),
+            event,
+            is_shutdown_told: AtomicBool::new(false),
+        }
     }
 
     /// What is wanted, if anything; from now on it is nothing.
     pub(crate) fn take(&self) -> Option<Request> {
         self.first().take()
+    }
+
+    /// Nothing is wanted from now on.
+    pub(crate) fn forget(&self) {
+        *self.first() = None;
+    }
+
+    /// A processor has shut itself down: a reset, as chipsets have it. Whether it is the first time, which is worth a line; a guest can do it at will.
+    pub(crate) fn shut_down(&self) -> bool {
+        self.make(Request::Reset);
+        !self.is_shutdown_told.swap(true, Ordering::Relaxed)
     }
 
     fn make(&self, request: Request) {

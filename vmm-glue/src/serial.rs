@@ -1,5 +1,9 @@
 //! COM1: a UART between the guest and the console's files.
 
+mod output;
+
+pub(crate) use output::{Outbox, Writer};
+
 use crate::bus::Device;
 use crate::kvm::Edge;
 use crate::{Error, ErrorKind, Result};
@@ -8,7 +12,6 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind as IoErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vfio_core::EventFd;
 use vm_superio::Trigger;
@@ -17,6 +20,8 @@ use vm_superio::serial::{Serial, SerialEvents};
 /// Its first port, and how many there are.
 pub(crate) const COM1: u16 = 0x3F8;
 pub(crate) const PORTS: u16 = 8;
+/// The port of what is said.
+const DATA: u8 = 0;
 /// Its interrupt.
 pub(crate) const COM1_IRQ: u32 = 4;
 
@@ -32,6 +37,7 @@ pub struct Console {
 /// The UART on the bus.
 pub(crate) struct Com1 {
     uart: Mutex<Serial<Interrupt, Drained, Output>>,
+    outbox: Arc<Outbox>,
 }
 
 /// What the guest reads, on the event thread.
@@ -55,15 +61,12 @@ pub(crate) enum Fed {
 }
 
 impl Com1 {
-    /// On an interrupt, writing to `output` until `is_stopping`. The event is signalled when the guest has read all that there was.
-    pub(crate) fn new(interrupt: Edge, output: OwnedFd, is_stopping: Arc<AtomicBool>, drained: EventFd) -> Self {
-        let output = Output {
-            file: File::from(output),
-            is_stopping,
-            is_broken: false,
-        };
+    /// On an interrupt. The event is signalled when the guest has read all that there was.
+    pub(crate) fn new(interrupt: Edge, outbox: Arc<Outbox>, drained: EventFd) -> Self {
+        let output = Output(Arc::clone(&outbox));
         let uart = Serial::with_events(Interrupt(interrupt), Drained(drained), output);
-        Self { uart: Mutex::new(uart) }
+        let uart = Mutex::new(uart);
+        Self { uart, outbox }
     }
 
     fn uart(&self) -> MutexGuard<'_, Serial<Interrupt, Drained, Output>> {
@@ -81,7 +84,10 @@ impl Device for Com1 {
 
     fn write(&self, offset: u64, from: &[u8]) {
         if let ([byte], Ok(offset)) = (from, u8::try_from(offset)) {
-            // What cannot be written is lost, as on a line that nobody listens to; the output says so once.
+            if offset == DATA {
+                // Not while others want the UART.
+                self.outbox.wait_for_room();
+            }
             if let Err(error) = self.uart().write(offset, *byte) {
                 tracing::trace!(%error, "COM1");
             }
@@ -173,31 +179,13 @@ impl SerialEvents for Drained {
     }
 }
 
-/// Writes until the machine stops: whoever reads too slowly holds the guest, but not those who end it.
-struct Output {
-    file: File,
-    is_stopping: Arc<AtomicBool>,
-    is_broken: bool,
-}
+/// The line, which takes what was [waited for](Outbox::wait_for_room).
+struct Output(Arc<Outbox>);
 
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        loop {
-            match self.file.write(bytes) {
-                // The processor's thread is wanted; what it says now is lost.
-                Err(error) if error.kind() == IoErrorKind::Interrupted && self.is_stopping.load(Ordering::Relaxed) => {
-                    return Err(io::Error::other("the machine stops"));
-                }
-                Err(error) if error.kind() == IoErrorKind::Interrupted => {}
-                Err(error) => {
-                    if !std::mem::replace(&mut self.is_broken, true) {
-                        tracing::warn!(%error, "the console's output is lost");
-                    }
-                    return Err(error);
-                }
-                written => return written,
-            }
-        }
+        self.0.push(bytes);
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -8,14 +8,14 @@ mod map;
 mod pvh;
 
 use crate::kvm::power_on::Entry;
-use crate::kvm::view;
+use crate::kvm::view::{self, View};
 use crate::memory::GuestMemory;
 use crate::{Error, ErrorKind, Result};
 use linux_loader::elf::ELFMAG;
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
 /// What a guest boots.
 #[derive(Debug)]
@@ -62,7 +62,7 @@ pub(crate) fn load(memory: &GuestMemory, payload: &Payload, rsdp: u64) -> Result
 /// What is loaded, and where.
 struct Place<'a> {
     memory: &'a GuestMemory,
-    view: &'a GuestMemoryMmap<()>,
+    view: &'a View,
     payload: &'a Payload,
     rsdp: u64,
 }

@@ -49,8 +49,9 @@ impl Irqs {
     ///
     /// # Errors
     ///
-    /// KVM's own.
+    /// [`ErrorKind::Invalid`] for a pin that there is not; KVM's own.
     pub fn edge(&self, gsi: u32) -> Result<Edge> {
+        check_pin(gsi)?;
         let event = EventFd::new()?;
         descriptor::lend(&event, |fd| self.of.vm.register_irqfd(fd, gsi)).map_err(|error| failed(IRQFD, error))?;
         let of = Arc::clone(&self.of);
@@ -72,9 +73,7 @@ impl interrupt::Irqs for Irqs {
     }
 
     fn line(&self, gsi: u32) -> Result<Box<dyn Line>> {
-        if gsi >= PINS {
-            return Err(Error::new(IRQFD, ErrorKind::Invalid("the I/O APIC has 24 pins")));
-        }
+        check_pin(gsi)?;
         let (event, resample) = (EventFd::new()?, EventFd::new()?);
         let registered = descriptor::lend(&event, |event| {
             descriptor::lend(&resample, |resample| {
@@ -108,6 +107,14 @@ impl interrupt::Irqs for Irqs {
             .map_err(|error| failed("KVM_SIGNAL_MSI", error))?;
         Ok(())
     }
+}
+
+/// Numbers above the pins belong to messages.
+fn check_pin(gsi: u32) -> Result<()> {
+    if gsi < PINS {
+        return Ok(());
+    }
+    Err(Error::new(IRQFD, ErrorKind::Invalid("the I/O APIC has 24 pins")))
 }
 
 impl Inner {

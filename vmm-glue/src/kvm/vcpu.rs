@@ -32,6 +32,8 @@ pub(crate) enum Exit {
     Answered,
     /// For a signal, or because it only now may.
     Signal,
+    /// It has shut itself down (a triple fault), which resets the machine.
+    Shutdown,
 }
 
 /// A processor.
@@ -39,7 +41,12 @@ pub(crate) struct Vcpu {
     fd: VcpuFd,
     number: usize,
     power_on: PowerOn,
+    /// How often in a row the host had no memory for it.
+    faults: u32,
 }
+
+/// Others may take a slot away while it reaches for it, and give it back: that comes to an end. A host without memory does not.
+const MOST_FAULTS: u32 = 16;
 
 impl Vm {
     /// Makes the processor of this number.
@@ -54,7 +61,12 @@ impl Vm {
         fd.set_cpuid2(&cpuid).map_err(|error| failed("KVM_SET_CPUID2", error))?;
         let power_on = PowerOn::of(&fd, &self.msrs)?;
         power_on::firmware(&fd)?;
-        Ok(Vcpu { fd, number, power_on })
+        Ok(Vcpu {
+            fd,
+            number,
+            power_on,
+            faults: 0,
+        })
     }
 }
 
@@ -72,6 +84,15 @@ impl Vcpu {
 
     /// Runs the guest until one access, or a signal, and answers the access. Allocates nothing but for errors.
     pub(crate) fn run(&mut self, buses: &Buses) -> Result<Exit> {
+        let exit = self.enter_guest(buses);
+        // A signal is no progress.
+        if !matches!(exit, Ok(Exit::Signal)) {
+            self.faults = 0;
+        }
+        exit
+    }
+
+    fn enter_guest(&mut self, buses: &Buses) -> Result<Exit> {
         let stopped: Cow<'static, str> = match self.fd.run() {
             Ok(VcpuExit::IoIn(port, data)) => {
                 let data = NonNull::from(data);
@@ -95,13 +116,18 @@ impl Vcpu {
             Err(error) => match std::io::Error::from(error).raw_os_error().map(Errno::from_raw_os_error) {
                 // A signal, or a processor that was sent from waiting to running.
                 Some(Errno::INTR | Errno::AGAIN) => return Ok(Exit::Signal),
-                // Memory that a function does not give any more.
-                Some(Errno::FAULT) if buses.functions.as_ref().is_some_and(|of| of.drop_silent_slots()) => {
-                    return Ok(Exit::Answered);
+                // Memory that a function does not give any more, most likely; another processor may have seen to it.
+                Some(Errno::FAULT) => {
+                    let is_silent = buses.functions.as_ref().is_some_and(|of| of.drop_silent_slots());
+                    self.faults += 1;
+                    if self.faults < MOST_FAULTS {
+                        return Ok(Exit::Signal);
+                    }
+                    fault(is_silent).into()
                 }
                 _ => return Err(self.stopped(failed("KVM_RUN", error).kind)),
             },
-            Ok(VcpuExit::Shutdown) => "KVM_EXIT_SHUTDOWN: a triple fault".into(),
+            Ok(VcpuExit::Shutdown) => return Ok(Exit::Shutdown),
             Ok(VcpuExit::FailEntry(reason, cpu)) => {
                 format!("KVM_EXIT_FAIL_ENTRY: the host's processor {cpu} refuses to enter, reason {reason:#x}").into()
             }
@@ -174,11 +200,31 @@ impl Vcpu {
 
     /// Says which processor it was, and where.
     fn stopped(&self, kind: ErrorKind) -> Error {
-        let at = self
-            .fd
-            .get_regs()
-            .map_or_else(|_| String::new(), |regs| format!(" at {:#x}", regs.rip));
-        Error::new(format!("run processor {}{at}", self.number), kind)
+        Error::new(format!("run processor {}{}", self.number, self.place()), kind)
+    }
+
+    /// Says where it was when it shut itself down.
+    pub(crate) fn tell_shutdown(&self) {
+        tracing::warn!(
+            "processor {}{} has shut itself down (a triple fault): the machine is reset",
+            self.number,
+            self.place()
+        );
+    }
+
+    /// Where it is.
+    fn place(&self) -> String {
+        let regs = self.fd.get_regs();
+        regs.map_or_else(|_| String::new(), |regs| format!(" at {:#x}", regs.rip))
+    }
+}
+
+fn fault(is_silent: bool) -> &'static str {
+    if is_silent {
+        "EFAULT: the host has no memory behind an address of the guest: a function that does not come back from its sleep or reset, too few huge pages, or \
+         a limit of memory is reached"
+    } else {
+        "EFAULT: the host has no memory behind an address of the guest: too few huge pages, or a limit of memory is reached"
     }
 }
 

@@ -22,12 +22,13 @@ use crate::kvm::vcpu::{Buses, Vcpu};
 use crate::memory::{ECAM, GuestMemory, WINDOW_32};
 use crate::pci::{Ecam, Function, Mechanism1, Port, Root, Windows};
 use crate::platform::{self, Request, Requests};
-use crate::serial::{self, COM1, COM1_IRQ, Com1, Input};
+use crate::serial::{self, COM1, COM1_IRQ, Com1, Input, Outbox, Writer};
 use crate::slot::{Slot, Slots};
 use crate::topology::Topology;
 use crate::{Error, ErrorKind, Result};
 use plugged::Nothing;
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use threads::{Ended, Threads};
@@ -50,6 +51,9 @@ pub struct Machine {
     reboot: Reboot,
     events: Arc<Events>,
     shared: Arc<Shared>,
+    /// What the guest says, and the file that it goes to as soon as the machine runs.
+    outbox: Arc<Outbox>,
+    output: Option<OwnedFd>,
     /// Of the hierarchy that it is connected to.
     last_bus: Option<u8>,
 }
@@ -61,6 +65,8 @@ struct Shared {
     /// Something is wanted: by the guest, or by a handle.
     wanted: EventFd,
     is_stop_wanted: AtomicBool,
+    /// A processor's thread has ended by itself.
+    has_ended: AtomicBool,
     /// The processors' threads are to end.
     is_stopping: Arc<AtomicBool>,
     /// Signalled by each processor's thread at its end.
@@ -90,7 +96,8 @@ impl Machine {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`] for a machine without processors or memory, or with more processors than it may have; KVM's own.
+    /// [`ErrorKind::Invalid`] for a machine without processors or memory, or with more processors than it may have; [`ErrorKind::Malformed`] for more memory
+    /// than processors reach; KVM's own.
     pub fn new(spec: Spec, files: Files) -> Result<Self> {
         let invalid = |why| Error::new("make the machine", ErrorKind::Invalid(why));
         let topology = Topology::new(&spec.nodes).ok_or_else(|| invalid("a guest needs a processor"))?;
@@ -102,6 +109,12 @@ impl Machine {
             ));
         }
         let memory = GuestMemory::new(&spec.nodes, spec.pages)?;
+        let bits = vm.physical_bits().min(52);
+        if memory.end() > 1 << bits {
+            let end = memory.end();
+            let why = format!("the memory ends at {end:#x}, and processors of this host have {bits} bits of address");
+            return Err(Error::new("make the machine", ErrorKind::Malformed(why.into())));
+        }
         let map = |part: &crate::memory::Ram| {
             let stable: Arc<dyn StableMemory> = Arc::<vfio_core::Memory>::clone(&part.memory);
             vm.slots().map(part.guest, &stable, part.part.clone(), true)
@@ -115,6 +128,7 @@ impl Machine {
             requests: Arc::new(Requests::new(wanted.try_clone()?)),
             wanted,
             is_stop_wanted: AtomicBool::new(false),
+            has_ended: AtomicBool::new(false),
             is_stopping: Arc::default(),
             ended: Arc::new(EventFd::new()?),
         });
@@ -124,7 +138,9 @@ impl Machine {
             functions: None,
         };
         let events = Arc::new(Events::new()?);
-        insert_com1(&vm, &buses.ports, &events, &shared, files.console)?;
+        listen(&events, &shared)?;
+        let outbox = Arc::new(Outbox::new());
+        insert_com1(&vm, &buses.ports, &events, &outbox, files.console.input)?;
         Ok(Self {
             vcpus,
             _ram: ram,
@@ -140,6 +156,8 @@ impl Machine {
             reboot: spec.reboot,
             events,
             shared,
+            outbox,
+            output: Some(files.console.output),
             last_bus: None,
         })
     }
@@ -216,26 +234,51 @@ impl Machine {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Malformed`] or [`ErrorKind::Unsupported`] for a kernel that cannot be booted; [`ErrorKind::Stopped`] for a processor that cannot go on,
-    /// after a triple fault, say.
+    /// [`ErrorKind::Malformed`] or [`ErrorKind::Unsupported`] for a kernel that cannot be booted; [`ErrorKind::Stopped`] for a processor that cannot go on:
+    /// an instruction that KVM cannot emulate, memory that the host does not have.
     pub fn run(mut self) -> Result<End> {
         if self.last_bus.is_none() {
             self.connect(&Root::new(Vec::new())?, Arc::new(Nothing))?;
         }
+        let ended = self.run_with_console();
+        // Why the machine has ended is what counts.
+        if let Some(Err(error)) = self.buses.functions.take().map(|functions| functions.stop()) {
+            tracing::error!(%error, "a function was not given back in good order");
+        }
+        ended
+    }
+
+    fn run_with_console(&mut self) -> Result<End> {
+        let writer = self
+            .output
+            .take()
+            .map(|output| Writer::start(&self.outbox, output.into()));
+        let writer = writer.transpose()?;
         let ended = self.run_to_end();
-        let stopped = self.buses.functions.take().map_or(Ok(()), |functions| functions.stop());
-        // Why the machine has ended is the cause of all else.
-        let end = ended?;
-        stopped.map(|()| end)
+        if let Some(writer) = writer {
+            writer.end();
+        }
+        ended
     }
 
     fn run_to_end(&mut self) -> Result<End> {
         loop {
             self.load()?;
             let vcpus = std::mem::take(&mut self.vcpus);
-            let threads = Threads::start(vcpus, &self.buses, &self.shared.is_stopping, &self.shared.ended)?;
+            let Shared {
+                requests,
+                has_ended,
+                is_stopping,
+                ended,
+                ..
+            } = &*self.shared;
+            has_ended.store(false, Ordering::Relaxed);
+            let threads = Threads::start(vcpus, &self.buses, requests, is_stopping, ended)?;
+            self.outbox.hold(true);
             let waited = self.wait();
-            let Ended { vcpus, failure } = threads.stop()?;
+            // Whoever waits for somebody to read what it says is wanted now.
+            self.outbox.hold(false);
+            let Ended { vcpus, failure } = threads.stop();
             // Those who failed are the cause of all else.
             if let Some(failure) = failure {
                 return Err(failure);
@@ -244,6 +287,8 @@ impl Machine {
                 (End::Reset, Reboot::InPlace) => self.vcpus = vcpus,
                 (end, _) => return Ok(end),
             }
+            // What the guest has said since was said by the one that is gone.
+            requests.forget();
             self.reset()?;
         }
     }
@@ -277,19 +322,6 @@ impl Machine {
 
     /// Serves events until the machine is to end, or a processor has.
     fn wait(&self) -> Result<End> {
-        let seen = Arc::new(AtomicBool::new(false));
-        let keys = [&self.shared.wanted, &*self.shared.ended].map(|event| {
-            let seen = Arc::clone(&seen);
-            self.events.add(event, move || seen.store(true, Ordering::Relaxed))
-        });
-        let ended = self.wait_for(&seen);
-        for key in keys.into_iter().flatten() {
-            self.events.remove(key);
-        }
-        ended
-    }
-
-    fn wait_for(&self, seen: &AtomicBool) -> Result<End> {
         loop {
             if self.shared.is_stop_wanted.load(Ordering::Acquire) {
                 return Ok(End::Stopped);
@@ -299,26 +331,39 @@ impl Machine {
                 Some(Request::Reset) => return Ok(End::Reset),
                 None => {}
             }
-            while !seen.swap(false, Ordering::Relaxed) {
-                self.events.dispatch(None)?;
-            }
-            self.shared.wanted.try_read()?;
-            if self.shared.ended.try_read()?.is_some() {
-                // One has ended by itself: it tells why when it is joined.
+            if self.shared.has_ended.load(Ordering::Relaxed) {
+                // It tells why when it is joined.
                 return Ok(End::Stopped);
             }
+            self.events.dispatch(None)?;
         }
     }
 }
 
+/// What is wanted, and who ends, wakes the event thread from now on.
+fn listen(events: &Events, shared: &Arc<Shared>) -> Result<()> {
+    let of = Arc::clone(shared);
+    events.add(&shared.wanted, move || {
+        if let Err(error) = of.wanted.try_read() {
+            tracing::error!(%error, "what is wanted of the machine stays signalled");
+        }
+    })?;
+    let of = Arc::clone(shared);
+    events.add(&*shared.ended, move || match of.ended.try_read() {
+        Ok(Some(_)) => of.has_ended.store(true, Ordering::Relaxed),
+        Ok(None) => {}
+        Err(error) => tracing::error!(%error, "the end of a processor stays signalled"),
+    })?;
+    Ok(())
+}
+
 /// The serial port, and what feeds it.
-fn insert_com1(vm: &Vm, ports: &Bus, events: &Arc<Events>, shared: &Shared, console: Console) -> Result<()> {
+fn insert_com1(vm: &Vm, ports: &Bus, events: &Arc<Events>, outbox: &Arc<Outbox>, input: Option<OwnedFd>) -> Result<()> {
     let drained = EventFd::new()?;
-    let is_stopping = Arc::clone(&shared.is_stopping);
     let interrupt = vm.irqs().edge(COM1_IRQ)?;
-    let com1 = Arc::new(Com1::new(interrupt, console.output, is_stopping, drained.try_clone()?));
+    let com1 = Arc::new(Com1::new(interrupt, Arc::clone(outbox), drained.try_clone()?));
     ports.insert(COM1.into()..u64::from(COM1 + serial::PORTS), Arc::<Com1>::clone(&com1))?;
-    if let Some(input) = console.input {
+    if let Some(input) = input {
         console::feed(events, Input::new(input, com1), drained)?;
     }
     Ok(())

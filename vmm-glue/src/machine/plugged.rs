@@ -13,7 +13,7 @@ pub trait Plugged: fmt::Debug + Send + Sync {
     fn reset(&self) -> Result<()>;
 
     /// Takes away the slots of functions that do not decode memory: a processor has reached for memory that is not there (`KVM_RUN` gives EFAULT). Whether
-    /// there were any. Called by the processor's thread.
+    /// there were any. Called by the processor's thread, which tries again a few times in any case.
     fn drop_silent_slots(&self) -> bool;
 
     /// Takes them all from the guest: the machine ends, and no processor runs any more.

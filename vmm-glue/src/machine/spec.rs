@@ -47,7 +47,7 @@ pub struct Files {
 pub enum End {
     /// The guest has powered it off.
     PoweredOff,
-    /// The guest has reset it, and a reset is the [end](Reboot::End).
+    /// The guest has reset it, by a triple fault at worst, and a reset is the [end](Reboot::End).
     Reset,
     /// Somebody has [stopped](super::Handle::stop) it.
     Stopped,

@@ -1,16 +1,19 @@
 //! The threads of the processors: begun together, ended together.
 
 use crate::kvm::kick;
-use crate::kvm::vcpu::{Buses, Vcpu};
+use crate::kvm::vcpu::{Buses, Exit, Vcpu};
+use crate::platform::Requests;
 use crate::{Error, ErrorKind, Result};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use vfio_core::EventFd;
 
 /// A processor that comes late gets another signal: the first one may have come just before it entered the guest.
 const AGAIN: Duration = Duration::from_millis(2);
+/// Threads that take longer wait for the kernel or a device: that is said, once.
+const LATE: Duration = Duration::from_secs(10);
 
 /// Running processors.
 #[derive(Debug)]
@@ -32,6 +35,7 @@ impl Threads {
     pub(super) fn start(
         vcpus: Vec<Vcpu>,
         buses: &Buses,
+        requests: &Arc<Requests>,
         is_stopping: &Arc<AtomicBool>,
         ended: &Arc<EventFd>,
     ) -> Result<Self> {
@@ -44,16 +48,16 @@ impl Threads {
             ended: Arc::clone(ended),
         };
         for (number, vcpu) in vcpus.into_iter().enumerate() {
-            let (buses, is_stopping) = (buses.clone(), Arc::clone(is_stopping));
+            let (buses, requests, is_stopping) = (buses.clone(), Arc::clone(requests), Arc::clone(is_stopping));
             let at_end = AtEnd(Arc::clone(ended));
             let thread = Builder::new().name(format!("vcpu{number}")).spawn(move || {
                 let _at_end = at_end;
-                run(vcpu, &buses, &is_stopping)
+                run(vcpu, &buses, &requests, &is_stopping)
             });
             match thread {
                 Ok(thread) => begun.threads.push(thread),
                 Err(error) => {
-                    drop(begun.stop()?);
+                    drop(begun.stop());
                     return Err(failed(error));
                 }
             }
@@ -62,16 +66,27 @@ impl Threads {
     }
 
     /// Ends all, and waits until they have.
-    pub(super) fn stop(self) -> Result<Ended> {
+    pub(super) fn stop(self) -> Ended {
         self.is_stopping.store(true, Ordering::Release);
+        let begun = Instant::now();
+        let mut is_late = false;
         while self.threads.iter().any(|thread| !thread.is_finished()) {
             for thread in self.threads.iter().filter(|thread| !thread.is_finished()) {
                 kick::kick(thread);
             }
-            self.ended.wait_timeout(AGAIN)?;
+            // There is no way but to go on: nobody may run when this returns.
+            if let Err(error) = self.ended.wait_timeout(AGAIN) {
+                tracing::debug!(%error, "the processors' threads are asked again at once");
+            }
+            if !is_late && begun.elapsed() > LATE {
+                is_late = true;
+                tracing::warn!("a processor's thread does not end: it waits for the kernel, or for a device");
+            }
         }
         // Signals of those who ended meanwhile.
-        self.ended.try_read()?;
+        if let Err(error) = self.ended.try_read() {
+            tracing::debug!(%error, "the end of the processors' threads stays signalled");
+        }
         let mut ended = Ended {
             vcpus: Vec::with_capacity(self.threads.len()),
             failure: None,
@@ -88,16 +103,23 @@ impl Threads {
                 }
             }
         }
-        Ok(ended)
+        ended
     }
 }
 
 /// The life of a processor's thread.
-fn run(mut vcpu: Vcpu, buses: &Buses, is_stopping: &AtomicBool) -> (Vcpu, Result<()>) {
+fn run(mut vcpu: Vcpu, buses: &Buses, requests: &Requests, is_stopping: &AtomicBool) -> (Vcpu, Result<()>) {
     kick::listen();
     while !is_stopping.load(Ordering::Acquire) {
-        if let Err(error) = vcpu.run(buses) {
-            return (vcpu, Err(error));
+        match vcpu.run(buses) {
+            Ok(Exit::Answered | Exit::Signal) => {}
+            Ok(Exit::Shutdown) => {
+                if requests.shut_down() {
+                    vcpu.tell_shutdown();
+                }
+                return (vcpu, Ok(()));
+            }
+            Err(error) => return (vcpu, Err(error)),
         }
     }
     let finished = vcpu.finish(buses);
