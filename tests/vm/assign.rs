@@ -169,7 +169,11 @@ fn goes_and_comes(guest: &mut Background, at: &str, options: &[&[&str]], pf: &st
     for (time, options) in (1..=TIMES).zip(options.iter().cycle()) {
         let given = json(&[&["assign", vf, "--to", at], *options].concat())?;
         let address = given["guest_address"].as_str().context("no address")?.to_owned();
-        said(guest, &format!("guest: {address} has come"), time)?;
+        said(guest, " has come", time)?;
+        ensure!(
+            guest.said()?.contains(&format!("guest: {address} has come")),
+            "not at {address}"
+        );
         said(guest, "answered after", time)?;
         if time == 1 {
             let shown = json(&["show", vf])?;
@@ -182,7 +186,7 @@ fn goes_and_comes(guest: &mut Background, at: &str, options: &[&[&str]], pf: &st
         }
         let taken = json(&["unassign", vf, "--from", at])?;
         ensure!(taken["bdf"] == vf, "{taken}");
-        said(guest, &format!("guest: {address} is gone"), time)?;
+        said(guest, " is gone", time)?;
         let free = done(&["list", "--free", "--no-header", "--output", "bdf"])?;
         ensure!(free.contains(vf), "{vf} is not free after {time} times: {free}");
         // By each interface something may be made once that stays.

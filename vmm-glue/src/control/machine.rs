@@ -3,11 +3,12 @@
 use super::{Add, Assigned, Control, Interface};
 use crate::assigned::Notice;
 use crate::functions::{File, Functions, Opened};
-use crate::machine::{Events, Handle};
+use crate::machine::{EventKey, Events, Handle};
 use crate::{Error, ErrorKind, Result};
 use pci::{Bdf, GroupId};
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use vfio_core::{CdevFile, Group};
 
@@ -17,6 +18,8 @@ pub struct Running {
     functions: Arc<Functions>,
     handle: Handle,
     events: Arc<Events>,
+    /// What is listened to, by function.
+    watched: Mutex<BTreeMap<Bdf, Vec<EventKey>>>,
     /// By which interface it has all of its functions.
     interface: Interface,
 }
@@ -29,6 +32,7 @@ impl Running {
             functions,
             handle,
             events,
+            watched: Mutex::default(),
             interface,
         }
     }
@@ -39,16 +43,24 @@ impl Running {
     ///
     /// When no descriptor is left.
     pub fn watch(&self, device: Bdf) -> Result<()> {
+        let mut keys = Vec::new();
         for event in self.functions.notice_events(device)? {
             let (functions, events) = (Arc::clone(&self.functions), Arc::downgrade(&self.events));
-            self.events.add(event, move || {
+            keys.push(self.events.add(event, move || {
                 let Some(events) = events.upgrade() else { return };
                 if let Err(error) = heed(&functions, &events) {
                     tracing::error!("what the kernel says of a function is not heeded: {error}");
                 }
-            })?;
+            })?);
         }
+        self.watched().insert(device, keys);
         Ok(())
+    }
+}
+
+impl Running {
+    fn watched(&self) -> MutexGuard<'_, BTreeMap<Bdf, Vec<EventKey>>> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -106,7 +118,11 @@ impl Control for Running {
     }
 
     fn remove(&self, device: Bdf, timeout: Duration) -> Result<()> {
-        self.functions.remove(device, timeout).map(drop)
+        self.functions.remove(device, timeout)?;
+        for key in self.watched().remove(&device).unwrap_or_default() {
+            self.events.remove(key);
+        }
+        Ok(())
     }
 
     fn list(&self) -> Vec<Assigned> {
