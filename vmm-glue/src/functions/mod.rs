@@ -23,6 +23,7 @@ use crate::pci::{Function, Numbered, Port, PortOptions, Root, Windows};
 use crate::slot::Slots;
 use crate::{Error, ErrorKind, Result};
 use ::pci::{BarIndex, Bdf, RoutingId, Segment};
+use life::Waiting;
 use space::{Member, Space};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -77,6 +78,8 @@ pub struct Functions {
     options: Options,
     backend: Backend,
     state: Mutex<State>,
+    /// For each slot, who waits for it to be emptied.
+    waiting: Vec<Arc<Waiting>>,
     watcher: OnceLock<Watcher>,
 }
 
@@ -160,6 +163,7 @@ impl Functions {
             options,
             backend,
             state: Mutex::new(state),
+            waiting: (0..count).map(|_| Arc::default()).collect(),
             watcher: OnceLock::new(),
         })
     }
@@ -364,7 +368,10 @@ impl Plugged for Functions {
         }
         let mut state = self.state();
         let all: Vec<Given> = state.slots.iter_mut().flat_map(std::mem::take).collect();
-        state.end(all)
+        let ended = state.end(all);
+        drop(state);
+        self.waiting.iter().for_each(|waiting| waiting.signal());
+        ended
     }
 }
 

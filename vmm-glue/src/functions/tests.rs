@@ -240,6 +240,62 @@ fn a_removal_waits_for_the_guest() {
     assert_eq!(machine.leaks(), Vec::<String>::new());
 }
 
+/// Until the button of a slot was pressed, and begins anew.
+fn await_press(bench: &Bench, slot: u8) {
+    while bench.config(0, slot << 3, SLOT_CONTROL) >> 16 & 1 == 0 {
+        std::thread::yield_now();
+    }
+    bench.set_config(0, slot << 3, SLOT_CONTROL + 2, &[1, 0]);
+}
+
+#[test]
+fn whoever_waits_for_a_slot_hears_that_it_is_empty_whoever_asked_last() {
+    let machine = machine();
+    let bench = Bench::new(&machine, Way::Iommufd, &[&[1]]).unwrap();
+    std::thread::scope(|scope| {
+        let removed = scope.spawn(|| bench.functions.remove(bdf(1), Duration::MAX));
+        await_press(&bench, 1);
+        let other = bench.functions.begin_removal(bdf(1)).unwrap();
+        bench.set_power(1, false);
+        removed.join().unwrap().unwrap();
+        assert_eq!(other.emptied().try_read().unwrap(), Some(1));
+        bench.functions.finish_removal(&other).unwrap();
+    });
+    assert!(bench.functions.list().is_empty());
+}
+
+#[test]
+fn a_removal_ends_with_the_machine() {
+    let machine = machine();
+    let bench = Bench::new(&machine, Way::Iommufd, &[&[1]]).unwrap();
+    std::thread::scope(|scope| {
+        let removed = scope.spawn(|| bench.functions.remove(bdf(1), Duration::MAX));
+        await_press(&bench, 1);
+        bench.functions.stop().unwrap();
+        removed.join().unwrap().unwrap();
+    });
+    drop(bench);
+    assert_eq!(machine.leaks(), Vec::<String>::new());
+}
+
+#[test]
+fn only_what_the_guest_has_let_go_of_is_taken_and_only_once() {
+    let machine = machine();
+    let bench = Bench::new(&machine, Way::Iommufd, &[&[1]]).unwrap();
+    let removal = bench.functions.begin_removal(bdf(1)).unwrap();
+    let error = bench.functions.finish_removal(&removal).unwrap_err();
+    assert!(matches!(error.kind, ErrorKind::Invalid(_)), "{error}");
+    assert!(bench.copies(1));
+    bench.set_power(1, false);
+    // The slot is empty and nobody has finished yet.
+    bench.functions.remove(bdf(1), Duration::ZERO).unwrap();
+    bench.functions.finish_removal(&removal).unwrap();
+    let again = opened(&machine, Way::Iommufd, 1).unwrap();
+    bench.functions.add(vec![again]).unwrap();
+    bench.functions.finish_removal(&removal).unwrap();
+    assert_eq!(bench.functions.list().len(), 1, "that is another one");
+}
+
 #[test]
 fn what_the_kernel_tells_of_a_function_is_told_of_that_one() {
     let machine = machine();
