@@ -64,7 +64,7 @@ impl Functions {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Exhausted`] when all slots are filled; those of opening, attaching and mapping. Nothing is left of it then.
+    /// [`ErrorKind::Exhausted`] when all slots are filled; [`ErrorKind::Invalid`] when the machine has ended; those of opening, attaching and mapping. Nothing is left of it then.
     pub fn add(&self, opened: Vec<Opened>) -> Result<Vec<Listed>> {
         let full = || Error::new("plug a function in", ErrorKind::Exhausted("slot"));
         let is_settled = |slot: &usize| self.port(*slot).is_ok_and(|port| port.state().power == Indicator::Off);
@@ -72,6 +72,7 @@ impl Functions {
         let (deadline, nobody) = (Instant::now() + SETTLE, EventFd::new()?);
         let (mut state, slot) = loop {
             let state = self.state();
+            state.runs()?;
             let free: Vec<usize> = state.free(&self.root).collect();
             let first = free.first().ok_or_else(full)?;
             match free.iter().find(|slot| is_settled(slot)) {
@@ -140,6 +141,7 @@ impl Functions {
     /// [`ErrorKind::Invalid`] for a function that the guest does not have.
     pub fn begin_removal(&self, bdf: Bdf) -> Result<Removal> {
         let state = self.state();
+        state.runs()?;
         let (slot, given) = state.find(bdf)?;
         let removal = Removal {
             slot,
@@ -229,6 +231,17 @@ impl Functions {
 }
 
 impl super::State {
+    /// An error of a machine that has ended.
+    pub(super) fn runs(&self) -> Result<()> {
+        match self.is_stopped {
+            true => Err(Error::new(
+                "look for a slot",
+                ErrorKind::Invalid("the machine has ended"),
+            )),
+            false => Ok(()),
+        }
+    }
+
     /// A function that the guest has, and its slot.
     fn find(&self, bdf: Bdf) -> Result<(usize, &Given)> {
         let mut all = (0..)

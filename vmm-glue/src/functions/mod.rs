@@ -87,6 +87,8 @@ struct State {
     // Fields drop in this order: functions before their space.
     slots: Vec<Vec<Given>>,
     space: Space,
+    /// The machine has ended: nothing is taken in any more.
+    is_stopped: bool,
 }
 
 /// A function that the guest has.
@@ -132,6 +134,7 @@ impl Functions {
         let mut state = State {
             slots: Vec::new(),
             space,
+            is_stopped: false,
         };
         // All are attached before memory is mapped: each narrows where it may be.
         let open = |opened: Vec<Opened>| state.open(opened);
@@ -363,10 +366,12 @@ impl Plugged for Functions {
     }
 
     fn stop(&self) -> Result<()> {
+        // Whoever is adding one has it in its slot before, or is refused afterwards.
+        let mut state = self.state();
+        state.is_stopped = true;
         for port in self.root.ports() {
             drop(port.eject());
         }
-        let mut state = self.state();
         let all: Vec<Given> = state.slots.iter_mut().flat_map(std::mem::take).collect();
         let ended = state.end(all);
         drop(state);

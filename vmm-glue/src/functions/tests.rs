@@ -279,6 +279,23 @@ fn a_removal_ends_with_the_machine() {
 }
 
 #[test]
+fn nothing_is_taken_in_once_the_machine_has_ended() {
+    for way in BOTH {
+        let machine = machine();
+        let bench = Bench::new(&machine, way, &[&[1]]).unwrap();
+        bench.functions.stop().unwrap();
+        let pinned = machine.pinned();
+        let error = bench
+            .functions
+            .add(vec![opened(&machine, way, 2).unwrap()])
+            .unwrap_err();
+        assert!(error.to_string().contains("has ended"), "{error}");
+        assert!(bench.functions.begin_removal(bdf(1)).is_err());
+        assert_eq!((bench.functions.list().len(), machine.pinned()), (0, pinned), "{way:?}");
+    }
+}
+
+#[test]
 fn only_what_the_guest_has_let_go_of_is_taken_and_only_once() {
     let machine = machine();
     let bench = Bench::new(&machine, Way::Iommufd, &[&[1]]).unwrap();

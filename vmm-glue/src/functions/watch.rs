@@ -41,6 +41,7 @@ impl Functions {
             functions: Arc::downgrade(self),
         });
         let mut state = self.state();
+        state.runs()?;
         state
             .slots
             .iter_mut()
