@@ -202,6 +202,27 @@ impl Functions {
         state.end(given.unwrap_or_default())
     }
 
+    /// Takes the slot of a function from the guest without asking it, which learns of it afterwards; resets and closes what is in it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] for a function that the guest does not have; those of resetting and detaching it, which is gone all the same.
+    pub fn eject(&self, bdf: Bdf) -> Result<()> {
+        let mut state = self.state();
+        let (slot, _) = state.find(bdf)?;
+        self.expel(&mut state, slot)
+    }
+
+    pub(super) fn expel(&self, state: &mut super::State, slot: usize) -> Result<()> {
+        drop(self.port(slot)?.eject());
+        let given = state.slots.get_mut(slot).map(std::mem::take);
+        let ended = state.end(given.unwrap_or_default());
+        if let Some(waiting) = self.waiting.get(slot) {
+            waiting.signal();
+        }
+        ended
+    }
+
     /// The events that become readable when the kernel has something to tell of a function, for [`take_notices`](Self::take_notices).
     ///
     /// # Errors
@@ -213,7 +234,8 @@ impl Functions {
         given.function.notice_events()
     }
 
-    /// What the kernel has told of the guest's functions since this was last asked. One that has [failed](Notice::Failed) is stopped by then; one that is
+    /// What the kernel has told of the guest's functions since this was last asked. One that has [failed](Notice::Failed) is stopped by then, and is to
+    /// be [ejected](Self::eject): it is held open as long as it is in its slot. One that is
     /// [wanted](Notice::Wanted) is to be [removed](Self::begin_removal).
     ///
     /// # Errors

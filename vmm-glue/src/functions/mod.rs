@@ -292,6 +292,13 @@ impl State {
 }
 
 impl Given {
+    /// Whether it may do DMA. One that has left the bus reads as all ones, and does none.
+    fn is_bus_master(&self) -> Result<bool> {
+        const COMMAND: u16 = 0x04;
+        let command = self.member.device().config()?.read_u16(COMMAND)?;
+        Ok(command != u16::MAX && command & 1 << 2 != 0)
+    }
+
     fn place(&self) {
         for (bar, address) in &self.placed {
             self.function.place(*bar, *address);
@@ -344,16 +351,31 @@ fn gsi(member: &Member, slot: u8) -> Option<u32> {
 
 impl Plugged for Functions {
     fn reset(&self) -> Result<()> {
-        let state = self.state();
+        let mut state = self.state();
         for port in self.root.ports() {
             port.reset();
         }
-        for given in state.slots.iter().flatten() {
-            given.place();
-            // What is not said to a guest is said here: one that still does DMA would do it to the next kernel.
-            if given.member.device().config()?.bus_master()? {
-                let kind = ErrorKind::Malformed("it is a bus master after its reset".into());
-                return Err(Error::new("reset a function", kind).on(given.bdf));
+        let mut lost = Vec::new();
+        for (slot, given) in (0..).zip(&state.slots) {
+            for given in given {
+                given.place();
+                match given.is_bus_master() {
+                    Ok(false) => {}
+                    // What is not said to a guest is said here: one that still does DMA would do it to the next kernel.
+                    Ok(true) => {
+                        let kind = ErrorKind::Malformed("it is a bus master after its reset".into());
+                        return Err(Error::new("reset a function", kind).on(given.bdf));
+                    }
+                    Err(error) => {
+                        tracing::error!(%error, bdf = %given.bdf, "a function does not answer after the machine's reset, and is taken from the guest");
+                        lost.push(slot);
+                    }
+                }
+            }
+        }
+        for slot in lost {
+            if let Err(error) = self.expel(&mut state, slot) {
+                tracing::error!(%error, "a function that does not answer was not let go of as it should be");
             }
         }
         Ok(())

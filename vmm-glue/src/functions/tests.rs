@@ -296,6 +296,23 @@ fn nothing_is_taken_in_once_the_machine_has_ended() {
 }
 
 #[test]
+fn a_function_that_has_failed_or_left_the_bus_is_no_reason_not_to_reboot() {
+    for way in BOTH {
+        let machine = machine();
+        let bench = Bench::new(&machine, way, &[&[1], &[2], &[3]]).unwrap();
+        machine.report_error(bdf(1));
+        assert_eq!(bench.functions.take_notices().unwrap(), [(bdf(1), Notice::Failed)]);
+        machine.remove(bdf(3));
+        bench.functions.reset().unwrap();
+        assert!(bench.copies(2), "{way:?}");
+        bench.functions.eject(bdf(1)).unwrap();
+        assert!(bench.functions.eject(bdf(1)).is_err(), "it is gone");
+        let again = bench.functions.add(vec![opened(&machine, way, 1).unwrap()]);
+        assert!(again.is_ok(), "it was closed: {again:?}");
+    }
+}
+
+#[test]
 fn only_what_the_guest_has_let_go_of_is_taken_and_only_once() {
     let machine = machine();
     let bench = Bench::new(&machine, Way::Iommufd, &[&[1]]).unwrap();
@@ -357,7 +374,9 @@ fn a_function_that_the_kernel_wants_back_leaves_the_guest() {
     let mut id = [0; 4];
     functions.root().write(control, SLOT_CONTROL, &[0, 0]);
     functions.root().read(RoutingId(2 << 8), 0, &mut id);
-    assert_eq!((added.len(), id), (1, [0xFF; 4]), "it has failed, and was stopped");
+    assert_eq!((added.len(), id), (1, [0xFF; 4]), "it has failed, and was taken away");
+    assert_eq!(functions.list().len(), 1, "and is closed");
+    functions.reset().unwrap();
     drop((functions, events, bus, guest));
     assert_eq!(machine.leaks(), Vec::<String>::new());
 }

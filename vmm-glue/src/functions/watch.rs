@@ -1,9 +1,9 @@
 //! What the kernel tells of a guest's functions, on the machine's event thread: one that it wants back leaves as if somebody had asked for it.
 
 use super::{Functions, Given, Removal};
-use crate::Result;
 use crate::assigned::Notice;
 use crate::machine::{EventKey, Events};
+use crate::{ErrorKind, Result};
 use ::pci::Bdf;
 use std::sync::{Arc, Weak};
 use vfio_core::EventFd;
@@ -30,7 +30,7 @@ impl Drop for Watched {
 
 impl Functions {
     /// Lets the event thread hear what the kernel has to tell of the functions that there are and of those that come: one that is
-    /// [wanted back](Notice::Wanted) is taken from the guest once that has let go of it. To be called once.
+    /// [wanted back](Notice::Wanted) is taken from the guest once that has let go of it, one that has [failed](Notice::Failed) at once. To be called once.
     ///
     /// # Errors
     ///
@@ -52,10 +52,24 @@ impl Functions {
     fn hear(&self) {
         match self.take_notices() {
             Ok(notices) => {
-                let wanted = notices.into_iter().filter(|(_, notice)| *notice == Notice::Wanted);
-                wanted.for_each(|(bdf, _)| self.give_back(bdf));
+                for (bdf, notice) in notices {
+                    match notice {
+                        Notice::Failed => self.discard(bdf),
+                        Notice::Wanted => self.give_back(bdf),
+                    }
+                }
             }
             Err(error) => tracing::error!(%error, "what the kernel tells of functions is not heard"),
+        }
+    }
+
+    /// Takes a function that has failed, with all in its slot: the kernel may want it back, and the guest is to know.
+    fn discard(&self, bdf: Bdf) {
+        match self.eject(bdf) {
+            Ok(()) => tracing::warn!(%bdf, "a function has failed and was taken from the guest"),
+            // Gone with another one of its slot.
+            Err(error) if matches!(error.kind, ErrorKind::Invalid(_)) => {}
+            Err(error) => tracing::error!(%error, %bdf, "a function that has failed was not let go of as it should be"),
         }
     }
 
