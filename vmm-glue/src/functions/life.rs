@@ -106,7 +106,7 @@ impl Functions {
     }
 
     /// Takes the slot of a function from the guest, once it has let go of it, and resets and closes what is in it. A guest that has not after `timeout` keeps
-    /// it.
+    /// it, unless the kernel wants it back too.
     ///
     /// # Errors
     ///
@@ -126,7 +126,10 @@ impl Functions {
             }
             self.press(&removal)?;
         }
-        self.port(removal.slot)?.cancel_removal();
+        // What the kernel has asked for stays asked for.
+        if !self.state().is_leaving(removal.slot) {
+            self.port(removal.slot)?.cancel_removal();
+        }
         if self.is_held(&removal) {
             return Err(Error::new("unplug a function", ErrorKind::TimedOut).on(bdf));
         }
@@ -157,7 +160,7 @@ impl Functions {
     }
 
     /// Whether the button is pressed anew, the port knows.
-    fn press(&self, removal: &Removal) -> Result<()> {
+    pub(super) fn press(&self, removal: &Removal) -> Result<()> {
         let waiting = self.waiting.get(removal.slot).map(Arc::clone);
         let pressed = self.port(removal.slot)?.request_removal(move |functions| {
             // On a processor's thread: what takes time is done elsewhere.
@@ -265,12 +268,18 @@ impl super::State {
     }
 
     /// A function that the guest has, and its slot.
-    fn find(&self, bdf: Bdf) -> Result<(usize, &Given)> {
+    pub(super) fn find(&self, bdf: Bdf) -> Result<(usize, &Given)> {
         let mut all = (0..)
             .zip(&self.slots)
             .flat_map(|(slot, given)| given.iter().map(move |given| (slot, given)));
         let none = || Error::new("look for a function", ErrorKind::Invalid("the guest does not have it"));
         all.find(|(_, given)| given.bdf == bdf).ok_or_else(|| none().on(bdf))
+    }
+
+    /// Whether the kernel wants back what is in a slot.
+    fn is_leaving(&self, slot: usize) -> bool {
+        let mut given = self.slots.get(slot).into_iter().flatten();
+        given.any(|given| given.leaving.is_some())
     }
 
     /// Whether what is to be removed is still in its slot.

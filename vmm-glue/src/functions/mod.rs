@@ -28,7 +28,7 @@ use space::{Member, Space};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use vfio_core::{KvmVfio, RegionIndex, VfToken};
-use watch::{Watched, Watcher};
+use watch::{Leaving, Watched, Watcher};
 
 /// A function that somebody has opened for the guest.
 #[derive(Debug)]
@@ -95,6 +95,8 @@ struct State {
 struct Given {
     // Fields drop in this order.
     watched: Vec<Watched>,
+    /// The kernel wants it back.
+    leaving: Option<Leaving>,
     function: Arc<Assigned>,
     /// Where firmware has put its BARs.
     placed: Vec<(BarIndex, u64)>,
@@ -261,6 +263,7 @@ impl State {
             match Assigned::new(member.device(), &wiring, &shown) {
                 Ok(function) => given.push(Given {
                     watched: Vec::new(),
+                    leaving: None,
                     function: Arc::new(function),
                     placed: Vec::new(),
                     bdf,

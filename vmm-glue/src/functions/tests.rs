@@ -313,6 +313,34 @@ fn a_function_that_has_failed_or_left_the_bus_is_no_reason_not_to_reboot() {
 }
 
 #[test]
+fn a_function_that_the_kernel_wants_again_and_again_costs_nothing_more_and_stays_wanted() {
+    let machine = machine();
+    let Bench { functions, .. } = Bench::new(&machine, Way::Iommufd, &[&[1]]).unwrap();
+    let functions = Arc::new(functions);
+    let events = Arc::new(Events::new().unwrap());
+    functions.watch(&events).unwrap();
+    let dispatch = || events.dispatch(Some(Duration::ZERO)).unwrap();
+    let listened_to = || format!("{events:?}").matches("Handler {").count();
+    machine.request_release(bdf(1));
+    dispatch();
+    let once = listened_to();
+    assert!(once > 0);
+    for _ in 0..20 {
+        machine.request_release(bdf(1));
+        dispatch();
+    }
+    assert_eq!(listened_to(), once);
+    let error = functions.remove(bdf(1), Duration::ZERO).unwrap_err();
+    assert!(matches!(error.kind, ErrorKind::TimedOut), "{error}");
+    functions
+        .root()
+        .write(RoutingId(1 << 3), SLOT_CONTROL, &POWER_OFF.to_le_bytes());
+    dispatch();
+    assert!(functions.list().is_empty(), "the kernel still wanted it");
+    assert_eq!(listened_to(), 0);
+}
+
+#[test]
 fn only_what_the_guest_has_let_go_of_is_taken_and_only_once() {
     let machine = machine();
     let bench = Bench::new(&machine, Way::Iommufd, &[&[1]]).unwrap();

@@ -22,6 +22,13 @@ pub(super) struct Watched {
     key: EventKey,
 }
 
+/// What becomes of a function that the kernel wants back.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    _watched: Watched,
+    removal: Removal,
+}
+
 impl Drop for Watched {
     fn drop(&mut self) {
         self.events.remove(self.key);
@@ -73,30 +80,43 @@ impl Functions {
         }
     }
 
-    /// Asks the guest to let go of a function, and takes it when it has.
+    /// Asks the guest to let go of a function, and takes it when it has. The kernel says every few seconds what it wants: then the guest is asked again.
     fn give_back(&self, bdf: Bdf) {
-        let asked = self
-            .begin_removal(bdf)
-            .and_then(|removal| self.finish_later(bdf, removal));
+        let asked = match self.leaving(bdf) {
+            Ok(Some(removal)) => self.press(&removal),
+            Ok(None) => self
+                .begin_removal(bdf)
+                .and_then(|removal| self.finish_later(bdf, removal)),
+            Err(error) => Err(error),
+        };
         match asked {
             Ok(()) => tracing::info!(%bdf, "the kernel wants a function back, which the guest was asked to let go of"),
             Err(error) => tracing::error!(%error, "the kernel wants a function back that the guest keeps"),
         }
     }
 
+    fn leaving(&self, bdf: Bdf) -> Result<Option<Removal>> {
+        let state = self.state();
+        let (_, given) = state.find(bdf)?;
+        Ok(given.leaving.as_ref().map(|leaving| leaving.removal.clone()))
+    }
+
     fn finish_later(&self, bdf: Bdf, removal: Removal) -> Result<()> {
         let Some(watcher) = self.watcher.get() else {
             return Ok(());
         };
-        let emptied = removal.emptied().try_clone()?;
-        let watched = watcher.add(&emptied, move |functions: &Functions| {
-            if let Err(error) = functions.finish_removal(&removal) {
+        let finished = removal.clone();
+        let watched = watcher.add(removal.emptied(), move |functions: &Functions| {
+            if let Err(error) = functions.finish_removal(&finished) {
                 tracing::error!(%error, %bdf, "a function was not given back as it should be");
             }
         })?;
         let mut state = self.state();
         if let Some(given) = state.slots.iter_mut().flatten().find(|given| given.bdf == bdf) {
-            given.watched.push(watched);
+            given.leaving = Some(Leaving {
+                _watched: watched,
+                removal,
+            });
         }
         Ok(())
     }
