@@ -348,8 +348,7 @@ fn gsi(member: &Member, slot: u8) -> Option<u32> {
         .region(RegionIndex::CONFIG)
         .and_then(|config| config.read_u8(PIN))
         .ok()?;
-    let pin = u32::from(pin.checked_sub(1)?) % 4;
-    Some(16 + (u32::from(slot) + 1 + pin) % 8)
+    Some(crate::acpi::intx(slot + 1, pin.checked_sub(1)? % 4))
 }
 
 impl Plugged for Functions {
