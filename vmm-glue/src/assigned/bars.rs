@@ -7,6 +7,7 @@
 
 use super::parts::{self, PAGE};
 use super::peer::Peers;
+use super::registers::Rest;
 use crate::Result;
 use crate::bus::{Bus, Device};
 use crate::slot::{Slot, Slots};
@@ -29,7 +30,7 @@ pub(super) struct Bar {
     seat: Option<Seat>,
     index: RegionIndex,
     /// Answers for what no slot has.
-    rest: Arc<dyn Device>,
+    rest: Arc<dyn Rest>,
     maps: Vec<Arc<RegionMap>>,
 }
 
@@ -39,6 +40,8 @@ struct Seat {
     // Fields drop in this order.
     peers: Vec<iommu::space::PeerMapping>,
     slots: Vec<Box<dyn Slot>>,
+    /// The slots were taken away, as the function had fallen silent.
+    is_trapped: bool,
     on_bus: OnBus,
 }
 
@@ -55,9 +58,16 @@ impl Drop for OnBus {
     }
 }
 
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.seat = None;
+        self.rest.close();
+    }
+}
+
 impl Bar {
     /// The parts in `trapped` always leave the guest, to `rest`.
-    pub(super) fn new(region: &Region, trapped: &[Range<u64>], rest: Arc<dyn Device>) -> Self {
+    pub(super) fn new(region: &Region, trapped: &[Range<u64>], rest: Arc<dyn Rest>) -> Self {
         let maps = parts::mappable(&region.info().mappable(), trapped)
             .into_iter()
             .filter_map(|part| {
@@ -88,10 +98,12 @@ impl Bar {
         self.seat = None;
     }
 
-    /// All of it leaves the guest, until it is placed anew. Whether any of it did not before.
+    /// All of it leaves the guest, until BARs are placed the next time, there or elsewhere. Whether any of it did not before.
     pub(super) fn trap(&mut self) -> bool {
-        let slots = self.seat.as_mut().map(|seat| std::mem::take(&mut seat.slots));
-        slots.is_some_and(|slots| !slots.is_empty())
+        let Some(seat) = &mut self.seat else { return false };
+        let slots = std::mem::take(&mut seat.slots);
+        seat.is_trapped |= !slots.is_empty();
+        !slots.is_empty()
     }
 
     /// Whether any of it is reached without an exit.
@@ -105,11 +117,13 @@ impl Bar {
     ///
     /// [`Occupied`](crate::ErrorKind::Occupied) where something else is. It is found nowhere then.
     pub(super) fn place(&mut self, range: &Range<u64>, device: &BoundDevice, places: &Places) -> Result<()> {
-        if self.range().as_ref() == Some(range) {
+        let is_seated = |seat: &Seat| seat.on_bus.range == *range && !seat.is_trapped;
+        if self.seat.as_ref().is_some_and(is_seated) {
             return Ok(());
         }
         self.remove();
-        places.memory.insert(range.clone(), Arc::clone(&self.rest))?;
+        let rest: Arc<dyn Device> = Arc::<dyn Rest>::clone(&self.rest);
+        places.memory.insert(range.clone(), rest)?;
         let on_bus = OnBus {
             bus: Arc::clone(&places.memory),
             range: range.clone(),
@@ -126,7 +140,12 @@ impl Bar {
         let peers = peers
             .map(|peers| peers.map(device, self.index, range.start, parts))
             .unwrap_or_default();
-        self.seat = Some(Seat { peers, slots, on_bus });
+        self.seat = Some(Seat {
+            peers,
+            slots,
+            is_trapped: false,
+            on_bus,
+        });
         Ok(())
     }
 

@@ -3,13 +3,40 @@
 use super::state::State;
 use crate::bus::Device;
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use vfio_core::Region;
+
+/// A region until it is closed. A processor may still be on its way here when the bus has nothing here any more.
+#[derive(Debug)]
+pub(super) struct Held(RwLock<Option<Region>>);
+
+impl Held {
+    pub(super) fn new(region: Region) -> Self {
+        Self(RwLock::new(Some(region)))
+    }
+
+    /// `None` when it is closed.
+    pub(super) fn with<T>(&self, use_it: impl FnOnce(&Region) -> T) -> Option<T> {
+        let region = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        region.as_ref().map(use_it)
+    }
+
+    /// Holds the device open no longer. Nobody uses it here once this returns.
+    pub(super) fn close(&self) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+/// What answers for a BAR until it is closed.
+pub(super) trait Rest: Device {
+    /// Lets go of the device for good.
+    fn close(&self);
+}
 
 /// Registers that are read and written through the kernel.
 #[derive(Debug)]
 pub(super) struct Registers {
-    region: Region,
+    pub(super) region: Held,
     msix: Option<Msix>,
 }
 
@@ -26,6 +53,7 @@ pub(super) struct Msix {
 
 impl Registers {
     pub(super) fn new(region: Region, msix: Option<Msix>) -> Self {
+        let region = Held::new(region);
         Self { region, msix }
     }
 
@@ -34,6 +62,12 @@ impl Registers {
         let touches = |range: &Range<u64>| range.start < end && offset < range.end;
         let msix = self.msix.as_ref();
         msix.filter(|msix| touches(&msix.table) || touches(&msix.pending))
+    }
+}
+
+impl Rest for Registers {
+    fn close(&self) {
+        self.region.close();
     }
 }
 
@@ -46,7 +80,7 @@ impl Device for Registers {
             }
             return;
         }
-        if let Err(error) = self.region.read(offset, to) {
+        if let Some(Err(error)) = self.region.with(|region| region.read(offset, to)) {
             tracing::debug!(%error, "read as all ones");
             to.fill(0xFF);
         }
@@ -59,7 +93,7 @@ impl Device for Registers {
             }
             return;
         }
-        if let Err(error) = self.region.write(offset, from) {
+        if let Some(Err(error)) = self.region.with(|region| region.write(offset, from)) {
             tracing::debug!(%error, "a write is lost");
         }
     }

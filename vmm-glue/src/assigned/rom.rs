@@ -1,5 +1,6 @@
 //! The expansion ROM of a function, read once: it answers slowly, and in some functions not at all while their BARs are decoded.
 
+use super::registers::{Held, Rest};
 use crate::bus::Device;
 use std::sync::OnceLock;
 use vfio_core::Region;
@@ -10,27 +11,39 @@ const LARGEST: u64 = 16 << 20;
 /// The ROM's bytes. Writes are lost.
 #[derive(Debug)]
 pub(super) struct Rom {
-    region: Region,
+    region: Held,
     bytes: OnceLock<Vec<u8>>,
 }
 
 impl Rom {
     pub(super) fn new(region: Region) -> Self {
-        let bytes = OnceLock::new();
-        Self { region, bytes }
+        Self {
+            region: Held::new(region),
+            bytes: OnceLock::new(),
+        }
     }
 
     /// Empty if it cannot be read.
     fn load(&self) -> Vec<u8> {
-        let len = usize::try_from(self.region.size().min(LARGEST)).unwrap_or_default();
-        let mut bytes = vec![0; len];
-        match self.region.read(0, &mut bytes) {
-            Ok(()) => bytes,
-            Err(error) => {
+        let load = |region: &Region| {
+            let len = usize::try_from(region.size().min(LARGEST)).unwrap_or_default();
+            let mut bytes = vec![0; len];
+            region.read(0, &mut bytes).map(|()| bytes)
+        };
+        match self.region.with(load) {
+            Some(Ok(bytes)) => bytes,
+            Some(Err(error)) => {
                 tracing::warn!(%error, "the guest finds no expansion ROM");
                 Vec::new()
             }
+            None => Vec::new(),
         }
+    }
+}
+
+impl Rest for Rom {
+    fn close(&self) {
+        self.region.close();
     }
 }
 

@@ -4,7 +4,7 @@ use super::bars::{Bar, Places};
 use super::intx::Intx;
 use super::notify::Notices;
 use super::peer::Peers;
-use super::registers::{Msix, Registers};
+use super::registers::{Held, Msix, Registers};
 use super::reset::{self, Quiet};
 use super::rom::Rom;
 use super::vectors::Vectors;
@@ -143,7 +143,7 @@ impl State {
     }
 
     /// A read of the table, or of the pending bits: those that the device has, and those that events have kept.
-    pub(super) fn msix_read(&self, region: &Region, at: &Msix, offset: u64, to: &mut [u8]) {
+    pub(super) fn msix_read(&self, region: &Held, at: &Msix, offset: u64, to: &mut [u8]) {
         to.fill(0xFF);
         let Some(live) = &self.live else { return };
         let is_known = self.view.msix().is_some_and(|msix| msix.read(at.bar, offset, to));
@@ -151,7 +151,7 @@ impl State {
             return;
         }
         let mut own = vec![0; to.len()];
-        if let Err(error) = region.read(offset, &mut own) {
+        if let Some(Err(error)) = region.with(|region| region.read(offset, &mut own)) {
             tracing::debug!(%error, "the device's own pending bits are not known");
             own.fill(0);
         }

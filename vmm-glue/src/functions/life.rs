@@ -1,11 +1,11 @@
 //! Functions that come and go while the guest runs.
 
 use super::{Functions, Given, Listed, Opened, numbered};
-use crate::assigned::Notice;
+use crate::assigned::{Assigned, Notice};
 use crate::pci::{Indicator, Port, Root};
 use crate::{Error, ErrorKind, Result};
 use ::pci::Bdf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use vfio_core::EventFd;
 
@@ -17,18 +17,45 @@ const SETTLE: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(20);
 
 /// A slot that the guest was asked to let go of.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Removal {
     slot: usize,
+    /// Who was in it: another may be there later.
+    function: Weak<Assigned>,
     /// Signalled when the guest has.
     emptied: Arc<EventFd>,
 }
 
 impl Removal {
-    /// What becomes readable when the guest has let go: then [`Functions::finish_removal`] ends it.
+    /// What becomes readable when the guest has let go: then [`Functions::finish_removal`] ends it. So it does when somebody else has taken the slot from the
+    /// guest.
     #[must_use]
     pub fn emptied(&self) -> &EventFd {
         &self.emptied
+    }
+}
+
+/// Those who wait for a slot to be emptied: the port knows only who asked last.
+#[derive(Debug, Default)]
+pub(super) struct Waiting(Mutex<Vec<Weak<EventFd>>>);
+
+impl Waiting {
+    fn add(&self, event: &Arc<EventFd>) {
+        let mut events = self.events();
+        events.retain(|event| event.strong_count() > 0);
+        events.push(Arc::downgrade(event));
+    }
+
+    pub(super) fn signal(&self) {
+        for event in self.events().iter().filter_map(Weak::upgrade) {
+            if let Err(error) = event.signal() {
+                tracing::error!(%error, "somebody does not hear that a slot is empty");
+            }
+        }
+    }
+
+    fn events(&self) -> MutexGuard<'_, Vec<Weak<EventFd>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -37,7 +64,7 @@ impl Functions {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Exhausted`] when all slots are filled; those of opening, attaching and mapping. Nothing is left of it then.
+    /// [`ErrorKind::Exhausted`] when all slots are filled; [`ErrorKind::Invalid`] when the machine has ended; those of opening, attaching and mapping. Nothing is left of it then.
     pub fn add(&self, opened: Vec<Opened>) -> Result<Vec<Listed>> {
         let full = || Error::new("plug a function in", ErrorKind::Exhausted("slot"));
         let is_settled = |slot: &usize| self.port(*slot).is_ok_and(|port| port.state().power == Indicator::Off);
@@ -45,6 +72,7 @@ impl Functions {
         let (deadline, nobody) = (Instant::now() + SETTLE, EventFd::new()?);
         let (mut state, slot) = loop {
             let state = self.state();
+            state.runs()?;
             let free: Vec<usize> = state.free(&self.root).collect();
             let first = free.first().ok_or_else(full)?;
             match free.iter().find(|slot| is_settled(slot)) {
@@ -78,7 +106,7 @@ impl Functions {
     }
 
     /// Takes the slot of a function from the guest, once it has let go of it, and resets and closes what is in it. A guest that has not after `timeout` keeps
-    /// it.
+    /// it, unless the kernel wants it back too.
     ///
     /// # Errors
     ///
@@ -86,32 +114,26 @@ impl Functions {
     /// same.
     pub fn remove(&self, bdf: Bdf, timeout: Duration) -> Result<()> {
         let deadline = Instant::now().checked_add(timeout);
-        let slot = self.slot_of(bdf)?;
-        let removal = Removal {
-            slot,
-            emptied: Arc::new(EventFd::new()?),
-        };
+        let removal = self.begin_removal(bdf)?;
         loop {
-            // Whether the button is pressed anew, the port knows.
-            let pressed = self.press(&removal);
             let left = deadline.map_or(PRESS, |deadline| deadline.saturating_duration_since(Instant::now()));
-            if removal.emptied.wait_timeout(left.min(PRESS))?.is_some() {
+            removal.emptied.wait_timeout(left.min(PRESS))?;
+            if !self.is_held(&removal) {
                 return self.finish_removal(&removal);
             }
-            if pressed.is_err() && self.slot_of(bdf).is_err() {
-                // The kernel wanted it back too, and has it.
-                return Ok(());
-            }
-            pressed?;
             if left <= PRESS {
                 break;
             }
+            self.press(&removal)?;
         }
-        if self.port(slot)?.cancel_removal() {
+        // What the kernel has asked for stays asked for.
+        if !self.state().is_leaving(removal.slot) {
+            self.port(removal.slot)?.cancel_removal();
+        }
+        if self.is_held(&removal) {
             return Err(Error::new("unplug a function", ErrorKind::TimedOut).on(bdf));
         }
         // The guest has let go of it in this moment.
-        removal.emptied.wait()?;
         self.finish_removal(&removal)
     }
 
@@ -121,23 +143,43 @@ impl Functions {
     ///
     /// [`ErrorKind::Invalid`] for a function that the guest does not have.
     pub fn begin_removal(&self, bdf: Bdf) -> Result<Removal> {
+        let state = self.state();
+        state.runs()?;
+        let (slot, given) = state.find(bdf)?;
         let removal = Removal {
-            slot: self.slot_of(bdf)?,
+            slot,
+            function: Arc::downgrade(&given.function),
             emptied: Arc::new(EventFd::new()?),
         };
+        drop(state);
+        if let Some(waiting) = self.waiting.get(slot) {
+            waiting.add(&removal.emptied);
+        }
         self.press(&removal)?;
         Ok(removal)
     }
 
-    fn press(&self, removal: &Removal) -> Result<()> {
-        let emptied = Arc::clone(&removal.emptied);
-        self.port(removal.slot)?.request_removal(move |functions| {
+    /// Whether the button is pressed anew, the port knows.
+    pub(super) fn press(&self, removal: &Removal) -> Result<()> {
+        let waiting = self.waiting.get(removal.slot).map(Arc::clone);
+        let pressed = self.port(removal.slot)?.request_removal(move |functions| {
             // On a processor's thread: what takes time is done elsewhere.
             drop(functions);
-            if let Err(error) = emptied.signal() {
-                tracing::error!(%error, "nobody hears that a slot is empty");
+            if let Some(waiting) = waiting {
+                waiting.signal();
             }
-        })
+        });
+        match pressed {
+            // The guest has let go of it since.
+            Err(_) if !self.is_held(removal) => Ok(removal.emptied.signal()?),
+            pressed => pressed,
+        }
+    }
+
+    /// Whether the guest still has it.
+    fn is_held(&self, removal: &Removal) -> bool {
+        let is_present = || self.port(removal.slot).is_ok_and(|port| port.state().is_present);
+        self.state().has(removal) && is_present()
     }
 
     fn port(&self, slot: usize) -> Result<&Arc<Port>> {
@@ -149,11 +191,39 @@ impl Functions {
     ///
     /// # Errors
     ///
-    /// Those of resetting and detaching; it is gone all the same.
+    /// [`ErrorKind::Invalid`] while the guest has it; those of resetting and detaching, and it is gone all the same.
     pub fn finish_removal(&self, removal: &Removal) -> Result<()> {
         let mut state = self.state();
+        if !state.has(removal) {
+            return Ok(());
+        }
+        if self.port(removal.slot)?.state().is_present {
+            let kind = ErrorKind::Invalid("the guest has not let go of it");
+            return Err(Error::new("unplug a function", kind));
+        }
         let given = state.slots.get_mut(removal.slot).map(std::mem::take);
         state.end(given.unwrap_or_default())
+    }
+
+    /// Takes the slot of a function from the guest without asking it, which learns of it afterwards; resets and closes what is in it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] for a function that the guest does not have; those of resetting and detaching it, which is gone all the same.
+    pub fn eject(&self, bdf: Bdf) -> Result<()> {
+        let mut state = self.state();
+        let (slot, _) = state.find(bdf)?;
+        self.expel(&mut state, slot)
+    }
+
+    pub(super) fn expel(&self, state: &mut super::State, slot: usize) -> Result<()> {
+        drop(self.port(slot)?.eject());
+        let given = state.slots.get_mut(slot).map(std::mem::take);
+        let ended = state.end(given.unwrap_or_default());
+        if let Some(waiting) = self.waiting.get(slot) {
+            waiting.signal();
+        }
+        ended
     }
 
     /// The events that become readable when the kernel has something to tell of a function, for [`take_notices`](Self::take_notices).
@@ -162,18 +232,13 @@ impl Functions {
     ///
     /// For a function that the guest does not have; when no descriptor is left.
     pub fn notice_events(&self, bdf: Bdf) -> Result<Vec<EventFd>> {
-        let slot = self.slot_of(bdf)?;
         let state = self.state();
-        let given = state
-            .slots
-            .get(slot)
-            .into_iter()
-            .flatten()
-            .find(|given| given.bdf == bdf);
-        given.map_or(Ok(Vec::new()), |given| given.function.notice_events())
+        let (_, given) = state.find(bdf)?;
+        given.function.notice_events()
     }
 
-    /// What the kernel has told of the guest's functions since this was last asked. One that has [failed](Notice::Failed) is stopped by then; one that is
+    /// What the kernel has told of the guest's functions since this was last asked. One that has [failed](Notice::Failed) is stopped by then, and is to
+    /// be [ejected](Self::eject): it is held open as long as it is in its slot. One that is
     /// [wanted](Notice::Wanted) is to be [removed](Self::begin_removal).
     ///
     /// # Errors
@@ -188,19 +253,41 @@ impl Functions {
         }
         Ok(notices)
     }
-
-    fn slot_of(&self, bdf: Bdf) -> Result<usize> {
-        let state = self.state();
-        let slot = state
-            .slots
-            .iter()
-            .position(|given| given.iter().any(|given| given.bdf == bdf));
-        let none = || Error::new("look for a function", ErrorKind::Invalid("the guest does not have it"));
-        slot.ok_or_else(|| none().on(bdf))
-    }
 }
 
 impl super::State {
+    /// An error of a machine that has ended.
+    pub(super) fn runs(&self) -> Result<()> {
+        match self.is_stopped {
+            true => Err(Error::new(
+                "look for a slot",
+                ErrorKind::Invalid("the machine has ended"),
+            )),
+            false => Ok(()),
+        }
+    }
+
+    /// A function that the guest has, and its slot.
+    pub(super) fn find(&self, bdf: Bdf) -> Result<(usize, &Given)> {
+        let mut all = (0..)
+            .zip(&self.slots)
+            .flat_map(|(slot, given)| given.iter().map(move |given| (slot, given)));
+        let none = || Error::new("look for a function", ErrorKind::Invalid("the guest does not have it"));
+        all.find(|(_, given)| given.bdf == bdf).ok_or_else(|| none().on(bdf))
+    }
+
+    /// Whether the kernel wants back what is in a slot.
+    fn is_leaving(&self, slot: usize) -> bool {
+        let mut given = self.slots.get(slot).into_iter().flatten();
+        given.any(|given| given.leaving.is_some())
+    }
+
+    /// Whether what is to be removed is still in its slot.
+    fn has(&self, removal: &Removal) -> bool {
+        let mut functions = self.slots.get(removal.slot).into_iter().flatten();
+        functions.any(|given| std::ptr::eq(Arc::as_ptr(&given.function), removal.function.as_ptr()))
+    }
+
     /// Slots in which nothing is.
     fn free(&self, root: &Root) -> impl Iterator<Item = usize> {
         let slots = self.slots.iter().zip(root.ports()).enumerate();

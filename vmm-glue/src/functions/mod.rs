@@ -23,11 +23,12 @@ use crate::pci::{Function, Numbered, Port, PortOptions, Root, Windows};
 use crate::slot::Slots;
 use crate::{Error, ErrorKind, Result};
 use ::pci::{BarIndex, Bdf, RoutingId, Segment};
+use life::Waiting;
 use space::{Member, Space};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use vfio_core::{KvmVfio, RegionIndex, VfToken};
-use watch::{Watched, Watcher};
+use watch::{Leaving, Watched, Watcher};
 
 /// A function that somebody has opened for the guest.
 #[derive(Debug)]
@@ -77,6 +78,8 @@ pub struct Functions {
     options: Options,
     backend: Backend,
     state: Mutex<State>,
+    /// For each slot, who waits for it to be emptied.
+    waiting: Vec<Arc<Waiting>>,
     watcher: OnceLock<Watcher>,
 }
 
@@ -84,12 +87,16 @@ struct State {
     // Fields drop in this order: functions before their space.
     slots: Vec<Vec<Given>>,
     space: Space,
+    /// The machine has ended: nothing is taken in any more.
+    is_stopped: bool,
 }
 
 /// A function that the guest has.
 struct Given {
     // Fields drop in this order.
     watched: Vec<Watched>,
+    /// The kernel wants it back.
+    leaving: Option<Leaving>,
     function: Arc<Assigned>,
     /// Where firmware has put its BARs.
     placed: Vec<(BarIndex, u64)>,
@@ -129,6 +136,7 @@ impl Functions {
         let mut state = State {
             slots: Vec::new(),
             space,
+            is_stopped: false,
         };
         // All are attached before memory is mapped: each narrows where it may be.
         let open = |opened: Vec<Opened>| state.open(opened);
@@ -160,6 +168,7 @@ impl Functions {
             options,
             backend,
             state: Mutex::new(state),
+            waiting: (0..count).map(|_| Arc::default()).collect(),
             watcher: OnceLock::new(),
         })
     }
@@ -254,6 +263,7 @@ impl State {
             match Assigned::new(member.device(), &wiring, &shown) {
                 Ok(function) => given.push(Given {
                     watched: Vec::new(),
+                    leaving: None,
                     function: Arc::new(function),
                     placed: Vec::new(),
                     bdf,
@@ -285,6 +295,13 @@ impl State {
 }
 
 impl Given {
+    /// Whether it may do DMA. One that has left the bus reads as all ones, and does none.
+    fn is_bus_master(&self) -> Result<bool> {
+        const COMMAND: u16 = 0x04;
+        let command = self.member.device().config()?.read_u16(COMMAND)?;
+        Ok(command != u16::MAX && command & 1 << 2 != 0)
+    }
+
     fn place(&self) {
         for (bar, address) in &self.placed {
             self.function.place(*bar, *address);
@@ -331,22 +348,36 @@ fn gsi(member: &Member, slot: u8) -> Option<u32> {
         .region(RegionIndex::CONFIG)
         .and_then(|config| config.read_u8(PIN))
         .ok()?;
-    let pin = u32::from(pin.checked_sub(1)?) % 4;
-    Some(16 + (u32::from(slot) + 1 + pin) % 8)
+    Some(crate::acpi::intx(slot + 1, pin.checked_sub(1)? % 4))
 }
 
 impl Plugged for Functions {
     fn reset(&self) -> Result<()> {
-        let state = self.state();
+        let mut state = self.state();
         for port in self.root.ports() {
             port.reset();
         }
-        for given in state.slots.iter().flatten() {
-            given.place();
-            // What is not said to a guest is said here: one that still does DMA would do it to the next kernel.
-            if given.member.device().config()?.bus_master()? {
-                let kind = ErrorKind::Malformed("it is a bus master after its reset".into());
-                return Err(Error::new("reset a function", kind).on(given.bdf));
+        let mut lost = Vec::new();
+        for (slot, given) in (0..).zip(&state.slots) {
+            for given in given {
+                given.place();
+                match given.is_bus_master() {
+                    Ok(false) => {}
+                    // What is not said to a guest is said here: one that still does DMA would do it to the next kernel.
+                    Ok(true) => {
+                        let kind = ErrorKind::Malformed("it is a bus master after its reset".into());
+                        return Err(Error::new("reset a function", kind).on(given.bdf));
+                    }
+                    Err(error) => {
+                        tracing::error!(%error, bdf = %given.bdf, "a function does not answer after the machine's reset, and is taken from the guest");
+                        lost.push(slot);
+                    }
+                }
+            }
+        }
+        for slot in lost {
+            if let Err(error) = self.expel(&mut state, slot) {
+                tracing::error!(%error, "a function that does not answer was not let go of as it should be");
             }
         }
         Ok(())
@@ -359,12 +390,17 @@ impl Plugged for Functions {
     }
 
     fn stop(&self) -> Result<()> {
+        // Whoever is adding one has it in its slot before, or is refused afterwards.
+        let mut state = self.state();
+        state.is_stopped = true;
         for port in self.root.ports() {
             drop(port.eject());
         }
-        let mut state = self.state();
         let all: Vec<Given> = state.slots.iter_mut().flat_map(std::mem::take).collect();
-        state.end(all)
+        let ended = state.end(all);
+        drop(state);
+        self.waiting.iter().for_each(|waiting| waiting.signal());
+        ended
     }
 }
 

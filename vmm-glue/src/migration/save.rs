@@ -47,10 +47,20 @@ struct Running {
     is_wanted: bool,
 }
 
+/// A device whose state is written. Dropped before it is [saved](Written::saved), it runs again.
+#[derive(Debug)]
+struct Written<W> {
+    // Fields drop in this order.
+    stream: Option<DataStream>,
+    running: Running,
+    file: W,
+    total: u64,
+}
+
 /// A device that is saved and stands still. It runs again only when told to.
 #[derive(Debug)]
 pub struct Saved<W> {
-    /// What the state was written to.
+    /// What the state was written to. It is flushed, and not more: who gives the device up afterwards first lets a file reach the disk (`fsync(2)`).
     pub file: W,
     /// Bytes of the state.
     pub total: u64,
@@ -84,7 +94,10 @@ pub fn save<W: Write>(
     stop()?;
     devices.iter().try_for_each(Saving::quiesce)?;
     devices.iter_mut().try_for_each(Saving::stop)?;
-    devices.into_iter().map(Saving::finish).collect()
+    // A file that cannot be written is no reason for another device to stand still: each runs again when this returns before all are stopped.
+    let mut devices: Vec<Written<W>> = devices.into_iter().map(Saving::write_out).collect::<Result<_>>()?;
+    devices.iter_mut().try_for_each(Written::stop)?;
+    Ok(devices.into_iter().map(Written::saved).collect())
 }
 
 impl<W: Write> Saving<W> {
@@ -176,19 +189,37 @@ impl<W: Write> Saving<W> {
     ///
     /// Those of writing, and of the device, which runs again then.
     pub fn finish(self) -> Result<Saved<W>> {
-        let Self {
-            stream,
-            mut running,
-            to,
-            ..
-        } = self;
-        let total = to.total();
-        let file = to.finish()?;
-        drop(stream);
-        running.migration.set_state(MigrationState::Stop)?;
-        running.is_wanted = false;
-        let migration = running.migration.clone();
-        Ok(Saved { file, total, migration })
+        let mut written = self.write_out()?;
+        written.stop()?;
+        Ok(written.saved())
+    }
+
+    fn write_out(self) -> Result<Written<W>> {
+        let total = self.to.total();
+        Ok(Written {
+            stream: self.stream,
+            running: self.running,
+            file: self.to.finish()?,
+            total,
+        })
+    }
+}
+
+impl<W> Written<W> {
+    fn stop(&mut self) -> Result<()> {
+        drop(self.stream.take());
+        self.running.migration.set_state(MigrationState::Stop)?;
+        Ok(())
+    }
+
+    /// It does not run again by itself from here on.
+    fn saved(mut self) -> Saved<W> {
+        self.running.is_wanted = false;
+        Saved {
+            file: self.file,
+            total: self.total,
+            migration: self.running.migration.clone(),
+        }
     }
 }
 

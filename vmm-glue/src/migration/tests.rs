@@ -115,6 +115,31 @@ fn a_device_that_is_not_saved_runs_on() {
     assert_eq!(state(&device), MigrationState::Running);
 }
 
+/// A file on a disk that is full when its end is written.
+struct Full(bool);
+
+impl std::io::Write for Full {
+    fn write(&mut self, from: &[u8]) -> std::io::Result<usize> {
+        Ok(from.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        match self.0 {
+            true => Err(std::io::ErrorKind::StorageFull.into()),
+            false => Ok(()),
+        }
+    }
+}
+
+#[test]
+fn all_devices_run_on_when_the_file_of_one_cannot_be_ended() {
+    let machine = machine(ALL);
+    let [first, second] = [open(&machine, 1).unwrap(), open(&machine, 2).unwrap()];
+    let devices = [(first.clone(), Full(false)), (second.clone(), Full(true))];
+    assert!(save(devices, Limits::default(), || Ok(())).is_err());
+    assert_eq!([state(&first), state(&second)], [MigrationState::Running; 2]);
+}
+
 #[test]
 fn a_state_of_another_kind_or_one_that_was_changed_is_refused_and_touches_nothing() {
     let machine = machine(ALL);

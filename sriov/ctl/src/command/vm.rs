@@ -152,16 +152,8 @@ pub(crate) fn run(args: &VmProcess, output: &mut Output) -> Outcome {
     let functions = Arc::new(functions);
     let plugged: Arc<dyn Plugged> = Arc::<Functions>::clone(&functions);
     machine.connect(functions.root(), plugged).map_err(failure)?;
-    let running = Running::new(
-        Arc::clone(&functions),
-        machine.handle(),
-        Arc::clone(machine.events()),
-        interface,
-    );
-    for listed in functions.list() {
-        running.watch(listed.host).map_err(failure)?;
-    }
-    drop(functions);
+    functions.watch(machine.events()).map_err(failure)?;
+    let running = Running::new(functions, machine.handle(), interface);
     if spec.is_sandboxed {
         let left = if spec.has_control { Left::Sys } else { Left::Nothing };
         confine(locked, left, args.parent, output)?;

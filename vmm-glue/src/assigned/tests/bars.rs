@@ -142,6 +142,18 @@ fn slots_of_a_function_that_stopped_to_decode_by_itself_are_dropped() {
 }
 
 #[test]
+fn a_function_that_decodes_again_is_reached_without_exits_again() {
+    let bench = Bench::running(Way::Iommufd, raiser(description().region(Region::rom(4096))));
+    let config = bench.attached.device().config().unwrap();
+    config.set_memory_decode(false).unwrap();
+    assert!(bench.function.drop_silent_slots());
+    config.set_memory_decode(true).unwrap();
+    // Only the ROM moves.
+    bench.write(0x30, 4, 0xC100_0001);
+    assert_eq!(slots(&bench), at(HERE));
+}
+
+#[test]
 fn the_expansion_rom_is_read_once() {
     let description = description().region(Region::rom(4096));
     let bench = Bench::running(Way::Iommufd, raiser(description).register(6, 0, 4, 0xAA55));

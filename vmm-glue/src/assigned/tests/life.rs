@@ -1,8 +1,8 @@
 //! Reset, errors, and the end of a function.
 
 use super::{
-    BAR0, Bench, COMMAND, EXPRESS, HERE, MASTER, MEMORY, Notice, RAISE_MSIX, WAYS, Way, bdf, description, message,
-    raiser,
+    BAR0, Bench, COMMAND, EXPRESS, HELD, HERE, MASTER, MEMORY, Notice, RAISE_MSIX, WAYS, Way, bdf, description,
+    message, raiser,
 };
 use crate::pci::{BusEvent, Function};
 use std::time::Duration;
@@ -116,4 +116,24 @@ fn a_device_that_was_pulled_out_leaves_a_function_that_reads_as_ones() {
     assert_eq!(notices, [Notice::Failed, Notice::Wanted]);
     assert_eq!(bench.read(0, 4), u64::from(u32::MAX));
     assert_eq!(bench.guest_has(), (0, 0, 0));
+}
+
+#[test]
+fn a_processor_that_is_on_its_way_to_a_stopped_function_does_not_reach_the_device() {
+    for way in WAYS {
+        let bench = Bench::running(way, raiser(description()));
+        bench.store(HERE + HELD, 7);
+        let found = bench.bus.remove(HERE).unwrap();
+        bench.function.stop().unwrap();
+        let before = bench.count("pwrite");
+        found.write(HELD, &9_u32.to_le_bytes());
+        let mut read = [0; 4];
+        found.read(HELD, &mut read);
+        assert_eq!((read, bench.count("pwrite")), ([0xFF; 4], before));
+        // It does not hold the device open either.
+        let machine = bench.machine.clone();
+        drop(bench);
+        assert_eq!(machine.leaks(), Vec::<String>::new());
+        drop(found);
+    }
 }
