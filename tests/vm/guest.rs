@@ -1,9 +1,11 @@
 //! The last leg: a Linux guest drives a VF.
 
 use crate::PASSED;
-use crate::machine::{done, json, physical_function, refused, sriovctl, vfs};
+use crate::dma::program;
+use crate::machine::{done, json, physical_function, refused, run, sriovctl, vfs};
 use anyhow::{Context, Result, ensure};
 use lab::case::Outcome;
+use lab::host_tests::SKIP_MARK;
 use std::io::Read;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -40,6 +42,16 @@ pub(crate) fn drives_a_vf() -> Result<Outcome> {
     refused(&["run", &pf, "--kernel", &kernel], 1, &["vfio-pci"])?;
     // There is no firmware to stay in.
     refused(&["run", &pf], 2, &["--kernel"])?;
+    PASSED
+}
+
+/// The tests of the library's machines, which have no KVM elsewhere.
+pub(crate) fn few_instructions() -> Result<Outcome> {
+    let tests = run(Command::new(program("vmm-glue-machine")?).arg("--show-output"))?;
+    ensure!(tests.code == 0, "{}{}", tests.stdout, tests.stderr);
+    // Here is KVM: what says that it could not run has failed.
+    let has_run = !tests.stdout.contains(SKIP_MARK) && !tests.stdout.contains("ok. 0 passed");
+    ensure!(has_run, "{}", tests.stdout);
     PASSED
 }
 

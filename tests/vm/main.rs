@@ -112,6 +112,13 @@ fn main() -> ExitCode {
             limit_s: 180,
             ..Case::new("a_guest_ends_with_a_killed_run", guest::ends_with_a_killed_run)
         },
+        Case {
+            limit_s: 240,
+            ..Case::new(
+                "machines_of_a_few_instructions_do_as_they_should",
+                guest::few_instructions,
+            )
+        },
     ];
     cases.extend(assign::cases());
     cases.extend(drivers::cases());

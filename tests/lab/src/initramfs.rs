@@ -160,6 +160,49 @@ pub fn build_examples() -> Result<()> {
     build(&mut cargo, "the examples for the lab", was_built)
 }
 
+/// Builds the test programs of libraries that need the lab to say anything, which tests run there. They land in `examples`, too, by their names.
+///
+/// # Errors
+///
+/// cargo's.
+pub fn build_guest_tests() -> Result<()> {
+    let target = target_dir()?;
+    let named = target.join("lab/examples/vmm-glue-machine");
+    let mut cargo = cargo();
+    cargo.args([
+        "test",
+        "--no-run",
+        "--profile",
+        "lab",
+        "--package",
+        "vmm-glue",
+        "--test",
+        "machine",
+    ]);
+    cargo.args(["--message-format", "json-render-diagnostics", "--quiet"]);
+    cargo.arg("--target-dir").arg(&target);
+    let output = cargo.stdin(Stdio::null()).output().context("start cargo")?;
+    if !output.status.success() {
+        bail!(
+            "build the guests' tests: {}\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    let program = String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .find_map(executable)
+        .context("cargo names no program of the guests' tests")?;
+    std::fs::copy(&program, &named).with_context(|| format!("copy {program} to {}", named.display()))?;
+    Ok(())
+}
+
+/// The program that a message of cargo's tells of.
+fn executable(message: &str) -> Option<String> {
+    let message: serde_json::Value = serde_json::from_str(message).ok()?;
+    Some(message.get("executable")?.as_str()?.to_owned())
+}
+
 /// Builds an example of a library as its users do, to be measured; returns where it is.
 ///
 /// # Errors

@@ -3,7 +3,7 @@
 use super::{conformance, exec, say};
 use anyhow::Result;
 use lab::conformance::Selection;
-use lab::{Cache, Flavour, Report, Setup, build_examples, build_programs, host_tests, vm_tests};
+use lab::{Cache, Flavour, Report, Setup, build_examples, build_guest_tests, build_programs, host_tests, vm_tests};
 use std::process::ExitCode;
 
 pub(crate) fn run(kernels: &[Flavour], filter: Option<&str>, lab_only: bool, offline: bool) -> Result<ExitCode> {
@@ -32,6 +32,7 @@ pub(crate) fn run(kernels: &[Flavour], filter: Option<&str>, lab_only: bool, off
     }
     let programs = build_programs()?;
     build_examples()?;
+    build_guest_tests()?;
     for kernel in &kernels {
         say(&format!(
             "tests in the lab: QEMU {}, {} kernel",
