@@ -73,6 +73,10 @@ impl Functions {
         let (mut state, slot) = loop {
             let state = self.state();
             state.runs()?;
+            if let Some(there) = opened.iter().find(|opened| state.find(opened.bdf).is_ok()) {
+                let kind = ErrorKind::Invalid("the guest has it already");
+                return Err(Error::new("plug a function in", kind).on(there.bdf));
+            }
             let free: Vec<usize> = state.free(&self.root).collect();
             let first = free.first().ok_or_else(full)?;
             match free.iter().find(|slot| is_settled(slot)) {
