@@ -144,7 +144,10 @@ impl From<&Error> for Failed {
             message: match &error.kind {
                 // These say more than their kind.
                 ErrorKind::Device(_) | ErrorKind::Memory(_) => error.to_string(),
-                kind => kind.to_string(),
+                kind => match error.device {
+                    Some(device) => format!("{device}: {kind}"),
+                    None => kind.to_string(),
+                },
             },
             fix: error.fix().map(str::to_owned),
             timed_out: matches!(error.kind, ErrorKind::TimedOut),

@@ -101,6 +101,12 @@ fn a_machine_can_be_stopped_while_a_removal_waits_and_another_one_is_told_to_com
     });
 }
 
+#[test]
+fn a_failure_says_of_which_function_it_is() {
+    let failed = Failed::from(&Error::new("add", ErrorKind::Exhausted("slot")).on(device()));
+    assert!(failed.message.starts_with("0000:01:10.0: "), "{failed:?}");
+}
+
 fn connect() -> (tempfile::TempDir, Client) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("control");
