@@ -22,6 +22,9 @@ use std::io::{self, Write as _};
 use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, TryLockError};
+use std::thread;
 use std::time::{Duration, Instant};
 use vmm_sys_util::sock_ctrl_msg::ScmSocket as _;
 
@@ -35,6 +38,11 @@ const LINE: usize = 64 << 10;
 const FILES: usize = 4;
 /// How long a line may take from its first byte to its last, and how long nothing may come on a connection.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How many are heard at once.
+const CONNECTIONS: usize = 4;
+/// How long a removal may take at most.
+const LONGEST: Duration = Duration::from_secs(600);
 
 /// What is asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,7 +80,7 @@ pub struct Remove {
     /// Its address on the host.
     #[serde(with = "address")]
     pub device: Bdf,
-    /// How long the guest may take to let go of it, in milliseconds. Afterwards it keeps it.
+    /// How long the guest may take to let go of it, in milliseconds, at most 10 minutes. Afterwards it keeps it.
     pub timeout_ms: u64,
 }
 
@@ -136,7 +144,10 @@ impl From<&Error> for Failed {
             message: match &error.kind {
                 // These say more than their kind.
                 ErrorKind::Device(_) | ErrorKind::Memory(_) => error.to_string(),
-                kind => kind.to_string(),
+                kind => match error.device {
+                    Some(device) => format!("{device}: {kind}"),
+                    None => kind.to_string(),
+                },
             },
             fix: error.fix().map(str::to_owned),
             timed_out: matches!(error.kind, ErrorKind::TimedOut),
@@ -144,7 +155,8 @@ impl From<&Error> for Failed {
     }
 }
 
-/// What a machine does when it is asked. Each call may take as long as it needs: others wait.
+/// What a machine does when it is asked. Adding and removing are done one at a time, and may take as long as they
+/// need; the other calls come meanwhile.
 pub trait Control: fmt::Debug + Send + Sync {
     /// Gives the guest a function.
     ///
@@ -167,31 +179,49 @@ pub trait Control: fmt::Debug + Send + Sync {
     fn stop(&self);
 }
 
-/// Answers who comes to the socket, one after another, until the listener fails; to end it shut the listener down, or let the process end. Who
-/// says nothing for 10 seconds, or nonsense, is not heard any further.
+/// Answers who comes to the socket, up to 4 at once, until the listener fails and the last one has gone; to end it shut the listener down, or let the
+/// process end. Who says nothing for 10 seconds, or nonsense, is not heard any further. While one function is added or removed, another one is not: who asks
+/// is told so at once.
 ///
 /// # Errors
 ///
 /// The listener's.
 pub fn serve(listener: &UnixListener, machine: &dyn Control) -> Result<()> {
-    loop {
-        match listener.accept() {
-            Ok((stream, _)) => {
-                if let Err(error) = converse(stream, machine) {
+    let (change, talking) = (Mutex::new(()), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        loop {
+            let stream = match listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(Error::new("accept", ErrorKind::Io(error))),
+            };
+            if talking.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS {
+                talking.fetch_sub(1, Ordering::Relaxed);
+                tracing::info!("a connection to the control socket is refused: there are {CONNECTIONS}");
+                continue;
+            }
+            let talk = || {
+                if let Err(error) = converse(stream, machine, &change) {
                     tracing::info!("a connection to the control socket ends: {error}");
                 }
+                talking.fetch_sub(1, Ordering::Relaxed);
+            };
+            if let Err(error) = thread::Builder::new()
+                .name("control".to_owned())
+                .spawn_scoped(scope, talk)
+            {
+                talking.fetch_sub(1, Ordering::Relaxed);
+                tracing::error!(%error, "a connection to the control socket is not answered");
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(Error::new("accept", ErrorKind::Io(error))),
         }
-    }
+    })
 }
 
-fn converse(stream: UnixStream, machine: &dyn Control) -> Result<()> {
+fn converse(stream: UnixStream, machine: &dyn Control, change: &Mutex<()>) -> Result<()> {
     let mut connection = Connection::new(stream)?;
     while let Some((line, files)) = connection.receive(Some(PATIENCE))? {
         let reply = match parse(&line, "read a request") {
-            Ok(request) => answer(request, files, machine),
+            Ok(request) => answer(request, files, machine, change),
             Err(error) => {
                 connection.send(&Reply::Failed(Failed::from(&error)), &[])?;
                 return Err(error);
@@ -202,13 +232,21 @@ fn converse(stream: UnixStream, machine: &dyn Control) -> Result<()> {
     Ok(())
 }
 
-fn answer(request: Request, files: Vec<OwnedFd>, machine: &dyn Control) -> Reply {
-    let outcome = match request {
-        Request::Add(add) => machine.add(&add, files).map(Reply::Added),
-        Request::Remove(Remove { device, timeout_ms }) => {
-            let removed = machine.remove(device, Duration::from_millis(timeout_ms));
-            removed.map(|()| Reply::Removed)
+fn answer(request: Request, files: Vec<OwnedFd>, machine: &dyn Control, change: &Mutex<()>) -> Reply {
+    let alone = || match change.try_lock() {
+        Ok(guard) => Ok(guard),
+        Err(TryLockError::Poisoned(poisoned)) => Ok(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => {
+            let kind = ErrorKind::Invalid("busy: another function is being added or removed");
+            Err(Error::new("add or remove a function", kind))
         }
+    };
+    let outcome = match request {
+        Request::Add(add) => alone().and_then(|_alone| machine.add(&add, files).map(Reply::Added)),
+        Request::Remove(Remove { device, timeout_ms }) => alone().and_then(|_alone| {
+            let timeout = Duration::from_millis(timeout_ms).min(LONGEST);
+            machine.remove(device, timeout).map(|()| Reply::Removed)
+        }),
         Request::List => Ok(Reply::Functions(machine.list())),
         Request::Stop => {
             machine.stop();
@@ -302,7 +340,9 @@ impl Connection {
                     error => return Err(failed(ErrorKind::Io(error))),
                 },
             };
-            files.extend(file.map(OwnedFd::from));
+            // The duplicate is closed on exec; what was received is not.
+            let file = file.map(|file| file.try_clone()).transpose();
+            files.extend(file.map_err(|error| failed(ErrorKind::Io(error)))?.map(OwnedFd::from));
             if files.len() > FILES {
                 return Err(malformed("too many descriptors"));
             }

@@ -79,10 +79,17 @@ impl Error {
             ErrorKind::Reserved { .. } => Some(
                 "give the guest less memory, or leave out the device whose IOMMU group has these addresses in reserved_regions",
             ),
+            ErrorKind::TimedOut if self.step == UNPLUG => Some(
+                "the guest needs a driver for PCI Express hot-plug slots (Linux: CONFIG_HOTPLUG_PCI_PCIE, pcie_ports=native)",
+            ),
+            ErrorKind::Exhausted("slot") => Some("remove a function first, or start the guest with more free slots"),
             _ => None,
         }
     }
 }
+
+/// The step in which a guest is to let go of a function.
+pub(crate) const UNPLUG: &str = "unplug a function";
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -145,6 +152,18 @@ impl From<iommu::Error> for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_guest_that_does_not_let_go_may_lack_a_driver_and_a_full_one_has_slots_to_be_freed() {
+        let fix = |step, kind| Error::new(step, kind).fix();
+        assert!(fix(UNPLUG, ErrorKind::TimedOut).unwrap().contains("pcie_ports"));
+        assert!(
+            fix("plug", ErrorKind::Exhausted("slot"))
+                .unwrap()
+                .contains("free slots")
+        );
+        assert_eq!(fix("receive", ErrorKind::TimedOut), None);
+    }
 
     #[test]
     fn an_error_says_device_step_and_cause_once() {

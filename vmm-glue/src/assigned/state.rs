@@ -48,6 +48,9 @@ impl State {
         if !device.info().flags.contains(DeviceFlags::PCI) {
             return Err(Error::new("assign", NO_FUNCTION));
         }
+        if !device.info().flags.contains(DeviceFlags::RESET) {
+            tracing::warn!(device = ?device.bdf(), "it has no reset of its own: what a guest leaves in it outlasts reboots, and the guest");
+        }
         let config = device.config()?;
         let image = config.image()?;
         let regions = regions(device, &image, options.is_rom_hidden)?;

@@ -2,8 +2,7 @@ use super::*;
 use std::fs::File;
 use std::io::Read as _;
 use std::os::fd::AsFd as _;
-use std::sync::{Arc, Mutex};
-use std::thread;
+use std::sync::{Arc, Barrier};
 
 /// Adds what has a descriptor, and gives back nothing in time.
 #[derive(Debug, Default)]
@@ -40,6 +39,72 @@ impl Control for Machine {
 
 fn device() -> Bdf {
     "0000:01:10.0".parse().unwrap()
+}
+
+/// A machine whose guest lets go of a function only when it is stopped.
+#[derive(Debug)]
+struct Stubborn {
+    asked: Barrier,
+    stopped: Barrier,
+}
+
+impl Control for Stubborn {
+    fn add(&self, _: &Add, _: Vec<OwnedFd>) -> Result<Assigned> {
+        Err(Error::new("add", ErrorKind::Exhausted("slot")))
+    }
+
+    fn remove(&self, _: Bdf, timeout: Duration) -> Result<()> {
+        assert_eq!(timeout, LONGEST);
+        self.asked.wait();
+        self.stopped.wait();
+        Ok(())
+    }
+
+    fn list(&self) -> Vec<Assigned> {
+        Vec::new()
+    }
+
+    fn stop(&self) {
+        self.stopped.wait();
+    }
+}
+
+#[test]
+fn a_machine_can_be_stopped_while_a_removal_waits_and_another_one_is_told_to_come_later() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("control");
+    let listener = UnixListener::bind(&path).unwrap();
+    let machine = Arc::new(Stubborn {
+        asked: Barrier::new(2),
+        stopped: Barrier::new(2),
+    });
+    let served = Arc::clone(&machine);
+    thread::spawn(move || serve(&listener, &*served));
+    let remove = Request::Remove(Remove {
+        device: device(),
+        timeout_ms: u64::MAX,
+    });
+    thread::scope(|scope| {
+        let removed = scope.spawn(|| Client::connect(&path).unwrap().ask(&remove, &[], LONG).unwrap());
+        machine.asked.wait();
+        let mut other = Client::connect(&path).unwrap();
+        let Reply::Failed(busy) = other.ask(&remove, &[], LONG).unwrap() else {
+            panic!("it waits")
+        };
+        assert!(busy.message.contains("busy"), "{busy:?}");
+        assert_eq!(
+            other.ask(&Request::List, &[], LONG).unwrap(),
+            Reply::Functions(Vec::new())
+        );
+        assert_eq!(other.ask(&Request::Stop, &[], LONG).unwrap(), Reply::Stopping);
+        assert_eq!(removed.join().unwrap(), Reply::Removed);
+    });
+}
+
+#[test]
+fn a_failure_says_of_which_function_it_is() {
+    let failed = Failed::from(&Error::new("add", ErrorKind::Exhausted("slot")).on(device()));
+    assert!(failed.message.starts_with("0000:01:10.0: "), "{failed:?}");
 }
 
 fn connect() -> (tempfile::TempDir, Client) {

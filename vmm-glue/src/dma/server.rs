@@ -51,16 +51,32 @@ impl Drop for Server {
     }
 }
 
+/// How often in a row page requests may fail to be served: the queue stays readable meanwhile.
+const FAILURES: u32 = 16;
+/// How long nothing is tried after a failure.
+const REST: Duration = Duration::from_millis(100);
+
 fn serve(space: &Mutex<DemandSpace>, ready: &EventFd, stop: &EventFd) {
+    let mut failures = 0;
     loop {
         let served = space.lock().unwrap_or_else(PoisonError::into_inner).serve();
         let wait = match served {
-            Ok(0) => None,
-            // More may wait; those who ask to stop are heard all the same.
-            Ok(_) => Some(Duration::ZERO),
-            Err(error) => {
+            Ok(count) => {
+                failures = 0;
+                // More may wait; those who ask to stop are heard all the same.
+                (count != 0).then_some(Duration::ZERO)
+            }
+            Err(error) if failures < FAILURES => {
+                failures += 1;
                 tracing::error!(%error, "page requests of a guest's device are not served");
-                None
+                match stop.wait_timeout(REST) {
+                    Ok(None) => continue,
+                    _ => return,
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "page requests of the guest's devices are served no more");
+                return;
             }
         };
         match vfio_core::wait_either([ready, stop], wait) {

@@ -2,6 +2,7 @@
 
 use super::{Functions, Given, Listed, Opened, numbered};
 use crate::assigned::{Assigned, Notice};
+use crate::error::UNPLUG;
 use crate::pci::{Indicator, Port, Root};
 use crate::{Error, ErrorKind, Result};
 use ::pci::Bdf;
@@ -73,6 +74,10 @@ impl Functions {
         let (mut state, slot) = loop {
             let state = self.state();
             state.runs()?;
+            if let Some(there) = opened.iter().find(|opened| state.find(opened.bdf).is_ok()) {
+                let kind = ErrorKind::Invalid("the guest has it already");
+                return Err(Error::new("plug a function in", kind).on(there.bdf));
+            }
             let free: Vec<usize> = state.free(&self.root).collect();
             let first = free.first().ok_or_else(full)?;
             match free.iter().find(|slot| is_settled(slot)) {
@@ -131,7 +136,7 @@ impl Functions {
             self.port(removal.slot)?.cancel_removal();
         }
         if self.is_held(&removal) {
-            return Err(Error::new("unplug a function", ErrorKind::TimedOut).on(bdf));
+            return Err(Error::new(UNPLUG, ErrorKind::TimedOut).on(bdf));
         }
         // The guest has let go of it in this moment.
         self.finish_removal(&removal)
@@ -199,7 +204,7 @@ impl Functions {
         }
         if self.port(removal.slot)?.state().is_present {
             let kind = ErrorKind::Invalid("the guest has not let go of it");
-            return Err(Error::new("unplug a function", kind));
+            return Err(Error::new(UNPLUG, kind));
         }
         let given = state.slots.get_mut(removal.slot).map(std::mem::take);
         state.end(given.unwrap_or_default())

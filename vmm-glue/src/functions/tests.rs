@@ -341,6 +341,20 @@ fn a_function_that_the_kernel_wants_again_and_again_costs_nothing_more_and_stays
 }
 
 #[test]
+fn a_function_that_the_guest_has_is_not_added_again() {
+    let machine = machine();
+    let bench = Bench::new(&machine, Way::Type1, &[&[1]]).unwrap();
+    let again = Opened {
+        bdf: bdf(1),
+        file: File::SameGroup,
+        token: None,
+    };
+    let error = bench.functions.add(vec![again]).unwrap_err();
+    assert!(error.to_string().contains("has it already"), "{error}");
+    assert!(bench.copies(1));
+}
+
+#[test]
 fn only_what_the_guest_has_let_go_of_is_taken_and_only_once() {
     let machine = machine();
     let bench = Bench::new(&machine, Way::Iommufd, &[&[1]]).unwrap();
