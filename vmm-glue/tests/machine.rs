@@ -89,8 +89,9 @@ fn run(
     meanwhile: impl FnOnce(&mut Machine, [PipeWriter; 2]),
 ) -> Option<(Result<End>, String)> {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    if !Path::new("/dev/kvm").exists() {
-        println!("lab-skip: there is no /dev/kvm here");
+    // What else calls itself KVM may be an emulation that cannot do it all.
+    if std::env::var_os("LAB_KERNEL").is_none() {
+        println!("lab-skip: machines run in the lab, where KVM is known (elsewhere: set LAB_KERNEL)");
         return None;
     }
     let before = descriptors();
