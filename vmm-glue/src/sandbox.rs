@@ -133,12 +133,13 @@ pub enum Enclosure {
     NoLandlock,
 }
 
-/// Locks this process in, for good. To be called before it has other threads: what they do stays as it was.
+/// Locks this process in, for good. To be called before it has other threads: what they do would stay as it was.
 ///
 /// # Errors
 ///
-/// When the kernel knows no seccomp, or the filter is refused.
+/// [`ErrorKind::Invalid`] when there is another thread; when the kernel knows no seccomp, or the filter is refused.
 pub fn enter(left: Left) -> Result<Enclosure> {
+    alone()?;
     let enclosure = restrict_files(left)?;
     // A C library that knows `clone3` asks for it first, and goes on without when it is told that there is none.
     let none = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
@@ -150,6 +151,20 @@ pub fn enter(left: Left) -> Result<Enclosure> {
         seccompiler::apply_filter(&filter).map_err(|error| refused(&error))?;
     }
     Ok(enclosure)
+}
+
+/// Checks that there is no other thread, which would keep its rights. To be called before rights are given up.
+///
+/// # Errors
+///
+/// [`ErrorKind::Invalid`] when there is one; when `/proc` cannot be read.
+pub fn alone() -> Result<()> {
+    let failed = |kind| Error::new("look for other threads", kind);
+    let threads = std::fs::read_dir("/proc/self/task").map_err(|error| failed(ErrorKind::Io(error)))?;
+    match threads.count() {
+        1 => Ok(()),
+        _ => Err(failed(ErrorKind::Invalid("another thread would keep its rights"))),
+    }
 }
 
 fn errno(number: i32) -> u32 {

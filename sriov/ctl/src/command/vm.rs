@@ -161,11 +161,11 @@ pub(crate) fn run(args: &VmProcess, output: &mut Output) -> Outcome {
     for listed in functions.list() {
         running.watch(listed.host).map_err(failure)?;
     }
-    drop(functions);
     if spec.is_sandboxed {
         let left = if spec.has_control { Left::Sys } else { Left::Nothing };
         confine(locked, left, args.parent, output)?;
     }
+    functions.serve().map_err(failure)?;
     if let Some(listener) = control {
         // Ends with the process.
         drop(std::thread::spawn(move || serve(&listener, &running)));
@@ -214,13 +214,14 @@ fn confine(locked: u64, left: Left, parent: i32, output: &mut Output) -> Result<
     };
     // Who is not root may have less, which has been enough so far.
     let _is_lower = setrlimit(Resource::Memlock, limit).is_err();
+    sandbox::alone().map_err(failure)?;
     if rustix::process::geteuid().is_root() {
         let refused = |errno: rustix::io::Errno| io_failure("become nobody", &errno.into());
         let (uid, gid) = (
             rustix::process::Uid::from_raw(NOBODY),
             rustix::process::Gid::from_raw(NOBODY),
         );
-        // There is no other thread yet, and later ones are made of this one.
+        // Later threads are made of this one.
         set_thread_groups(&[]).map_err(refused)?;
         set_thread_res_gid(gid, gid, gid).map_err(refused)?;
         set_thread_res_uid(uid, uid, uid).map_err(refused)?;
