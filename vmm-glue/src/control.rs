@@ -25,10 +25,6 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use vmm_sys_util::sock_ctrl_msg::ScmSocket as _;
 
-mod machine;
-
-pub use machine::Running;
-
 /// Longest line in bytes.
 const LINE: usize = 64 << 10;
 /// Most descriptors of one request.

@@ -4,7 +4,7 @@ use super::{Backend, File, Functions, Listed, Opened};
 use crate::control::{Add, Assigned, Control, Interface};
 use crate::machine::Handle;
 use crate::{Error, ErrorKind, Result};
-use ::pci::Bdf;
+use ::pci::{Bdf, GroupId};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,7 +63,7 @@ impl Control for Controlled {
         let mut files = files.into_iter();
         let file = match (add.interface, files.next(), files.next()) {
             (Interface::Iommufd, Some(file), None) => File::Device(CdevFile::from_fd(file, Some(add.device))),
-            (Interface::Type1, Some(file), None) => File::Group(Group::from_fd(file, None)),
+            (Interface::Type1, Some(file), None) => File::Group(Group::from_fd(file, add.group.map(GroupId))),
             (Interface::Type1, None, None) => File::SameGroup,
             _ => {
                 return Err(failed(ErrorKind::Invalid(

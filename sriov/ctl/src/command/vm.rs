@@ -22,9 +22,9 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use vfio_core::iommufd::Iommufd;
 use vfio_core::{CdevFile, Container, ContainerPath, Group, PageSize};
-use vmm_glue::control::{Interface, Running, serve};
+use vmm_glue::control::serve;
 use vmm_glue::dma::locked_bytes;
-use vmm_glue::functions::{self, Backend, DmaOptions, Functions, Opened, Parts};
+use vmm_glue::functions::{self, Backend, Controlled, DmaOptions, Functions, Opened, Parts};
 use vmm_glue::kvm::Kvm;
 use vmm_glue::machine::{Console, Files, Machine, Plugged, Reboot};
 use vmm_glue::sandbox::{self, Enclosure, Left};
@@ -90,12 +90,9 @@ pub(crate) fn run(args: &VmProcess, output: &mut Output) -> Outcome {
     let kvm = Kvm::from_fd(next()?).map_err(failure)?;
     let kernel = File::from(next()?);
     let initrd = spec.has_initrd.then(&mut next).transpose()?.map(File::from);
-    let (backend, interface) = match spec.is_iommufd {
-        true => (Backend::Iommufd(Iommufd::from_fd(next()?)), Interface::Iommufd),
-        false => (
-            Backend::Type1(Container::from_fd(next()?, ContainerPath::Vfio)),
-            Interface::Type1,
-        ),
+    let backend = match spec.is_iommufd {
+        true => Backend::Iommufd(Iommufd::from_fd(next()?)),
+        false => Backend::Type1(Container::from_fd(next()?, ContainerPath::Vfio)),
     };
     let mut slots = Vec::new();
     for device in &spec.devices {
@@ -152,21 +149,14 @@ pub(crate) fn run(args: &VmProcess, output: &mut Output) -> Outcome {
     let functions = Arc::new(functions);
     let plugged: Arc<dyn Plugged> = Arc::<Functions>::clone(&functions);
     machine.connect(functions.root(), plugged).map_err(failure)?;
-    let running = Running::new(
-        Arc::clone(&functions),
-        machine.handle(),
-        Arc::clone(machine.events()),
-        interface,
-    );
-    for listed in functions.list() {
-        running.watch(listed.host).map_err(failure)?;
-    }
+    functions.watch(machine.events()).map_err(failure)?;
     if spec.is_sandboxed {
         let left = if spec.has_control { Left::Sys } else { Left::Nothing };
         confine(locked, left, args.parent, output)?;
     }
     functions.serve().map_err(failure)?;
     if let Some(listener) = control {
+        let running = Controlled::new(functions, machine.handle());
         // Ends with the process.
         drop(std::thread::spawn(move || serve(&listener, &running)));
     }
