@@ -163,13 +163,14 @@ pub trait Control: fmt::Debug + Send + Sync {
     fn stop(&self);
 }
 
-/// Answers who comes to the socket, one after another, until the listener fails; to end it shut the listener down, or let the process end. Who
-/// says nothing for 10 seconds, or nonsense, is not heard any further.
+/// Answers who comes to the socket, one after another, until the listener fails; to end it shut the listener down, or let the process end. It
+/// goes on when descriptors or memory are short. Who says nothing for 10 seconds, or nonsense, is not heard any further.
 ///
 /// # Errors
 ///
 /// The listener's.
 pub fn serve(listener: &UnixListener, machine: &dyn Control) -> Result<()> {
+    let pause = vfio_core::EventFd::new()?;
     loop {
         match listener.accept() {
             Ok((stream, _)) => {
@@ -178,9 +179,20 @@ pub fn serve(listener: &UnixListener, machine: &dyn Control) -> Result<()> {
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if is_passing(&error) => {
+                tracing::warn!("the control socket takes nobody for now: {error}");
+                // Nobody signals it.
+                pause.wait_timeout(Duration::from_millis(100))?;
+            }
             Err(error) => return Err(Error::new("accept", ErrorKind::Io(error))),
         }
     }
+}
+
+/// It may go another time.
+fn is_passing(error: &io::Error) -> bool {
+    let passing = [libc::ECONNABORTED, libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
+    error.raw_os_error().is_some_and(|errno| passing.contains(&errno))
 }
 
 fn converse(stream: UnixStream, machine: &dyn Control) -> Result<()> {

@@ -10,7 +10,7 @@ use crate::failure::{Failure, Outcome};
 use crate::output::Output;
 use pci::GroupId;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
-use rustix::process::{Pid, Resource, Rlimit, Signal, getppid, set_parent_process_death_signal, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -83,6 +83,7 @@ pub(crate) enum Pin {
 /// Runs the guest to its end.
 pub(crate) fn run(args: &VmProcess, output: &mut Output) -> Outcome {
     end_with(args.parent)?;
+    take_descriptors();
     let (spec, files) = receive().map_err(|error| io_failure("receive the guest", &error))?;
     let mut files = files.into_iter();
     let mut next = || files.next().ok_or_else(|| Failure::internal("a descriptor is missing"));
@@ -158,7 +159,11 @@ pub(crate) fn run(args: &VmProcess, output: &mut Output) -> Outcome {
     if let Some(listener) = control {
         let running = Controlled::new(functions, machine.handle());
         // Ends with the process.
-        drop(std::thread::spawn(move || serve(&listener, &running)));
+        drop(std::thread::spawn(move || {
+            if let Err(error) = serve(&listener, &running) {
+                eprintln!("sriovctl: the guest cannot be given functions any more: {error}");
+            }
+        }));
     }
     machine.run().map_err(failure)?;
     Ok(Exit::Guest(0))
@@ -194,6 +199,17 @@ fn end_with(parent: i32) -> Result<(), Failure> {
         ));
     }
     Ok(())
+}
+
+/// Lets this process have as many descriptors as it may: each vector of a function takes one.
+fn take_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let most = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    // It goes on with fewer then.
+    let _is_less = setrlimit(Resource::Nofile, most).is_err();
 }
 
 /// Gives up what the guest does not need. Its memory is mapped by now.
