@@ -10,7 +10,7 @@ use crate::failure::{Failure, Outcome};
 use crate::output::Output;
 use pci::GroupId;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
-use rustix::process::{Pid, Resource, Rlimit, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit};
+use rustix::process::{Gid, Pid, Resource, Rlimit, Signal, Uid, getppid, getrlimit, set_parent_process_death_signal, setrlimit};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -37,6 +37,11 @@ pub(crate) const FILES: usize = 64;
 const LINE: u64 = 1 << 20;
 /// The user and the group of nobody (`/proc/sys/kernel/overflowuid`).
 const NOBODY: u32 = 65534;
+/// The first user that systemd's "Users, Groups, UIDs and GIDs" leaves unused: with the process's number added each guest has one of its own, which
+/// no other process has.
+const FIRST_USER: u32 = 0x7000_0000;
+/// What may be locked beside the guest's memory, in bytes.
+const SPARE: u64 = 64 << 20;
 /// Slots that functions can come into while the guest runs.
 const FREE_SLOTS: u8 = 4;
 
@@ -214,23 +219,31 @@ fn take_descriptors() {
 
 /// Gives up what the guest does not need. Its memory is mapped by now.
 fn confine(locked: u64, left: Left, parent: i32, output: &mut Output) -> Result<(), Failure> {
-    let limit = Rlimit {
-        current: Some(locked),
-        maximum: Some(locked),
-    };
-    // Who is not root may have less, which has been enough so far.
-    let _is_lower = setrlimit(Resource::Memlock, limit).is_err();
     sandbox::alone().map_err(failure)?;
     if rustix::process::geteuid().is_root() {
-        let refused = |errno: rustix::io::Errno| io_failure("become nobody", &errno.into());
-        let (uid, gid) = (
-            rustix::process::Uid::from_raw(NOBODY),
-            rustix::process::Gid::from_raw(NOBODY),
-        );
+        let refused = |errno: rustix::io::Errno| io_failure("become another user", &errno.into());
+        let locked = Some(locked.saturating_add(SPARE));
+        let limit = Rlimit {
+            current: locked,
+            maximum: locked,
+        };
+        setrlimit(Resource::Memlock, limit).map_err(refused)?;
         // Later threads are made of this one.
         set_thread_groups(&[]).map_err(refused)?;
-        set_thread_res_gid(gid, gid, gid).map_err(refused)?;
-        set_thread_res_uid(uid, uid, uid).map_err(refused)?;
+        let own = FIRST_USER.saturating_add(std::process::id());
+        let become_user = |number: u32| {
+            let (uid, gid) = (Uid::from_raw(number), Gid::from_raw(number));
+            set_thread_res_gid(gid, gid, gid)?;
+            set_thread_res_uid(uid, uid, uid)
+        };
+        match become_user(own) {
+            // A container has not all users.
+            Err(rustix::io::Errno::INVAL) => {
+                become_user(NOBODY).map_err(refused)?;
+                output.note("the guest's process is nobody, as others may be: this container has no user for it alone");
+            }
+            other => other.map_err(refused)?,
+        }
         // Another user is not followed any more.
         end_with(parent)?;
     } else {
