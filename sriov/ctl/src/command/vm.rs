@@ -9,7 +9,7 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::output::Output;
 use pci::GroupId;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 use rustix::process::{Gid, Pid, Resource, Rlimit, Signal, Uid, getppid, getrlimit, set_parent_process_death_signal, setrlimit};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use serde::{Deserialize, Serialize};
@@ -267,6 +267,9 @@ fn receive() -> io::Result<(Spec, Vec<OwnedFd>)> {
     let mut buffer = [0; 4096];
     let mut parts = [IoSliceMut::new(&mut buffer)];
     let received = recvmsg(&stream, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    if received.flags.contains(ReturnFlags::CTRUNC) {
+        return Err(io::Error::other("descriptors were lost"));
+    }
     let mut files = Vec::new();
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(sent) = message {
@@ -278,6 +281,9 @@ fn receive() -> io::Result<(Spec, Vec<OwnedFd>)> {
     let mut stream = stream.take(LINE);
     while line.last() != Some(&b'\n') && stream.read(&mut byte)? > 0 {
         line.extend(byte);
+    }
+    if line.last() != Some(&b'\n') {
+        return Err(io::Error::other("what was to be sent has not all come"));
     }
     Ok((serde_json::from_slice(&line)?, files))
 }
