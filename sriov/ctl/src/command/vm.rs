@@ -13,6 +13,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFl
 use rustix::process::{Gid, Pid, Resource, Rlimit, Signal, Uid, getppid, getrlimit, set_parent_process_death_signal, setrlimit};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use serde::{Deserialize, Serialize};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use std::fs::File;
 use std::io::{self, IoSliceMut, Read as _};
 use std::mem::MaybeUninit;
@@ -88,6 +89,7 @@ pub(crate) enum Pin {
 /// Runs the guest to its end.
 pub(crate) fn run(args: &VmProcess, output: &mut Output) -> Outcome {
     end_with(args.parent)?;
+    let stop = heed_signals().map_err(|error| io_failure("take signals", &error))?;
     take_descriptors();
     let (spec, files) = receive().map_err(|error| io_failure("receive the guest", &error))?;
     let mut files = files.into_iter();
@@ -155,6 +157,13 @@ pub(crate) fn run(args: &VmProcess, output: &mut Output) -> Outcome {
     let functions = Arc::new(functions);
     let plugged: Arc<dyn Plugged> = Arc::<Functions>::clone(&functions);
     machine.connect(functions.root(), plugged).map_err(failure)?;
+    let handle = machine.handle();
+    let stopping = stop.try_clone().map_err(|error| io_failure("dup", &error))?;
+    let on_stop = move || {
+        // Whoever asks has patience for a while, and no more.
+        let _fails = (&stopping).read(&mut [0]).is_err() || handle.stop().is_err();
+    };
+    machine.events().add(stop, on_stop).map_err(failure)?;
     functions.watch(machine.events()).map_err(failure)?;
     if spec.is_sandboxed {
         let left = if spec.has_control { Left::Sys } else { Left::Nothing };
@@ -204,6 +213,17 @@ fn end_with(parent: i32) -> Result<(), Failure> {
         ));
     }
     Ok(())
+}
+
+/// From now on SIGTERM is something to read, and what the terminal sends is the other process's.
+fn heed_signals() -> io::Result<UnixStream> {
+    let (stop, handler) = UnixStream::pair()?;
+    signal_hook::low_level::pipe::register(SIGTERM, handler)?;
+    for signal in [SIGINT, SIGHUP, SIGQUIT] {
+        // Nobody looks.
+        signal_hook::flag::register(signal, Arc::default())?;
+    }
+    Ok(stop)
 }
 
 /// Lets this process have as many descriptors as it may: each vector of a function takes one.
