@@ -15,7 +15,7 @@ use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use std::fs::File;
-use std::io::{self, IoSliceMut, Read as _};
+use std::io::{self, IoSliceMut, Read as _, Write as _};
 use std::mem::MaybeUninit;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -175,7 +175,8 @@ pub(crate) fn run(args: &VmProcess, output: &mut Output) -> Outcome {
         // Ends with the process.
         drop(std::thread::spawn(move || {
             if let Err(error) = serve(&listener, &running) {
-                eprintln!("sriovctl: the guest cannot be given functions any more: {error}");
+                // Who started the guest may have ended, and its standard error with it.
+                drop(writeln!(io::stderr(), "the guest cannot be given functions any more: {error}"));
             }
         }));
     }
