@@ -191,7 +191,13 @@ pub fn serve(listener: &UnixListener, machine: &dyn Control) -> Result<()> {
 
 /// It may go another time.
 fn is_passing(error: &io::Error) -> bool {
-    let passing = [libc::ECONNABORTED, libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
+    let passing = [
+        libc::ECONNABORTED,
+        libc::EMFILE,
+        libc::ENFILE,
+        libc::ENOBUFS,
+        libc::ENOMEM,
+    ];
     error.raw_os_error().is_some_and(|errno| passing.contains(&errno))
 }
 

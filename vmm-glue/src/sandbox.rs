@@ -230,7 +230,8 @@ fn rules(left: Left) -> Result<BTreeMap<i64, Vec<SeccompRule>>> {
     };
     let only = |conditions| SeccompRule::new(conditions).map_err(|error| refused(&error));
     if left == Left::Sys {
-        let written = libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC | libc::O_APPEND | libc::O_TMPFILE & !libc::O_DIRECTORY;
+        let written =
+            libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC | libc::O_APPEND | libc::O_TMPFILE & !libc::O_DIRECTORY;
         let reading = masked(2, u64::from(written.unsigned_abs()), 0)?;
         rules.insert(libc::SYS_openat, vec![reading]);
     }

@@ -10,7 +10,9 @@ use crate::failure::{Failure, Outcome};
 use crate::output::Output;
 use pci::GroupId;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
-use rustix::process::{Gid, Pid, Resource, Rlimit, Signal, Uid, getppid, getrlimit, set_parent_process_death_signal, setrlimit};
+use rustix::process::{
+    Gid, Pid, Resource, Rlimit, Signal, Uid, getppid, getrlimit, set_parent_process_death_signal, setrlimit,
+};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
@@ -176,7 +178,10 @@ pub(crate) fn run(args: &VmProcess, output: &mut Output) -> Outcome {
         drop(std::thread::spawn(move || {
             if let Err(error) = serve(&listener, &running) {
                 // Who started the guest may have ended, and its standard error with it.
-                drop(writeln!(io::stderr(), "the guest cannot be given functions any more: {error}"));
+                drop(writeln!(
+                    io::stderr(),
+                    "the guest cannot be given functions any more: {error}"
+                ));
             }
         }));
     }
