@@ -28,10 +28,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 use vmm_sys_util::sock_ctrl_msg::ScmSocket as _;
 
-mod machine;
-
-pub use machine::Running;
-
 /// Longest line in bytes.
 const LINE: usize = 64 << 10;
 /// Most descriptors of one request.
@@ -179,7 +175,8 @@ pub trait Control: fmt::Debug + Send + Sync {
     fn stop(&self);
 }
 
-/// Answers who comes to the socket, up to 4 at once, until the listener fails and the last one has gone; to end it shut the listener down, or let the
+/// Answers who comes to the socket, up to 4 at once, until the listener fails and the last one has gone; it goes on when descriptors or
+/// memory are short; to end it shut the listener down, or let the
 /// process end. Who says nothing for 10 seconds, or nonsense, is not heard any further. While one function is added or removed, another one is not: who asks
 /// is told so at once.
 ///
@@ -187,12 +184,19 @@ pub trait Control: fmt::Debug + Send + Sync {
 ///
 /// The listener's.
 pub fn serve(listener: &UnixListener, machine: &dyn Control) -> Result<()> {
+    let pause = vfio_core::EventFd::new()?;
     let (change, talking) = (Mutex::new(()), AtomicUsize::new(0));
     thread::scope(|scope| {
         loop {
             let stream = match listener.accept() {
                 Ok((stream, _)) => stream,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if is_passing(&error) => {
+                    tracing::warn!("the control socket takes nobody for now: {error}");
+                    // Nobody signals it.
+                    pause.wait_timeout(Duration::from_millis(100))?;
+                    continue;
+                }
                 Err(error) => return Err(Error::new("accept", ErrorKind::Io(error))),
             };
             if talking.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS {
@@ -215,6 +219,18 @@ pub fn serve(listener: &UnixListener, machine: &dyn Control) -> Result<()> {
             }
         }
     })
+}
+
+/// It may go another time.
+fn is_passing(error: &io::Error) -> bool {
+    let passing = [
+        libc::ECONNABORTED,
+        libc::EMFILE,
+        libc::ENFILE,
+        libc::ENOBUFS,
+        libc::ENOMEM,
+    ];
+    error.raw_os_error().is_some_and(|errno| passing.contains(&errno))
 }
 
 fn converse(stream: UnixStream, machine: &dyn Control, change: &Mutex<()>) -> Result<()> {

@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 const LANDLOCK: ABI = ABI::V6;
 
 /// What is allowed whatever its arguments are: moving data, waiting, memory, threads, clocks, and ending.
-const ALLOWED: [libc::c_long; 75] = [
+const ALLOWED: [libc::c_long; 68] = [
     libc::SYS_read,
     libc::SYS_write,
     libc::SYS_readv,
@@ -46,7 +46,6 @@ const ALLOWED: [libc::c_long; 75] = [
     libc::SYS_timerfd_create,
     libc::SYS_timerfd_settime,
     libc::SYS_timerfd_gettime,
-    libc::SYS_accept,
     libc::SYS_accept4,
     libc::SYS_recvmsg,
     libc::SYS_recvfrom,
@@ -73,8 +72,6 @@ const ALLOWED: [libc::c_long; 75] = [
     libc::SYS_rt_sigprocmask,
     libc::SYS_rt_sigreturn,
     libc::SYS_rt_sigtimedwait,
-    libc::SYS_tgkill,
-    libc::SYS_tkill,
     libc::SYS_gettid,
     libc::SYS_getpid,
     libc::SYS_getppid,
@@ -89,11 +86,7 @@ const ALLOWED: [libc::c_long; 75] = [
     libc::SYS_restart_syscall,
     libc::SYS_exit,
     libc::SYS_exit_group,
-    libc::SYS_prctl,
     libc::SYS_getrlimit,
-    libc::SYS_prlimit64,
-    libc::SYS_ftruncate,
-    libc::SYS_fallocate,
     libc::SYS_uname,
 ];
 
@@ -101,10 +94,7 @@ const ALLOWED: [libc::c_long; 75] = [
 const IOCTL_KINDS: [u64; 2] = [0xAE, 0x3B];
 
 /// What reading `/sys` takes besides, which Landlock holds to that.
-const READING: [libc::c_long; 9] = [
-    libc::SYS_openat,
-    libc::SYS_openat2,
-    libc::SYS_open,
+const READING: [libc::c_long; 6] = [
     libc::SYS_readlink,
     libc::SYS_readlinkat,
     libc::SYS_getdents64,
@@ -129,17 +119,23 @@ pub enum Enclosure {
     Full,
     /// By seccomp, and by an older Landlock: some rights on files or the network are left to seccomp alone.
     OlderLandlock,
-    /// By seccomp alone: the kernel has no Landlock.
+    /// By seccomp alone: the kernel has no Landlock. Then nothing is left, [`Left::Sys`] neither.
     NoLandlock,
 }
 
-/// Locks this process in, for good. To be called before it has other threads: what they do stays as it was.
+/// Locks this process in, for good. To be called before it has other threads: what they do would stay as it was.
 ///
 /// # Errors
 ///
-/// When the kernel knows no seccomp, or the filter is refused.
+/// [`ErrorKind::Invalid`] when there is another thread; when the kernel knows no seccomp, or the filter is refused.
 pub fn enter(left: Left) -> Result<Enclosure> {
+    alone()?;
     let enclosure = restrict_files(left)?;
+    // Without Landlock it would be all files that it may read.
+    let left = match enclosure {
+        Enclosure::NoLandlock => Left::Nothing,
+        _ => left,
+    };
     // A C library that knows `clone3` asks for it first, and goes on without when it is told that there is none.
     let none = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
     let enosys = SeccompAction::Errno(errno(libc::ENOSYS));
@@ -150,6 +146,20 @@ pub fn enter(left: Left) -> Result<Enclosure> {
         seccompiler::apply_filter(&filter).map_err(|error| refused(&error))?;
     }
     Ok(enclosure)
+}
+
+/// Checks that there is no other thread, which would keep its rights. To be called before rights are given up.
+///
+/// # Errors
+///
+/// [`ErrorKind::Invalid`] when there is one; when `/proc` cannot be read.
+pub fn alone() -> Result<()> {
+    let failed = |kind| Error::new("look for other threads", kind);
+    let threads = std::fs::read_dir("/proc/self/task").map_err(|error| failed(ErrorKind::Io(error)))?;
+    match threads.count() {
+        1 => Ok(()),
+        _ => Err(failed(ErrorKind::Invalid("another thread would keep its rights"))),
+    }
 }
 
 fn errno(number: i32) -> u32 {
@@ -214,6 +224,24 @@ fn rules(left: Left) -> Result<BTreeMap<i64, Vec<SeccompRule>>> {
         )
         .collect::<Result<_>>()?;
     rules.insert(libc::SYS_ioctl, ioctls);
+    let is = |argument, value| {
+        let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, value);
+        condition.map_err(|error| refused(&error))
+    };
+    let only = |conditions| SeccompRule::new(conditions).map_err(|error| refused(&error));
+    if left == Left::Sys {
+        let written =
+            libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC | libc::O_APPEND | libc::O_TMPFILE & !libc::O_DIRECTORY;
+        let reading = masked(2, u64::from(written.unsigned_abs()), 0)?;
+        rules.insert(libc::SYS_openat, vec![reading]);
+    }
+    // A thread says its name; the parent's end stays this process's.
+    let name = u64::from(libc::PR_SET_NAME.unsigned_abs());
+    rules.insert(libc::SYS_prctl, vec![only(vec![is(0, name)?])?]);
+    // Nobody else is signalled, or limited.
+    let own = u64::from(std::process::id());
+    rules.insert(libc::SYS_tgkill, vec![only(vec![is(0, own)?])?]);
+    rules.insert(libc::SYS_prlimit64, vec![only(vec![is(0, 0)?, is(2, 0)?])?]);
     // Nothing becomes code, and nothing is started but threads.
     let no_code = || masked(2, 4, 0);
     rules.insert(libc::SYS_mmap, vec![no_code()?]);

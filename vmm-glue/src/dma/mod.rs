@@ -128,7 +128,19 @@ impl Dma {
         for ram in ram {
             space.add(&ram.memory, ram.part.clone(), at(ram))?;
         }
-        Ok(Self(Kind::Demand(Server::start(space)?)))
+        Ok(Self(Kind::Demand(Server::new(space)?)))
+    }
+
+    /// Answers the page requests of devices from now on, on a thread of its own; nothing to do where memory is pinned. Before that they wait.
+    ///
+    /// # Errors
+    ///
+    /// When there can be no thread.
+    pub fn serve(&self) -> Result<()> {
+        match &self.0 {
+            Kind::Pinned { .. } => Ok(()),
+            Kind::Demand(server) => server.start(),
+        }
     }
 
     /// Lets one more device ask for memory, of what is mapped on demand.

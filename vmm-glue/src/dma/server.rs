@@ -12,26 +12,36 @@ use vfio_core::EventFd;
 #[derive(Debug)]
 pub(super) struct Server {
     space: Arc<Mutex<DemandSpace>>,
+    ready: Arc<EventFd>,
     stop: Arc<EventFd>,
-    thread: Option<JoinHandle<()>>,
+    /// Once it serves.
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Server {
-    pub(super) fn start(space: DemandSpace) -> Result<Self> {
+    /// Serves nothing yet: a process that gives up rights has no other thread before.
+    pub(super) fn new(space: DemandSpace) -> Result<Self> {
         let ready = space.ready().map(|ready| ready.try_clone_to_owned()).transpose();
-        let failed = |error| Error::new("start a thread", ErrorKind::Io(error));
-        let ready = ready.map_err(failed)?;
+        let ready = ready.map_err(|error| Error::new("dup", ErrorKind::Io(error)))?;
         let ready = ready.ok_or_else(|| refused(ErrorKind::Unsupported("waiting for page requests")))?;
-        let stop = Arc::new(EventFd::new()?);
-        let space = Arc::new(Mutex::new(space));
-        let (serving, stopping) = (Arc::clone(&space), Arc::clone(&stop));
-        let work = move || serve(&serving, &EventFd::from_fd(ready), &stopping);
-        let thread = thread::Builder::new().name("page requests".to_owned()).spawn(work);
         Ok(Self {
-            space,
-            stop,
-            thread: Some(thread.map_err(failed)?),
+            space: Arc::new(Mutex::new(space)),
+            ready: Arc::new(EventFd::from_fd(ready)),
+            stop: Arc::new(EventFd::new()?),
+            thread: Mutex::default(),
         })
+    }
+
+    /// Serves from now on.
+    pub(super) fn start(&self) -> Result<()> {
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        if thread.is_none() {
+            let (space, ready, stop) = (Arc::clone(&self.space), Arc::clone(&self.ready), Arc::clone(&self.stop));
+            let work = move || serve(&space, &ready, &stop);
+            let started = thread::Builder::new().name("page requests".to_owned()).spawn(work);
+            *thread = Some(started.map_err(|error| Error::new("start a thread", ErrorKind::Io(error)))?);
+        }
+        Ok(())
     }
 
     pub(super) fn with<T>(&self, act: impl FnOnce(&mut DemandSpace) -> T) -> T {
@@ -45,7 +55,8 @@ impl Drop for Server {
             tracing::error!(%error, "page requests are served on");
             return;
         }
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+        let thread = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the thread that serves page requests has panicked");
         }
     }

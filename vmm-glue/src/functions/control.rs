@@ -4,7 +4,7 @@ use super::{Backend, File, Functions, Listed, Opened};
 use crate::control::{Add, Assigned, Control, Interface};
 use crate::machine::Handle;
 use crate::{Error, ErrorKind, Result};
-use ::pci::Bdf;
+use ::pci::{Bdf, GroupId};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +40,18 @@ impl Controlled {
     }
 }
 
+impl Functions {
+    /// Answers page requests of the functions from now on, as [`Dma::serve`](crate::dma::Dma::serve) does: to be called when the process has given up the
+    /// rights that it does not need.
+    ///
+    /// # Errors
+    ///
+    /// When there can be no thread.
+    pub fn serve(&self) -> Result<()> {
+        self.state().space.dma().map_or(Ok(()), crate::dma::Dma::serve)
+    }
+}
+
 impl Control for Controlled {
     fn add(&self, add: &Add, files: Vec<OwnedFd>) -> Result<Assigned> {
         let failed = |kind| Error::new("plug a function in", kind).on(add.device);
@@ -51,7 +63,7 @@ impl Control for Controlled {
         let mut files = files.into_iter();
         let file = match (add.interface, files.next(), files.next()) {
             (Interface::Iommufd, Some(file), None) => File::Device(CdevFile::from_fd(file, Some(add.device))),
-            (Interface::Type1, Some(file), None) => File::Group(Group::from_fd(file, None)),
+            (Interface::Type1, Some(file), None) => File::Group(Group::from_fd(file, add.group.map(GroupId))),
             (Interface::Type1, None, None) => File::SameGroup,
             _ => {
                 return Err(failed(ErrorKind::Invalid(
@@ -65,6 +77,8 @@ impl Control for Controlled {
             token: None,
         };
         let added = self.functions.add(vec![opened])?;
+        // The first one may have brought memory on demand.
+        self.functions.serve()?;
         let none = || failed(ErrorKind::Invalid("nothing was plugged in"));
         added.first().map(|listed| self.shown(*listed)).ok_or_else(none)
     }

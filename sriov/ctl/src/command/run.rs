@@ -36,7 +36,10 @@ struct Given {
 /// Checks that the guest can have the functions, and boots it.
 pub(crate) fn run(args: &Run, settings: &Settings, output: &mut Output) -> Outcome {
     match args.vmm {
-        VmmName::Qemu => guest::check(&args.extra)?,
+        VmmName::Qemu => {
+            qemu::check(args)?;
+            guest::check(&args.extra)?;
+        }
         VmmName::Own => own::check(args)?,
     }
     let selectors: Vec<_> = args.functions.iter().chain(&args.device).cloned().collect();

@@ -9,12 +9,15 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::output::Output;
 use pci::GroupId;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
-use rustix::process::{Pid, Resource, Rlimit, Signal, getppid, set_parent_process_death_signal, setrlimit};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
+use rustix::process::{
+    Gid, Pid, Resource, Rlimit, Signal, Uid, getppid, getrlimit, set_parent_process_death_signal, setrlimit,
+};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use serde::{Deserialize, Serialize};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use std::fs::File;
-use std::io::{self, IoSliceMut, Read as _};
+use std::io::{self, IoSliceMut, Read as _, Write as _};
 use std::mem::MaybeUninit;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -22,9 +25,9 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use vfio_core::iommufd::Iommufd;
 use vfio_core::{CdevFile, Container, ContainerPath, Group, PageSize};
-use vmm_glue::control::{Interface, Running, serve};
+use vmm_glue::control::serve;
 use vmm_glue::dma::locked_bytes;
-use vmm_glue::functions::{self, Backend, DmaOptions, Functions, Opened, Parts};
+use vmm_glue::functions::{self, Backend, Controlled, DmaOptions, Functions, Opened, Parts};
 use vmm_glue::kvm::Kvm;
 use vmm_glue::machine::{Console, Files, Machine, Plugged, Reboot};
 use vmm_glue::sandbox::{self, Enclosure, Left};
@@ -37,6 +40,11 @@ pub(crate) const FILES: usize = 64;
 const LINE: u64 = 1 << 20;
 /// The user and the group of nobody (`/proc/sys/kernel/overflowuid`).
 const NOBODY: u32 = 65534;
+/// The first user that systemd's "Users, Groups, UIDs and GIDs" leaves unused: with the process's number added each guest has one of its own, which
+/// no other process has.
+const FIRST_USER: u32 = 0x7000_0000;
+/// What may be locked beside the guest's memory, in bytes.
+const SPARE: u64 = 64 << 20;
 /// Slots that functions can come into while the guest runs.
 const FREE_SLOTS: u8 = 4;
 
@@ -83,6 +91,8 @@ pub(crate) enum Pin {
 /// Runs the guest to its end.
 pub(crate) fn run(args: &VmProcess, output: &mut Output) -> Outcome {
     end_with(args.parent)?;
+    let stop = heed_signals().map_err(|error| io_failure("take signals", &error))?;
+    take_descriptors();
     let (spec, files) = receive().map_err(|error| io_failure("receive the guest", &error))?;
     let mut files = files.into_iter();
     let mut next = || files.next().ok_or_else(|| Failure::internal("a descriptor is missing"));
@@ -90,12 +100,9 @@ pub(crate) fn run(args: &VmProcess, output: &mut Output) -> Outcome {
     let kvm = Kvm::from_fd(next()?).map_err(failure)?;
     let kernel = File::from(next()?);
     let initrd = spec.has_initrd.then(&mut next).transpose()?.map(File::from);
-    let (backend, interface) = match spec.is_iommufd {
-        true => (Backend::Iommufd(Iommufd::from_fd(next()?)), Interface::Iommufd),
-        false => (
-            Backend::Type1(Container::from_fd(next()?, ContainerPath::Vfio)),
-            Interface::Type1,
-        ),
+    let backend = match spec.is_iommufd {
+        true => Backend::Iommufd(Iommufd::from_fd(next()?)),
+        false => Backend::Type1(Container::from_fd(next()?, ContainerPath::Vfio)),
     };
     let mut slots = Vec::new();
     for device in &spec.devices {
@@ -152,15 +159,31 @@ pub(crate) fn run(args: &VmProcess, output: &mut Output) -> Outcome {
     let functions = Arc::new(functions);
     let plugged: Arc<dyn Plugged> = Arc::<Functions>::clone(&functions);
     machine.connect(functions.root(), plugged).map_err(failure)?;
+    let handle = machine.handle();
+    let stopping = stop.try_clone().map_err(|error| io_failure("dup", &error))?;
+    let on_stop = move || {
+        // Whoever asks has patience for a while, and no more.
+        let _fails = (&stopping).read(&mut [0]).is_err() || handle.stop().is_err();
+    };
+    machine.events().add(stop, on_stop).map_err(failure)?;
     functions.watch(machine.events()).map_err(failure)?;
-    let running = Running::new(functions, machine.handle(), interface);
     if spec.is_sandboxed {
         let left = if spec.has_control { Left::Sys } else { Left::Nothing };
         confine(locked, left, args.parent, output)?;
     }
+    functions.serve().map_err(failure)?;
     if let Some(listener) = control {
+        let running = Controlled::new(functions, machine.handle());
         // Ends with the process.
-        drop(std::thread::spawn(move || serve(&listener, &running)));
+        drop(std::thread::spawn(move || {
+            if let Err(error) = serve(&listener, &running) {
+                // Who started the guest may have ended, and its standard error with it.
+                drop(writeln!(
+                    io::stderr(),
+                    "the guest cannot be given functions any more: {error}"
+                ));
+            }
+        }));
     }
     machine.run().map_err(failure)?;
     Ok(Exit::Guest(0))
@@ -198,24 +221,55 @@ fn end_with(parent: i32) -> Result<(), Failure> {
     Ok(())
 }
 
+/// From now on SIGTERM is something to read, and what the terminal sends is the other process's.
+fn heed_signals() -> io::Result<UnixStream> {
+    let (stop, handler) = UnixStream::pair()?;
+    signal_hook::low_level::pipe::register(SIGTERM, handler)?;
+    for signal in [SIGINT, SIGHUP, SIGQUIT] {
+        // Nobody looks.
+        signal_hook::flag::register(signal, Arc::default())?;
+    }
+    Ok(stop)
+}
+
+/// Lets this process have as many descriptors as it may: each vector of a function takes one.
+fn take_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let most = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    // It goes on with fewer then.
+    let _is_less = setrlimit(Resource::Nofile, most).is_err();
+}
+
 /// Gives up what the guest does not need. Its memory is mapped by now.
 fn confine(locked: u64, left: Left, parent: i32, output: &mut Output) -> Result<(), Failure> {
-    let limit = Rlimit {
-        current: Some(locked),
-        maximum: Some(locked),
-    };
-    // Who is not root may have less, which has been enough so far.
-    let _is_lower = setrlimit(Resource::Memlock, limit).is_err();
+    sandbox::alone().map_err(failure)?;
     if rustix::process::geteuid().is_root() {
-        let refused = |errno: rustix::io::Errno| io_failure("become nobody", &errno.into());
-        let (uid, gid) = (
-            rustix::process::Uid::from_raw(NOBODY),
-            rustix::process::Gid::from_raw(NOBODY),
-        );
-        // There is no other thread yet, and later ones are made of this one.
+        let refused = |errno: rustix::io::Errno| io_failure("become another user", &errno.into());
+        let locked = Some(locked.saturating_add(SPARE));
+        let limit = Rlimit {
+            current: locked,
+            maximum: locked,
+        };
+        setrlimit(Resource::Memlock, limit).map_err(refused)?;
+        // Later threads are made of this one.
         set_thread_groups(&[]).map_err(refused)?;
-        set_thread_res_gid(gid, gid, gid).map_err(refused)?;
-        set_thread_res_uid(uid, uid, uid).map_err(refused)?;
+        let own = FIRST_USER.saturating_add(std::process::id());
+        let become_user = |number: u32| {
+            let (uid, gid) = (Uid::from_raw(number), Gid::from_raw(number));
+            set_thread_res_gid(gid, gid, gid)?;
+            set_thread_res_uid(uid, uid, uid)
+        };
+        match become_user(own) {
+            // A container has not all users.
+            Err(rustix::io::Errno::INVAL) => {
+                become_user(NOBODY).map_err(refused)?;
+                output.note("the guest's process is nobody, as others may be: this container has no user for it alone");
+            }
+            other => other.map_err(refused)?,
+        }
         // Another user is not followed any more.
         end_with(parent)?;
     } else {
@@ -239,6 +293,9 @@ fn receive() -> io::Result<(Spec, Vec<OwnedFd>)> {
     let mut buffer = [0; 4096];
     let mut parts = [IoSliceMut::new(&mut buffer)];
     let received = recvmsg(&stream, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    if received.flags.contains(ReturnFlags::CTRUNC) {
+        return Err(io::Error::other("descriptors were lost"));
+    }
     let mut files = Vec::new();
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(sent) = message {
@@ -250,6 +307,9 @@ fn receive() -> io::Result<(Spec, Vec<OwnedFd>)> {
     let mut stream = stream.take(LINE);
     while line.last() != Some(&b'\n') && stream.read(&mut byte)? > 0 {
         line.extend(byte);
+    }
+    if line.last() != Some(&b'\n') {
+        return Err(io::Error::other("what was to be sent has not all come"));
     }
     Ok((serde_json::from_slice(&line)?, files))
 }

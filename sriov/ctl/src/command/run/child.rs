@@ -119,11 +119,12 @@ fn next(pidfd: &OwnedFd, limit: Option<Duration>, signals: &Signals) -> io::Resu
             Err(errno) => return Err(errno.into()),
         }
         let [child, signal] = fds;
-        if !child.revents().is_empty() {
-            return Ok(Event::Ended);
-        }
+        // The guest may have ended because of it.
         if !signal.revents().is_empty() {
             return Ok(Event::Signal);
+        }
+        if !child.revents().is_empty() {
+            return Ok(Event::Ended);
         }
     }
 }

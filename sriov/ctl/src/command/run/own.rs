@@ -90,12 +90,20 @@ pub(super) fn run(args: &Run, functions: &[Given], backend: Backend, output: &mu
     if raw.is_some() {
         output.note("Ctrl-] ends the guest");
     }
-    let child = command
+    let mut child = command
         .spawn()
         .map_err(|error| failed("start the guest's process", &error))?;
-    // A process that has ended already says why itself.
-    let _ended = send(&ours, &line, &files).is_err();
-    drop(files);
+    let sent = send(&ours, &line, &files);
+    // It waits for no more than was sent.
+    drop((ours, files, command));
+    if let Err(error) = sent
+        // A process that has ended already says why itself.
+        && !matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+    {
+        // It has ended in any case.
+        drop((child.kill(), child.wait()));
+        return Err(failed("hand the guest over", &error));
+    }
     let outcome = finish(child, signals, "run the guest", args, report, output);
     drop(raw);
     outcome

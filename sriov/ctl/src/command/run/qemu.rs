@@ -1,7 +1,7 @@
 //! A guest in QEMU.
 
 use super::{Given, Report, finish, no_kvm, watch_signals};
-use crate::args::Run;
+use crate::args::{Pin, Run};
 use crate::command::guest;
 use crate::failure::{Failure, Outcome};
 use crate::output::Output;
@@ -10,6 +10,23 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::process::Stdio;
+
+/// What only sriovctl's own VMM can do with is refused.
+pub(super) fn check(args: &Run) -> Result<(), Failure> {
+    let given = [
+        (args.hugepages.is_some(), "--hugepages"),
+        (args.pin != Pin::All, "--pin"),
+        (args.control.is_some(), "--control"),
+        (args.no_sandbox, "--no-sandbox"),
+    ];
+    match given.iter().find(|(is_given, _)| *is_given) {
+        None => Ok(()),
+        Some((_, option)) => {
+            let failure = Failure::usage(format!("{option} is for sriovctl's own VMM"));
+            Err(failure.fix("leave out --vmm qemu, or give QEMU its own arguments after --"))
+        }
+    }
+}
 
 /// Boots it.
 pub(super) fn run(args: &Run, functions: &[Given], backend: Backend, output: &mut Output) -> Outcome {
