@@ -130,6 +130,10 @@ pub enum Enclosure {
 /// [`ErrorKind::Invalid`] when there is another thread; when the kernel knows no seccomp, or the filter is refused.
 pub fn enter(left: Left) -> Result<Enclosure> {
     alone()?;
+    lock(left)
+}
+
+fn lock(left: Left) -> Result<Enclosure> {
     let enclosure = restrict_files(left)?;
     // Without Landlock it would be all files that it may read.
     let left = match enclosure {
@@ -266,7 +270,9 @@ mod tests {
         if std::env::var_os("VMM_GLUE_TEST_SANDBOX").is_none() {
             return;
         }
-        enter(Left::Nothing).unwrap();
+        // The test program itself is another thread.
+        assert!(matches!(enter(Left::Nothing).unwrap_err().kind, ErrorKind::Invalid(_)));
+        lock(Left::Nothing).unwrap();
         let denied = [
             File::open("/etc/passwd").is_err(),
             File::create("/tmp/vmm-glue-sandbox").is_err(),

@@ -10,13 +10,14 @@ use crate::command::vm::{self, Device, Spec};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::output::Output;
+use rustix::fs::Mode;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::process::umask;
 use sriov::Backend;
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io::{self, IoSlice, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -181,18 +182,18 @@ struct Control {
 impl Control {
     fn bind(path: &Path) -> Result<Self, Failure> {
         let step = format!("bind {}", path.display());
-        let listener = UnixListener::bind(path).map_err(|error| {
+        // Who may connect may give functions away: nobody else from the beginning on. There is no other thread that makes files.
+        let before = umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
+        let bound = UnixListener::bind(path);
+        umask(before);
+        let listener = bound.map_err(|error| {
             let failure = failed(&step, &error);
             failure.fix("choose another path, or remove what a guest that was killed has left there")
         })?;
-        let control = Self {
+        Ok(Self {
             listener,
             path: path.to_owned(),
-        };
-        // Who may connect may give functions away.
-        let permissions = std::fs::set_permissions(path, Permissions::from_mode(0o600));
-        permissions.map_err(|error| failed(&step, &error))?;
-        Ok(control)
+        })
     }
 }
 
