@@ -11,7 +11,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// How often a VF goes and comes.
-const TIMES: usize = 20;
+const TIMES: usize = 4;
 /// How long a guest in the lab may take for anything.
 const BOOT: Duration = Duration::from_secs(180);
 const QMP: &str = "/tmp/qmp";

@@ -10,9 +10,7 @@ use crate::memory::{GuestMemory, Node};
 use crate::pci::Windows;
 use crate::{ErrorKind, Result};
 use ::pci::{Bdf, GroupId, RoutingId};
-use std::num::NonZeroUsize;
-use std::sync::Arc;
-use std::time::Duration;
+use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 use vfio_core::fake::{Copier, Description, Machine, Plain, Region};
 use vfio_core::iommufd::Iommufd;
 use vfio_core::{CdevFile, Container, ContainerPath, Errno, Group, PageSize};
@@ -440,7 +438,6 @@ fn memory_is_mapped_on_demand_where_a_device_asks_for_it_and_else_the_refusal_sa
         Ok(bench) => {
             assert!(machine.pinned() < RAM && bench.functions.refuses_balloon().is_none());
             bench.functions.stop().unwrap();
-            drop(bench);
         }
         Err(error) => panic!("{error}"),
     }
