@@ -15,6 +15,8 @@ use vfio_core::fake::{Copier, Description, Machine, Plain, Region};
 use vfio_core::iommufd::Iommufd;
 use vfio_core::{CdevFile, Container, ContainerPath, Errno, Group, PageSize};
 
+mod removal;
+
 const RAM: u64 = 2 << 20;
 /// Of a port: Slot Control, whose power controller is off with this bit.
 const SLOT_CONTROL: u16 = 0x58;
@@ -219,123 +221,6 @@ fn a_guest_that_keeps_a_function_keeps_it() {
         bench.functions.remove(bdf(2), Duration::ZERO).is_err(),
         "it does not have that one"
     );
-}
-
-#[test]
-fn a_removal_waits_for_the_guest() {
-    let machine = machine();
-    let bench = Bench::new(&machine, Way::Type1, &[&[1]]).unwrap();
-    std::thread::scope(|scope| {
-        let removed = scope.spawn(|| bench.functions.remove(bdf(1), Duration::from_secs(30)));
-        // As pciehp does once it has seen the button.
-        while bench.config(0, 8, SLOT_CONTROL) >> 16 & 1 == 0 {
-            std::thread::yield_now();
-        }
-        bench.set_power(1, false);
-        removed.join().unwrap().unwrap();
-    });
-    drop(bench);
-    assert_eq!(machine.leaks(), Vec::<String>::new());
-}
-
-/// Until the button of a slot was pressed, and begins anew.
-fn await_press(bench: &Bench, slot: u8) {
-    while bench.config(0, slot << 3, SLOT_CONTROL) >> 16 & 1 == 0 {
-        std::thread::yield_now();
-    }
-    bench.set_config(0, slot << 3, SLOT_CONTROL + 2, &[1, 0]);
-}
-
-#[test]
-fn whoever_waits_for_a_slot_hears_that_it_is_empty_whoever_asked_last() {
-    let machine = machine();
-    let bench = Bench::new(&machine, Way::Iommufd, &[&[1]]).unwrap();
-    std::thread::scope(|scope| {
-        let removed = scope.spawn(|| bench.functions.remove(bdf(1), Duration::MAX));
-        await_press(&bench, 1);
-        let other = bench.functions.begin_removal(bdf(1)).unwrap();
-        bench.set_power(1, false);
-        removed.join().unwrap().unwrap();
-        assert_eq!(other.emptied().try_read().unwrap(), Some(1));
-        bench.functions.finish_removal(&other).unwrap();
-    });
-    assert!(bench.functions.list().is_empty());
-}
-
-#[test]
-fn a_removal_ends_with_the_machine() {
-    let machine = machine();
-    let bench = Bench::new(&machine, Way::Iommufd, &[&[1]]).unwrap();
-    std::thread::scope(|scope| {
-        let removed = scope.spawn(|| bench.functions.remove(bdf(1), Duration::MAX));
-        await_press(&bench, 1);
-        bench.functions.stop().unwrap();
-        removed.join().unwrap().unwrap();
-    });
-    drop(bench);
-    assert_eq!(machine.leaks(), Vec::<String>::new());
-}
-
-#[test]
-fn nothing_is_taken_in_once_the_machine_has_ended() {
-    for way in BOTH {
-        let machine = machine();
-        let bench = Bench::new(&machine, way, &[&[1]]).unwrap();
-        bench.functions.stop().unwrap();
-        let pinned = machine.pinned();
-        let error = bench
-            .functions
-            .add(vec![opened(&machine, way, 2).unwrap()])
-            .unwrap_err();
-        assert!(error.to_string().contains("has ended"), "{error}");
-        assert!(bench.functions.begin_removal(bdf(1)).is_err());
-        assert_eq!((bench.functions.list().len(), machine.pinned()), (0, pinned), "{way:?}");
-    }
-}
-
-#[test]
-fn a_function_that_has_failed_or_left_the_bus_is_no_reason_not_to_reboot() {
-    for way in BOTH {
-        let machine = machine();
-        let bench = Bench::new(&machine, way, &[&[1], &[2], &[3]]).unwrap();
-        machine.report_error(bdf(1));
-        assert_eq!(bench.functions.take_notices().unwrap(), [(bdf(1), Notice::Failed)]);
-        machine.remove(bdf(3));
-        bench.functions.reset().unwrap();
-        assert!(bench.copies(2), "{way:?}");
-        bench.functions.eject(bdf(1)).unwrap();
-        assert!(bench.functions.eject(bdf(1)).is_err(), "it is gone");
-        let again = bench.functions.add(vec![opened(&machine, way, 1).unwrap()]);
-        assert!(again.is_ok(), "it was closed: {again:?}");
-    }
-}
-
-#[test]
-fn a_function_that_the_kernel_wants_again_and_again_costs_nothing_more_and_stays_wanted() {
-    let machine = machine();
-    let Bench { functions, .. } = Bench::new(&machine, Way::Iommufd, &[&[1]]).unwrap();
-    let functions = Arc::new(functions);
-    let events = Arc::new(Events::new().unwrap());
-    functions.watch(&events).unwrap();
-    let dispatch = || events.dispatch(Some(Duration::ZERO)).unwrap();
-    let listened_to = || format!("{events:?}").matches("Handler {").count();
-    machine.request_release(bdf(1));
-    dispatch();
-    let once = listened_to();
-    assert!(once > 0);
-    for _ in 0..20 {
-        machine.request_release(bdf(1));
-        dispatch();
-    }
-    assert_eq!(listened_to(), once);
-    let error = functions.remove(bdf(1), Duration::ZERO).unwrap_err();
-    assert!(matches!(error.kind, ErrorKind::TimedOut), "{error}");
-    functions
-        .root()
-        .write(RoutingId(1 << 3), SLOT_CONTROL, &POWER_OFF.to_le_bytes());
-    dispatch();
-    assert!(functions.list().is_empty(), "the kernel still wanted it");
-    assert_eq!(listened_to(), 0);
 }
 
 #[test]
