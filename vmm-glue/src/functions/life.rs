@@ -13,7 +13,7 @@ use vfio_core::EventFd;
 /// How long a guest may take to see the button before it is pressed again: one that is still booting has lost it.
 const PRESS: Duration = Duration::from_secs(8);
 /// How long a guest may take to be done with a slot that it has switched off.
-const SETTLE: Duration = Duration::from_secs(5);
+const SETTLE: Duration = Duration::from_secs(20);
 /// How often it is looked whether it is.
 const LOOK: Duration = Duration::from_millis(20);
 
