@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod list;
+pub mod record;
 
 use system_tests::tree::{Tree, server};
 use tempfile::TempDir;
