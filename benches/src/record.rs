@@ -74,6 +74,21 @@ pub struct Record {
     pub distribution: Vec<(f64, u64)>,
 }
 
+impl Record {
+    /// Whether a larger figure is the better one: a rate.
+    #[must_use]
+    pub fn more_is_better(&self) -> bool {
+        self.unit.ends_with("/s")
+    }
+
+    /// The case with its circumstances.
+    #[must_use]
+    pub fn title(&self) -> String {
+        let given = self.given.iter().map(|(name, value)| format!(", {name} {value}"));
+        std::iter::once(self.case.clone()).chain(given).collect()
+    }
+}
+
 /// A figure that cannot be had, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Absence {
