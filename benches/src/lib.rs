@@ -4,6 +4,8 @@
 
 pub mod aims;
 pub mod list;
+pub mod meter;
+pub mod program;
 pub mod record;
 pub mod report;
 

@@ -10,7 +10,6 @@ mod dma;
 mod drivers;
 mod guest;
 mod lifecycle;
-mod machine;
 mod monitor;
 mod refusals;
 mod removal;
@@ -21,6 +20,7 @@ mod virtio;
 use lab::case::{Case, Outcome};
 use lab::{Device, Iommu, Machine};
 use std::process::ExitCode;
+use system_tests::machine;
 
 fn main() -> ExitCode {
     let machine = |iommu, devices: &[Device]| Machine {

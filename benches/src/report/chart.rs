@@ -3,7 +3,7 @@
 //! Bars from zero on an axis that begins there; where the values differ too much for that, dots on a logarithmic axis, for the length of a bar
 //! would mean nothing there. A thin line is the range of the turns.
 
-use super::number::short;
+use super::number::{round, short};
 
 /// What a chart shows.
 #[derive(Debug, Clone)]
@@ -69,7 +69,7 @@ impl Chart {
         let Some(axis) = self.axis(self.names_end()) else {
             return String::new();
         };
-        let height = TOP + count(lines) * LINE + count(self.groups.len()) * GAP + BOTTOM;
+        let height = TOP + count(lines) * LINE + count(self.groups.len() + 1) * GAP + BOTTOM;
         let bottom = height - BOTTOM;
         let mut svg = format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height:.0}\" width=\"{WIDTH}\" height=\"{height:.0}\" \
@@ -83,7 +83,7 @@ impl Chart {
                 &format!("<path d=\"M{x:.1} {TOP}V{bottom:.1}\" stroke=\"#dddddd\"/>"),
             );
             let y = bottom + 16.0;
-            text(&mut svg, x, y, "middle", "#444444", &short(*tick));
+            text(&mut svg, x, y, "middle", "#444444", &round(*tick));
         }
         let middle = f64::midpoint(axis.left, WIDTH - RIGHT);
         let scale = if axis.is_log { " (logarithmic)" } else { "" };

@@ -18,14 +18,23 @@ pub(super) fn plain(value: f64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// As above, with a letter for thousands and more: `18.6 k`, `1.2 M`.
+/// As above, with a letter for what has more than five digits: `18,554`, `1.2 M`.
 pub(super) fn short(value: f64) -> String {
-    for (factor, letter) in [(1e9, "G"), (1e6, "M"), (1e3, "k")] {
-        if value.abs() >= factor * 10.0 || (value.abs() >= factor && factor > 1e3) {
-            return format!("{} {letter}", plain(value / factor));
-        }
+    lettered(value, 1e5)
+}
+
+/// A round number, with a letter for thousands and more: `5 k`.
+pub(super) fn round(value: f64) -> String {
+    lettered(value, 1e3)
+}
+
+fn lettered(value: f64, from: f64) -> String {
+    let letters: [(f64, &str); 3] = [(1e9, "G"), (1e6, "M"), (1e3, "k")];
+    let mut fitting = letters.iter().filter(|(factor, _)| value.abs() >= factor.max(from));
+    match fitting.next() {
+        Some((factor, letter)) => format!("{} {letter}", plain(value / factor)),
+        None => plain(value),
     }
-    plain(value)
 }
 
 /// A ratio with two places, or more where it is near 0 or 1, or fewer where it is large.
@@ -66,7 +75,8 @@ mod tests {
             ["0", "0.0123", "0.5", "1", "12.3", "123", "18,554", "-1,234,567"]
         );
         let texts = [999.0, 5000.0, 18_554.0, 1_200_000.0, 2e9].map(short);
-        assert_eq!(texts, ["999", "5,000", "18.6 k", "1.2 M", "2 G"]);
+        assert_eq!(texts, ["999", "5,000", "18,554", "1.2 M", "2 G"]);
+        assert_eq!([0.5, 500.0, 5000.0, 2e5].map(round), ["0.5", "500", "5 k", "200 k"]);
         assert_eq!(
             [1.0, 1.021, 2.5, 0.02, 35.83, 120.4].map(ratio),
             ["1.000", "1.021", "2.50", "0.020", "35.8", "120"]

@@ -281,10 +281,11 @@ fn measure(clock: Clock, unit: &str) -> String {
 
 /// A ratio with its range, where that is one.
 pub(super) fn range(of: &Ratio) -> String {
-    if of.high - of.low < 0.0005 {
-        return ratio(of.median);
+    let [median, low, high] = [of.median, of.low, of.high].map(ratio);
+    if low == high {
+        return median;
     }
-    format!("{} ({} … {})", ratio(of.median), ratio(of.low), ratio(of.high))
+    format!("{median} ({low} … {high})")
 }
 
 fn bound(bound: Bound) -> String {
