@@ -1,6 +1,8 @@
 //! Benchmarks of the device path, and what they share: a large machine to measure on, and the tool against other programs.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "device")]
+pub mod device;
 pub mod list;
 pub mod record;
 
