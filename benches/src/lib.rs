@@ -3,6 +3,8 @@
 #![forbid(unsafe_code)]
 
 pub mod aims;
+#[cfg(feature = "device")]
+pub mod device;
 pub mod list;
 pub mod meter;
 pub mod program;
