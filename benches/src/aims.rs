@@ -150,7 +150,7 @@ pub const AIMS: &[Aim] = &[
         suite: "pool",
         cases: &[],
         clock: Clock::Count,
-        ours: &["ours"],
+        ours: &["ours, pool"],
         against: Against::Nothing,
         bound: Bound::AtMost(0.0),
     },

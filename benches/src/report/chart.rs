@@ -38,27 +38,25 @@ pub struct Mark {
 
 /// More than this times the least value is too much for an axis from zero.
 const LINEAR: f64 = 30.0;
-const WIDTH: f64 = 920.0;
+pub(super) const WIDTH: f64 = 920.0;
 const LINE: f64 = 17.0;
 const GAP: f64 = 10.0;
 const TOP: f64 = 34.0;
 const BOTTOM: f64 = 44.0;
-/// For the value at a line's end.
-const RIGHT: f64 = 76.0;
 /// Width of a letter, about.
 const LETTER: f64 = 6.9;
 /// Told apart by those who do not see all colours, too; ours comes first.
-const COLOURS: [&str; 8] = [
+pub(super) const COLOURS: [&str; 8] = [
     "#0072b2", "#56b4e9", "#d55e00", "#e69f00", "#009e73", "#cc79a7", "#666666", "#b8a000",
 ];
 
 /// Places on the axis.
-struct Axis {
+pub(super) struct Axis {
     is_log: bool,
     low: f64,
     high: f64,
     left: f64,
-    ticks: Vec<f64>,
+    pub(super) ticks: Vec<f64>,
 }
 
 impl Chart {
@@ -71,11 +69,7 @@ impl Chart {
         };
         let height = TOP + count(lines) * LINE + count(self.groups.len() + 1) * GAP + BOTTOM;
         let bottom = height - BOTTOM;
-        let mut svg = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height:.0}\" width=\"{WIDTH}\" height=\"{height:.0}\" \
-             font-family=\"DejaVu Sans, Verdana, sans-serif\" font-size=\"12\" role=\"img\">\n\
-             <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n"
-        );
+        let mut svg = Plot::begin(height);
         for tick in &axis.ticks {
             let x = axis.x(*tick);
             element(
@@ -85,9 +79,8 @@ impl Chart {
             let y = bottom + 16.0;
             text(&mut svg, x, y, "middle", "#444444", &round(*tick));
         }
-        let middle = f64::midpoint(axis.left, WIDTH - RIGHT);
-        let scale = if axis.is_log { " (logarithmic)" } else { "" };
-        let name = format!("{}{scale}", self.axis);
+        let middle = f64::midpoint(axis.left, WIDTH - Plot::RIGHT);
+        let name = axis.name(&self.axis);
         text(&mut svg, middle, bottom + 35.0, "middle", "#000000", &name);
         // Beside the names where there is room, for it is read with them.
         self.legend(&mut svg);
@@ -96,7 +89,7 @@ impl Chart {
             y += GAP + LINE;
             let title = format!("<tspan font-weight=\"bold\">{}</tspan>", escape(&group.title));
             // Over the lines of the axis, which would go through it.
-            let width = letters(&group.title) * LETTER * 1.15;
+            let width = letters(&group.title) * 1.15;
             element(
                 &mut svg,
                 &format!(
@@ -115,7 +108,7 @@ impl Chart {
             &mut svg,
             &format!(
                 "<path d=\"M{left:.1} {TOP}V{bottom:.1}H{:.1}\" fill=\"none\" stroke=\"#444444\"/>",
-                WIDTH - RIGHT
+                WIDTH - Plot::RIGHT
             ),
         );
         svg.push_str("</svg>\n");
@@ -124,41 +117,15 @@ impl Chart {
 
     fn names_end(&self) -> f64 {
         let longest = self.ways.iter().map(|way| letters(way)).fold(0.0, f64::max);
-        (longest * LETTER + 30.0).clamp(90.0, 300.0)
+        (longest + 30.0).clamp(90.0, 300.0)
     }
 
-    /// `None` without a value.
     fn axis(&self, left: f64) -> Option<Axis> {
         let marks = self.groups.iter().flat_map(|group| &group.marks);
-        let values = marks.flat_map(|mark| [mark.value, mark.range.0, mark.range.1]);
-        let values: Vec<f64> = values.filter(|value| value.is_finite() && *value >= 0.0).collect();
-        let most = values.iter().copied().reduce(f64::max)?;
-        let least = values.iter().copied().filter(|value| *value > 0.0).reduce(f64::min);
-        let is_log = least.is_some_and(|least| most > least * LINEAR);
-        Some(match least {
-            Some(least) if is_log => {
-                // A dot does not lie on the edge.
-                let (low, high) = (least / 1.3, most * 1.3);
-                Axis {
-                    is_log,
-                    low,
-                    high,
-                    left,
-                    ticks: decades(low, high),
-                }
-            }
-            _ => {
-                let ticks = steps(if most > 0.0 { most } else { 1.0 });
-                let high = ticks.last().copied().unwrap_or(1.0);
-                Axis {
-                    is_log: false,
-                    low: 0.0,
-                    high,
-                    left,
-                    ticks,
-                }
-            }
-        })
+        let values: Vec<f64> = marks
+            .flat_map(|mark| [mark.value, mark.range.0, mark.range.1])
+            .collect();
+        Axis::of(&values, left)
     }
 
     fn colour(&self, way: &str) -> &'static str {
@@ -175,7 +142,7 @@ impl Chart {
                 &format!("<rect x=\"{x:.1}\" y=\"9\" width=\"12\" height=\"12\" fill=\"{colour}\"/>"),
             );
             text(svg, x + 17.0, 19.0, "start", "#000000", way);
-            x += letters(way) * LETTER + 42.0;
+            x += letters(way) + 42.0;
         }
     }
 
@@ -214,15 +181,74 @@ impl Chart {
     }
 }
 
+/// What all drawings have.
+pub(super) struct Plot;
+
+impl Plot {
+    /// What is left free on the right, for the value at a line's end.
+    pub(super) const RIGHT: f64 = 76.0;
+
+    /// The beginning of a drawing, on white.
+    pub(super) fn begin(height: f64) -> String {
+        format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height:.0}\" width=\"{WIDTH}\" height=\"{height:.0}\" \
+             font-family=\"DejaVu Sans, Verdana, sans-serif\" font-size=\"12\" role=\"img\">\n\
+             <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n"
+        )
+    }
+}
+
 impl Axis {
-    fn x(&self, value: f64) -> f64 {
+    /// For these values; `None` without one.
+    pub(super) fn of(values: &[f64], left: f64) -> Option<Self> {
+        let values: Vec<f64> = values
+            .iter()
+            .copied()
+            .filter(|value| value.is_finite() && *value >= 0.0)
+            .collect();
+        let most = values.iter().copied().reduce(f64::max)?;
+        let least = values.iter().copied().filter(|value| *value > 0.0).reduce(f64::min);
+        let is_log = least.is_some_and(|least| most > least * LINEAR);
+        Some(match least {
+            Some(least) if is_log => {
+                // A dot does not lie on the edge.
+                let (low, high) = (least / 1.3, most * 1.3);
+                Axis {
+                    is_log,
+                    low,
+                    high,
+                    left,
+                    ticks: decades(low, high),
+                }
+            }
+            _ => {
+                let ticks = steps(if most > 0.0 { most } else { 1.0 });
+                let high = ticks.last().copied().unwrap_or(1.0);
+                Axis {
+                    is_log: false,
+                    low: 0.0,
+                    high,
+                    left,
+                    ticks,
+                }
+            }
+        })
+    }
+
+    /// What it counts, and that it is logarithmic where it is.
+    pub(super) fn name(&self, counts: &str) -> String {
+        let scale = if self.is_log { " (logarithmic)" } else { "" };
+        format!("{counts}{scale}")
+    }
+
+    pub(super) fn x(&self, value: f64) -> f64 {
         let value = value.clamp(self.low, self.high);
         let part = if self.is_log {
             (value / self.low).ln() / (self.high / self.low).ln()
         } else {
             value / self.high
         };
-        self.left + part * (WIDTH - RIGHT - self.left)
+        self.left + part * (WIDTH - Plot::RIGHT - self.left)
     }
 }
 
@@ -255,12 +281,12 @@ fn decades(low: f64, high: f64) -> Vec<f64> {
     ticks
 }
 
-fn element(svg: &mut String, element: &str) {
+pub(super) fn element(svg: &mut String, element: &str) {
     svg.push_str(element);
     svg.push('\n');
 }
 
-fn text(svg: &mut String, x: f64, y: f64, anchor: &str, colour: &str, text: &str) {
+pub(super) fn text(svg: &mut String, x: f64, y: f64, anchor: &str, colour: &str, text: &str) {
     let text = escape(text);
     element(
         svg,
@@ -274,8 +300,9 @@ pub(super) fn escape(text: &str) -> String {
     escaped.replace('"', "&quot;")
 }
 
-fn letters(text: &str) -> f64 {
-    count(text.chars().count())
+/// How wide a text is, about.
+pub(super) fn letters(text: &str) -> f64 {
+    count(text.chars().count()) * LETTER
 }
 
 #[expect(clippy::cast_precision_loss, reason = "53 bits are enough for lines of a chart")]

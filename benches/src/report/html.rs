@@ -11,7 +11,8 @@ table { border-collapse: collapse; margin: .8em 0 1.6em; font-size: 13px }
 th, td { border: 1px solid #ccc; padding: .25em .6em; text-align: left; vertical-align: top }
 th { background: #f2f2f2 }
 td.met { background: #d8f0dc } td.missed { background: #f8d4d0 } td.undecided { background: #fbeec6 }
-figure { margin: 0; overflow-x: auto }
+figure { margin: 0 0 .8em; overflow-x: auto }
+figcaption { font-weight: bold; font-size: 13px }
 svg { max-width: 100%; height: auto; border: 1px solid #eee }
 ";
 
@@ -44,10 +45,15 @@ fn figures(run: &Run) -> String {
     let mut page = format!("<h2>{}</h2>\n", escape(&run.environment.name));
     for section in section::sections(run) {
         let (title, chart) = (escape(&section.title), section.chart.svg());
-        page += &format!(
-            "<h3>{title}</h3>\n<figure>\n{chart}</figure>\n{}",
-            table(&section.table)
-        );
+        page += &format!("<h3>{title}</h3>\n<figure>\n{chart}</figure>\n");
+        for (case, curves) in &section.curves {
+            page += &format!(
+                "<figure>\n<figcaption>{}</figcaption>\n{}</figure>\n",
+                escape(case),
+                curves.svg()
+            );
+        }
+        page += &table(&section.table);
     }
     let environment = section::environment(run);
     if !environment.rows.is_empty() {

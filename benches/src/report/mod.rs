@@ -5,6 +5,7 @@
 pub mod chart;
 pub mod compare;
 mod criterion;
+pub mod curve;
 mod html;
 mod markdown;
 mod number;

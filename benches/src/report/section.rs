@@ -2,6 +2,7 @@
 
 use super::chart::{Chart, Group, Mark};
 use super::compare::{Comparison, Ratio, extremes, median};
+use super::curve::Curves;
 use super::number::{plain, ratio};
 use super::{Report, Run};
 use crate::aims::{Against, Bound, Judged, Judgement, Verdict};
@@ -19,6 +20,8 @@ pub(super) struct Table {
 pub(super) struct Section {
     pub(super) title: String,
     pub(super) chart: Chart,
+    /// Of the cases that have histograms, with their names.
+    pub(super) curves: Vec<(String, Curves)>,
     pub(super) table: Table,
 }
 
@@ -235,12 +238,30 @@ fn section(title: String, unit: String, comparisons: &[&Comparison<'_>]) -> Sect
         title: comparison.subject().title(),
         marks: comparison.records.iter().map(|record| mark(record)).collect(),
     });
+    let curves = comparisons.iter().filter_map(|comparison| curves(comparison)).collect();
     let chart = Chart {
         axis: unit,
         groups: groups.collect(),
         ways,
     };
-    Section { title, chart, table }
+    Section {
+        title,
+        chart,
+        curves,
+        table,
+    }
+}
+
+fn curves(comparison: &Comparison<'_>) -> Option<(String, Curves)> {
+    let records = comparison
+        .records
+        .iter()
+        .filter(|record| !record.distribution.is_empty());
+    let ways: Vec<_> = records
+        .map(|record| (record.way.clone(), record.distribution.clone()))
+        .collect();
+    let axis = comparison.subject().unit.clone();
+    (!ways.is_empty()).then(|| (comparison.subject().title(), Curves { axis, ways }))
 }
 
 fn push_new(list: &mut Vec<String>, word: &str) {

@@ -234,6 +234,8 @@ pub fn build_release_programs() -> Result<PathBuf> {
         "sriovctl",
         "--package",
         "benches",
+        "--features",
+        "benches/device",
     ]);
     cargo.arg("--target-dir").arg(&target);
     let was_built = programs.join("report").exists();

@@ -10,7 +10,7 @@ pub(crate) enum Part {
     List,
     /// What needs no device: allocators, look-ups, rings, plans; by the clock and in instructions
     Software,
-    /// Mapping memory for a device, against bare calls and other crates
+    /// Mapping memory for a device, and buffers of a pool, against bare calls and other crates
     Map,
     /// From a device's interrupt to who waits for it
     Interrupt,
@@ -110,8 +110,42 @@ fn all(is_quick: bool) -> Vec<Step> {
         }
     };
     let (igb, nvme) = ([Device::Igb], [Device::Nvme]);
+    // For mappings of 1 GiB, of small pages and of one.
+    let large = |machine| Machine {
+        memory_mib: 4096,
+        gigantic_pages: 1,
+        ..machine
+    };
+    let map =
+        |name, place, arguments: &[&str], minutes| step(Part::Map, name, place, "device-bench", arguments, minutes);
+    let interrupt = |name, place, arguments: &[&str], minutes| {
+        step(Part::Interrupt, name, place, "device-bench", arguments, minutes)
+    };
     vec![
         step(Part::List, "list", Place::Host, "list-ratio", &[], (0.3, 0.1)),
+        map(
+            "map instructions",
+            lab(counting(&igb)),
+            &["map", "pool", "--instructions"],
+            (4.0, 1.0),
+        ),
+        map("map time", lab(large(wall(&igb))), &["map", "pool"], (3.0, 0.5)),
+        interrupt(
+            "interrupt instructions",
+            lab(counting(&igb)),
+            &["interrupt", "--instructions"],
+            (1.0, 0.5),
+        ),
+        interrupt("interrupt time", lab(wall(&igb)), &["interrupt"], (1.0, 0.3)),
+        step(
+            Part::Open,
+            "open",
+            lab(wall(&igb)),
+            "device-bench",
+            &["open"],
+            (1.0, 0.3),
+        ),
+        step(Part::Dma, "dma", lab(wall(&nvme)), "device-bench", &["dma"], (1.0, 0.3)),
         step(
             Part::Vfs,
             "vfs",
