@@ -366,14 +366,7 @@ mod tests {
     #[test]
     fn one_system_call_is_too_many() {
         let pool = |calls| {
-            let record = record(
-                "pool",
-                "alloc and free",
-                "ours",
-                Clock::Count,
-                "system calls/op",
-                &[calls],
-            );
+            let record = record("pool", "a buffer", "ours, pool", Clock::Count, "calls/op", &[calls]);
             verdict("pool", vec![record])
         };
         assert_eq!((pool(0.0), pool(0.001)), (Verdict::Met, Verdict::Missed));
