@@ -218,9 +218,10 @@ impl Stage {
         };
         let mut argv = vec![program];
         for argument in &step.arguments {
-            argv.push(match argument.strip_prefix("example:") {
-                Some(example) => build_release_example("drivers", example)?.display().to_string(),
-                None => argument.clone(),
+            argv.push(match argument.split_once(':') {
+                Some(("example", example)) => build_release_example("drivers", example)?.display().to_string(),
+                Some(("program", program)) => self.programs.join(program).display().to_string(),
+                _ => argument.clone(),
             });
         }
         if self.quick {
