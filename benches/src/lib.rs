@@ -1,8 +1,12 @@
 //! Benchmarks of the device path, and what they share: a large machine to measure on, and the tool against other programs.
 #![forbid(unsafe_code)]
 
+pub mod baseline;
+pub mod counts;
 pub mod list;
+pub mod ops;
 pub mod record;
+pub mod samples;
 
 use system_tests::tree::{Tree, server};
 use tempfile::TempDir;
@@ -23,12 +27,16 @@ impl Machine {
     /// # Errors
     /// What the file system says: each function takes some 130 KiB of it.
     pub fn of(functions: usize) -> std::io::Result<Self> {
-        // Not the disk is to be measured.
-        let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())?;
+        let directory = in_memory()?;
         Ok(Self {
             tree: Tree::of(directory.path(), &server(functions))?,
             functions,
             _directory: directory,
         })
     }
+}
+
+/// A directory that goes away with the value. Not the disk is to be measured.
+fn in_memory() -> std::io::Result<TempDir> {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())
 }
