@@ -152,6 +152,22 @@ fn all(is_quick: bool) -> Vec<Step> {
             &["open"],
             (1.0, 0.3),
         ),
+        step(
+            Part::Software,
+            "software instructions",
+            Place::Host,
+            "counts",
+            &[],
+            (3.0, 1.5),
+        ),
+        step(
+            Part::Software,
+            "software time",
+            Place::Host,
+            CARGO,
+            &["bench", "--package", "benches", "--bench", "operations"],
+            (6.0, 3.0),
+        ),
         step(Part::Dma, "dma", lab(wall(&nvme)), "device-bench", &["dma"], (1.0, 0.3)),
         step(
             Part::Vfs,
