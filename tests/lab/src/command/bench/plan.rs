@@ -134,16 +134,16 @@ fn all(is_quick: bool) -> Vec<Step> {
             "map instructions",
             lab(counting(&igb)),
             &["map", "pool", "--instructions"],
-            (4.0, 1.0),
+            (3.0, 0.7),
         ),
-        map("map time", lab(large(wall(&igb))), &["map", "pool"], (3.0, 0.5)),
+        map("map time", lab(large(wall(&igb))), &["map", "pool"], (2.0, 0.5)),
         interrupt(
             "interrupt instructions",
             lab(counting(&igb)),
             &["interrupt", "--instructions"],
-            (1.0, 0.5),
+            (0.7, 0.3),
         ),
-        interrupt("interrupt time", lab(wall(&igb)), &["interrupt"], (1.0, 0.3)),
+        interrupt("interrupt time", lab(wall(&igb)), &["interrupt"], (0.7, 0.3)),
         step(
             Part::Open,
             "open",
@@ -152,22 +152,28 @@ fn all(is_quick: bool) -> Vec<Step> {
             &["open"],
             (1.0, 0.3),
         ),
-        step(
-            Part::Software,
-            "software instructions",
-            Place::Host,
-            "counts",
-            &[],
-            (3.0, 1.5),
-        ),
-        step(
-            Part::Software,
-            "software time",
-            Place::Host,
-            CARGO,
-            &["bench", "--package", "benches", "--bench", "operations"],
-            (6.0, 3.0),
-        ),
+        Step {
+            quick: &[],
+            ..step(
+                Part::Software,
+                "software instructions",
+                Place::Host,
+                "counts",
+                &[],
+                (3.0, 1.2),
+            )
+        },
+        Step {
+            quick: &["--", "--quick"],
+            ..step(
+                Part::Software,
+                "software time",
+                Place::Host,
+                CARGO,
+                &["bench", "--package", "benches", "--bench", "operations"],
+                (4.0, 0.8),
+            )
+        },
         step(Part::Dma, "dma", lab(wall(&nvme)), "device-bench", &["dma"], (1.0, 0.3)),
         step(
             Part::Vfs,
@@ -175,7 +181,7 @@ fn all(is_quick: bool) -> Vec<Step> {
             lab(wall(&[Device::Nvme127])),
             "bench-vfs",
             &[],
-            (8.0, 1.5),
+            (8.0, 1.4),
         ),
         step(
             Part::Nvme,
@@ -215,7 +221,7 @@ fn all(is_quick: bool) -> Vec<Step> {
             lab(wall(&[Device::Igb; 3])),
             "bench-guest",
             &[],
-            (7.0, 1.5),
+            (6.0, 1.2),
         ),
     ]
 }
