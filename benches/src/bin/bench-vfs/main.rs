@@ -199,7 +199,7 @@ fn command(command: &mut Command) -> Result<()> {
         output.status.success(),
         "{}: {}",
         output.status,
-        why.lines().next().unwrap_or("without a word")
+        why.lines().next_back().unwrap_or("without a word")
     );
     Ok(())
 }
