@@ -78,6 +78,7 @@ fn main() -> Result<()> {
     };
     let spec = Spec {
         nodes: vec![node],
+        pci_node: None,
         pages: PageSize::Transparent,
         command_line: arguments.append.clone(),
         reboot: Reboot::End,

@@ -118,6 +118,7 @@ fn main() -> Result<()> {
     };
     let spec = Spec {
         nodes: (0..nodes).map(|_| node).collect(),
+        pci_node: None,
         pages: arguments.pages,
         command_line: arguments.append,
         reboot: arguments.reboot,

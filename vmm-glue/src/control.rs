@@ -26,6 +26,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
+use vfio_core::VfToken;
 use vmm_sys_util::sock_ctrl_msg::ScmSocket as _;
 
 /// Longest line in bytes.
@@ -67,6 +68,9 @@ pub struct Add {
     /// The number of its IOMMU group, where the descriptor is of the group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<u32>,
+    /// For a VF whose PF is on vfio-pci: what the user of the PF has set.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "token")]
+    pub token: Option<VfToken>,
 }
 
 /// A function to remove.
@@ -408,6 +412,24 @@ mod address {
     pub(super) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Bdf, D::Error> {
         let text = Cow::<'a, str>::deserialize(from)?;
         text.parse().map_err(D::Error::custom)
+    }
+}
+
+/// VF tokens in their text form.
+mod token {
+    use super::{Cow, Deserialize, Deserializer, Serializer, VfToken};
+    use serde::de::Error as _;
+
+    pub(super) fn serialize<S: Serializer>(token: &Option<VfToken>, to: S) -> Result<S::Ok, S::Error> {
+        match token {
+            Some(token) => to.collect_str(token),
+            None => to.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Option<VfToken>, D::Error> {
+        let text = Option::<Cow<'a, str>>::deserialize(from)?;
+        text.map(|text| text.parse().map_err(D::Error::custom)).transpose()
     }
 }
 

@@ -1,11 +1,12 @@
 //! The chipset's ports: configuration space by address and data, reset control, power management, and what is left of the keyboard controller.
 
 use crate::Result;
-use crate::acpi::{PM1_CONTROL, PM1_EVENT, RESET_PORT, SLEEP_TYPE_OFF};
+use crate::acpi::{PM_TIMER, PM1_CONTROL, PM1_EVENT, RESET_PORT, SLEEP_TYPE_OFF};
 use crate::bus::{Bus, Device};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use vfio_core::EventFd;
 
 /// What the guest wants of its machine.
@@ -69,6 +70,7 @@ impl Requests {
 /// The ports of configuration space, 0xCF8 to 0xCFF: [`ConfigPorts`].
 const CONFIG: Range<u64> = 0xCF8..0xD00;
 const PM: Range<u64> = 0x600..0x606;
+const TIMER: Range<u64> = PM_TIMER as u64..PM_TIMER as u64 + 4;
 const KEYBOARD: Range<u64> = 0x60..0x61;
 const KEYBOARD_COMMAND: Range<u64> = 0x64..0x65;
 
@@ -86,6 +88,7 @@ pub(crate) fn insert(ports: &Bus, requests: &Arc<Requests>, config: Arc<dyn Devi
         requests: Arc::clone(requests),
     };
     ports.insert(PM, Arc::new(power))?;
+    ports.insert(TIMER, Arc::new(Timer(Instant::now())))?;
     ports.insert(KEYBOARD, Arc::new(Keyboard(None)))?;
     ports.insert(KEYBOARD_COMMAND, Arc::new(Keyboard(Some(Arc::clone(requests)))))
 }
@@ -172,6 +175,32 @@ impl Device for Power {
     }
 }
 
+/// The power management timer (ACPI 6.5 §4.8.3.3): 32 bits that count from here on. A guest measures its processors' clocks with it.
+#[derive(Debug)]
+struct Timer(Instant);
+
+/// Its ticks in a second.
+const TICKS: u128 = 3_579_545;
+
+/// What it shows after so long: it begins anew every 20 minutes.
+fn ticks(elapsed: Duration) -> u32 {
+    let ticks = elapsed.as_nanos() * TICKS / 1_000_000_000;
+    u32::try_from(ticks & u128::from(u32::MAX)).unwrap_or(0)
+}
+
+impl Device for Timer {
+    fn read(&self, offset: u64, to: &mut [u8]) {
+        let bytes = ticks(self.0.elapsed()).to_le_bytes();
+        let skipped = usize::try_from(offset).unwrap_or(usize::MAX);
+        for (to, byte) in to.iter_mut().zip(bytes.into_iter().skip(skipped)) {
+            *to = byte;
+        }
+    }
+
+    /// It cannot be set.
+    fn write(&self, _offset: u64, _from: &[u8]) {}
+}
+
 /// No keyboard, but its controller's line to the processor's reset (command 0xFE), if this is the command port.
 #[derive(Debug)]
 struct Keyboard(Option<Arc<Requests>>);
@@ -245,6 +274,35 @@ mod tests {
         bus.write(0xCF9, &[6]);
         assert_eq!(*requests.first(), Some(Request::Reset));
         assert_eq!(*config.0.lock().unwrap(), [(0, 4), (4, 2)]);
+    }
+
+    #[test]
+    fn the_timer_counts_real_time_in_32_bits() {
+        assert_eq!(ticks(Duration::ZERO), 0);
+        assert_eq!(ticks(Duration::from_nanos(279)), 0);
+        assert_eq!(ticks(Duration::from_nanos(280)), 1);
+        assert_eq!(ticks(Duration::from_secs(1)), 3_579_545);
+        // 2^32 ticks are 1199.86… seconds.
+        assert_eq!(ticks(Duration::from_secs(1200)), 486_704);
+
+        let before = Instant::now();
+        let (bus, ..) = platform();
+        let read = || {
+            let mut bytes = [0; 4];
+            bus.read(0x608, &mut bytes);
+            u32::from_le_bytes(bytes)
+        };
+        let first = read();
+        bus.write(0x608, &[0xFF; 4]);
+        let mut last = first;
+        // It does not stand still, or go back.
+        while last == first {
+            last = read();
+            assert!(first <= last && last <= ticks(before.elapsed()));
+        }
+        let mut high = [0; 2];
+        bus.read(0x60A, &mut high);
+        assert!(u32::from(u16::from_le_bytes(high)) >= last >> 16);
     }
 
     #[test]

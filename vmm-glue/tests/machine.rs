@@ -71,6 +71,7 @@ fn spec(vcpus: u32, reboot: Reboot) -> Spec {
     };
     Spec {
         nodes: vec![node],
+        pci_node: None,
         pages: PageSize::Base,
         command_line: String::new(),
         reboot,

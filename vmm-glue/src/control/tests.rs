@@ -129,6 +129,7 @@ fn requests_are_answered_one_after_another_and_descriptors_arrive() {
         device: device(),
         interface: Interface::Iommufd,
         group: None,
+        token: None,
     });
     let Reply::Added(added) = client.ask(&add, &[file.as_fd()], LONG).unwrap() else {
         panic!("not added")
@@ -158,10 +159,22 @@ fn requests_have_the_documented_form() {
         device: device(),
         interface: Interface::Iommufd,
         group: None,
+        token: None,
     });
     assert_eq!(text(&add), r#"{"add":{"device":"0000:01:10.0","interface":"iommufd"}}"#);
+    let with_token = Request::Add(Add {
+        device: device(),
+        interface: Interface::Type1,
+        group: Some(7),
+        token: Some("bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3".parse().unwrap()),
+    });
+    let expected = concat!(
+        r#"{"add":{"device":"0000:01:10.0","interface":"type1","group":7,"#,
+        r#""token":"bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3"}}"#
+    );
+    assert_eq!(text(&with_token), expected);
     assert_eq!(text(&Request::List), r#""list""#);
-    for request in [add, Request::List, Request::Stop] {
+    for request in [add, with_token, Request::List, Request::Stop] {
         let line = text(&request);
         assert_eq!(parse::<Request>(line.as_bytes(), "").unwrap(), request);
     }
@@ -170,6 +183,7 @@ fn requests_have_the_documented_form() {
         "{}",
         "\"ad\"",
         r#"{"add":{"device":"x","interface":"iommufd"}}"#,
+        r#"{"add":{"device":"0000:01:10.0","interface":"iommufd","token":"x"}}"#,
         r#"{"remove":{}}"#,
     ] {
         assert!(parse::<Request>(wrong.as_bytes(), "").is_err(), "{wrong}");

@@ -74,7 +74,7 @@ impl Control for Controlled {
         let opened = Opened {
             bdf: add.device,
             file,
-            token: None,
+            token: add.token,
         };
         let added = self.functions.add(vec![opened])?;
         // The first one may have brought memory on demand.

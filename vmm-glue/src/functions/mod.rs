@@ -115,7 +115,8 @@ pub struct Listed {
 }
 
 impl Functions {
-    /// Gives functions to a guest before it starts: `slots[n]` are those of slot n, the first of which is function 0. Maps all of the guest's memory for them,
+    /// Gives functions to a guest before it starts: `slots[n]` are those of slot n, the first of which is function 0; of none it is free for those that
+    /// come later. Maps all of the guest's memory for them,
     /// and tells `progress` the bytes done and those in all.
     ///
     /// # Errors
@@ -139,7 +140,10 @@ impl Functions {
             is_stopped: false,
         };
         // All are attached before memory is mapped: each narrows where it may be.
-        let open = |opened: Vec<Opened>| state.open(opened);
+        let open = |opened: Vec<Opened>| match opened.is_empty() {
+            true => Ok(Vec::new()),
+            false => state.open(opened),
+        };
         let members: Vec<Vec<(Bdf, Member)>> = slots.into_iter().map(open).collect::<Result<_>>()?;
         state.space.map(progress)?;
         for (slot, members) in (0..).zip(members) {
@@ -205,8 +209,8 @@ impl Functions {
     }
 }
 
-/// Devices 1 to 31 of bus 0; the host bridge is device 0.
-const MOST_SLOTS: usize = 31;
+/// How many slots a guest may have: devices 1 to 31 of bus 0; the host bridge is device 0.
+pub const MOST_SLOTS: usize = 31;
 
 impl State {
     /// Opens the functions of a slot, and lets go of all if one fails.

@@ -170,6 +170,19 @@ fn functions_are_there_when_the_guest_starts_and_reach_its_memory() {
 }
 
 #[test]
+fn a_slot_before_one_that_is_filled_is_free_for_what_comes_later() {
+    for way in BOTH {
+        let machine = machine();
+        let bench = Bench::new(&machine, way, &[&[], &[2]]).unwrap();
+        assert_eq!(bench.functions.root().ports().len(), 4);
+        assert_eq!(bench.functions.list()[0].guest.to_string(), "0000:02:00.0");
+        assert!(bench.copies(2));
+        let listed = bench.functions.add(vec![opened(&machine, way, 1).unwrap()]).unwrap();
+        assert_eq!(listed[0].guest.to_string(), "0000:01:00.0");
+    }
+}
+
+#[test]
 fn a_function_comes_and_goes_many_times() {
     for way in BOTH {
         let machine = machine();

@@ -49,6 +49,7 @@ pub struct Machine {
     memory: GuestMemory,
     payload: Payload,
     reboot: Reboot,
+    pci_node: Option<u32>,
     events: Arc<Events>,
     shared: Arc<Shared>,
     /// What the guest says, and the file that it goes to as soon as the machine runs.
@@ -96,11 +97,17 @@ impl Machine {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`] for a machine without processors or memory, or with more processors than it may have; [`ErrorKind::Malformed`] for more memory
+    /// [`ErrorKind::Invalid`] for a machine without processors or memory, with more processors than it may have, or with functions near
+    /// to no node of it; [`ErrorKind::Malformed`] for more memory
     /// than processors reach; KVM's own.
     pub fn new(spec: Spec, files: Files) -> Result<Self> {
         let invalid = |why| Error::new("make the machine", ErrorKind::Invalid(why));
         let topology = Topology::new(&spec.nodes).ok_or_else(|| invalid("a guest needs a processor"))?;
+        let nodes = spec.nodes.len();
+        let is_there = |node: u32| usize::try_from(node).is_ok_and(|node| node < nodes);
+        if spec.pci_node.is_some_and(|node| !is_there(node)) {
+            return Err(invalid("functions are near to a node that the guest does not have"));
+        }
         let vm = files.kvm.create_vm()?;
         let last = topology.vcpus().iter().map(|vcpu| vcpu.apic_id).max().unwrap_or(0);
         if last >= vm.max_vcpus() {
@@ -154,6 +161,8 @@ impl Machine {
                 command_line: spec.command_line,
             },
             reboot: spec.reboot,
+            // Tables say nothing of a single node.
+            pci_node: spec.pci_node.filter(|_| nodes > 1),
             events,
             shared,
             outbox,
@@ -300,6 +309,7 @@ impl Machine {
             ram: self.memory.ram(),
             window_64: self.window_64(),
             last_bus: self.last_bus.unwrap_or(0),
+            pci_node: self.pci_node,
         };
         // A kernel that is a file of segments could lie over them: they come last.
         let entry = boot::load(&self.memory, &self.payload, acpi::PLACE.start)?;

@@ -11,6 +11,8 @@ use vfio_core::PageSize;
 pub struct Spec {
     /// Its memory and processors. The guest is told of nodes when there are several.
     pub nodes: Vec<Node>,
+    /// The one of them that its functions are near to.
+    pub pci_node: Option<u32>,
     /// What its memory is made of. Joined pages are the best that needs no preparation of the host.
     pub pages: PageSize,
     /// The kernel's command line.
