@@ -16,7 +16,7 @@ mod run;
 
 pub(crate) use assign::{Assign, Target, TargetKind, Unassign};
 pub(crate) use change::{ChangeCommand, ChangeOptions, Force, VfCommand};
-pub(crate) use run::{Guest, HugePages, Pin, Run, VmProcess, VmmName};
+pub(crate) use run::{Device, Guest, HugePages, MemorySize, Numa, NumaNode, Pin, Place, QEMU, Run, VmProcess, VmmName};
 
 /// Where runs of this tool leave their journal and lock.
 pub(crate) const STATE_DIR: &str = "/run/sriovctl";

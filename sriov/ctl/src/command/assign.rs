@@ -3,7 +3,7 @@
 //! Each VMM is a [`Vmm`]: what would be said to it, and saying it. What it says it did is looked for in what it lists afterwards, and after a removal
 //! also in `/proc`: only then can the host use the function again.
 
-use super::{emit, ready};
+use super::{emit, ready, token};
 use crate::args::{Assign, Target, TargetKind, Unassign};
 use crate::column::Need;
 use crate::exit::Exit;
@@ -12,7 +12,7 @@ use crate::output::{Output, SCHEMA_VERSION};
 use crate::request::Settings;
 use crate::selector;
 use crate::snapshot::Snapshot;
-use pci::{Bdf, GroupId, Sysfs};
+use pci::{Bdf, Fields, GroupId, Sysfs};
 use rustix::event::{Timespec, poll};
 use serde::Serialize;
 use serde_json::Value;
@@ -21,6 +21,7 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+use vfio_core::VfToken;
 
 mod cloud_hypervisor;
 mod http;
@@ -42,6 +43,8 @@ struct Gift {
     /// Its character device; there is none without iommufd.
     node: String,
     group: GroupId,
+    /// What it is opened with.
+    token: Option<VfToken>,
 }
 
 /// What the VMM made of it, as far as it says.
@@ -93,13 +96,19 @@ pub(crate) fn assign(args: &Assign, settings: &Settings, output: &mut Output) ->
             "--bus is for qemu: other VMMs choose the place themselves",
         ));
     }
+    if args.vf_token.is_some() && !matches!(args.to.kind, TargetKind::Qemu | TargetKind::Sriovctl) {
+        let name = args.to.kind.name();
+        return Err(Failure::usage(format!(
+            "--vf-token is for qemu and sriovctl: {name} cannot be told one"
+        )));
+    }
     let mut vmm = vmm(&args.to, args.bus.clone(), &args.virsh, args.timeout);
     // Asked before the machine is looked at: what it holds meanwhile is no news.
     let peer = match args.dry_run {
         true => None,
         false => vmm.peer()?,
     };
-    let need = Snapshot::FREE | Need::fields(args.function.fields());
+    let need = Snapshot::FREE | Need::fields(Fields::SRIOV | args.function.fields());
     let snapshot = Snapshot::read(&settings.sysfs, need)?;
     let bdf = selector::resolve_one(&args.function, &snapshot.topology, &settings.sysfs)?;
     let function = snapshot
@@ -107,6 +116,7 @@ pub(crate) fn assign(args: &Assign, settings: &Settings, output: &mut Output) ->
         .function(bdf)
         .ok_or_else(|| Failure::internal("a selected function is missing"))?;
     let group = ready::check(&snapshot, function, "assign", peer)?;
+    let token = token::choose(&snapshot.topology, function, args.vf_token, None, "assign")?;
     let backend = emit::backend(&settings.sysfs, function, args.interface);
     let node = emit::node(function);
     if backend == Backend::Iommufd && node.is_none() {
@@ -121,6 +131,7 @@ pub(crate) fn assign(args: &Assign, settings: &Settings, output: &mut Output) ->
         is_demanded: args.interface != crate::args::Interface::Auto,
         node: format!("/dev/vfio/devices/vfio{}", node.unwrap_or_default()),
         group,
+        token,
     };
     let mut report = Report::new(bdf, &args.to, vmm.steps(&gift));
     report.interface = Some(emit::name(backend));

@@ -95,6 +95,7 @@ fn add(gift: &Gift) -> Request {
         device: gift.bdf,
         interface: interface(gift.backend),
         group: (gift.backend == Backend::Type1).then_some(gift.group.0),
+        token: gift.token,
     })
 }
 

@@ -295,6 +295,9 @@ fn device(gift: &Gift, bus: Option<&str>, iommufd: Option<&str>) -> Value {
         if let Some(bus) = bus {
             insert("bus", bus.to_owned());
         }
+        if let Some(token) = gift.token {
+            insert("vf-token", token.to_string());
+        }
         match iommufd {
             Some(object) => {
                 insert("iommufd", object.to_owned());

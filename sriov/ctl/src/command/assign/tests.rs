@@ -34,6 +34,7 @@ fn gift(backend: Backend, node: &str) -> Gift {
         is_demanded: false,
         node: node.to_owned(),
         group: GroupId(7),
+        token: None,
     }
 }
 

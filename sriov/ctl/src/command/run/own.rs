@@ -4,9 +4,9 @@
 //! ([`crate::command::vm`]).
 
 use super::terminal::Raw;
-use super::{Given, Report, finish, no_kvm, watch_signals};
-use crate::args::{HugePages, Pin, Run};
-use crate::command::vm::{self, Device, Spec};
+use super::{Given, Report, finish, no_kvm, nodes, watch_signals};
+use crate::args::{HugePages, Pin, QEMU, Run};
+use crate::command::vm::{self, Device, Node, Spec};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::output::Output;
@@ -24,8 +24,8 @@ use std::process::{Command, Stdio};
 
 /// What only QEMU can do with is refused, and what this VMM needs.
 pub(super) fn check(args: &Run) -> Result<(), Failure> {
-    if !args.extra.is_empty() || args.accel != "kvm" {
-        let failure = Failure::usage("--accel and arguments after -- are for QEMU");
+    if !args.extra.is_empty() || args.accel != "kvm" || args.qemu != Path::new(QEMU) {
+        let failure = Failure::usage("--accel, --qemu and arguments after -- are for QEMU");
         return Err(failure.fix("add --vmm qemu"));
     }
     if args.kernel.is_none() {
@@ -36,12 +36,19 @@ pub(super) fn check(args: &Run) -> Result<(), Failure> {
 }
 
 /// Boots it.
-pub(super) fn run(args: &Run, functions: &[Given], backend: Backend, output: &mut Output) -> Outcome {
-    let spec = spec(args, functions, backend, !output.is_json())?;
+pub(super) fn run(
+    args: &Run,
+    nodes: Vec<Node>,
+    slots: &[Vec<Given>],
+    backend: Backend,
+    output: &mut Output,
+) -> Outcome {
+    let spec = spec(args, nodes, slots, backend, !output.is_json())?;
+    let functions: Vec<Given> = slots.iter().flatten().copied().collect();
     let line = serde_json::to_string(&spec).map_err(|error| Failure::internal(error.to_string()))?;
     let report = Report::new(
         "own",
-        functions,
+        &functions,
         backend,
         vec!["sriovctl".to_owned(), vm::NAME.to_owned(), line.clone()],
     );
@@ -58,7 +65,7 @@ pub(super) fn run(args: &Run, functions: &[Given], backend: Backend, output: &mu
     if let Some(initrd) = &args.initrd {
         files.push(opened(initrd, false)?.into());
     }
-    for path in nodes(functions, backend)? {
+    for path in files_of(&functions, backend)? {
         files.push(opened(&path, true)?.into());
     }
     let clone = |file: BorrowedFd<'_>| file.try_clone_to_owned().map_err(|error| failed("dup", &error));
@@ -110,24 +117,32 @@ pub(super) fn run(args: &Run, functions: &[Given], backend: Backend, output: &mu
     outcome
 }
 
-fn spec(args: &Run, functions: &[Given], backend: Backend, has_input: bool) -> Result<Spec, Failure> {
+fn spec(
+    args: &Run,
+    nodes: Vec<Node>,
+    slots: &[Vec<Given>],
+    backend: Backend,
+    has_input: bool,
+) -> Result<Spec, Failure> {
     let append = args.append.as_deref().unwrap_or_default();
     let append = append
         .to_str()
         .ok_or_else(|| Failure::usage("the kernel's command line is not text"))?;
     let mut groups = Vec::new();
-    let devices = functions.iter().map(|given| {
+    let mut device = |given: &Given| {
         let is_new = !groups.contains(&given.group);
         groups.push(given.group);
         Device {
             bdf: given.bdf.to_string(),
             group: given.group.0,
             has_file: backend == Backend::Iommufd || is_new,
+            token: given.token.map(|token| token.to_string()),
         }
-    });
+    };
+    let near: Vec<Option<u32>> = slots.iter().flatten().map(|given| given.numa).collect();
     Ok(Spec {
-        memory_bytes: args.memory.bytes(),
-        cpus: args.cpus.into(),
+        pci_node: nodes::of_functions(&near, &nodes),
+        nodes,
         huge_pages_mib: args.hugepages.map(|pages| match pages {
             HugePages::TwoMib => 2,
             HugePages::OneGib => 1024,
@@ -135,7 +150,10 @@ fn spec(args: &Run, functions: &[Given], backend: Backend, has_input: bool) -> R
         // Ports are served by the guest's own driver: there is no ACPI method that would do it.
         append: format!("pcie_ports=native {append}").trim_end().to_owned(),
         is_iommufd: backend == Backend::Iommufd,
-        devices: devices.collect(),
+        slots: slots
+            .iter()
+            .map(|slot| slot.iter().map(&mut device).collect())
+            .collect(),
         pin: match args.pin {
             Pin::All => vm::Pin::All,
             Pin::WorkingSet => vm::Pin::WorkingSet,
@@ -149,7 +167,7 @@ fn spec(args: &Run, functions: &[Given], backend: Backend, has_input: bool) -> R
 }
 
 /// The nodes, in the order in which the process takes them.
-fn nodes(functions: &[Given], backend: Backend) -> Result<Vec<PathBuf>, Failure> {
+fn files_of(functions: &[Given], backend: Backend) -> Result<Vec<PathBuf>, Failure> {
     if backend == Backend::Iommufd {
         let mut paths = vec![PathBuf::from("/dev/iommu")];
         for given in functions {
