@@ -27,7 +27,7 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-const CONTROL: &str = "/tmp/control";
+pub(crate) const CONTROL: &str = "/tmp/control";
 
 /// A guest that says what comes and goes, of a VMM that is started so.
 fn guest(command: &mut Command) -> Result<Background> {
@@ -73,7 +73,7 @@ fn qemu() -> Result<Background> {
     guest(&mut command)
 }
 
-fn own(interface: &str) -> Result<Background> {
+pub(crate) fn own(interface: &str) -> Result<Background> {
     let mut command = Command::new("sriovctl");
     command.args([
         "run",

@@ -14,6 +14,7 @@ mod machine;
 mod monitor;
 mod refusals;
 mod removal;
+mod token;
 mod topology;
 mod vf;
 mod virtio;
@@ -123,6 +124,7 @@ fn main() -> ExitCode {
     cases.extend(assign::cases());
     cases.extend(drivers::cases());
     cases.extend(removal::cases());
+    cases.extend(token::cases());
     cases.extend(vf::cases());
     cases.extend(virtio::cases());
     lab::case::main(&cases, machine::leaves_no_trace)

@@ -82,6 +82,7 @@ fn main() -> Result<()> {
         pages: PageSize::Transparent,
         command_line: arguments.append.clone(),
         reboot: Reboot::End,
+        has_exit_port: false,
     };
     let files = Files {
         kvm: Kvm::open(Path::new("/dev/kvm"))?,

@@ -122,6 +122,7 @@ fn main() -> Result<()> {
         pages: arguments.pages,
         command_line: arguments.append,
         reboot: arguments.reboot,
+        has_exit_port: false,
     };
     // A terminal would have to be put into raw mode, and back: this is for scripts.
     let input = (!stdin().is_terminal())

@@ -14,6 +14,8 @@ use vfio_core::EventFd;
 pub(crate) enum Request {
     PowerOff,
     Reset,
+    /// It is done, with this status.
+    Exit(u8),
 }
 
 /// The first thing that the guest wants counts.
@@ -74,6 +76,9 @@ const TIMER: Range<u64> = PM_TIMER as u64..PM_TIMER as u64 + 4;
 const KEYBOARD: Range<u64> = 0x60..0x61;
 const KEYBOARD_COMMAND: Range<u64> = 0x64..0x65;
 
+/// Where a guest may say with what status it is done.
+const EXIT: Range<u64> = 0xF4..0xF8;
+
 /// Puts the ports on the bus. `config` answers for [`CONFIG`] but for reset control in its middle.
 pub(crate) fn insert(ports: &Bus, requests: &Arc<Requests>, config: Arc<dyn Device>) -> Result<()> {
     let config = ConfigPorts {
@@ -91,6 +96,11 @@ pub(crate) fn insert(ports: &Bus, requests: &Arc<Requests>, config: Arc<dyn Devi
     ports.insert(TIMER, Arc::new(Timer(Instant::now())))?;
     ports.insert(KEYBOARD, Arc::new(Keyboard(None)))?;
     ports.insert(KEYBOARD_COMMAND, Arc::new(Keyboard(Some(Arc::clone(requests)))))
+}
+
+/// Lets the guest end its machine with a status: the byte that it writes to port 0xF4, where QEMU's `isa-debug-exit` usually is.
+pub(crate) fn insert_exit(ports: &Bus, requests: &Arc<Requests>) -> Result<()> {
+    ports.insert(EXIT, Arc::new(ExitPort(Arc::clone(requests))))
 }
 
 /// Mechanism 1 (PCI Local Bus 3.0 §3.2.2.3.2), which takes whole addresses only, and so leaves single bytes to reset control.
@@ -201,6 +211,21 @@ impl Device for Timer {
     fn write(&self, _offset: u64, _from: &[u8]) {}
 }
 
+#[derive(Debug)]
+struct ExitPort(Arc<Requests>);
+
+impl Device for ExitPort {
+    fn read(&self, _offset: u64, to: &mut [u8]) {
+        to.fill(0xFF);
+    }
+
+    fn write(&self, offset: u64, from: &[u8]) {
+        if let (0, [status, ..]) = (offset, from) {
+            self.0.make(Request::Exit(*status));
+        }
+    }
+}
+
 /// No keyboard, but its controller's line to the processor's reset (command 0xFE), if this is the command port.
 #[derive(Debug)]
 struct Keyboard(Option<Arc<Requests>>);
@@ -274,6 +299,18 @@ mod tests {
         bus.write(0xCF9, &[6]);
         assert_eq!(*requests.first(), Some(Request::Reset));
         assert_eq!(*config.0.lock().unwrap(), [(0, 4), (4, 2)]);
+    }
+
+    #[test]
+    fn a_guest_ends_with_a_status_only_where_it_may() {
+        let (bus, requests, _) = platform();
+        bus.write(0xF4, &[7]);
+        assert_eq!(*requests.first(), None);
+        insert_exit(&bus, &requests).unwrap();
+        bus.write(0xF5, &[7]);
+        assert_eq!(*requests.first(), None);
+        bus.write(0xF4, &7_u32.to_le_bytes());
+        assert_eq!(*requests.first(), Some(Request::Exit(7)));
     }
 
     #[test]

@@ -146,6 +146,9 @@ impl Machine {
         };
         let events = Arc::new(Events::new()?);
         listen(&events, &shared)?;
+        if spec.has_exit_port {
+            platform::insert_exit(&buses.ports, &shared.requests)?;
+        }
         let outbox = Arc::new(Outbox::new());
         insert_com1(&vm, &buses.ports, &events, &outbox, files.console.input)?;
         Ok(Self {
@@ -339,6 +342,7 @@ impl Machine {
             match self.shared.requests.take() {
                 Some(Request::PowerOff) => return Ok(End::PoweredOff),
                 Some(Request::Reset) => return Ok(End::Reset),
+                Some(Request::Exit(status)) => return Ok(End::Exited(status)),
                 None => {}
             }
             if self.shared.has_ended.load(Ordering::Relaxed) {

@@ -19,6 +19,8 @@ pub struct Spec {
     pub command_line: String,
     /// What a reset is.
     pub reboot: Reboot,
+    /// Whether the guest may end the machine with a status, by writing it to I/O port 0xF4.
+    pub has_exit_port: bool,
 }
 
 /// What happens when the guest resets its machine.
@@ -51,6 +53,8 @@ pub enum End {
     PoweredOff,
     /// The guest has reset it, by a triple fault at worst, and a reset is the [end](Reboot::End).
     Reset,
+    /// The guest is done, with this status.
+    Exited(u8),
     /// Somebody has [stopped](super::Handle::stop) it.
     Stopped,
 }

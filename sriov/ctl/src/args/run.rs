@@ -67,6 +67,9 @@ pub(crate) struct Run {
     /// Listen here for sriovctl assign and unassign
     #[arg(long, value_name = "SOCKET")]
     pub(crate) control: Option<PathBuf>,
+    /// Let the guest end with an exit code, which it writes to I/O port 0xF4
+    #[arg(long)]
+    pub(crate) exit_port: bool,
     /// Leave the guest's process the rights of root
     #[arg(long)]
     pub(crate) no_sandbox: bool,

@@ -30,7 +30,7 @@ use vmm_glue::control::serve;
 use vmm_glue::dma::locked_bytes;
 use vmm_glue::functions::{self, Backend, Controlled, DmaOptions, Functions, Opened, Parts};
 use vmm_glue::kvm::Kvm;
-use vmm_glue::machine::{Console, Files, Machine, Plugged, Reboot};
+use vmm_glue::machine::{Console, End, Files, Machine, Plugged, Reboot};
 use vmm_glue::sandbox::{self, Enclosure, Left};
 
 /// Its name on the command line.
@@ -70,6 +70,7 @@ pub(crate) struct Spec {
     pub(crate) has_initrd: bool,
     pub(crate) has_input: bool,
     pub(crate) has_control: bool,
+    pub(crate) has_exit_port: bool,
     pub(crate) is_sandboxed: bool,
 }
 
@@ -207,8 +208,10 @@ pub(crate) fn run(args: &VmProcess, output: &mut Output) -> Outcome {
             }
         }));
     }
-    machine.run().map_err(failure)?;
-    Ok(Exit::Guest(0))
+    Ok(Exit::Guest(match machine.run().map_err(failure)? {
+        End::Exited(status) => status,
+        End::PoweredOff | End::Reset | End::Stopped => 0,
+    }))
 }
 
 fn machine_spec(spec: &Spec) -> vmm_glue::machine::Spec {
@@ -222,6 +225,7 @@ fn machine_spec(spec: &Spec) -> vmm_glue::machine::Spec {
         },
         command_line: spec.append.clone(),
         reboot: Reboot::End,
+        has_exit_port: spec.has_exit_port,
     }
 }
 

@@ -22,6 +22,11 @@ const PROBE: Duration = Duration::from_secs(30);
 /// what comes and goes, until the machine is switched off from outside.
 pub(crate) fn report() -> Result<()> {
     say(&format!("guest: Linux {} is up", uname().release().to_string_lossy()));
+    if let Ok(nodes) = mounts::read("/sys/devices/system/node/online")
+        && nodes.trim() != "0"
+    {
+        say(&format!("guest: NUMA nodes {}", nodes.trim()));
+    }
     let devices = devices()?;
     for device in &devices {
         say(&format!("guest: {}", describe(device)));
@@ -103,8 +108,12 @@ fn describe(device: &Path) -> String {
         )
     };
     let name = device.file_name().unwrap_or_default().to_string_lossy();
+    let near = match value("numa_node") {
+        node if node.parse::<u32>().is_ok() => format!(", near to node {node}"),
+        _ => String::new(),
+    };
     format!(
-        "{name} {}:{} driver {}",
+        "{name} {}:{} driver {}{near}",
         value("vendor"),
         value("device"),
         driver(device).as_deref().unwrap_or("none")

@@ -162,6 +162,7 @@ fn spec(
         has_initrd: args.initrd.is_some(),
         has_input,
         has_control: args.control.is_some(),
+        has_exit_port: args.exit_port,
         is_sandboxed: !args.no_sandbox,
     })
 }

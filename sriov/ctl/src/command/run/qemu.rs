@@ -18,6 +18,7 @@ pub(super) fn check(args: &Run) -> Result<(), Failure> {
         (args.pin != Pin::All, "--pin"),
         (args.control.is_some(), "--control"),
         (args.no_sandbox, "--no-sandbox"),
+        (args.exit_port, "--exit-port"),
         (!args.numa.is_empty(), "--numa"),
         (args.device.iter().any(|device| device.place.is_some()), "slot="),
     ];
