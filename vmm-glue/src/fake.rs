@@ -1,6 +1,11 @@
-//! Interrupts and memory slots of a guest that does not run, for tests.
+//! A guest that does not run, for tests.
 //!
-//! A [`Guest`] delivers nothing to anybody: it notes what a processor would have got, and can make every call fail in turn.
+//! A [`Guest`] is its interrupts and memory slots. It delivers nothing to anybody: it notes what a processor would have got, and can make every call fail in
+//! turn. A [`Board`] is the rest of its machine.
+
+mod board;
+
+pub use board::Board;
 
 use crate::interrupt::{self, Irqs, Line, MsiMessage, Route};
 use crate::slot::{Slot, Slots};

@@ -8,7 +8,7 @@ mod device;
 mod function;
 mod msix;
 
-use device::Script;
+use crate::script::Script;
 use function::Shown;
 use pci::RoutingId;
 use std::sync::{Arc, Mutex};
