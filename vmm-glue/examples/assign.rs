@@ -133,7 +133,6 @@ fn main() -> Result<()> {
     );
     let plugged: Arc<dyn Plugged> = Arc::<Functions>::clone(&functions);
     machine.connect(functions.root(), plugged)?;
-    functions.watch(machine.events())?;
     functions.serve()?;
     let handle = machine.handle();
     let cycles = (arguments.cycles != 0).then(|| {

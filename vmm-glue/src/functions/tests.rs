@@ -274,7 +274,7 @@ fn a_function_that_the_kernel_wants_back_leaves_the_guest() {
     let Bench { functions, bus, guest } = Bench::new(&machine, Way::Iommufd, &[&[1], &[2]]).unwrap();
     let functions = Arc::new(functions);
     let events = Arc::new(Events::new().unwrap());
-    functions.watch(&events).unwrap();
+    functions.listen(Arc::clone(&events)).unwrap();
     let dispatch = || events.dispatch(Some(Duration::ZERO)).unwrap();
     dispatch();
     machine.request_release(bdf(2));
