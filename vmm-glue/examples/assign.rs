@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use vfio_core::iommufd::Iommufd;
 use vfio_core::{CdevFile, Container, ContainerPath, EventFd, Group, PageSize, System};
-use vmm_glue::dma::{Pin, check_memlock, locked_bytes};
+use vmm_glue::dma::Pin;
 use vmm_glue::functions::{self, Backend, DmaOptions, Functions, Opened, Parts};
 use vmm_glue::kvm::Kvm;
 use vmm_glue::machine::{Console, Files, Machine, Plugged, Reboot, Spec};
@@ -114,7 +114,6 @@ fn main() -> Result<()> {
     } else {
         Backend::Iommufd(Iommufd::open(&system)?)
     };
-    check_memlock(&system, locked_bytes(parts.memory.ram()))?;
     let at_first = if arguments.cycles == 0 {
         &arguments.functions[..]
     } else {
