@@ -166,8 +166,10 @@ impl Space {
         let bdf = opened.bdf;
         let added = match (self.backend.clone(), opened.file) {
             (Backend::Iommufd(iommufd), File::Device(file)) => {
+                // Its driver may want to know the virtual machine when it is bound.
+                let kvm = self.kvm.as_ref().map(|kvm| kvm.add_cdev(&file)).transpose()?;
                 let device = file.bind(&iommufd, opened.token)?;
-                self.attach(&iommufd, device)
+                self.attach(&iommufd, device, kvm)
             }
             (Backend::Type1(container), File::Group(group)) => {
                 self.join(&container, &group)?;
@@ -220,8 +222,7 @@ impl Space {
         forgotten.map_err(Error::from).and(detached).and(left)
     }
 
-    fn attach(&mut self, iommufd: &Iommufd, device: BoundDevice) -> Result<Member> {
-        let kvm = self.kvm.as_ref().map(|kvm| kvm.add(&device)).transpose()?;
+    fn attach(&mut self, iommufd: &Iommufd, device: BoundDevice, kvm: Option<KvmFile>) -> Result<Member> {
         let attached = match (self.options.pin, &self.dma) {
             (Pin::All, _) => {
                 let space = match &self.space {
