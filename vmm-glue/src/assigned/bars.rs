@@ -8,9 +8,11 @@
 use super::parts::{self, PAGE};
 use super::peer::Peers;
 use super::registers::Rest;
+use super::told::{Matter, Told};
 use crate::Result;
 use crate::bus::{Bus, Device};
 use crate::slot::{Slot, Slots};
+use ::pci::Bdf;
 use std::ops::Range;
 use std::sync::Arc;
 use vfio_core::{BoundDevice, Region, RegionIndex, RegionMap, StableMemory};
@@ -21,6 +23,7 @@ pub(super) struct Places {
     pub(super) slots: Arc<dyn Slots>,
     pub(super) memory: Arc<Bus>,
     pub(super) peers: Option<Peers>,
+    pub(super) told: Told,
 }
 
 /// A BAR, or the expansion ROM.
@@ -132,7 +135,7 @@ impl Bar {
         for map in &self.maps {
             match slot(map, range.start, &*places.slots) {
                 Ok(slot) => slots.extend(slot),
-                Err(error) => tracing::warn!(%error, "a part of a BAR has no memory slot, and so is slow"),
+                Err(error) => places.told.tell(&Matter::SLOT, device.bdf(), &error),
             }
         }
         let parts = self.maps.iter().map(|map| map.part());
@@ -150,10 +153,10 @@ impl Bar {
     }
 
     /// The function was reset, or slept: what the kernel has taken back of its BARs is mapped anew for the others.
-    pub(super) fn refresh_peers(&mut self) {
+    pub(super) fn refresh_peers(&mut self, device: Option<Bdf>, told: &Told) {
         for peer in self.seat.iter_mut().flat_map(|seat| &mut seat.peers) {
             if let Err(error) = peer.refresh() {
-                tracing::warn!(%error, range = %peer.range(), "other functions do not reach a BAR any more");
+                told.tell(&Matter::PEER, device, &format_args!("{}: {error}", peer.range()));
             }
         }
     }

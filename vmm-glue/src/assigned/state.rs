@@ -7,6 +7,7 @@ use super::peer::Peers;
 use super::registers::{Held, Msix, Registers};
 use super::reset::{self, Quiet};
 use super::rom::Rom;
+use super::told::{Matter, Told};
 use super::vectors::Vectors;
 use super::{NO_FUNCTION, Options, Wiring};
 use crate::interrupt::MsiMessage;
@@ -36,7 +37,7 @@ pub(super) struct Live {
     intx: Option<Intx>,
     pub(super) bars: Vec<Bar>,
     pub(super) quiet: Quiet,
-    places: Places,
+    pub(super) places: Places,
     pub(super) power_control: Option<u16>,
     pub(super) device: BoundDevice,
 }
@@ -74,6 +75,7 @@ impl State {
                 slots: Arc::clone(&wiring.slots),
                 memory: Arc::clone(&wiring.memory),
                 peers: wiring.peers.as_ref().map(Peers::new),
+                told: Told::default(),
             },
             power_control: reset::power_control(&image),
             device: device.clone(),
@@ -100,8 +102,8 @@ impl State {
         let Some(live) = &mut self.live else { return };
         for effect in effects {
             if let Err(error) = live.apply(effect, &self.view) {
-                let device = live.device.bdf();
-                tracing::error!(%error, ?device, ?effect, "what a guest asks of its function is not done");
+                let cause = format_args!("{effect:?}: {error}");
+                live.places.told.tell(&Matter::EFFECT, live.device.bdf(), &cause);
             }
         }
     }
@@ -142,8 +144,7 @@ impl State {
             && let Some(vectors) = &mut live.msix
             && let Err(error) = vectors.set(iter::once((number.into(), live_message(self.view.vector(number)))))
         {
-            let device = live.device.bdf();
-            tracing::error!(%error, ?device, number, "a vector of a guest's function does not interrupt it");
+            live.places.told.tell(&Matter::VECTOR, live.device.bdf(), &error);
         }
     }
 
@@ -203,7 +204,8 @@ impl Live {
             if let Some(range) = at(bar.index())
                 && let Err(error) = bar.place(range, &self.device, &self.places)
             {
-                tracing::warn!(%error, device = ?self.device.bdf(), index = %bar.index(), "the guest does not find a BAR");
+                let cause = format_args!("{}: {error}", bar.index());
+                self.places.told.tell(&Matter::BAR, self.device.bdf(), &cause);
             }
         }
     }

@@ -76,7 +76,7 @@ impl Vectors {
             self.count()
         };
         self.allocate(all.clamp(1, self.count())).or_else(|error| {
-            tracing::info!(%error, all, "not all vectors can be had at once");
+            tracing::debug!(%error, all, "not all vectors can be had at once");
             self.allocate(count.clamp(1, self.count()))
         })
     }
@@ -210,11 +210,8 @@ impl Vectors {
         self.interrupts.disable()?;
         let former = std::mem::take(&mut self.allocated);
         if let Err(error) = self.allocate(count) {
-            // As it was, if that can still be had.
-            if let Err(error) = self.allocate(former) {
-                tracing::error!(%error, "a function has lost its interrupts");
-            }
-            return Err(error);
+            // As it was, if that can still be had; else it has lost its interrupts.
+            return self.allocate(former).and(Err(error));
         }
         for vector in self.routes.values().filter(|vector| vector.is_enabled) {
             vector.route.event().signal()?;
