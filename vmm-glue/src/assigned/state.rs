@@ -10,13 +10,14 @@ use super::rom::Rom;
 use super::told::{Matter, Told};
 use super::vectors::Vectors;
 use super::{NO_FUNCTION, Options, Wiring};
+use crate::bus::Heir;
 use crate::interrupt::MsiMessage;
 use crate::view::{ConfigView, Device, Effect, Effects, Interrupts, Place, Vector};
 use crate::{Error, Result};
 use ::pci::{BarIndex, ConfigSpace};
 use std::iter;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use vfio_core::info::DeviceFlags;
 use vfio_core::{BoundDevice, IrqIndex, Region, RegionIndex};
 
@@ -76,12 +77,14 @@ impl State {
                 memory: Arc::clone(&wiring.memory),
                 peers: wiring.peers.as_ref().map(Peers::new),
                 told: Told::default(),
+                function: Weak::new(),
             },
             power_control: reset::power_control(&image),
             device: device.clone(),
         };
         live.set_command(view.command())?;
         Ok(Arc::new_cyclic(|function| {
+            live.places.function = Weak::clone(function);
             live.bars = regions.iter().map(|region| bar(region, &view, function)).collect();
             let live = Some(live);
             Mutex::new(Self { view, live })
@@ -168,6 +171,15 @@ impl State {
         let kept = msix.pending(first);
         for (((to, own), kept), valid) in to.iter_mut().zip(own).zip(kept.to_le_bytes()).zip(valid.to_le_bytes()) {
             *to |= (own | kept) & valid;
+        }
+    }
+}
+
+impl Heir for Mutex<State> {
+    fn claim(&self) {
+        let state = &mut *self.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(live) = &mut state.live {
+            live.follow_bars(&state.view);
         }
     }
 }
