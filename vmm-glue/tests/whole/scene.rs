@@ -261,11 +261,14 @@ impl Scene {
         let device = host::bdf(number);
         match script.byte() % 6 {
             0 => {
-                // Who is left with an unsettled slot waits for it.
-                let ports = self.functions.root().ports().iter().map(|port| port.state());
-                let is_free = ports
-                    .into_iter()
-                    .any(|slot| !slot.is_present && slot.power == Indicator::Off);
+                // Where no free slot is settled, which is in the guest's hands, whoever adds waits for it.
+                let listed = self.functions.list();
+                let is_filled = |device| listed.iter().any(|listed| listed.guest.routing_id.bus() == device);
+                let mut ports = self.functions.root().ports().iter();
+                let is_free = ports.any(|port| {
+                    let slot = port.state();
+                    !slot.is_present && slot.power == Indicator::Off && !is_filled(port.device())
+                });
                 let is_type1 = host::is_type1(self.functions.backend());
                 if is_free && let Some(opened) = host::try_open(&self.host, is_type1, number) {
                     drop(self.functions.add(vec![opened]));
