@@ -318,6 +318,8 @@ struct Connection {
     stream: UnixStream,
     /// What has come and belongs to the next line.
     bytes: Vec<u8>,
+    /// Descriptors, each with the place of the byte that it came with.
+    files: Vec<(usize, OwnedFd)>,
 }
 
 impl Connection {
@@ -327,6 +329,7 @@ impl Connection {
         Ok(Self {
             stream,
             bytes: Vec::new(),
+            files: Vec::new(),
         })
     }
 
@@ -335,12 +338,9 @@ impl Connection {
         let failed = |kind| Error::new("receive", kind);
         let malformed = |what| failed(ErrorKind::Malformed(Cow::Borrowed(what)));
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let mut files = Vec::new();
         loop {
             if let Some(end) = self.bytes.iter().position(|byte| *byte == b'\n') {
-                let rest = self.bytes.split_off(end.saturating_add(1));
-                let line = std::mem::replace(&mut self.bytes, rest);
-                return Ok(Some((line, files)));
+                return Ok(Some(self.take_line(end.saturating_add(1))));
             }
             if self.bytes.len() > LINE {
                 return Err(malformed("a line is too long"));
@@ -362,8 +362,11 @@ impl Connection {
             };
             // The duplicate is closed on exec; what was received is not.
             let file = file.map(|file| file.try_clone()).transpose();
-            files.extend(file.map_err(|error| failed(ErrorKind::Io(error)))?.map(OwnedFd::from));
-            if files.len() > FILES {
+            let file = file.map_err(|error| failed(ErrorKind::Io(error)))?.map(OwnedFd::from);
+            // The kernel gives no more bytes behind those that a descriptor came with.
+            let place = (self.bytes.len() + len).saturating_sub(1);
+            self.files.extend(file.map(|file| (place, file)));
+            if self.files.len() > FILES {
                 return Err(malformed("too many descriptors"));
             }
             if len == 0 {
@@ -377,6 +380,20 @@ impl Connection {
                 return Err(failed(ErrorKind::TimedOut));
             }
         }
+    }
+
+    /// The first bytes, and the descriptors among them.
+    fn take_line(&mut self, len: usize) -> (Vec<u8>, Vec<OwnedFd>) {
+        let rest = self.bytes.split_off(len);
+        let line = std::mem::replace(&mut self.bytes, rest);
+        let mut files = Vec::new();
+        for (place, file) in std::mem::take(&mut self.files) {
+            match place.checked_sub(len) {
+                Some(place) => self.files.push((place, file)),
+                None => files.push(file),
+            }
+        }
+        (line, files)
     }
 
     /// One descriptor with each of the first bytes: who receives takes one at a time.

@@ -82,7 +82,27 @@ impl Error {
             ErrorKind::TimedOut if self.step == UNPLUG => Some(
                 "the guest needs a driver for PCI Express hot-plug slots (Linux: CONFIG_HOTPLUG_PCI_PCIE, pcie_ports=native)",
             ),
+            ErrorKind::Io(error) => self.fix_io(error),
+            ErrorKind::Exhausted("interrupt route" | "interrupt vector" | "memory slot") => {
+                Some("give the guest fewer functions, or such as have fewer vectors")
+            }
             ErrorKind::Exhausted("slot") => Some("remove a function first, or start the guest with more free slots"),
+            _ => None,
+        }
+    }
+}
+
+impl Error {
+    fn fix_io(&self, error: &io::Error) -> Option<&'static str> {
+        let is_kvm = self.step.starts_with("open ") && self.step.ends_with("kvm");
+        match error.kind() {
+            io::ErrorKind::NotFound if is_kvm => {
+                Some("load kvm_intel or kvm_amd; the firmware has to have virtualization switched on")
+            }
+            io::ErrorKind::PermissionDenied if is_kvm => Some("join the group that may open it (mostly kvm)"),
+            _ if error.raw_os_error() == Some(libc::EMFILE) => {
+                Some("raise the limit of open files: ulimit -n, or LimitNOFILE= in the unit")
+            }
             _ => None,
         }
     }
@@ -163,6 +183,11 @@ mod tests {
                 .contains("free slots")
         );
         assert_eq!(fix("receive", ErrorKind::TimedOut), None);
+        let errno = |number| ErrorKind::Io(io::Error::from_raw_os_error(number));
+        let missing = |number| fix("open /dev/kvm", errno(number)).unwrap();
+        assert!(missing(libc::ENOENT).contains("load") && missing(libc::EACCES).contains("group"));
+        assert!(fix("dup", errno(libc::EMFILE)).unwrap().contains("ulimit"));
+        assert_eq!(fix("open /boot/vmlinuz", errno(libc::ENOENT)), None);
     }
 
     #[test]

@@ -305,24 +305,19 @@ fn what_is_signalled_while_there_is_no_message_stays_in_the_event() {
     let ended = run(POWER_OFF, spec(1, Reboot::End), b"", |machine, _| {
         let irqs = machine.vm().irqs().clone();
         let route = irqs.route().unwrap();
-        let message = |data| {
-            Some(MsiMessage {
-                address: 0xFEE0_0000,
-                data,
-            })
-        };
-        route.set(message(0x4041)).unwrap();
-        route.set(message(0x4042)).unwrap();
-        route.set(None).unwrap();
+        for data in [0x4041, 0x4042] {
+            let address = 0xFEE0_0000;
+            irqs.set(&[(&*route, MsiMessage { address, data })]).unwrap();
+            route.deliver(true).unwrap();
+        }
+        route.deliver(false).unwrap();
         route.event().signal().unwrap();
         assert_eq!(route.event().try_read().unwrap(), Some(1));
         let undeliverable = MsiMessage {
             address: 0x1000,
             data: 1,
         };
-        route.set(Some(undeliverable)).unwrap();
-        route.event().signal().unwrap();
-        assert_eq!(route.event().try_read().unwrap(), Some(1));
+        assert!(irqs.set(&[(&*route, undeliverable)]).is_err());
         irqs.signal(undeliverable).unwrap();
         let lines = [irqs.line(16).unwrap(), irqs.line(16).unwrap()];
         assert!(irqs.line(24).is_err(), "there are 24 pins");
@@ -393,7 +388,8 @@ impl Device for Steps {
                 assert!(self.are_resampled());
                 // Comes before there is a message.
                 self.route.event().signal().unwrap();
-                self.route.set(Some(message)).unwrap();
+                self.irqs.set(&[(&*self.route, message)]).unwrap();
+                self.route.deliver(true).unwrap();
             }
             "RLLM" => self.irqs.signal(message).unwrap(),
             "RLLMM" => self.route.event().signal().unwrap(),

@@ -223,3 +223,18 @@ fn an_answer_that_does_not_come_is_not_waited_for() {
     let error = client.ask(&Request::List, &[], Duration::from_millis(20)).unwrap_err();
     assert!(matches!(error.kind, ErrorKind::TimedOut), "{error}");
 }
+
+#[test]
+fn a_descriptor_belongs_to_the_request_that_it_came_with_however_many_wait() {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let (mut client, mut machine) = (Connection::new(ours).unwrap(), Connection::new(theirs).unwrap());
+    let file = File::open("/proc/self/exe").unwrap();
+    let all: [&[BorrowedFd<'_>]; 4] = [&[], &[], &[file.as_fd(), file.as_fd()], &[]];
+    for files in all {
+        client.send(&Request::List, files).unwrap();
+    }
+    for files in all {
+        let (line, received) = machine.receive(Some(LONG)).unwrap().unwrap();
+        assert_eq!((line.as_slice(), received.len()), (&b"\"list\"\n"[..], files.len()));
+    }
+}

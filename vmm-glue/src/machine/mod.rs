@@ -150,7 +150,9 @@ impl Machine {
             platform::insert_exit(&buses.ports, &shared.requests)?;
         }
         let outbox = Arc::new(Outbox::new());
-        insert_com1(&vm, &buses.ports, &events, &outbox, files.console.input)?;
+        let edge = vm.irqs().edge(COM1_IRQ)?;
+        let interrupt = serial::Interrupt(Box::new(move || edge.signal()));
+        insert_com1(interrupt, &buses.ports, &events, &outbox, files.console.input)?;
         Ok(Self {
             vcpus,
             _ram: ram,
@@ -181,10 +183,7 @@ impl Machine {
     ///
     /// [`ErrorKind::Occupied`] for a second hierarchy.
     pub fn connect(&mut self, root: &Arc<Root>, functions: Arc<dyn Plugged>) -> Result<()> {
-        let ecam = Ecam::new(Arc::clone(root));
-        self.buses.memory.insert(ECAM, Arc::new(ecam))?;
-        let mechanism = Mechanism1::new(Arc::clone(root));
-        platform::insert(&self.buses.ports, &self.shared.requests, Arc::new(mechanism))?;
+        insert_root(&self.buses.memory, &self.buses.ports, root, &self.shared.requests)?;
         self.buses.functions = Some(functions);
         let subordinate = |port: &Arc<Port>| {
             let mut bus = [0];
@@ -371,10 +370,22 @@ fn listen(events: &Events, shared: &Arc<Shared>) -> Result<()> {
     Ok(())
 }
 
+/// Configuration space, by both of its ways, and the platform's ports among it.
+pub(crate) fn insert_root(memory: &Bus, ports: &Bus, root: &Arc<Root>, requests: &Arc<Requests>) -> Result<()> {
+    memory.insert(ECAM, Arc::new(Ecam::new(Arc::clone(root))))?;
+    let mechanism = Mechanism1::new(Arc::clone(root));
+    platform::insert(ports, requests, Arc::new(mechanism))
+}
+
 /// The serial port, and what feeds it.
-fn insert_com1(vm: &Vm, ports: &Bus, events: &Arc<Events>, outbox: &Arc<Outbox>, input: Option<OwnedFd>) -> Result<()> {
+pub(crate) fn insert_com1(
+    interrupt: serial::Interrupt,
+    ports: &Bus,
+    events: &Arc<Events>,
+    outbox: &Arc<Outbox>,
+    input: Option<OwnedFd>,
+) -> Result<()> {
     let drained = EventFd::new()?;
-    let interrupt = vm.irqs().edge(COM1_IRQ)?;
     let com1 = Arc::new(Com1::new(interrupt, Arc::clone(outbox), drained.try_clone()?));
     ports.insert(COM1.into()..u64::from(COM1 + serial::PORTS), Arc::<Com1>::clone(&com1))?;
     if let Some(input) = input {

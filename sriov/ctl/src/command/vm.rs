@@ -189,7 +189,6 @@ pub(crate) fn run(args: &VmProcess, output: &mut Output) -> Outcome {
         let _fails = (&stopping).read(&mut [0]).is_err() || handle.stop().is_err();
     };
     machine.events().add(stop, on_stop).map_err(failure)?;
-    functions.watch(machine.events()).map_err(failure)?;
     if spec.is_sandboxed {
         let left = if spec.has_control { Left::Sys } else { Left::Nothing };
         confine(locked, left, args.parent, output)?;
