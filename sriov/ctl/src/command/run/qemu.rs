@@ -75,14 +75,8 @@ fn arguments(args: &Run, functions: &[Given], backend: Backend) -> Vec<OsString>
     let fixed = ["-machine", &machine, "-cpu", cpu, "-m", &memory, "-smp", &cpus];
     let quiet = ["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"];
     let mut arguments: Vec<OsString> = fixed.into_iter().chain(quiet).map(OsString::from).collect();
-    for (index, given) in functions.iter().enumerate() {
-        let device = sriov::qemu_device(given.bdf, backend);
-        // The object is there after the first.
-        let words = device
-            .split_whitespace()
-            .skip(if index > 0 && backend == Backend::Iommufd { 2 } else { 0 });
-        arguments.extend(words.map(OsString::from));
-    }
+    let devices = sriov::qemu_devices(functions.iter().map(|given| (given.bdf, backend)));
+    arguments.extend(devices.split_whitespace().map(OsString::from));
     let files = [("-kernel", args.kernel.as_deref()), ("-initrd", args.initrd.as_deref())];
     for (option, file) in files {
         if let Some(file) = file {
