@@ -18,6 +18,7 @@ use std::fs::File;
 use std::io::{self, IoSlice, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -157,6 +158,7 @@ fn nodes(functions: &[Given], backend: Backend) -> Result<Vec<PathBuf>, Failure>
                 Failure::new(Exit::Failed, "no_node", "has no character device of VFIO")
                     .device(given.bdf)
                     .step("run")
+                    .fix("Linux 6.6 with CONFIG_VFIO_DEVICE_CDEV is needed, or --interface type1")
             };
             let node = given.node.ok_or_else(none)?;
             paths.push(format!("/dev/vfio/devices/vfio{node}").into());
@@ -177,6 +179,8 @@ fn nodes(functions: &[Given], backend: Backend) -> Result<Vec<PathBuf>, Failure>
 struct Control {
     listener: UnixListener,
     path: PathBuf,
+    /// Its file: device and inode.
+    file: Option<(u64, u64)>,
 }
 
 impl Control {
@@ -193,14 +197,23 @@ impl Control {
         Ok(Self {
             listener,
             path: path.to_owned(),
+            file: file(path),
         })
     }
 }
 
+/// Which file is there.
+fn file(path: &Path) -> Option<(u64, u64)> {
+    let found = std::fs::symlink_metadata(path).ok()?;
+    Some((found.dev(), found.ino()))
+}
+
 impl Drop for Control {
     fn drop(&mut self) {
-        // Somebody else may have removed it.
-        drop(std::fs::remove_file(&self.path));
+        // Somebody else may have removed it, and put something else there.
+        if self.file.is_some() && file(&self.path) == self.file {
+            drop(std::fs::remove_file(&self.path));
+        }
     }
 }
 
@@ -233,4 +246,23 @@ fn failed(step: &str, error: &io::Error) -> Failure {
         _ => Exit::Failed,
     };
     Failure::new(exit, "guest", error.to_string()).step(step)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_control_socket_goes_with_its_program_and_nothing_else_does() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("control");
+        drop(Control::bind(&path).unwrap());
+        assert!(!path.exists());
+        let control = Control::bind(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        std::fs::remove_file(&path).unwrap();
+        let _other = UnixListener::bind(&path).unwrap();
+        drop(control);
+        assert!(path.exists(), "it is somebody else's");
+    }
 }
