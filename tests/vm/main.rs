@@ -77,6 +77,7 @@ fn main() -> ExitCode {
         Case::new("a_device_reaches_another_ones_registers", dma::peer),
         Case::new("demand_paging_keeps_its_budget", dma::demand),
         Case::new("a_device_state_moves_to_another", dma::migrate),
+        Case::new("a_device_is_driven_by_the_crates_of_rust_vmm", dma::rust_vmm),
         Case {
             limit_s: 240,
             ..Case::new("a_hung_sysfs_file_ends_in_a_deadline", refusals::hung_file)
