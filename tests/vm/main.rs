@@ -110,6 +110,14 @@ fn main() -> ExitCode {
             ..Case::new("a_guest_drives_a_vf", guest::drives_a_vf)
         },
         Case {
+            limit_s: 420,
+            ..Case::new("a_guest_gets_the_interrupts_of_an_edu", guest::drives_an_edu)
+        },
+        Case {
+            limit_s: 420,
+            ..Case::new("a_guest_that_is_asked_to_end_ends_in_order", guest::ends_in_order)
+        },
+        Case {
             limit_s: 180,
             ..Case::new("a_guest_ends_with_a_killed_run", guest::ends_with_a_killed_run)
         },

@@ -3,7 +3,7 @@
 //! The process gets one line of JSON ([`Spec`]) and the descriptors over a socket that is its standard input; it opens nothing itself
 //! ([`crate::command::vm`]).
 
-use super::terminal::Raw;
+use super::terminal::{self, Raw};
 use super::{Given, Report, finish, no_kvm, watch_signals};
 use crate::args::{HugePages, Pin, Run};
 use crate::command::vm::{self, Device, Spec};
@@ -38,7 +38,8 @@ pub(super) fn check(args: &Run) -> Result<(), Failure> {
 
 /// Boots it.
 pub(super) fn run(args: &Run, functions: &[Given], backend: Backend, output: &mut Output) -> Outcome {
-    let spec = spec(args, functions, backend, !output.is_json())?;
+    let has_input = !output.is_json() && terminal::is_ours();
+    let spec = spec(args, functions, backend, has_input)?;
     let line = serde_json::to_string(&spec).map_err(|error| Failure::internal(error.to_string()))?;
     let report = Report::new(
         "own",
@@ -83,6 +84,8 @@ pub(super) fn run(args: &Run, functions: &[Given], backend: Backend, output: &mu
     if output.is_json() {
         command.stdout(Stdio::from(clone(io::stderr().as_fd())?));
     }
+    // What this program was started with is not the guest's: beside its standard streams its process has what it is sent.
+    vfio_core::close_on_exec(3).map_err(|error| Failure::new(Exit::Failed, "guest", error.to_string()))?;
     // Before the guest, which no signal may leave behind.
     let signals = watch_signals()?;
     let raw = match spec.has_input {
