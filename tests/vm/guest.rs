@@ -1,12 +1,15 @@
 //! The last leg: a Linux guest drives a VF.
 
 use crate::PASSED;
-use crate::dma::program;
+use crate::background::{Background, LONG};
+use crate::dma::{has_iommufd, on_edu, program};
 use crate::machine::{done, json, physical_function, refused, run, sriovctl, vfs};
 use anyhow::{Context, Result, ensure};
 use lab::case::Outcome;
 use lab::host_tests::SKIP_MARK;
+use rustix::process::Signal;
 use std::io::Read;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -45,6 +48,52 @@ pub(crate) fn drives_a_vf() -> Result<Outcome> {
     PASSED
 }
 
+/// A driver in the guest sees edu's interrupts, by MSI and by INTx, of which the device raises four each.
+pub(crate) fn drives_an_edu() -> Result<Outcome> {
+    // As the lab's machine, so its guests: the kernel is the same.
+    if !has_iommufd() {
+        return Ok(Outcome::Skipped("the guest's kernel has no VFIO built in".to_owned()));
+    }
+    let kernel = std::env::var("LAB_KERNEL").context("LAB_KERNEL")?;
+    let initrd = std::env::var("LAB_GUEST_INITRD").context("LAB_GUEST_INITRD")?;
+    let directory = tempfile::tempdir()?;
+    let with_driver = directory.path().join("guest.cpio");
+    lab::add_program(
+        Path::new(&initrd),
+        &program("no_iommu-static")?,
+        "no_iommu",
+        &with_driver,
+    )?;
+    let initrd = with_driver.to_str().context("a path")?;
+    on_edu(|edu| {
+        for interface in ["iommufd", "type1"] {
+            let append = "console=ttyS0 quiet panic=-1 lab.role=guest lab.edu";
+            let said = boot(&[
+                "run",
+                edu,
+                "--timeout",
+                "120",
+                "--memory",
+                "512M",
+                "--kernel",
+                &kernel,
+                "--initrd",
+                initrd,
+                "--append",
+                append,
+                "--interface",
+                interface,
+            ])?;
+            for kind in ["MSI", "INTx"] {
+                let line = format!("guest: edu: {kind}: 4 interrupts, 10! = 3628800");
+                ensure!(said.contains(&line), "no {line:?} by {interface}: {said}");
+            }
+        }
+        Ok(())
+    })?;
+    PASSED
+}
+
 /// The tests of the library's machines, which have no KVM elsewhere.
 pub(crate) fn few_instructions() -> Result<Outcome> {
     let tests = run(Command::new(program("vmm-glue-machine")?).arg("--show-output"))?;
@@ -64,6 +113,42 @@ pub(crate) fn ends_with_a_killed_run() -> Result<Outcome> {
     killed(&[
         "--memory", "512M", "--kernel", &kernel, "--initrd", &initrd, "--append", append,
     ])
+}
+
+/// A guest that is asked to end gives its function back before it does, and has had no file that it was not meant to have.
+pub(crate) fn ends_in_order() -> Result<Outcome> {
+    let kernel = std::env::var("LAB_KERNEL").context("LAB_KERNEL")?;
+    let initrd = std::env::var("LAB_GUEST_INITRD").context("LAB_GUEST_INITRD")?;
+    let pf = physical_function("igb")?;
+    done(&["vf", "create", &pf, "1", "--driver", "vfio-pci"])?;
+    let vf = vfs(&pf).pop().context("no VF")?;
+    // What the shell has open the program is started with.
+    let script = r#"exec 7</etc/os-release; exec sriovctl run "$@""#;
+    let append = "console=ttyS0 quiet panic=-1 lab.role=guest lab.hotplug";
+    let mut run = Command::new("sh");
+    run.args(["-c", script, "sh", &vf, "--memory", "512M"]);
+    run.args(["--kernel", &kernel, "--initrd", &initrd, "--append", append]);
+    let mut guest = Background::start(&mut run)?;
+    guest.wait_for("guest: waits for functions", Duration::from_secs(180))?;
+    let shown = json(&["show", &vf])?;
+    let holder = shown
+        .pointer("/functions/0/held_by/0/pid")
+        .and_then(serde_json::Value::as_u64)
+        .context("nobody holds it")?;
+    for entry in std::fs::read_dir(format!("/proc/{holder}/fd"))? {
+        let target = std::fs::read_link(entry?.path())?;
+        ensure!(
+            !target.ends_with("os-release"),
+            "the guest's process has {}",
+            target.display()
+        );
+    }
+    guest.signal(Signal::TERM)?;
+    let ended = guest.end(LONG)?;
+    let in_order = ended.code == Some(143) && ended.said.contains("the guest was ended");
+    ensure!(in_order, "{:?}: {}", ended.code, ended.said);
+    done(&["vf", "delete", &pf])?;
+    PASSED
 }
 
 fn killed(guest: &[&str]) -> Result<Outcome> {

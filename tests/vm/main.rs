@@ -78,6 +78,7 @@ fn main() -> ExitCode {
         Case::new("a_device_reaches_another_ones_registers", dma::peer),
         Case::new("demand_paging_keeps_its_budget", dma::demand),
         Case::new("a_device_state_moves_to_another", dma::migrate),
+        Case::new("a_device_is_driven_by_the_crates_of_rust_vmm", dma::rust_vmm),
         Case {
             limit_s: 240,
             ..Case::new("a_hung_sysfs_file_ends_in_a_deadline", refusals::hung_file)
@@ -108,6 +109,14 @@ fn main() -> ExitCode {
         Case {
             limit_s: 420,
             ..Case::new("a_guest_drives_a_vf", guest::drives_a_vf)
+        },
+        Case {
+            limit_s: 420,
+            ..Case::new("a_guest_gets_the_interrupts_of_an_edu", guest::drives_an_edu)
+        },
+        Case {
+            limit_s: 420,
+            ..Case::new("a_guest_that_is_asked_to_end_ends_in_order", guest::ends_in_order)
         },
         Case {
             limit_s: 180,

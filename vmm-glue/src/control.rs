@@ -103,7 +103,12 @@ pub enum Reply {
     /// To [`Request::Remove`]: the guest has let go of it, and so has the machine.
     Removed,
     /// To [`Request::List`].
-    Functions(Vec<Assigned>),
+    Functions {
+        /// The process that has them.
+        process: u32,
+        /// In order of their slots.
+        functions: Vec<Assigned>,
+    },
     /// To [`Request::Stop`]: it will end.
     Stopping,
     /// What was asked was not done.
@@ -182,12 +187,16 @@ pub trait Control: fmt::Debug + Send + Sync {
 /// Answers who comes to the socket, up to 4 at once, until the listener fails and the last one has gone; it goes on when descriptors or
 /// memory are short; to end it shut the listener down, or let the
 /// process end. Who says nothing for 10 seconds, or nonsense, is not heard any further. While one function is added or removed, another one is not: who asks
-/// is told so at once.
+/// is told so at once. Who comes and is not of those whom `admits` admits is not heard at all.
 ///
 /// # Errors
 ///
 /// The listener's.
-pub fn serve(listener: &UnixListener, machine: &dyn Control) -> Result<()> {
+pub fn serve(
+    listener: &UnixListener,
+    machine: &dyn Control,
+    admits: &(dyn Fn(&UnixStream) -> bool + Sync),
+) -> Result<()> {
     let pause = vfio_core::EventFd::new()?;
     let (change, talking) = (Mutex::new(()), AtomicUsize::new(0));
     thread::scope(|scope| {
@@ -203,6 +212,10 @@ pub fn serve(listener: &UnixListener, machine: &dyn Control) -> Result<()> {
                 }
                 Err(error) => return Err(Error::new("accept", ErrorKind::Io(error))),
             };
+            if !admits(&stream) {
+                tracing::warn!("somebody came to the control socket who may not");
+                continue;
+            }
             if talking.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS {
                 talking.fetch_sub(1, Ordering::Relaxed);
                 tracing::info!("a connection to the control socket is refused: there are {CONNECTIONS}");
@@ -267,7 +280,10 @@ fn answer(request: Request, files: Vec<OwnedFd>, machine: &dyn Control, change: 
             let timeout = Duration::from_millis(timeout_ms).min(LONGEST);
             machine.remove(device, timeout).map(|()| Reply::Removed)
         }),
-        Request::List => Ok(Reply::Functions(machine.list())),
+        Request::List => Ok(Reply::Functions {
+            process: std::process::id(),
+            functions: machine.list(),
+        }),
         Request::Stop => {
             machine.stop();
             Ok(Reply::Stopping)

@@ -41,7 +41,16 @@ const RESERVED: [(&[&str], &[&str]); 4] = [
         &["libc", "nix", "memmap", "memmap2", "vfio-bindings", "iommufd-bindings"],
         &["vfio-core", "vmm-glue"],
     ),
-    (&["vm-memory", "kvm-bindings", "kvm-ioctls"], &["vmm-glue"]),
+    (
+        &[
+            "vm-memory",
+            "kvm-bindings",
+            "kvm-ioctls",
+            "vfio-ioctls",
+            "iommufd-ioctls",
+        ],
+        &["vmm-glue"],
+    ),
 ];
 
 /// Crates for programs.

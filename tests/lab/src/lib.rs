@@ -24,7 +24,9 @@ mod vm;
 pub mod vm_tests;
 
 pub use cache::Cache;
-pub use initramfs::{Role, build_examples, build_guest_tests, build_programs, build_release_example, cargo};
+pub use initramfs::{
+    Role, add_program, build_examples, build_guest_tests, build_programs, build_release_example, cargo,
+};
 pub use kernel::{Flavour, Kernel};
 pub use kernel_log::{Trouble, trouble};
 pub use machine::{Device, Iommu, MONITOR, Machine};

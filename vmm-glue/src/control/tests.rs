@@ -41,6 +41,14 @@ fn device() -> Bdf {
     "0000:01:10.0".parse().unwrap()
 }
 
+/// What this process answers.
+fn listed(functions: &[Assigned]) -> Reply {
+    Reply::Functions {
+        process: std::process::id(),
+        functions: functions.to_vec(),
+    }
+}
+
 /// A machine whose guest lets go of a function only when it is stopped.
 #[derive(Debug)]
 struct Stubborn {
@@ -79,7 +87,7 @@ fn a_machine_can_be_stopped_while_a_removal_waits_and_another_one_is_told_to_com
         stopped: Barrier::new(2),
     });
     let served = Arc::clone(&machine);
-    thread::spawn(move || serve(&listener, &*served));
+    thread::spawn(move || serve(&listener, &*served, &|_| true));
     let remove = Request::Remove(Remove {
         device: device(),
         timeout_ms: u64::MAX,
@@ -92,10 +100,7 @@ fn a_machine_can_be_stopped_while_a_removal_waits_and_another_one_is_told_to_com
             panic!("it waits")
         };
         assert!(busy.message.contains("busy"), "{busy:?}");
-        assert_eq!(
-            other.ask(&Request::List, &[], LONG).unwrap(),
-            Reply::Functions(Vec::new())
-        );
+        assert_eq!(other.ask(&Request::List, &[], LONG).unwrap(), listed(&[]));
         assert_eq!(other.ask(&Request::Stop, &[], LONG).unwrap(), Reply::Stopping);
         assert_eq!(removed.join().unwrap(), Reply::Removed);
     });
@@ -112,7 +117,7 @@ fn connect() -> (tempfile::TempDir, Client) {
     let path = directory.path().join("control");
     let listener = UnixListener::bind(&path).unwrap();
     let machine = Arc::new(Machine::default());
-    thread::spawn(move || serve(&listener, &*machine));
+    thread::spawn(move || serve(&listener, &*machine, &|_| true));
     let client = Client::connect(&path).unwrap();
     (directory, client)
 }
@@ -135,10 +140,7 @@ fn requests_are_answered_one_after_another_and_descriptors_arrive() {
         panic!("not added")
     };
     assert_eq!(added.address.to_string(), "0000:02:00.0");
-    assert_eq!(
-        client.ask(&Request::List, &[], LONG).unwrap(),
-        Reply::Functions(vec![added])
-    );
+    assert_eq!(client.ask(&Request::List, &[], LONG).unwrap(), listed(&[added]));
     let remove = Request::Remove(Remove {
         device: device(),
         timeout_ms: 1,
@@ -211,7 +213,24 @@ fn who_talks_nonsense_is_told_so_and_others_are_heard_after() {
     let mut stream = UnixStream::connect(&path).unwrap();
     while stream.write_all(&[b'x'; 4096]).is_ok() {}
     let mut client = Client::connect(&path).unwrap();
-    assert_eq!(client.ask(&Request::List, &[], LONG).unwrap(), Reply::Functions(vec![]));
+    assert_eq!(client.ask(&Request::List, &[], LONG).unwrap(), listed(&[]));
+}
+
+#[test]
+fn who_may_not_ask_is_not_heard() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("control");
+    let listener = UnixListener::bind(&path).unwrap();
+    let first = AtomicUsize::new(0);
+    thread::spawn(move || {
+        let admits = |_: &UnixStream| first.fetch_add(1, Ordering::Relaxed) > 0;
+        serve(&listener, &Machine::default(), &admits)
+    });
+    let mut stranger = Client::connect(&path).unwrap();
+    let error = stranger.ask(&Request::List, &[], LONG).unwrap_err();
+    assert!(!matches!(error.kind, ErrorKind::TimedOut), "{error}");
+    let mut owner = Client::connect(&path).unwrap();
+    assert_eq!(owner.ask(&Request::List, &[], LONG).unwrap(), listed(&[]));
 }
 
 #[test]

@@ -45,6 +45,8 @@ struct Gift {
     group: GroupId,
     /// What it is opened with.
     token: Option<VfToken>,
+    /// The other functions of its group.
+    siblings: Vec<Bdf>,
 }
 
 /// What the VMM made of it, as far as it says.
@@ -84,8 +86,12 @@ trait Vmm {
     fn removal_steps(&self, bdf: Bdf) -> Vec<Step>;
     /// Gives the guest a function, and sees that it has it.
     fn assign(&mut self, gift: &Gift) -> Result<Given, Failure>;
+    /// Whether it was told to take a function and has not refused: a failure says nothing then of what it does.
+    fn is_told(&self) -> bool;
     /// Takes a function back, with the guest's consent, and sees that the VMM has it no more.
     fn unassign(&mut self, bdf: Bdf) -> Result<(), Failure>;
+    /// Whether the guest has a function.
+    fn has(&mut self, bdf: Bdf) -> Result<bool, Failure>;
 }
 
 /// Gives a function to a guest.
@@ -132,6 +138,7 @@ pub(crate) fn assign(args: &Assign, settings: &Settings, output: &mut Output) ->
         node: format!("/dev/vfio/devices/vfio{}", node.unwrap_or_default()),
         group,
         token,
+        siblings: siblings(&snapshot, bdf),
     };
     let mut report = Report::new(bdf, &args.to, vmm.steps(&gift));
     report.interface = Some(emit::name(backend));
@@ -139,7 +146,13 @@ pub(crate) fn assign(args: &Assign, settings: &Settings, output: &mut Output) ->
         return report.dry_run(output);
     }
     snapshot.note_what_was_not_seen(output);
-    let given = vmm.assign(&gift).map_err(|failure| on(failure, bdf))?;
+    let given = vmm.assign(&gift).map_err(|failure| {
+        let failure = on(failure, bdf);
+        match vmm.is_told() {
+            true => unsure(failure, &args.to),
+            false => failure,
+        }
+    })?;
     report.interface = given.backend.map(emit::name);
     report.id = given.id;
     report.guest_address = given.address;
@@ -158,12 +171,11 @@ pub(crate) fn unassign(args: &Unassign, settings: &Settings, output: &mut Output
         return report.dry_run(output);
     }
     vmm.unassign(bdf).map_err(|failure| on(failure, bdf))?;
-    wait_until_free(
-        &settings.sysfs,
-        &snapshot,
-        bdf,
-        start + Duration::from_secs(args.timeout),
-    )?;
+    // One that cannot be asked may have another function of the group, and keep it open.
+    let mut siblings = siblings(&snapshot, bdf).into_iter();
+    let keeps_group = siblings.any(|sibling| vmm.has(sibling).unwrap_or(true));
+    let deadline = start + Duration::from_secs(args.timeout);
+    wait_until_free(&settings.sysfs, &snapshot, bdf, keeps_group, deadline)?;
     report.finish(start, "unassigned", output)
 }
 
@@ -178,14 +190,39 @@ fn vmm(target: &Target, bus: Option<String>, virsh: &std::path::Path, timeout: u
     }
 }
 
-/// The VMM closes the function after it has said that it is gone.
-fn wait_until_free(sysfs: &Sysfs, snapshot: &Snapshot, bdf: Bdf, deadline: Instant) -> Result<(), Failure> {
+/// What is in one group with a function.
+fn siblings(snapshot: &Snapshot, bdf: Bdf) -> Vec<Bdf> {
+    let function = snapshot.topology.function(bdf);
+    let id = function.and_then(|function| function.iommu_group.as_ref().ok().copied().flatten());
+    let group = id.and_then(|id| snapshot.topology.group(id));
+    let members = group.into_iter().flat_map(|group| &group.functions).copied();
+    members.filter(|member| *member != bdf).collect()
+}
+
+/// A failure of a VMM that was told to take a function.
+fn unsure(mut failure: Failure, to: &Target) -> Failure {
+    let bdf = failure.device.map(|bdf| bdf.to_string()).unwrap_or_default();
+    failure.message += "; the guest may have it, or get it yet";
+    failure.fix(format!(
+        "see whether somebody holds it: sriovctl status; take it back: sriovctl unassign {bdf} --from {}:{}",
+        to.kind.name(),
+        to.name
+    ))
+}
+
+/// The VMM closes the function after it has said that it is gone, and the group with its last function.
+fn wait_until_free(
+    sysfs: &Sysfs,
+    snapshot: &Snapshot,
+    bdf: Bdf,
+    keeps_group: bool,
+    deadline: Instant,
+) -> Result<(), Failure> {
     let before = snapshot.holders_of(bdf);
     let mut pause = Pause::until(deadline);
     loop {
         let mut held_by = Holders::scan(sysfs).of(bdf);
-        // Another function of its group may keep the group.
-        held_by.retain(|holder| before.contains(holder) && !is_group(&holder.path));
+        held_by.retain(|holder| before.contains(holder) && !(keeps_group && is_group(&holder.path)));
         if held_by.is_empty() {
             return Ok(());
         }
@@ -235,6 +272,13 @@ fn wire_failure(step: &str, error: &io::Error) -> Failure {
         _ => (Exit::Failed, "connection", error.to_string()),
     };
     Failure::new(exit, kind, message).step(step)
+}
+
+/// The kind of failure of a VMM that was asked and has not done it.
+const REFUSED: &str = "refused";
+
+fn is_refused<T>(outcome: &Result<T, Failure>) -> bool {
+    outcome.as_ref().is_err_and(|failure| failure.kind == REFUSED)
 }
 
 /// A failure, with the exit code that its kind has.

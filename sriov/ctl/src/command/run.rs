@@ -127,8 +127,9 @@ fn finish(
             let message = format!("the guest did not end within {seconds} s and was killed");
             return Err(refuse(Exit::Failed, "timed_out", message).fix("give it more time with --timeout"));
         }
-        Ended::Signal(signal) => {
-            let message = "interrupted, and the guest was ended".to_owned();
+        Ended::Signal { signal, was_killed } => {
+            let how = if was_killed { "killed" } else { "ended" };
+            let message = format!("interrupted, and the guest was {how}");
             let exit = Exit::Guest(u8::try_from(128 + signal).unwrap_or(u8::MAX));
             return Err(refuse(exit, "interrupted", message));
         }

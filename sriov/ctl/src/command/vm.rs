@@ -10,9 +10,10 @@ use crate::failure::{Failure, Outcome};
 use crate::output::Output;
 use crate::progress::Progress;
 use pci::GroupId;
+use rustix::net::sockopt::socket_peercred;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 use rustix::process::{
-    Gid, Pid, Resource, Rlimit, Signal, Uid, getppid, getrlimit, set_parent_process_death_signal, setrlimit,
+    Gid, Pid, Resource, Rlimit, Signal, Uid, geteuid, getppid, getrlimit, set_parent_process_death_signal, setrlimit,
 };
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use serde::{Deserialize, Serialize};
@@ -107,6 +108,7 @@ pub(crate) enum Pin {
 /// Runs the guest to its end.
 pub(crate) fn run(args: &VmProcess, output: &mut Output) -> Outcome {
     end_with(args.parent)?;
+    let owner = geteuid();
     let stop = heed_signals().map_err(|error| io_failure("take signals", &error))?;
     take_descriptors();
     let (spec, files) = receive().map_err(|error| io_failure("receive the guest", &error))?;
@@ -198,7 +200,9 @@ pub(crate) fn run(args: &VmProcess, output: &mut Output) -> Outcome {
         let running = Controlled::new(functions, machine.handle());
         // Ends with the process.
         drop(std::thread::spawn(move || {
-            if let Err(error) = serve(&listener, &running) {
+            let admits =
+                |peer: &UnixStream| socket_peercred(peer).is_ok_and(|peer| peer.uid == owner || peer.uid.is_root());
+            if let Err(error) = serve(&listener, &running, &admits) {
                 // Who started the guest may have ended, and its standard error with it.
                 drop(writeln!(
                     io::stderr(),
@@ -282,7 +286,7 @@ fn take_descriptors() {
 /// Gives up what the guest does not need. Its memory is mapped by now.
 fn confine(locked: u64, left: Left, parent: i32, output: &mut Output) -> Result<(), Failure> {
     sandbox::alone().map_err(failure)?;
-    if rustix::process::geteuid().is_root() {
+    if geteuid().is_root() {
         let refused = |errno: rustix::io::Errno| io_failure("become another user", &errno.into());
         let locked = Some(locked.saturating_add(SPARE));
         let limit = Rlimit {

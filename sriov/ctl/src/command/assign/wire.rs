@@ -65,10 +65,14 @@ impl Wire {
 
     /// Up to and with the first line feed.
     pub(super) fn line(&mut self) -> io::Result<Vec<u8>> {
+        // What was looked through is not looked through again: who answers may send a byte at a time.
+        let mut seen = 0;
         loop {
-            if let Some(end) = self.bytes.iter().position(|byte| *byte == b'\n') {
-                return Ok(self.take(end.saturating_add(1)));
+            let new = self.bytes.get(seen..).unwrap_or_default();
+            if let Some(end) = new.iter().position(|byte| *byte == b'\n') {
+                return Ok(self.take(seen.saturating_add(end).saturating_add(1)));
             }
+            seen = self.bytes.len();
             self.more()?;
         }
     }

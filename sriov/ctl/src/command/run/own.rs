@@ -3,7 +3,7 @@
 //! The process gets one line of JSON ([`Spec`]) and the descriptors over a socket that is its standard input; it opens nothing itself
 //! ([`crate::command::vm`]).
 
-use super::terminal::Raw;
+use super::terminal::{self, Raw};
 use super::{Given, Report, finish, no_kvm, nodes, watch_signals};
 use crate::args::{HugePages, Pin, QEMU, Run};
 use crate::command::vm::{self, Device, Node, Spec};
@@ -18,6 +18,7 @@ use std::fs::File;
 use std::io::{self, IoSlice, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -43,7 +44,8 @@ pub(super) fn run(
     backend: Backend,
     output: &mut Output,
 ) -> Outcome {
-    let spec = spec(args, nodes, slots, backend, !output.is_json())?;
+    let has_input = !output.is_json() && terminal::is_ours();
+    let spec = spec(args, nodes, slots, backend, has_input)?;
     let functions: Vec<Given> = slots.iter().flatten().copied().collect();
     let line = serde_json::to_string(&spec).map_err(|error| Failure::internal(error.to_string()))?;
     let report = Report::new(
@@ -89,6 +91,8 @@ pub(super) fn run(
     if output.is_json() {
         command.stdout(Stdio::from(clone(io::stderr().as_fd())?));
     }
+    // What this program was started with is not the guest's: beside its standard streams its process has what it is sent.
+    vfio_core::close_on_exec(3).map_err(|error| Failure::new(Exit::Failed, "guest", error.to_string()))?;
     // Before the guest, which no signal may leave behind.
     let signals = watch_signals()?;
     let raw = match spec.has_input {
@@ -176,6 +180,7 @@ fn files_of(functions: &[Given], backend: Backend) -> Result<Vec<PathBuf>, Failu
                 Failure::new(Exit::Failed, "no_node", "has no character device of VFIO")
                     .device(given.bdf)
                     .step("run")
+                    .fix("Linux 6.6 with CONFIG_VFIO_DEVICE_CDEV is needed, or --interface type1")
             };
             let node = given.node.ok_or_else(none)?;
             paths.push(format!("/dev/vfio/devices/vfio{node}").into());
@@ -196,6 +201,8 @@ fn files_of(functions: &[Given], backend: Backend) -> Result<Vec<PathBuf>, Failu
 struct Control {
     listener: UnixListener,
     path: PathBuf,
+    /// Its file: device and inode.
+    file: Option<(u64, u64)>,
 }
 
 impl Control {
@@ -212,14 +219,23 @@ impl Control {
         Ok(Self {
             listener,
             path: path.to_owned(),
+            file: file(path),
         })
     }
 }
 
+/// Which file is there.
+fn file(path: &Path) -> Option<(u64, u64)> {
+    let found = std::fs::symlink_metadata(path).ok()?;
+    Some((found.dev(), found.ino()))
+}
+
 impl Drop for Control {
     fn drop(&mut self) {
-        // Somebody else may have removed it.
-        drop(std::fs::remove_file(&self.path));
+        // Somebody else may have removed it, and put something else there.
+        if self.file.is_some() && file(&self.path) == self.file {
+            drop(std::fs::remove_file(&self.path));
+        }
     }
 }
 
@@ -252,4 +268,23 @@ fn failed(step: &str, error: &io::Error) -> Failure {
         _ => Exit::Failed,
     };
     Failure::new(exit, "guest", error.to_string()).step(step)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_control_socket_goes_with_its_program_and_nothing_else_does() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("control");
+        drop(Control::bind(&path).unwrap());
+        assert!(!path.exists());
+        let control = Control::bind(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        std::fs::remove_file(&path).unwrap();
+        let _other = UnixListener::bind(&path).unwrap();
+        drop(control);
+        assert!(path.exists(), "it is somebody else's");
+    }
 }

@@ -81,16 +81,14 @@ fn arguments(args: &Run, functions: &[Given], backend: Backend) -> Vec<OsString>
     let fixed = ["-machine", &machine, "-cpu", cpu, "-m", &memory, "-smp", &cpus];
     let quiet = ["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"];
     let mut arguments: Vec<OsString> = fixed.into_iter().chain(quiet).map(OsString::from).collect();
-    for (index, given) in functions.iter().enumerate() {
-        let mut device = sriov::qemu_device(given.bdf, backend);
-        if let Some(token) = given.token {
-            device += &format!(",vf-token={token}");
-        }
-        // The object is there after the first.
-        let words = device
-            .split_whitespace()
-            .skip(if index > 0 && backend == Backend::Iommufd { 2 } else { 0 });
-        arguments.extend(words.map(OsString::from));
+    let devices = sriov::qemu_devices(functions.iter().map(|given| (given.bdf, backend)));
+    let mut tokens = functions.iter().map(|given| given.token);
+    for word in devices.split_whitespace() {
+        let is_device = word.starts_with("vfio-pci,");
+        arguments.push(match is_device.then(|| tokens.next()).flatten().flatten() {
+            Some(token) => format!("{word},vf-token={token}").into(),
+            None => word.into(),
+        });
     }
     let files = [("-kernel", args.kernel.as_deref()), ("-initrd", args.initrd.as_deref())];
     for (option, file) in files {
