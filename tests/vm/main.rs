@@ -11,6 +11,7 @@ mod drivers;
 mod guest;
 mod lifecycle;
 mod machine;
+mod memory_buffer;
 mod monitor;
 mod refusals;
 mod removal;
@@ -132,6 +133,7 @@ fn main() -> ExitCode {
     ];
     cases.extend(assign::cases());
     cases.extend(drivers::cases());
+    cases.extend(memory_buffer::cases());
     cases.extend(removal::cases());
     cases.extend(token::cases());
     cases.extend(vf::cases());
