@@ -1,7 +1,15 @@
-//! Benchmarks of the device path, and what they share: a large machine to measure on, and the tool against other programs.
+//! Benchmarks of the device path, and what they share: a large machine to measure on, the tool against other programs, and the
+//! report of all that was measured.
 #![forbid(unsafe_code)]
 
+pub mod aims;
+#[cfg(feature = "device")]
+pub mod device;
 pub mod list;
+pub mod meter;
+pub mod program;
+pub mod record;
+pub mod report;
 
 use system_tests::tree::{Tree, server};
 use tempfile::TempDir;

@@ -1,6 +1,8 @@
 //! `sriovctl list` against `lspci -nnk`: whole processes on one generated machine, in turn, in one run.
 
 use crate::Machine;
+use crate::program::{Case, Turns};
+use crate::record::Clock;
 use anyhow::{Context, Result, ensure};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -71,6 +73,26 @@ impl Comparison {
     }
 }
 
+impl Comparison {
+    /// The figures of both, in milliseconds.
+    #[must_use]
+    pub fn figures(&self) -> (Case, Turns) {
+        let case = Case {
+            name: format!("{} functions", self.functions),
+            given: [].into(),
+            clock: Clock::Wall,
+            unit: "ms",
+        };
+        let mut turns = Turns::default();
+        for (way, times) in [("ours", &self.sriovctl), ("lspci -nnk", &self.lspci)] {
+            for time in &times.turns {
+                turns.add(way, time.as_secs_f64() * 1e3);
+            }
+        }
+        (case, turns)
+    }
+}
+
 /// A table, and the ratio in a line of its own.
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -79,7 +101,7 @@ impl fmt::Display for Comparison {
             sriovctl,
             lspci,
         } = self;
-        writeln!(f, "{functions} functions, {} runs each in turn", sriovctl.runs)?;
+        writeln!(f, "{functions} functions, {} runs each in turn", sriovctl.turns.len())?;
         writeln!(f, "{:14}{:>12}{:>12}", "", "min", "median")?;
         for (name, times) in [("sriovctl list", sriovctl), ("lspci -nnk", lspci)] {
             let [min, median] = [times.min, times.median].map(|time| time.as_secs_f64() * 1e3);
@@ -93,16 +115,18 @@ impl fmt::Display for Comparison {
 
 #[derive(Debug)]
 struct Times {
-    runs: usize,
+    /// In the order in which they were measured.
+    turns: Vec<Duration>,
     min: Duration,
     median: Duration,
 }
 
 impl Times {
-    fn of(mut times: Vec<Duration>) -> Option<Self> {
+    fn of(turns: Vec<Duration>) -> Option<Self> {
+        let mut times = turns.clone();
         times.sort_unstable();
         Some(Self {
-            runs: times.len(),
+            turns,
             min: *times.first()?,
             median: *times.get(times.len() / 2)?,
         })
@@ -157,6 +181,8 @@ mod tests {
         let last = text.lines().last().unwrap().split_whitespace();
         assert_eq!(last.collect::<Vec<_>>(), ["ratio", "40.0x", "22.5x"], "{text}");
         assert!(text.contains("2.0 ms      4.0 ms"), "{text}");
+        let (_, turns) = comparison.figures();
+        assert_eq!(turns.of("ours"), [4.0, 2.0, 9.0]);
         assert!(Times::of(vec![]).is_none());
     }
 }

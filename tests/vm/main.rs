@@ -10,7 +10,6 @@ mod dma;
 mod drivers;
 mod guest;
 mod lifecycle;
-mod machine;
 mod memory_buffer;
 mod monitor;
 mod refusals;
@@ -23,6 +22,7 @@ mod virtio;
 use lab::case::{Case, Outcome};
 use lab::{Device, Iommu, Machine};
 use std::process::ExitCode;
+use system_tests::machine;
 
 fn main() -> ExitCode {
     let machine = |iommu, devices: &[Device]| Machine {

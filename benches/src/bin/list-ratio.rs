@@ -1,16 +1,25 @@
-//! Prints how many times faster `sriovctl list` is than `lspci -nnk`.
+//! Prints how many times faster `sriovctl list` is than `lspci -nnk`: a table, and lines for the report.
 #![forbid(unsafe_code)]
 
+use anyhow::Result;
 use benches::Machine;
 use benches::list::{Comparison, lspci_is_missing};
+use benches::program::Program;
 
-#[expect(clippy::print_stdout, reason = "what it is for")]
-fn main() -> anyhow::Result<()> {
+fn main() -> Result<()> {
+    let rounds = if std::env::args().any(|argument| argument == "--quick") {
+        7
+    } else {
+        21
+    };
+    let mut out = Program::on_host("list", &[("lspci -nnk", &["lspci", "--version"])])?;
     if let Some(reason) = lspci_is_missing() {
-        println!("lab-skip: {reason}");
-        return Ok(());
+        out.absent("", "lspci -nnk", &reason)?;
+        return out.end();
     }
-    let comparison = Comparison::run(&Machine::of(4096)?, 21)?;
-    println!("{comparison}");
-    Ok(())
+    let comparison = Comparison::run(&Machine::of(4096)?, rounds)?;
+    out.note(&comparison.to_string())?;
+    let (case, turns) = comparison.figures();
+    out.say(&case, turns)?;
+    out.end()
 }

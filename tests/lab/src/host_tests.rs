@@ -23,6 +23,8 @@ pub fn checks(report: &mut Report) -> Result<()> {
         "clippy",
         "--workspace",
         "--all-targets",
+        "--features",
+        "benches/device",
         "--quiet",
         "--",
         "-D",

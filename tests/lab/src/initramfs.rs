@@ -245,6 +245,31 @@ pub fn build_release_example(package: &str, example: &str) -> Result<PathBuf> {
     Ok(program)
 }
 
+/// Builds `sriovctl` and the programs that measure as users have them, and returns their directory.
+///
+/// # Errors
+/// When cargo fails.
+pub fn build_release_programs() -> Result<PathBuf> {
+    let target = target_dir()?;
+    let programs = target.join("release");
+    let mut cargo = cargo();
+    cargo.args([
+        "build",
+        "--release",
+        "--bins",
+        "--package",
+        "sriovctl",
+        "--package",
+        "benches",
+        "--features",
+        "benches/device",
+    ]);
+    cargo.arg("--target-dir").arg(&target);
+    let was_built = programs.join("report").exists();
+    build(&mut cargo, "sriovctl and the benchmarks", was_built)?;
+    Ok(programs)
+}
+
 /// The first build takes minutes and shows what it does; later ones are short and silent.
 fn build(cargo: &mut Command, what: &str, was_built: bool) -> Result<()> {
     if was_built {
@@ -283,7 +308,10 @@ pub(crate) fn workspace() -> PathBuf {
 }
 
 /// Where cargo builds: the directory above the profile's, which this program lies in.
-pub(crate) fn target_dir() -> Result<PathBuf> {
+///
+/// # Errors
+/// When this program was not built by cargo.
+pub fn target_dir() -> Result<PathBuf> {
     let program = std::env::current_exe()?;
     let profile = program
         .ancestors()

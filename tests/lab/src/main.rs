@@ -118,15 +118,8 @@ enum Subcommands {
         #[arg(long)]
         all: bool,
     },
-    /// Measure, against what others offer
-    Bench {
-        /// What to measure [default: all]
-        #[arg(value_enum)]
-        parts: Vec<command::bench::Part>,
-        /// Kernel to boot [default: full when it is built, else stock]
-        #[arg(long, value_enum)]
-        kernel: Option<Flavour>,
-    },
+    /// Measure, against what others offer, and make a report: 40 minutes on a calm machine, 10 with --quick
+    Bench(command::bench::Options),
     /// Run a command of this machine inside the lab; its output and exit status are the command's
     Run {
         #[command(flatten)]
@@ -171,7 +164,7 @@ fn main() -> ExitCode {
             ours,
             all,
         } => command::conformance::run(kernel, filter.as_deref(), *ours, *all, offline),
-        Subcommands::Bench { parts, kernel } => command::bench::run(parts, *kernel, offline),
+        Subcommands::Bench(options) => command::bench::run(options, offline),
         Subcommands::Run { machine, timeout, argv } => {
             command::run::run(&machine.machine(), machine.kernel, offline, seconds(*timeout), argv)
         }

@@ -10,9 +10,6 @@ mod context;
 mod harness;
 mod igb;
 mod iommufd;
-#[path = "../machine.rs"]
-#[expect(dead_code, reason = "the other tests use more of it")]
-mod machine;
 mod stage;
 mod vfio;
 
@@ -20,6 +17,7 @@ use anyhow::{Context, Result, bail};
 use harness::File;
 use lab::case::Outcome;
 use std::process::ExitCode;
+use system_tests::machine;
 
 /// A case that holds.
 const PASSED: Result<Outcome> = Ok(Outcome::Passed);

@@ -79,6 +79,7 @@ impl Board {
         let end = self.requests.take().map(|request| match request {
             Request::PowerOff => End::PoweredOff,
             Request::Reset => End::Reset,
+            Request::Exit(status) => End::Exited(status),
         });
         Ok(end)
     }

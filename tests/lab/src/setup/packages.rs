@@ -50,6 +50,9 @@ pub(super) const TESTS: &[Requirement] = &[
 pub(super) const BENCHES: &[Requirement] = &[
     (Need::Program("lspci"), "pciutils"),
     (Need::Program("driverctl"), "driverctl"),
+    (Need::Program("dpdk-testpmd"), "dpdk"),
+    (Need::Program("fio"), "fio"),
+    (Need::Program("qemu-img"), "qemu-utils"),
 ];
 
 /// To fetch packages without installing them.

@@ -11,18 +11,28 @@ const DEVICES: &str = "/sys/bus/pci/devices";
 
 /// What a run of sriovctl came to.
 #[derive(Debug)]
-pub(crate) struct Run {
-    pub(crate) code: i32,
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
+pub struct Run {
+    /// Its exit status.
+    pub code: i32,
+    /// Its standard output.
+    pub stdout: String,
+    /// Its standard error.
+    pub stderr: String,
 }
 
 /// Runs sriovctl.
-pub(crate) fn sriovctl(arguments: &[&str]) -> Result<Run> {
+///
+/// # Errors
+/// When it cannot be started, or a signal ends it.
+pub fn sriovctl(arguments: &[&str]) -> Result<Run> {
     run(Command::new("sriovctl").args(arguments))
 }
 
-pub(crate) fn run(command: &mut Command) -> Result<Run> {
+/// Runs a program.
+///
+/// # Errors
+/// When it cannot be started, or a signal ends it.
+pub fn run(command: &mut Command) -> Result<Run> {
     let output = command.output().with_context(|| format!("start {command:?}"))?;
     let code = output
         .status
@@ -37,7 +47,10 @@ pub(crate) fn run(command: &mut Command) -> Result<Run> {
 }
 
 /// Runs sriovctl, which must succeed; returns its standard output.
-pub(crate) fn done(arguments: &[&str]) -> Result<String> {
+///
+/// # Errors
+/// When it fails, with what it said.
+pub fn done(arguments: &[&str]) -> Result<String> {
     let run = sriovctl(arguments)?;
     ensure!(
         run.code == 0,
@@ -51,13 +64,19 @@ pub(crate) fn done(arguments: &[&str]) -> Result<String> {
 }
 
 /// Runs sriovctl with `--json`, which must succeed.
-pub(crate) fn json(arguments: &[&str]) -> Result<Value> {
+///
+/// # Errors
+/// When it fails, with what it said, or that is no JSON.
+pub fn json(arguments: &[&str]) -> Result<Value> {
     let text = done(&[&["--json"], arguments].concat())?;
     serde_json::from_str(&text).with_context(|| format!("sriovctl --json {} printed {text}", arguments.join(" ")))
 }
 
 /// Runs sriovctl, which must refuse with this exit code, say all of `words` on standard error, and change nothing.
-pub(crate) fn refused(arguments: &[&str], code: i32, words: &[&str]) -> Result<()> {
+///
+/// # Errors
+/// When it does anything else.
+pub fn refused(arguments: &[&str], code: i32, words: &[&str]) -> Result<()> {
     let before = Snapshot::take()?;
     let run = sriovctl(arguments)?;
     ensure!(
@@ -79,36 +98,51 @@ pub(crate) fn refused(arguments: &[&str], code: i32, words: &[&str]) -> Result<(
 }
 
 /// The directory of a function.
-pub(crate) fn dir(bdf: &str) -> PathBuf {
+#[must_use]
+pub fn dir(bdf: &str) -> PathBuf {
     Path::new(DEVICES).join(bdf)
 }
 
 /// An attribute of a function, trimmed.
-pub(crate) fn attribute(bdf: &str, name: &str) -> Result<String> {
+///
+/// # Errors
+/// When it cannot be read.
+pub fn attribute(bdf: &str, name: &str) -> Result<String> {
     read(dir(bdf).join(name))
 }
 
-pub(crate) fn read(path: impl AsRef<Path>) -> Result<String> {
+/// A file, trimmed.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn read(path: impl AsRef<Path>) -> Result<String> {
     let path = path.as_ref();
     let bytes = fs::read(path).with_context(|| format!("read {}", path.display()))?;
     Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
 }
 
 /// Writes an attribute as a shell would.
+///
+/// # Errors
+/// When it cannot be written.
 #[expect(clippy::disallowed_methods, reason = "tests set the stage by plain writes")]
-pub(crate) fn write(path: impl AsRef<Path>, value: &str) -> Result<()> {
+pub fn write(path: impl AsRef<Path>, value: &str) -> Result<()> {
     let path = path.as_ref();
     fs::write(path, value).with_context(|| format!("write {value:?} to {}", path.display()))
 }
 
 /// The base name of a link, if it is there.
-pub(crate) fn link(bdf: &str, name: &str) -> Option<String> {
+#[must_use]
+pub fn link(bdf: &str, name: &str) -> Option<String> {
     let target = fs::read_link(dir(bdf).join(name)).ok()?;
     Some(target.file_name()?.to_string_lossy().into_owned())
 }
 
 /// The PF that this driver has.
-pub(crate) fn physical_function(driver: &str) -> Result<String> {
+///
+/// # Errors
+/// When there is none.
+pub fn physical_function(driver: &str) -> Result<String> {
     let found = functions()?
         .into_iter()
         .find(|bdf| dir(bdf).join("sriov_totalvfs").exists() && link(bdf, "driver").as_deref() == Some(driver));
@@ -116,12 +150,16 @@ pub(crate) fn physical_function(driver: &str) -> Result<String> {
 }
 
 /// The VFs of a PF by index.
-pub(crate) fn vfs(pf: &str) -> Vec<String> {
+#[must_use]
+pub fn vfs(pf: &str) -> Vec<String> {
     (0..).map_while(|index| link(pf, &format!("virtfn{index}"))).collect()
 }
 
 /// All functions in order of address.
-pub(crate) fn functions() -> Result<Vec<String>> {
+///
+/// # Errors
+/// When they cannot be listed.
+pub fn functions() -> Result<Vec<String>> {
     let entries = fs::read_dir(DEVICES)?.collect::<Result<Vec<_>, _>>()?;
     let mut names: Vec<String> = entries
         .iter()
@@ -133,10 +171,14 @@ pub(crate) fn functions() -> Result<Vec<String>> {
 
 /// Everything that sriovctl may change, of every function.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Snapshot(BTreeMap<String, Vec<Option<String>>>);
+pub struct Snapshot(BTreeMap<String, Vec<Option<String>>>);
 
 impl Snapshot {
-    pub(crate) fn take() -> Result<Self> {
+    /// Of now.
+    ///
+    /// # Errors
+    /// When the functions cannot be listed.
+    pub fn take() -> Result<Self> {
         let state = |bdf: String| {
             let read = |name| attribute(&bdf, name).ok();
             let values = vec![
@@ -151,7 +193,10 @@ impl Snapshot {
     }
 
     /// Says which functions differ.
-    pub(crate) fn must_equal(&self, now: &Self) -> Result<()> {
+    ///
+    /// # Errors
+    /// When any does.
+    pub fn must_equal(&self, now: &Self) -> Result<()> {
         let differ = |bdf: &&String| self.0.get(*bdf) != now.0.get(*bdf);
         let all: std::collections::BTreeSet<&String> = self.0.keys().chain(now.0.keys()).collect();
         let lines: Vec<String> = all
@@ -170,7 +215,10 @@ impl Snapshot {
 }
 
 /// Runs a test and sees that the machine is afterwards as it was before.
-pub(crate) fn leaves_no_trace(test: &dyn Fn() -> Result<lab::case::Outcome>) -> Result<lab::case::Outcome> {
+///
+/// # Errors
+/// That of the test, or what differs.
+pub fn leaves_no_trace(test: &dyn Fn() -> Result<lab::case::Outcome>) -> Result<lab::case::Outcome> {
     let before = Snapshot::take()?;
     let outcome = test()?;
     before.must_equal(&Snapshot::take()?)?;

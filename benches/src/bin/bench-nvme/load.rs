@@ -1,14 +1,13 @@
 //! Who reads, and how its figures are had.
 
-use super::machine::{done, link, physical_function, write};
-use super::meter::Meter;
 use anyhow::{Context, Result, bail, ensure};
+use benches::meter::Meter;
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
+use system_tests::machine::{done, link, physical_function, write};
 
 /// A way to the namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -74,7 +73,7 @@ impl Way {
             Self::Interrupt => "ours interrupt",
             Self::Kernel => "fio io_uring",
             Self::KernelPolled => "fio iopoll",
-            Self::Qemu => "qemu-img",
+            Self::Qemu => "qemu-img (strided)",
         }
     }
 
@@ -142,12 +141,9 @@ impl Bench {
         Ok(number(&report, "/submission_ns")? + number(&report, "/completion_ns")?)
     }
 
-    /// Says why figures are missing.
-    pub(crate) fn say_absent(&self, out: &mut impl Write) -> Result<()> {
-        for (way, why) in &self.absent {
-            writeln!(out, "{}, where absent: {why}", way.name())?;
-        }
-        Ok(())
+    /// Why figures of ways are missing.
+    pub(crate) fn absent(&self) -> impl Iterator<Item = (Way, &str)> {
+        self.absent.iter().map(|(way, why)| (*way, why.as_str()))
     }
 
     /// The rate, and how many reads it was.

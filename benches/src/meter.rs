@@ -2,23 +2,24 @@
 //!
 //! A thread that runs when nothing else does counts its turns. What of the time its turns do not explain was spent on something else.
 
-use super::machine::run;
 use anyhow::{Result, ensure};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use system_tests::machine::run;
 
-/// Dropping it ends the thread.
-pub(crate) struct Meter {
+/// Measures as long as it is there. Dropping it ends its thread.
+#[derive(Debug)]
+pub struct Meter {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
     /// Nanoseconds of a turn.
     turn: f64,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Shared {
     turns: AtomicU64,
     is_over: AtomicBool,
@@ -30,7 +31,11 @@ struct Shared {
 const CALIBRATION: Duration = Duration::from_millis(300);
 
 impl Meter {
-    pub(crate) fn new() -> Result<Self> {
+    /// Starts the thread, and learns what a turn of it takes. Nothing else may run meanwhile.
+    ///
+    /// # Errors
+    /// When `chrt` of util-linux is not there or fails.
+    pub fn new() -> Result<Self> {
         let shared = Arc::new(Shared::default());
         let of_thread = Arc::clone(&shared);
         let thread = std::thread::spawn(move || {
@@ -55,7 +60,10 @@ impl Meter {
     }
 
     /// Instructions that something takes.
-    pub(crate) fn measure<T>(&self, what: impl FnOnce() -> Result<T>) -> Result<(f64, T)> {
+    ///
+    /// # Errors
+    /// Those of `what`.
+    pub fn measure<T>(&self, what: impl FnOnce() -> Result<T>) -> Result<(f64, T)> {
         let mut result = None;
         let (time, turns) = self.watch(|| result = Some(what()));
         let value = result.unwrap_or_else(|| anyhow::bail!("nothing was measured"))?;

@@ -1,0 +1,177 @@
+//! The same by other crates: `vfio-ioctls` and `iommufd-ioctls`, as their users call them.
+
+use crate::Table;
+use crate::ioctl::size;
+use crate::sealed::Calls;
+use iommufd_bindings as abi;
+use iommufd_ioctls::IommuFd;
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use vfio_ioctls::{VfioContainer, VfioDevice, VfioIommufd, VfioOps};
+
+/// A container of `vfio-ioctls`, with a function of its own.
+pub struct VfioIoctlsContainer {
+    _device: VfioDevice,
+    container: Arc<VfioContainer>,
+}
+
+/// An IOAS of `vfio-ioctls`, with a function of its own.
+pub struct VfioIoctlsIommufd {
+    _device: VfioDevice,
+    iommufd: Arc<VfioIommufd>,
+}
+
+/// An IOAS by its number, mapped by `iommufd-ioctls`.
+pub struct IommufdIoctls {
+    iommufd: IommuFd,
+    id: u32,
+}
+
+impl VfioIoctlsContainer {
+    /// Opens a function by its directory in `/sys`, in a container of type1 version 2. That no group of it is open is the caller's to see.
+    ///
+    /// # Errors
+    ///
+    /// What `vfio-ioctls` says.
+    pub fn open(function: &Path) -> io::Result<Self> {
+        let container = Arc::new(VfioContainer::new(None).map_err(io::Error::other)?);
+        let ops: Arc<dyn VfioOps> = Arc::<VfioContainer>::clone(&container);
+        let device = VfioDevice::new(function, ops, true).map_err(io::Error::other)?;
+        Ok(Self {
+            _device: device,
+            container,
+        })
+    }
+}
+
+impl VfioIoctlsIommufd {
+    /// Opens a function by its directory in `/sys`, attached to an IOAS of its own in an iommufd of its own.
+    ///
+    /// # Errors
+    ///
+    /// What `vfio-ioctls` and `iommufd-ioctls` say.
+    pub fn open(function: &Path) -> io::Result<Self> {
+        let iommufd = Arc::new(IommuFd::new().map_err(io::Error::other)?);
+        let iommufd = Arc::new(VfioIommufd::new(iommufd, None, None).map_err(io::Error::other)?);
+        let ops: Arc<dyn VfioOps> = Arc::<VfioIommufd>::clone(&iommufd);
+        let device = VfioDevice::new(function, ops, true).map_err(io::Error::other)?;
+        Ok(Self {
+            _device: device,
+            iommufd,
+        })
+    }
+}
+
+impl IommufdIoctls {
+    /// An IOAS that there is.
+    #[must_use]
+    pub fn new(iommufd: OwnedFd, id: u32) -> Self {
+        Self {
+            iommufd: IommuFd::new_from_fd(File::from(iommufd)),
+            id,
+        }
+    }
+}
+
+/// For a length or an address that no memory of this process has.
+fn too_large(_: std::num::TryFromIntError) -> io::Error {
+    io::ErrorKind::InvalidInput.into()
+}
+
+fn pointer(address: u64) -> io::Result<*mut u8> {
+    Ok(std::ptr::with_exposed_provenance_mut(
+        usize::try_from(address).map_err(too_large)?,
+    ))
+}
+
+impl Calls for VfioIoctlsContainer {
+    #[inline]
+    unsafe fn map(&self, address: u64, len: u64, iova: u64) -> io::Result<()> {
+        let (len, address) = (usize::try_from(len).map_err(too_large)?, pointer(address)?);
+        // SAFETY: promised by the caller.
+        unsafe { self.container.vfio_dma_map(iova, len, address) }.map_err(io::Error::other)
+    }
+
+    /// It compares the length itself.
+    #[inline]
+    fn unmap(&self, iova: u64, len: u64) -> io::Result<u64> {
+        let bytes = usize::try_from(len).map_err(too_large)?;
+        self.container.vfio_dma_unmap(iova, bytes).map_err(io::Error::other)?;
+        Ok(len)
+    }
+}
+
+impl Calls for VfioIoctlsIommufd {
+    #[inline]
+    unsafe fn map(&self, address: u64, len: u64, iova: u64) -> io::Result<()> {
+        let (len, address) = (usize::try_from(len).map_err(too_large)?, pointer(address)?);
+        // SAFETY: promised by the caller.
+        unsafe { self.iommufd.vfio_dma_map(iova, len, address) }.map_err(io::Error::other)
+    }
+
+    /// It compares the length itself.
+    #[inline]
+    fn unmap(&self, iova: u64, len: u64) -> io::Result<u64> {
+        let bytes = usize::try_from(len).map_err(too_large)?;
+        self.iommufd.vfio_dma_unmap(iova, bytes).map_err(io::Error::other)?;
+        Ok(len)
+    }
+}
+
+impl Calls for IommufdIoctls {
+    #[inline]
+    unsafe fn map(&self, address: u64, len: u64, iova: u64) -> io::Result<()> {
+        let command = abi::iommu_ioas_map {
+            size: size::<abi::iommu_ioas_map>(),
+            flags: abi::iommufd_ioas_map_flags_IOMMU_IOAS_MAP_FIXED_IOVA
+                | abi::iommufd_ioas_map_flags_IOMMU_IOAS_MAP_WRITEABLE
+                | abi::iommufd_ioas_map_flags_IOMMU_IOAS_MAP_READABLE,
+            ioas_id: self.id,
+            user_va: address,
+            length: len,
+            iova,
+            ..Default::default()
+        };
+        self.iommufd.map_iommu_ioas(&command).map_err(io::Error::other)
+    }
+
+    #[inline]
+    fn unmap(&self, iova: u64, len: u64) -> io::Result<u64> {
+        let mut command = abi::iommu_ioas_unmap {
+            size: size::<abi::iommu_ioas_unmap>(),
+            ioas_id: self.id,
+            iova,
+            length: len,
+        };
+        self.iommufd.unmap_iommu_ioas(&mut command).map_err(io::Error::other)?;
+        Ok(command.length)
+    }
+}
+
+impl Table for VfioIoctlsContainer {}
+impl Table for VfioIoctlsIommufd {}
+impl Table for IommufdIoctls {}
+
+impl fmt::Debug for VfioIoctlsContainer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VfioIoctlsContainer").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for VfioIoctlsIommufd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VfioIoctlsIommufd").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for IommufdIoctls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IommufdIoctls")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,381 @@
+//! What the figures should come to, and whether they do.
+//!
+//! A ratio is always ours / theirs, of one run. Instructions and counts decide by what they are; time decides when three turns or more leave no
+//! doubt, see [`Ratio`].
+
+use crate::record::{Clock, Record};
+use crate::report::Run;
+use crate::report::compare::{Comparison, Ratio, is_peer, median};
+use serde::Serialize;
+
+/// Fewer turns than this decide nothing about time.
+const TURNS: usize = 3;
+
+/// What a figure should come to.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Aim {
+    /// In words.
+    pub text: &'static str,
+    /// As in [`Record::suite`].
+    pub suite: &'static str,
+    /// As in [`Record::case`]; each case of the suite when empty.
+    pub cases: &'static [&'static str],
+    /// What decides.
+    pub clock: Clock,
+    /// Of these ways of ours the best counts.
+    pub ours: &'static [&'static str],
+    /// What it is set against.
+    pub against: Against,
+    /// What the ratio should be.
+    pub bound: Bound,
+}
+
+/// What ours is set against.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Against {
+    /// The best of these ways.
+    Ways(&'static [&'static str]),
+    /// The best of all that are alternatives to ours.
+    Peers,
+    /// The same way in another case.
+    Case(&'static str),
+    /// Nothing: the figure itself is bounded.
+    Nothing,
+}
+
+/// A bound of a ratio, or of a figure.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Bound {
+    /// Not above this.
+    AtMost(f64),
+    /// Not below this.
+    AtLeast(f64),
+}
+
+/// Whether an aim is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// It is.
+    Met,
+    /// There are no figures of it.
+    NotMeasured,
+    /// The turns differ by more than what would decide, or are too few.
+    Undecided,
+    /// It is not.
+    Missed,
+}
+
+/// What an aim came to.
+#[derive(Debug, Clone, Serialize)]
+pub struct Judgement {
+    /// The aim.
+    #[serde(flatten)]
+    pub aim: &'static Aim,
+    /// That of the worst case.
+    pub verdict: Verdict,
+    /// Each case.
+    pub cases: Vec<Judged>,
+}
+
+/// What an aim came to in one case.
+#[derive(Debug, Clone, Serialize)]
+pub struct Judged {
+    /// The run, by its place in the report.
+    pub run: usize,
+    /// The case, with its circumstances.
+    pub case: String,
+    /// Our way.
+    pub ours: String,
+    /// Theirs, or the other case.
+    pub theirs: String,
+    /// Ours / theirs; the figure itself, where nothing is set against it.
+    pub ratio: Ratio,
+    /// Whether it is as it should be.
+    pub verdict: Verdict,
+}
+
+const fn overhead(text: &'static str, suite: &'static str) -> Aim {
+    Aim {
+        text,
+        suite,
+        cases: &[],
+        clock: Clock::Instructions,
+        ours: &["ours"],
+        against: Against::Ways(&["raw"]),
+        bound: Bound::AtMost(1.02),
+    }
+}
+
+const fn rate(text: &'static str, suite: &'static str) -> Aim {
+    Aim {
+        text,
+        suite,
+        cases: &[],
+        clock: Clock::Wall,
+        ours: &["ours", "ours polled", "ours interrupt"],
+        against: Against::Peers,
+        bound: Bound::AtLeast(1.0),
+    }
+}
+
+const fn cost(text: &'static str, suite: &'static str) -> Aim {
+    Aim {
+        clock: Clock::Instructions,
+        bound: Bound::AtMost(1.0),
+        ..rate(text, suite)
+    }
+}
+
+/// The aims, in the order of the report.
+pub const AIMS: &[Aim] = &[
+    overhead("mapping costs at most 2 % more than the bare calls", "map"),
+    overhead(
+        "a wake by an interrupt costs at most 2 % more than a bare read",
+        "interrupt",
+    ),
+    Aim {
+        text: "an IOVA costs at most twice as much among 10⁶ live ranges as among 10³",
+        suite: "iova",
+        cases: &["fixed size, 1000000 live"],
+        clock: Clock::Instructions,
+        ours: &["ours"],
+        against: Against::Case("fixed size, 1000 live"),
+        bound: Bound::AtMost(2.0),
+    },
+    Aim {
+        text: "a buffer from a pool costs no system call",
+        suite: "pool",
+        cases: &[],
+        clock: Clock::Count,
+        ours: &["ours, pool"],
+        against: Against::Nothing,
+        bound: Bound::AtMost(0.0),
+    },
+    rate("NVMe: as many reads as the best peer, or more", "nvme"),
+    cost(
+        "NVMe: a read costs the whole machine no more than with the best peer",
+        "nvme",
+    ),
+    rate("VFs: as many frames as the best peer, or more", "packets"),
+    cost("VFs: a frame costs no more than with the best peer", "packets"),
+    Aim {
+        text: "127 VFs are brought up at least ten times as fast as by a loop of driverctl",
+        suite: "vfs",
+        cases: &["127 VFs created and bound"],
+        clock: Clock::Wall,
+        ours: &["ours"],
+        against: Against::Ways(&["driverctl"]),
+        bound: Bound::AtMost(0.1),
+    },
+    Aim {
+        text: "a guest is there in at most half the time that QEMU takes",
+        suite: "guest",
+        cases: &[],
+        clock: Clock::Wall,
+        ours: &["ours"],
+        against: Against::Peers,
+        bound: Bound::AtMost(0.5),
+    },
+    Aim {
+        text: "a list of 4,096 functions takes no longer than lspci's",
+        suite: "list",
+        cases: &[],
+        clock: Clock::Wall,
+        ours: &["ours"],
+        against: Against::Peers,
+        bound: Bound::AtMost(1.0),
+    },
+];
+
+/// What each aim came to.
+#[must_use]
+pub fn judge(runs: &[Run]) -> Vec<Judgement> {
+    AIMS.iter().map(|aim| aim.judge(runs)).collect()
+}
+
+impl Bound {
+    fn holds(self, value: f64) -> bool {
+        match self {
+            Self::AtMost(most) => value <= most,
+            Self::AtLeast(least) => value >= least,
+        }
+    }
+
+    fn verdict(self, ratio: &Ratio, clock: Clock) -> Verdict {
+        let (low, high) = ratio.range(clock);
+        match (self.holds(low), self.holds(high)) {
+            _ if clock == Clock::Wall && ratio.turns < TURNS => Verdict::Undecided,
+            (true, true) => Verdict::Met,
+            (false, false) => Verdict::Missed,
+            _ => Verdict::Undecided,
+        }
+    }
+}
+
+impl Aim {
+    fn judge(&'static self, runs: &[Run]) -> Judgement {
+        let mut cases = Vec::new();
+        for (position, run) in runs.iter().enumerate() {
+            let comparisons = run.comparisons();
+            for comparison in comparisons
+                .iter()
+                .filter(|comparison| self.is_about(comparison.subject()))
+            {
+                cases.extend(self.judge_case(position, comparison, &comparisons));
+            }
+        }
+        let worst = cases.iter().map(|case| case.verdict).max();
+        Judgement {
+            aim: self,
+            verdict: worst.unwrap_or(Verdict::NotMeasured),
+            cases,
+        }
+    }
+
+    fn is_about(&self, record: &Record) -> bool {
+        record.suite == self.suite
+            && record.clock == self.clock
+            && (self.cases.is_empty() || self.cases.contains(&record.case.as_str()))
+    }
+
+    fn judge_case(&self, run: usize, comparison: &Comparison<'_>, all: &[Comparison<'_>]) -> Option<Judged> {
+        let ours = comparison.best(|way| self.ours.contains(&way))?;
+        let (theirs, ratio) = match self.against {
+            Against::Ways(ways) => with(ours, comparison.best(|way| ways.contains(&way))?)?,
+            Against::Peers => with(ours, comparison.best(is_peer)?)?,
+            Against::Case(case) => {
+                let is_other = |other: &&Comparison<'_>| {
+                    let other = other.subject();
+                    (other.suite.as_str(), other.case.as_str()) == (self.suite, case)
+                        && (&other.given, other.clock, &other.unit) == (&ours.given, ours.clock, &ours.unit)
+                };
+                let other = all.iter().find(is_other)?.way(&ours.way)?;
+                (case.to_owned(), Ratio::of(&ours.turns, &other.turns)?)
+            }
+            Against::Nothing => {
+                let figure = median(&ours.turns);
+                let ratio = Ratio {
+                    median: figure,
+                    low: figure,
+                    high: figure,
+                    turns: ours.turns.len(),
+                };
+                (String::new(), ratio)
+            }
+        };
+        Some(Judged {
+            run,
+            case: ours.title(),
+            ours: ours.way.clone(),
+            theirs,
+            ratio,
+            verdict: self.bound.verdict(&ratio, self.clock),
+        })
+    }
+}
+
+fn with(ours: &Record, theirs: &Record) -> Option<(String, Ratio)> {
+    Some((theirs.way.clone(), Ratio::of(&ours.turns, &theirs.turns)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(suite: &str, case: &str, way: &str, clock: Clock, unit: &str, turns: &[f64]) -> Record {
+        Record {
+            suite: suite.to_owned(),
+            case: case.to_owned(),
+            way: way.to_owned(),
+            given: [].into(),
+            clock,
+            unit: unit.to_owned(),
+            turns: turns.to_vec(),
+            distribution: Vec::new(),
+        }
+    }
+
+    fn verdict(text: &str, records: Vec<Record>) -> Verdict {
+        let run = Run {
+            records,
+            ..Run::default()
+        };
+        let judgements = judge(&[run]);
+        let judgement = judgements.iter().find(|judgement| judgement.aim.text.contains(text));
+        judgement.unwrap().verdict
+    }
+
+    #[test]
+    fn instructions_decide_by_what_they_are() {
+        let map = |ours| {
+            let record = |way, value| {
+                record(
+                    "map",
+                    "map 4 KiB",
+                    way,
+                    Clock::Instructions,
+                    "instructions/op",
+                    &[value],
+                )
+            };
+            verdict("mapping", vec![record("ours", ours), record("raw", 100.0)])
+        };
+        assert_eq!((map(102.0), map(102.1)), (Verdict::Met, Verdict::Missed));
+        assert_eq!(verdict("mapping", vec![]), Verdict::NotMeasured);
+    }
+
+    #[test]
+    fn time_decides_when_its_turns_agree() {
+        let guest = |ours: &[f64]| {
+            let record = |way, turns| record("guest", "no function", way, Clock::Wall, "s", turns);
+            verdict("guest", vec![record("ours", ours), record("QEMU", &[10.0; 3])])
+        };
+        assert_eq!(guest(&[4.0, 5.0, 4.5]), Verdict::Met);
+        assert_eq!(guest(&[4.0, 5.1, 4.5]), Verdict::Undecided);
+        assert_eq!(guest(&[5.1, 5.2, 5.3]), Verdict::Missed);
+        assert_eq!(guest(&[1.0]), Verdict::Undecided);
+    }
+
+    #[test]
+    fn the_best_of_ours_is_set_against_the_best_peer() {
+        let record = |way, rate: f64| record("nvme", "reads", way, Clock::Wall, "op/s", &[rate; 3]);
+        let mut records = vec![
+            record("ours polled", 5.0),
+            record("ours interrupt", 7.0),
+            record("a", 6.0),
+        ];
+        assert_eq!(verdict("as many reads", records.clone()), Verdict::Met);
+        records.push(record("b", 7.1));
+        assert_eq!(verdict("as many reads", records), Verdict::Missed);
+    }
+
+    #[test]
+    fn growth_is_that_of_one_way() {
+        let record = |case, value| record("iova", case, "ours", Clock::Instructions, "instructions/op", &[value]);
+        let (few, many) = ("fixed size, 1000 live", "fixed size, 1000000 live");
+        assert_eq!(
+            verdict("IOVA", vec![record(few, 100.0), record(many, 201.0)]),
+            Verdict::Missed
+        );
+        assert_eq!(verdict("IOVA", vec![record(many, 201.0)]), Verdict::NotMeasured);
+    }
+
+    #[test]
+    fn one_system_call_is_too_many() {
+        let pool = |calls| {
+            let record = record(
+                "pool",
+                "alloc and free",
+                "ours",
+                Clock::Count,
+                "system calls/op",
+                &[calls],
+            );
+            verdict("pool", vec![record])
+        };
+        assert_eq!((pool(0.0), pool(0.001)), (Verdict::Met, Verdict::Missed));
+    }
+}

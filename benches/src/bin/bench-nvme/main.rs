@@ -1,0 +1,130 @@
+//! NVMe commands by our driver and by others, on one namespace in one run: how many in a second, or what each costs the CPU.
+//!
+//! `bench-nvme rates|costs PROGRAM [--quick]`, with the path of `nvme-perf`; costs are for a machine whose clock counts
+//! instructions. Rates in emulation depend on what else the host does: the ways take turns.
+#![forbid(unsafe_code)]
+
+mod load;
+
+use anyhow::{Result, bail};
+use benches::meter::Meter;
+use benches::program::{Case, Program, Turns, in_turns};
+use benches::record::Clock;
+use load::{Bench, Load, Way};
+use std::process::Command;
+
+/// Runs of each kind.
+const TURNS: usize = 3;
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let (what, program, is_quick) = match arguments.as_slice() {
+        [what, program] => (*what, *program, false),
+        [what, program, "--quick"] => (*what, *program, true),
+        _ => bail!("usage: bench-nvme rates|costs PROGRAM [--quick]"),
+    };
+    let versions: [(&str, &[&str]); 2] = [("fio", &["fio", "--version"]), ("qemu-img", &["qemu-img", "--version"])];
+    let mut out = Program::in_lab("nvme", &versions)?;
+    let mut bench = Bench::new(program)?;
+    match what {
+        "rates" => rates(&mut out, &mut bench, is_quick)?,
+        "costs" => costs(&mut out, &mut bench, is_quick)?,
+        other => bail!("{other:?} is neither rates nor costs"),
+    }
+    for (way, why) in bench.absent() {
+        out.absent("", way.name(), why)?;
+    }
+    for (way, program) in [("SPDK", "spdk_nvme_perf"), ("libvfn", "vfn-perf")] {
+        let why = match Command::new(program).arg("--help").output() {
+            Ok(_) => "it is there, and nobody has yet said how its figures are read",
+            Err(_) => "not on the path",
+        };
+        out.absent("", way, &format!("{program}: {why}"))?;
+    }
+    out.absent(
+        "",
+        "libblkio",
+        "has no NVMe driver of its own: it goes through the kernel's io_uring, as fio does",
+    )?;
+    out.end()
+}
+
+fn loads(threads: &[u16], sizes: &[u32], depths: &[u16]) -> Vec<Load> {
+    let mut loads = Vec::new();
+    for &threads in threads {
+        for &bytes in sizes {
+            loads.extend(depths.iter().map(|&depth| Load { bytes, depth, threads }));
+        }
+    }
+    loads
+}
+
+fn case(name: &str, load: Load, clock: Clock, unit: &'static str) -> Case {
+    let given = [
+        ("bytes", load.bytes.to_string()),
+        ("depth", load.depth.to_string()),
+        ("threads", load.threads.to_string()),
+    ];
+    Case {
+        name: name.to_owned(),
+        given: given.map(|(name, value)| (name.to_owned(), value)).into(),
+        clock,
+        unit,
+    }
+}
+
+/// Random reads in a second.
+fn rates(out: &mut Program, bench: &mut Bench, is_quick: bool) -> Result<()> {
+    let loads = if is_quick {
+        loads(&[1, 2], &[4096], &[1, 32])
+    } else {
+        loads(&[1, 2], &[512, 4096], &[1, 8, 32, 128])
+    };
+    for load in loads {
+        let case = case("random reads", load, Clock::Wall, "reads/s");
+        out.note(&format!(
+            "{} bytes, {} at a time, {} threads",
+            load.bytes, load.depth, load.threads
+        ))?;
+        let mut seen = Turns::default();
+        for turn in 0..TURNS {
+            for way in in_turns(&Way::ALL, turn) {
+                if let Some(rate) = bench.rate(way, load)? {
+                    seen.add(way.name(), rate);
+                }
+            }
+        }
+        out.say(&case, seen)?;
+    }
+    Ok(())
+}
+
+/// What a read costs in instructions: of the whole machine, and those of the driver alone, without what it waits, for which nobody else's
+/// are known. While the host works for a device that clock all but stands, so a program that looks once more before it sleeps
+/// sleeps less often than it would on hardware.
+fn costs(out: &mut Program, bench: &mut Bench, is_quick: bool) -> Result<()> {
+    let meter = Meter::new()?;
+    let depths: &[u16] = if is_quick { &[1, 32] } else { &[1, 8, 32, 128] };
+    for load in loads(&[1], &[4096], depths) {
+        out.note(&format!("{} at a time", load.depth))?;
+        let unit = "instructions/read";
+        let mut seen = Turns::default();
+        for way in [Way::Interrupt, Way::Kernel, Way::Qemu] {
+            if let Some(cost) = bench.cost(&meter, way, load)? {
+                seen.add(way.name(), cost);
+            }
+        }
+        out.say(
+            &case("a random read, whole machine", load, Clock::Instructions, unit),
+            seen,
+        )?;
+        let mut seen = Turns::default();
+        seen.add(Way::Poll.name(), bench.own_cost(load)?);
+        out.say(
+            &case("a random read, driver alone", load, Clock::Instructions, unit),
+            seen,
+        )?;
+    }
+    Ok(())
+}

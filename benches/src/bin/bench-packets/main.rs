@@ -1,0 +1,331 @@
+//! Frames of a virtual function of an 82576 by our driver and by DPDK's testpmd: how many in a second, or what each costs the CPU.
+//!
+//! `bench-packets rates|costs PROGRAM [--quick]`, with the path of `vf-pps`; costs are for a machine whose clock counts instructions, where a
+//! reading of the time-stamp counter is the number of instructions, too. Frames have 60 bytes and come in bursts of 32 over rings of 512.
+#![forbid(unsafe_code)]
+
+use anyhow::{Context, Result, bail, ensure};
+use benches::program::{Case, Program, Turns, in_turns};
+use benches::record::Clock;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use system_tests::machine::{dir, done, physical_function, run, vfs};
+
+const TESTPMD: &str = "dpdk-testpmd";
+/// Where testpmd takes its pages from.
+const PAGES: &str = "/run/huge";
+/// Those of the two functions, and one that nobody has.
+const MACS: [&str; 2] = ["02:00:00:00:00:20", "02:00:00:00:00:21"];
+const NOBODY: &str = "02:00:00:00:00:99";
+
+/// Who moves the frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Ours,
+    Testpmd,
+}
+
+/// Which way frames go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Send,
+    Receive,
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Figure {
+    /// Frames in a second.
+    Rate,
+    /// Instructions for a frame.
+    Cost,
+}
+
+/// Two functions on vfio-pci whose PF is up, and the program.
+struct Bench {
+    program: String,
+    functions: [String; 2],
+    figure: Figure,
+    seconds: u64,
+}
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let (what, program, is_quick) = match arguments.as_slice() {
+        [what, program] => (*what, *program, false),
+        [what, program, "--quick"] => (*what, *program, true),
+        _ => bail!("usage: bench-packets rates|costs PROGRAM [--quick]"),
+    };
+    let version: (&str, &[&str]) = ("testpmd", &["dpkg-query", "-W", "-f", "${Version}", "dpdk"]);
+    let mut out = Program::in_lab("packets", &[version])?;
+    let (figure, turns) = match what {
+        "rates" => (Figure::Rate, if is_quick { 1 } else { 3 }),
+        "costs" => (Figure::Cost, 1),
+        other => bail!("{other:?} is neither rates nor costs"),
+    };
+    let bench = Bench {
+        program: program.to_owned(),
+        functions: functions()?,
+        figure,
+        seconds: if is_quick { 2 } else { 4 },
+    };
+    let mut ways = vec![Way::Ours];
+    match Command::new(TESTPMD).arg("--version").output() {
+        Ok(_) => ways.push(Way::Testpmd),
+        Err(error) => out.absent("", Way::Testpmd.name(), &format!("{TESTPMD}: {error}"))?,
+    }
+    for direction in [Direction::Send, Direction::Receive] {
+        let case = bench.case(direction);
+        let mut seen = Turns::default();
+        for turn in 0..turns {
+            for way in in_turns(&ways, turn) {
+                match bench.once(way, direction) {
+                    Ok(figure) => {
+                        out.note(&format!("{}: {figure:.0} {}, {}", way.name(), case.unit, case.name))?;
+                        seen.add(way.name(), figure);
+                    }
+                    Err(error) if way == Way::Testpmd => {
+                        out.absent(&case.name, way.name(), &format!("{error:#}"))?;
+                        ways.retain(|other| *other != way);
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        out.say(&case, seen)?;
+    }
+    out.end()
+}
+
+impl Way {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ours => "ours",
+            Self::Testpmd => "testpmd",
+        }
+    }
+}
+
+impl Bench {
+    fn case(&self, direction: Direction) -> Case {
+        let (clock, unit) = match self.figure {
+            Figure::Rate => (Clock::Wall, "frames/s"),
+            Figure::Cost => (Clock::Instructions, "instructions/frame"),
+        };
+        let name = match direction {
+            Direction::Send => "a VF sends 60 bytes",
+            Direction::Receive => "a VF receives 60 bytes",
+        };
+        Case {
+            name: name.to_owned(),
+            given: [].into(),
+            clock,
+            unit,
+        }
+    }
+
+    fn once(&self, way: Way, direction: Direction) -> Result<f64> {
+        let [first, second] = &self.functions;
+        match (way, direction) {
+            (Way::Ours, Direction::Send) => {
+                // testpmd writes the headers of every frame, too.
+                let said = checked(self.vf_pps(first, self.seconds).args(["tx", "--fill", "--to", NOBODY]))?;
+                let rate = rate(&said)?;
+                Ok(match self.figure {
+                    Figure::Rate => rate,
+                    Figure::Cost => 1e9 / rate,
+                })
+            }
+            (Way::Ours, Direction::Receive) => {
+                let _sender = Sender(self.send_meanwhile()?);
+                let said = checked(self.vf_pps(second, self.seconds).arg("rx"))?;
+                match self.figure {
+                    Figure::Rate => rate(&said),
+                    Figure::Cost => word_before(&said, "ns of the driver"),
+                }
+            }
+            (Way::Testpmd, Direction::Send) => {
+                let peer = format!("--eth-peer=0,{NOBODY}");
+                self.testpmd(
+                    first,
+                    &["--forward-mode=txonly", "--txpkts=60", "--txd=512", &peer],
+                    "Tx-pps:",
+                )
+            }
+            (Way::Testpmd, Direction::Receive) => {
+                let _sender = Sender(self.send_meanwhile()?);
+                self.testpmd(second, &["--forward-mode=rxonly", "--rxd=512"], "Rx-pps:")
+            }
+        }
+    }
+
+    fn vf_pps(&self, function: &str, seconds: u64) -> Command {
+        let mut command = Command::new("timeout");
+        command.args(["60", &self.program, function, "--seconds", &seconds.to_string()]);
+        command
+    }
+
+    /// Our sender, for longer than any receiver looks. A clock that counts instructions belongs to one CPU, which it leaves now and then.
+    fn send_meanwhile(&self) -> Result<Child> {
+        let [first, _] = &self.functions;
+        let [_, to] = MACS;
+        let mut command = self.vf_pps(first, 50);
+        command.args(["tx", "--to", to]);
+        if self.figure == Figure::Cost {
+            command.arg("--nap");
+        }
+        let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        quiet.spawn().context("start the sender")
+    }
+
+    /// The median of the rates that it shows each second, or its instructions for a frame in the bursts that had any.
+    fn testpmd(&self, function: &str, mode: &[&str], rates: &str) -> Result<f64> {
+        let cpus = std::thread::available_parallelism()?.get();
+        let cores: &[&str] = if cpus == 1 {
+            &["--lcores", "0@0,1@0"]
+        } else {
+            &["-l", "0,1"]
+        };
+        // It takes three seconds to come up, and the first second counts half.
+        let limit = (self.seconds + 5).to_string();
+        let mut command = Command::new("timeout");
+        command
+            .args(["-s", "INT", "-k", "30", &limit, TESTPMD, "-n", "1"])
+            .args(cores);
+        command.args(["--no-telemetry", "--huge-dir", PAGES, "-m", "64", "-a", function, "--"]);
+        command.args(mode);
+        command.args([
+            "--burst=32",
+            "--total-num-mbufs=4096",
+            "--stats-period",
+            "1",
+            "--record-core-cycles",
+        ]);
+        let ran = run(&mut command)?;
+        if self.figure == Figure::Cost {
+            return after(&ran.stdout, "CPU cycles/packet=")
+                .next()
+                .with_context(|| tail(&ran.stdout, &ran.stderr));
+        }
+        let mut seen: Vec<f64> = after(&ran.stdout, rates)
+            .filter(|rate| *rate > 1000.0)
+            .skip(1)
+            .collect();
+        seen.sort_by(f64::total_cmp);
+        seen.get(seen.len() / 2)
+            .copied()
+            .with_context(|| tail(&ran.stdout, &ran.stderr))
+    }
+}
+
+/// Ends when it is dropped.
+struct Sender(Child);
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        // It ends with `timeout`, which ends with the function closed, and both may have ended.
+        let number = self.0.id().to_string();
+        drop(run(Command::new("kill").arg(&number)));
+        drop(self.0.wait());
+    }
+}
+
+/// Two VFs with addresses, and their PF up.
+fn functions() -> Result<[String; 2]> {
+    let pf = physical_function("igb")?;
+    let mut names = std::fs::read_dir(dir(&pf).join("net"))?.flatten();
+    let name = names.next().context("the PF has no interface")?.file_name();
+    let name = name.to_str().context("an interface's name")?;
+    let ip = |words: &[&str]| checked(Command::new("ip").args(words)).map(drop);
+    ip(&["link", "set", "lo", "up"])?;
+    ip(&["link", "set", name, "up"])?;
+    ip(&["addr", "add", "10.0.2.15/24", "dev", name])?;
+    done(&["vf", "create", &pf, "2", "--driver", "vfio-pci"])?;
+    for (number, mac) in MACS.iter().enumerate() {
+        ip(&["link", "set", name, "vf", &number.to_string(), "mac", mac])?;
+    }
+    std::fs::create_dir_all(PAGES)?;
+    checked(Command::new("mount").args(["-t", "hugetlbfs", "none", PAGES]))?;
+    wait_for_carrier(&pf)?;
+    let functions = vfs(&pf);
+    functions.try_into().ok().context("not two VFs")
+}
+
+/// VFs have no link before their PF has one.
+fn wait_for_carrier(pf: &str) -> Result<()> {
+    let begin = Instant::now();
+    loop {
+        let interface = std::fs::read_dir(dir(pf).join("net"))?.flatten().next();
+        let carrier = interface.context("the PF's interface is gone")?.path().join("carrier");
+        if system_tests::machine::read(carrier).is_ok_and(|carrier| carrier == "1") {
+            return Ok(());
+        }
+        ensure!(begin.elapsed() < Duration::from_secs(30), "the PF has no link");
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+}
+
+/// What a command says on both outputs, which must succeed.
+fn checked(command: &mut Command) -> Result<String> {
+    let ran = run(command)?;
+    ensure!(
+        ran.code == 0,
+        "{command:?} exits {}: {}",
+        ran.code,
+        tail(&ran.stdout, &ran.stderr)
+    );
+    Ok(ran.stdout + &ran.stderr)
+}
+
+/// `…: 12345 per second` of `vf-pps`.
+fn rate(said: &str) -> Result<f64> {
+    word_before(said, "per second")
+}
+
+fn word_before(said: &str, words: &str) -> Result<f64> {
+    let before = said.split_once(words).map(|(before, _)| before);
+    let word = before.and_then(|before| before.split_whitespace().next_back());
+    let number = word.and_then(|word| word.parse().ok());
+    number.with_context(|| format!("no number before {words:?} in {said}"))
+}
+
+/// The numbers behind a word.
+fn after<'a>(said: &'a str, word: &'a str) -> impl Iterator<Item = f64> + 'a {
+    let behind = said.split(word).skip(1);
+    behind.filter_map(|text| {
+        let text = text.trim_start();
+        let end = text.find(|letter: char| !letter.is_ascii_digit() && letter != '.');
+        text.get(..end.unwrap_or(text.len()))?.parse().ok()
+    })
+}
+
+/// The last lines, for an error.
+fn tail(stdout: &str, stderr: &str) -> String {
+    let mut lines: Vec<&str> = stdout
+        .lines()
+        .chain(stderr.lines())
+        .filter(|line| !line.trim().is_empty())
+        .collect();
+    let last = lines.split_off(lines.len().saturating_sub(3));
+    last.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_found_in_what_programs_say() {
+        let ours = "tx: 481632 frames in 5.000 s: 96326 per second\n";
+        assert!((rate(ours).unwrap() - 96_326.0).abs() < 1e-9);
+        assert!(
+            (word_before("02:00\n151 ns of the driver for a frame", "ns of the driver").unwrap() - 151.0).abs() < 1e-9
+        );
+        assert!(rate("nothing").is_err());
+        let testpmd = "  Tx-pps:            0          Tx-bps:  0\n  Tx-pps:        81234          Tx-bps:   1\n\
+            CPU cycles/packet=312.50 (total cycles=1 / total TX packets=2) at 1000 MHz Clock";
+        assert_eq!(after(testpmd, "Tx-pps:").collect::<Vec<_>>(), [0.0, 81_234.0]);
+        assert_eq!(after(testpmd, "CPU cycles/packet=").collect::<Vec<_>>(), [312.5]);
+    }
+}

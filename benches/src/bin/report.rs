@@ -1,0 +1,63 @@
+//! Makes a report of what benchmarks printed: `report --out DIR [--criterion DIR] FILE…` writes `report.json`, `report.html` and `report.md`.
+//!
+//! Aims that are missed are said, and no failure.
+#![forbid(unsafe_code)]
+
+use anyhow::{Context, Result};
+use benches::aims::Verdict;
+use benches::report::{Report, criterion_run};
+use clap::Parser;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+/// Make a report of what benchmarks printed
+#[derive(Debug, Parser)]
+struct Args {
+    /// Where the report goes
+    #[arg(long)]
+    out: PathBuf,
+    /// Where criterion left its results
+    #[arg(long)]
+    criterion: Option<PathBuf>,
+    /// What programs printed
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+}
+
+#[expect(clippy::print_stdout, reason = "what it is for")]
+fn main() -> Result<()> {
+    let args = Args::parse();
+    let mut report = Report::default();
+    for path in &args.files {
+        let mut said = String::new();
+        let file = File::open(path).and_then(|mut file| file.read_to_string(&mut said));
+        file.with_context(|| format!("read {}", path.display()))?;
+        report.add(&said).with_context(|| path.display().to_string())?;
+    }
+    if let Some(directory) = &args.criterion {
+        report
+            .runs
+            .extend(Some(criterion_run(directory)?).filter(|run| !run.records.is_empty()));
+    }
+    std::fs::create_dir_all(&args.out).with_context(|| format!("create {}", args.out.display()))?;
+    write(&args.out.join("report.json"), &report.json()?)?;
+    write(&args.out.join("report.md"), &report.markdown())?;
+    write(&args.out.join("report.html"), &report.html())?;
+    let judgements = report.judgements();
+    for judgement in &judgements {
+        let verdict = match judgement.verdict {
+            Verdict::Met => "met         ",
+            Verdict::NotMeasured => "not measured",
+            Verdict::Undecided => "undecided   ",
+            Verdict::Missed => "missed      ",
+        };
+        println!("{verdict}  {}", judgement.aim.text);
+    }
+    Ok(())
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    let written = File::create(path).and_then(|mut file| file.write_all(text.as_bytes()));
+    written.with_context(|| format!("write {}", path.display()))
+}

@@ -1,0 +1,118 @@
+//! How a thread waits for an event: as ours does it, and by bare system calls.
+
+use anyhow::{Result, ensure};
+use rustix::event::{EventfdFlags, epoll, eventfd};
+use rustix::io::{Errno, read};
+use std::mem::MaybeUninit;
+use vfio_core::{EventFd, EventSet};
+
+/// In which way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum How {
+    Blocking,
+    Epoll,
+    Busy,
+}
+
+/// Waits, and takes the signal.
+type Wait<'a> = Box<dyn FnMut() -> Result<()> + Send + 'a>;
+
+/// Somebody who waits.
+pub(super) struct Way<'a> {
+    pub(super) name: &'static str,
+    /// What is raised for it.
+    pub(super) vector: u32,
+    pub(super) event: &'a EventFd,
+    pub(super) wait: Wait<'a>,
+}
+
+impl How {
+    pub(super) const ALL: [Self; 3] = [Self::Blocking, Self::Epoll, Self::Busy];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Blocking => "blocking read",
+            Self::Epoll => "epoll and read",
+            Self::Busy => "reading until it is there",
+        }
+    }
+}
+
+/// An event of which a read does not block.
+pub(super) fn nonblocking() -> Result<EventFd> {
+    let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+    Ok(EventFd::from_fd(eventfd(0, flags)?))
+}
+
+/// Ours and bare calls. The events are that of vector 0, which blocks, and that of vector 1, which does not.
+pub(super) fn ways(how: How, events: &[EventFd; 2]) -> Result<Vec<Way<'_>>> {
+    let [event, nonblocking] = events;
+    let (ours, raw): (Wait<'_>, Wait<'_>) = match how {
+        How::Blocking => (
+            Box::new(move || {
+                event.wait()?;
+                Ok(())
+            }),
+            Box::new(move || take(event)),
+        ),
+        How::Epoll => {
+            let set = EventSet::new()?;
+            set.add(event, 1)?;
+            let bare = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+            epoll::add(&bare, event, epoll::EventData::new_u64(1), epoll::EventFlags::IN)?;
+            (
+                Box::new(move || {
+                    set.wait(None)?;
+                    let taken = event.try_read()?;
+                    ensure!(taken.is_some(), "the event was not there");
+                    Ok(())
+                }),
+                Box::new(move || {
+                    let mut found = [MaybeUninit::uninit(); 1];
+                    epoll::wait(&bare, &mut found, None)?;
+                    take(event)
+                }),
+            )
+        }
+        How::Busy => (
+            Box::new(move || {
+                while event.try_read()?.is_none() {}
+                Ok(())
+            }),
+            Box::new(move || {
+                let mut count = [0; 8];
+                loop {
+                    match read(nonblocking, &mut count) {
+                        Err(Errno::AGAIN) => {}
+                        other => return Ok(other.map(drop)?),
+                    }
+                }
+            }),
+        ),
+    };
+    let (vector, of_raw) = match how {
+        How::Busy => (1, nonblocking),
+        How::Blocking | How::Epoll => (0, event),
+    };
+    Ok(vec![
+        Way {
+            name: "ours",
+            vector: 0,
+            event,
+            wait: ours,
+        },
+        Way {
+            name: "raw",
+            vector,
+            event: of_raw,
+            wait: raw,
+        },
+    ])
+}
+
+#[inline]
+fn take(event: &EventFd) -> Result<()> {
+    let mut count = [0; 8];
+    read(event, &mut count)?;
+    Ok(())
+}

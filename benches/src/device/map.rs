@@ -1,0 +1,268 @@
+//! Mapping and unmapping: ours, bare calls on the very same address space, and other crates.
+//!
+//! All ways map the same memory at the same place, which ours chose, after one pass each that is not timed, and take their turns back and
+//! forth. `vfio-ioctls` opens its own container or iommufd, with a function of its own.
+
+mod cases;
+mod wall;
+mod way;
+
+use super::meter::{median, order};
+use super::{Case, Session};
+use crate::record::Clock;
+use anyhow::{Context, Result};
+use cases::{Kind, Shape};
+use iommu::OpenOptions;
+use iommu::space::{AddressSpace, Attached, DmaMapping, MapOptions};
+use pci::Bdf;
+use raw_calls::{Container, Ioas, IommufdIoctls, Table, VfioIoctlsContainer, VfioIoctlsIommufd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use vfio_core::{Access, Backend, Iova, Memory, MemoryOptions};
+use way::{Bare, Ours, Way};
+
+const SUITE: &str = "map";
+const BOTH: Access = Access::READ.union(Access::WRITE);
+
+/// Measures on one function, and with a second one for `vfio-ioctls`.
+///
+/// # Errors
+/// Of ours, and of bare calls where ours succeeded. What others cannot do is told.
+pub fn run(session: &mut Session, functions: &[Bdf]) -> Result<()> {
+    let function = *functions.first().context("no function to measure on")?;
+    for backend in cases::BACKENDS {
+        if session.is_quick && backend != Backend::Iommufd {
+            continue;
+        }
+        let attached = match OpenOptions::default().only(backend).open(function) {
+            Ok(attached) => attached,
+            Err(error) => {
+                session.miss(SUITE, &format!("map, {backend}"), "ours", &error)?;
+                continue;
+            }
+        };
+        let bench = Bench::new(session, attached, backend, functions.get(1).copied())?;
+        for shape in cases::shapes(backend, session.is_quick) {
+            bench.measure(session, &shape)?;
+        }
+    }
+    if session.meter.clock() == Clock::Wall {
+        run_wall(session, function)?;
+    }
+    Ok(())
+}
+
+/// An interface, open by every way that there is.
+struct Bench {
+    attached: Attached,
+    backend: Backend,
+    bare: Arc<dyn Table>,
+    others: Vec<(&'static str, Arc<dyn Table>)>,
+}
+
+impl Bench {
+    fn new(session: &mut Session, attached: Attached, backend: Backend, second: Option<Bdf>) -> Result<Self> {
+        let name = format!("map, {backend}");
+        let mut others: Vec<(&'static str, Arc<dyn Table>)> = Vec::new();
+        match attached.space().ioas() {
+            Some(ioas) => {
+                let table = IommufdIoctls::new(ioas.iommufd().try_clone_fd()?, ioas.id().0);
+                others.push(("iommufd-ioctls", Arc::new(table)));
+            }
+            None => session.miss(SUITE, &name, "iommufd-ioctls", "it has no containers")?,
+        }
+        let theirs: Result<Arc<dyn Table>, String> = match (second, backend) {
+            (_, Backend::CompatType1v2) => Err("it opens /dev/vfio/vfio, whichever container is asked for".to_owned()),
+            (None, _) => Err("it needs a function of its own, and only one was given".to_owned()),
+            (Some(second), Backend::Iommufd) => {
+                let opened = VfioIoctlsIommufd::open(&directory(second));
+                opened
+                    .map(|table| Arc::new(table) as Arc<dyn Table>)
+                    .map_err(|error| error.to_string())
+            }
+            (Some(second), _) => {
+                let opened = VfioIoctlsContainer::open(&directory(second));
+                opened
+                    .map(|table| Arc::new(table) as Arc<dyn Table>)
+                    .map_err(|error| error.to_string())
+            }
+        };
+        match theirs {
+            Ok(table) => others.push(("vfio-ioctls", table)),
+            Err(reason) => session.miss(SUITE, &name, "vfio-ioctls", &reason)?,
+        }
+        Ok(Self {
+            bare: bare(attached.space())?,
+            attached,
+            backend,
+            others,
+        })
+    }
+
+    fn measure(&self, session: &mut Session, shape: &Shape) -> Result<()> {
+        let name = format!("{}, {}", shape.name(), self.backend);
+        if !session.wants(&format!("map {name}")) {
+            return Ok(());
+        }
+        let memory = match shape.memory() {
+            Ok(memory) => Arc::new(memory),
+            Err(error) => return session.miss(SUITE, &format!("map {name}"), "ours", &format!("{error:#}")),
+        };
+        let space = self.attached.space();
+        let options = MapOptions::new(BOTH);
+        let is_file = shape.kind == Kind::Memfd;
+        // Before anything else is mapped, lest it take their place.
+        let whole = self.whole(&memory, is_file)?;
+        let probe = space.map(&memory, 0..shape.bytes, options)?;
+        let iova = probe.iova();
+        probe.unmap()?;
+        let mut ways: Vec<Box<dyn Way>> = vec![
+            Box::new(Ours::new("ours", space, &memory, is_file, options)),
+            Box::new(Ours::new("ours, IOVA given", space, &memory, is_file, options.at(iova))),
+            Box::new(Bare::new("raw", &self.bare_for(shape, &memory)?, &memory, iova)?),
+        ];
+        if !is_file {
+            for (name, table) in &self.others {
+                ways.push(Box::new(Bare::new(name, table, &memory, iova)?));
+            }
+        }
+        if let Some(whole) = &whole {
+            let ioas = raw_ioas(space)?;
+            let from = whole.iova().0;
+            let copy: Arc<dyn Table> = Arc::new(raw_calls::Copy { ioas, from });
+            ways.push(Box::new(Bare::new("raw, IOMMU alone", &copy, &memory, iova)?));
+        }
+        let given = [
+            ("interface", self.backend.to_string()),
+            ("memory", shape.kind.name().to_owned()),
+            ("bytes", shape.bytes.to_string()),
+        ];
+        let given: Vec<(&str, &str)> = given.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        let map = Case::new(SUITE, format!("map {name}"), &given);
+        let unmap = Case::new(SUITE, format!("unmap {name}"), &given);
+        alternate(
+            session,
+            shape.turns(session.is_quick),
+            shape.iterations(),
+            ways,
+            [&map, &unmap],
+        )
+    }
+
+    fn bare_for(&self, shape: &Shape, memory: &Memory) -> Result<Arc<dyn Table>> {
+        Ok(match (shape.kind, memory.file()) {
+            (Kind::Memfd, Some(file)) => Arc::new(raw_calls::IoasFile {
+                ioas: raw_ioas(self.attached.space())?,
+                file: file.try_clone_to_owned()?,
+            }),
+            _ => Arc::clone(&self.bare),
+        })
+    }
+
+    /// The memory mapped once more, on an iommufd. A copy of it finds its pages pinned, and takes what is the IOMMU's part; mappings of their
+    /// own pin them again all the same.
+    fn whole(&self, memory: &Arc<Memory>, is_file: bool) -> Result<Option<DmaMapping>> {
+        let space = self.attached.space();
+        if is_file || space.ioas().is_none() {
+            return Ok(None);
+        }
+        Ok(Some(space.map(memory, 0..memory.len(), MapOptions::new(BOTH))?))
+    }
+}
+
+/// Lets all ways take their turns, and tells what each took. A way of others that fails is left out, and said.
+fn alternate(
+    session: &mut Session,
+    turns: usize,
+    iterations: usize,
+    mut ways: Vec<Box<dyn Way>>,
+    cases: [&Case; 2],
+) -> Result<()> {
+    let mut figures = vec![[Vec::new(), Vec::new()]; ways.len()];
+    let mut failed: Vec<Option<anyhow::Error>> = ways.iter().map(|_| None).collect();
+    for turn in 0..=turns {
+        for place in order(ways.len(), turn) {
+            let (Some(way), Some(figures), Some(failed)) =
+                (ways.get_mut(place), figures.get_mut(place), failed.get_mut(place))
+            else {
+                continue;
+            };
+            if failed.is_some() {
+                continue;
+            }
+            match timed(session, &mut **way, if turn == 0 { 1 } else { iterations }) {
+                Ok(took) if turn > 0 => figures.iter_mut().zip(took).for_each(|(all, one)| all.push(one)),
+                // The first pass is for caches and lists to fill.
+                Ok(_) => {}
+                Err(error) if way.is_ours() => {
+                    return Err(error.context(cases.map(|case| case.name.as_str()).join("; ")));
+                }
+                Err(error) => *failed = Some(error),
+            }
+        }
+    }
+    for ((way, figures), failed) in ways.iter().zip(figures).zip(failed) {
+        for (case, turns) in cases.into_iter().zip(figures) {
+            match &failed {
+                Some(error) => session.miss(case.suite, &case.name, way.name(), &format!("{error:#}"))?,
+                None => session.tell(case, way.name(), turns)?,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Maps and unmaps so many times: the medians of both.
+fn timed(session: &Session, way: &mut dyn Way, iterations: usize) -> Result<[f64; 2]> {
+    let meter = session.meter;
+    let (mut maps, mut unmaps) = (Vec::with_capacity(iterations), Vec::with_capacity(iterations));
+    for _ in 0..iterations {
+        let begin = meter.look();
+        way.map()?;
+        let mapped = meter.look();
+        way.unmap()?;
+        let end = meter.look();
+        maps.push(meter.between(begin, mapped));
+        unmaps.push(meter.between(mapped, end));
+    }
+    Ok([median(&maps), median(&unmaps)])
+}
+
+fn raw_ioas(space: &AddressSpace) -> Result<Ioas> {
+    let ioas = space.ioas().context("no iommufd")?;
+    Ok(Ioas {
+        iommufd: ioas.iommufd().try_clone_fd()?,
+        id: ioas.id().0,
+    })
+}
+
+fn directory(bdf: Bdf) -> PathBuf {
+    PathBuf::from(format!("/sys/bus/pci/devices/{bdf}"))
+}
+
+/// Bare calls on a space.
+pub(super) fn bare(space: &AddressSpace) -> Result<Arc<dyn Table>> {
+    Ok(match space.container() {
+        Some(container) => Arc::new(Container(container.try_clone_fd()?)),
+        None => Arc::new(raw_ioas(space)?),
+    })
+}
+
+/// Where ours maps so much, and where nothing is mapped now.
+pub(super) fn room(space: &AddressSpace, len: usize) -> Result<Iova> {
+    let memory = Arc::new(Memory::new(len, MemoryOptions::default())?);
+    let mapping = space.map(&memory, 0..len, MapOptions::new(BOTH))?;
+    let iova = mapping.iova();
+    mapping.unmap()?;
+    Ok(iova)
+}
+
+/// What only a clock on the wall can tell: fresh pages, and two threads.
+fn run_wall(session: &mut Session, function: Bdf) -> Result<()> {
+    let attached = OpenOptions::default().open(function)?;
+    let space = attached.space();
+    let bare = bare(space)?;
+    wall::touch(session)?;
+    wall::untouched(session, space, &bare)?;
+    wall::threads(session, space, &bare)
+}

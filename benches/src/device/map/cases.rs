@@ -1,0 +1,141 @@
+//! Which sizes, on which pages, by which interface.
+//!
+//! All sizes of small pages by iommufd; the rest at sizes where pages matter.
+
+use anyhow::{Context, Result, ensure};
+use vfio_core::{Backend, Backing, Memory, MemoryOptions, PageSize};
+
+/// By which interfaces.
+pub(super) const BACKENDS: [Backend; 3] = [Backend::Iommufd, Backend::Type1v2, Backend::CompatType1v2];
+
+/// What memory is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Anonymous,
+    Transparent,
+    Memfd,
+    Huge2M,
+    Huge1G,
+}
+
+/// Memory to map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Shape {
+    pub(super) bytes: usize,
+    pub(super) kind: Kind,
+}
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+const GIB: usize = 1 << 30;
+
+/// What to measure by an interface.
+pub(super) fn shapes(backend: Backend, is_quick: bool) -> Vec<Shape> {
+    let of = |kind: Kind, sizes: &[usize]| sizes.iter().map(|&bytes| Shape { bytes, kind }).collect::<Vec<_>>();
+    match (is_quick, backend) {
+        (true, _) => of(Kind::Anonymous, &[4 * KIB, 2 * MIB]),
+        (false, Backend::Iommufd) => [
+            of(Kind::Anonymous, &[4 * KIB, 64 * KIB, 2 * MIB, 16 * MIB, 256 * MIB, GIB]),
+            of(Kind::Transparent, &[2 * MIB, 16 * MIB]),
+            of(Kind::Memfd, &[2 * MIB, 16 * MIB]),
+            of(Kind::Huge2M, &[2 * MIB, 16 * MIB]),
+            of(Kind::Huge1G, &[GIB]),
+        ]
+        .concat(),
+        (false, _) => [
+            of(Kind::Anonymous, &[4 * KIB, 2 * MIB, 16 * MIB]),
+            of(Kind::Huge2M, &[2 * MIB, 16 * MIB]),
+        ]
+        .concat(),
+    }
+}
+
+impl Kind {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Anonymous => "4 KiB pages",
+            Self::Transparent => "transparent huge pages",
+            Self::Memfd => "memfd of 4 KiB pages",
+            Self::Huge2M => "2 MiB pages",
+            Self::Huge1G => "1 GiB pages",
+        }
+    }
+
+    const fn options(self) -> MemoryOptions {
+        let (backing, pages) = match self {
+            Self::Anonymous => (Backing::Anonymous, PageSize::Base),
+            Self::Transparent => (Backing::Anonymous, PageSize::Transparent),
+            Self::Memfd => (Backing::Shared, PageSize::Base),
+            Self::Huge2M => (Backing::Anonymous, PageSize::Huge2M),
+            Self::Huge1G => (Backing::Anonymous, PageSize::Huge1G),
+        };
+        MemoryOptions {
+            backing,
+            pages,
+            numa_node: None,
+        }
+    }
+}
+
+impl Shape {
+    pub(super) fn name(self) -> String {
+        format!("{} of {}", bytes(self.bytes), self.kind.name())
+    }
+
+    /// The memory, touched, on the pages that were asked for.
+    pub(super) fn memory(self) -> Result<Memory> {
+        let options = self.kind.options();
+        let memory = Memory::new(self.bytes, options)?;
+        memory.populate(0..self.bytes).context("touch it")?;
+        let pages = memory.page_size()?;
+        ensure!(pages == options.pages, "the kernel made it of {pages:?}");
+        Ok(memory)
+    }
+
+    pub(super) const fn iterations(self) -> usize {
+        match self.bytes / KIB {
+            0..=64 => 200,
+            65..=4096 => 25,
+            4097..=32768 => 5,
+            _ => 1,
+        }
+    }
+
+    pub(super) const fn turns(self, is_quick: bool) -> usize {
+        match (is_quick, self.bytes < 100 * MIB) {
+            (false, true) => 9,
+            _ => 3,
+        }
+    }
+}
+
+/// A number of bytes as people say it.
+pub(super) fn bytes(count: usize) -> String {
+    match count {
+        GIB.. => format!("{} GiB", count / GIB),
+        MIB.. => format!("{} MiB", count / MIB),
+        _ => format!("{} KiB", count / KIB),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_case_of_an_interface_has_a_name_of_its_own() {
+        for backend in BACKENDS {
+            let mut names: Vec<_> = shapes(backend, false).into_iter().map(Shape::name).collect();
+            let count = names.len();
+            names.sort();
+            names.dedup();
+            assert_eq!(names.len(), count);
+        }
+    }
+
+    #[test]
+    fn a_quick_run_measures_what_a_whole_one_measures_too() {
+        let whole = shapes(Backend::Iommufd, false);
+        assert!(shapes(Backend::Iommufd, true).iter().all(|shape| whole.contains(shape)));
+    }
+}

@@ -1,0 +1,139 @@
+//! Opening functions that are bound to vfio-pci, one after another and all at once, until each has answered a read of its registers.
+
+use super::meter::order;
+use super::{Case, Session};
+use anyhow::{Context, Result, anyhow, ensure};
+use iommu::OpenOptions;
+use iommu::space::Attached;
+use pci::Bdf;
+use raw_calls::VfioIoctlsIommufd;
+use std::path::PathBuf;
+use vfio_core::{Backend, RegionIndex};
+
+const SUITE: &str = "open";
+
+/// Who opens, and how.
+const WAYS: [&str; 4] = [
+    "ours, one by one",
+    "ours, a thread for each",
+    "ours, one space",
+    "vfio-ioctls, one by one",
+];
+
+/// Measures with one function, and with as many as there are.
+///
+/// # Errors
+/// Of ours.
+pub fn run(session: &mut Session, functions: &[Bdf]) -> Result<()> {
+    let mut counts = vec![1, functions.len()];
+    counts.dedup();
+    for count in counts {
+        let functions = functions.get(..count).context("no function to open")?;
+        let case = Case::new(
+            SUITE,
+            format!("open {count} functions"),
+            &[("functions", &count.to_string())],
+        );
+        if !session.wants(&case.name) {
+            continue;
+        }
+        measure(session, &case, functions)?;
+    }
+    Ok(())
+}
+
+fn measure(session: &mut Session, case: &Case, functions: &[Bdf]) -> Result<()> {
+    let turns = if session.is_quick { 2 } else { 5 };
+    let mut figures = vec![Vec::new(); WAYS.len()];
+    let mut failed = None;
+    for turn in 0..=turns {
+        for way in order(WAYS.len(), turn) {
+            let begin = session.meter.look();
+            let opened = match way {
+                0 => one_by_one(functions),
+                1 => all_at_once(functions),
+                2 => in_one_space(functions),
+                _ => theirs(functions),
+            };
+            let took = session.meter.between(begin, session.meter.look());
+            match (opened, way) {
+                (Ok(()), _) => {}
+                (Err(error), 3) => failed = Some(error),
+                (Err(error), _) => return Err(error),
+            }
+            if let Some(figures) = figures.get_mut(way)
+                && turn > 0
+            {
+                figures.push(took);
+            }
+        }
+    }
+    for (way, turns) in WAYS.into_iter().zip(figures) {
+        match (&failed, way == "vfio-ioctls, one by one") {
+            (Some(error), true) => session.miss(SUITE, &case.name, way, &format!("{error:#}"))?,
+            _ => session.tell(case, way, turns)?,
+        }
+    }
+    Ok(())
+}
+
+/// It answers: its first register can be read. What it says does not matter, but that nothing is all ones.
+fn first_access(attached: &Attached) -> Result<()> {
+    let device = attached.device();
+    let id = device
+        .config()?
+        .read_u32(0)
+        .context("configuration space of no bytes")?;
+    ensure!(id != u32::MAX, "the function is gone");
+    let region = device.region(RegionIndex::BAR0)?;
+    let registers = region.map(0..4096.min(region.size()))?;
+    registers.read_u32(0).context("a BAR of no bytes")?;
+    Ok(())
+}
+
+fn opened(function: Bdf) -> Result<Attached> {
+    let attached = OpenOptions::default().only(Backend::Iommufd).open(function)?;
+    first_access(&attached)?;
+    Ok(attached)
+}
+
+fn one_by_one(functions: &[Bdf]) -> Result<()> {
+    let held: Result<Vec<_>> = functions.iter().map(|function| opened(*function)).collect();
+    held.map(drop)
+}
+
+fn all_at_once(functions: &[Bdf]) -> Result<()> {
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = functions
+            .iter()
+            .map(|function| scope.spawn(|| opened(*function)))
+            .collect();
+        let joined = threads
+            .into_iter()
+            .map(|thread| thread.join().map_err(|_panic| anyhow!("a thread panicked"))?);
+        joined.collect::<Result<Vec<_>>>().map(drop)
+    })
+}
+
+fn in_one_space(functions: &[Bdf]) -> Result<()> {
+    let mut held: Vec<Attached> = Vec::new();
+    for function in functions {
+        let attached = match held.first() {
+            Some(first) => OpenOptions::default().open_in(first.space(), *function)?,
+            None => OpenOptions::default().only(Backend::Iommufd).open(*function)?,
+        };
+        first_access(&attached)?;
+        held.push(attached);
+    }
+    Ok(())
+}
+
+/// Their constructor reads the function's regions and vectors itself.
+fn theirs(functions: &[Bdf]) -> Result<()> {
+    let directory = |bdf: &Bdf| PathBuf::from(format!("/sys/bus/pci/devices/{bdf}"));
+    let held: Result<Vec<_>, _> = functions
+        .iter()
+        .map(|bdf| VfioIoctlsIommufd::open(&directory(bdf)))
+        .collect();
+    Ok(held.map(drop)?)
+}

@@ -1,0 +1,193 @@
+//! Buffers for DMA: from a pool that is mapped as a whole, and by a call to the kernel for each.
+//!
+//! That a pool makes no system call is shown rather than counted: a process of its own takes and returns buffers while the kernel ends it
+//! at any call but the two by which it says that it is done.
+
+use super::map::room;
+use super::meter::{median, order};
+use super::{Case, Session};
+use crate::record::Clock;
+use anyhow::{Context, Result};
+use iommu::OpenOptions;
+use iommu::buffer::{Both, BufferOptions, DmaBuffer};
+use iommu::pool::DmaPool;
+use iommu::space::{AddressSpace, MapOptions};
+use pci::Bdf;
+use raw_calls::Place;
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+use std::process::Command;
+use std::sync::Arc;
+use vfio_core::{Access, Memory, MemoryOptions, PageSize};
+
+const SUITE: &str = "pool";
+/// Bytes of a buffer.
+const LEN: usize = 2048;
+/// Buffers that are out at a time.
+const HELD: usize = 32;
+
+/// Takes and returns buffers, and says how many.
+type Cycle<'a> = Box<dyn FnMut() -> Result<usize> + 'a>;
+
+/// Measures on one function.
+///
+/// # Errors
+/// Of ours, and of bare calls.
+pub fn run(session: &mut Session, functions: &[Bdf]) -> Result<()> {
+    let function = *functions.first().context("no function to measure on")?;
+    silent(session, function)?;
+    let attached = OpenOptions::default().open(function)?;
+    let space = attached.space();
+    let case = Case::new(SUITE, "take and return a buffer of 2 KiB", &[("held", "32")]);
+    if !session.wants(&case.name) {
+        return Ok(());
+    }
+    let mut pool = pool(space)?;
+    let mut held = Vec::with_capacity(HELD);
+    let memory = Arc::new(Memory::new(4096, MemoryOptions::default())?);
+    memory.populate(0..4096)?;
+    let iova = room(space, 4096)?;
+    let table = super::map::bare(space)?;
+    let mut place = Place::new(&table, &memory, 0..4096, iova).context("memory of no bytes")?;
+    let options = small();
+    let mut ways: [(&str, Cycle<'_>); 4] = [
+        (
+            "ours, pool",
+            Box::new(|| {
+                cycle(&mut pool, &mut held)?;
+                Ok(HELD)
+            }),
+        ),
+        (
+            "ours, mapped for each",
+            Box::new(|| {
+                space
+                    .map(&memory, 0..4096, MapOptions::new(Access::READ.union(Access::WRITE)))?
+                    .unmap()?;
+                Ok(1)
+            }),
+        ),
+        (
+            "raw, mapped for each",
+            Box::new(|| {
+                place.map()?;
+                place.unmap()?;
+                Ok(1)
+            }),
+        ),
+        (
+            "ours, memory and mapping for each",
+            Box::new(|| {
+                drop(DmaBuffer::<Both>::new(space, LEN, &options)?);
+                Ok(1)
+            }),
+        ),
+    ];
+    let (turns, rounds) = if session.is_quick { (3, 20) } else { (9, 100) };
+    let mut figures = vec![Vec::new(); ways.len()];
+    for turn in 0..=turns {
+        for number in order(ways.len(), turn) {
+            let (Some((_, way)), Some(figures)) = (ways.get_mut(number), figures.get_mut(number)) else {
+                continue;
+            };
+            let mut samples = Vec::with_capacity(rounds);
+            for _ in 0..rounds {
+                let begin = session.meter.look();
+                let count = way()?;
+                #[expect(clippy::cast_precision_loss, reason = "a few dozen")]
+                let count = count as f64;
+                samples.push(session.meter.between(begin, session.meter.look()) / count);
+            }
+            if turn > 0 {
+                figures.push(median(&samples));
+            }
+        }
+    }
+    for ((name, _), figures) in ways.iter().zip(figures) {
+        session.tell(&case, name, figures)?;
+    }
+    Ok(())
+}
+
+fn pool(space: &AddressSpace) -> Result<DmaPool<Both>> {
+    Ok(DmaPool::new(space, 2 << 20, small())?)
+}
+
+/// Takes buffers, and returns them in another order.
+fn cycle(pool: &mut DmaPool<Both>, held: &mut Vec<DmaBuffer<Both>>) -> Result<()> {
+    while held.len() < HELD {
+        held.push(pool.take(LEN)?);
+    }
+    while !held.is_empty() {
+        drop(held.swap_remove(0));
+    }
+    Ok(())
+}
+
+/// What a process may do in silence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Silence {
+    /// Take buffers of a pool, and return them
+    Pool,
+    /// Map a buffer, and unmap it: to see that the kernel does end it
+    Map,
+}
+
+const DONE: &[u8] = b"done\n";
+/// `__NR_write` and `__NR_exit_group` of x86-64.
+const ALLOWED: [i64; 2] = [1, 231];
+
+/// Starts processes that may make no system calls: the one with a pool must live, the one that maps must not.
+fn silent(session: &mut Session, function: Bdf) -> Result<()> {
+    let case = Case::new(SUITE, "take and return a buffer of 2 KiB, system calls", &[]);
+    let start = |silence: &str| {
+        let mut command = Command::new(std::env::current_exe()?);
+        command
+            .args(["--silence", silence, "--device", &function.to_string()])
+            .output()
+    };
+    let (pool, map) = (start("pool")?, start("map")?);
+    let reason = if map.status.success() {
+        "the kernel did not end the process that maps either".to_owned()
+    } else if pool.status.success() && pool.stdout == DONE {
+        return session.tell_as(&case, "ours, pool", vec![0.0], Clock::Count, "calls/op", Vec::new());
+    } else {
+        format!("{}: {}", pool.status, String::from_utf8_lossy(&pool.stderr))
+    };
+    session.miss(SUITE, &case.name, "ours, pool", &reason)
+}
+
+/// The process that may make no system calls, once its pool has its memory.
+///
+/// # Errors
+/// Of opening the function, and of the filter.
+#[expect(clippy::exit, reason = "to return from main would make system calls")]
+pub fn be_silent(silence: Silence, function: Bdf) -> Result<()> {
+    let attached = OpenOptions::default().open(function)?;
+    let mut pool = pool(attached.space())?;
+    let mut held = Vec::with_capacity(HELD);
+    cycle(&mut pool, &mut held)?;
+    let filter = SeccompFilter::new(
+        ALLOWED.into_iter().map(|number| (number, Vec::new())).collect(),
+        SeccompAction::KillProcess,
+        SeccompAction::Allow,
+        TargetArch::x86_64,
+    )?;
+    let program: BpfProgram = filter.try_into()?;
+    seccompiler::apply_filter(&program)?;
+    if silence == Silence::Map {
+        drop(DmaBuffer::<Both>::new(attached.space(), LEN, &small())?);
+    }
+    let mut taken = Ok(());
+    for _ in 0..10_000 {
+        taken = taken.and_then(|()| cycle(&mut pool, &mut held));
+    }
+    let said = rustix::io::write(rustix::stdio::stdout(), DONE);
+    std::process::exit(i32::from(taken.is_err() || said.is_err()))
+}
+
+fn small() -> BufferOptions {
+    BufferOptions {
+        pages: PageSize::Base,
+        ..BufferOptions::default()
+    }
+}

@@ -1,0 +1,54 @@
+//! The report as Markdown.
+
+use super::section::{self, Table};
+use super::{Report, Run};
+
+pub(super) fn write(report: &Report) -> String {
+    let judgements = report.judgements();
+    let mut text = format!("# Benchmarks\n\nMade by `cargo lab bench`. {}\n", section::PREFACE);
+    text += "\n## Aims\n\n";
+    text += &table(&section::aims(&judgements));
+    text += "\n## Where we are behind\n\n";
+    let losses = section::losses(report, &judgements);
+    text += &if losses.rows.is_empty() {
+        "Nowhere in what was measured.\n".to_owned()
+    } else {
+        table(&losses)
+    };
+    let absences = section::absences(report);
+    if !absences.rows.is_empty() {
+        text += "\n## What was not measured\n\n";
+        text += &table(&absences);
+    }
+    text += &format!("\n## Figures\n\n{}\n", section::KEY);
+    for run in &report.runs {
+        text += &figures(run);
+    }
+    text
+}
+
+fn figures(run: &Run) -> String {
+    let mut text = format!("\n### {}\n", run.environment.name);
+    for section in section::sections(run) {
+        text += &format!("\n**{}**\n\n{}", section.title, table(&section.table));
+    }
+    let environment = section::environment(run).rows.into_iter();
+    let facts: Vec<String> = environment.map(|row| row.join(": ")).collect();
+    if !facts.is_empty() {
+        text += &format!("\nOn: {}.\n", facts.join("; "));
+    }
+    text
+}
+
+fn table(table: &Table) -> String {
+    let line = |cells: &[String]| {
+        let cells: Vec<String> = cells
+            .iter()
+            .map(|cell| cell.replace('|', "\\|").replace('\n', " "))
+            .collect();
+        format!("| {} |\n", cells.join(" | "))
+    };
+    let rule = format!("|{}\n", "---|".repeat(table.head.len()));
+    let rows: String = table.rows.iter().map(|row| line(row)).collect();
+    line(&table.head) + &rule + &rows
+}

@@ -1,0 +1,326 @@
+//! What a report says, before it is Markdown or HTML: tables and charts.
+
+use super::chart::{Chart, Group, Mark};
+use super::compare::{Comparison, Ratio, extremes, median};
+use super::curve::Curves;
+use super::number::{plain, ratio};
+use super::{Report, Run};
+use crate::aims::{Against, Bound, Judged, Judgement, Verdict};
+use crate::record::{Clock, Record};
+use std::collections::BTreeSet;
+
+/// Rows under a head.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    pub(super) head: Vec<String>,
+    pub(super) rows: Vec<Vec<String>>,
+}
+
+/// Figures of one suite and one unit.
+pub(super) struct Section {
+    pub(super) title: String,
+    pub(super) chart: Chart,
+    /// Of the cases that have histograms, with their names.
+    pub(super) curves: Vec<(String, Curves)>,
+    pub(super) table: Table,
+}
+
+/// A chart with more cases than this is no longer read at a glance.
+const CASES: usize = 12;
+
+/// What every table of figures is explained by.
+pub(super) const KEY: &str = "Each cell is the median of the turns, ± half of their range where they differ, and after the dot how many times as much \
+    ours (the first column of a way) is. Rates (…/s) are better when they are more, all else when it is less.";
+
+/// What stands above everything.
+pub(super) const PREFACE: &str = "Figures are compared within one run only. A ratio is ours / theirs and the median of the ratios of the turns that were \
+    measured next to one another. In time, a verdict needs three turns or more that agree; instructions and counts decide by what they are. \
+    The lab is an emulated machine: how long something takes there says nothing of hardware, only which of two ways takes longer; its clock of instructions \
+    counts the software on the path, and what devices and the IOMMU do costs nothing on it.";
+
+impl Table {
+    fn new(head: &[&str]) -> Self {
+        Self {
+            head: head.iter().map(|&name| name.to_owned()).collect(),
+            rows: Vec::new(),
+        }
+    }
+}
+
+/// Each aim with its verdict.
+pub(super) fn aims(judgements: &[Judgement]) -> Table {
+    let mut table = Table::new(&[
+        "aim",
+        "ratio should be",
+        "ratio",
+        "worst of",
+        "case",
+        "against",
+        "verdict",
+    ]);
+    for judgement in judgements {
+        let worst = judgement.worst();
+        let of = |text: fn(&Judged) -> String| worst.map_or_else(|| "–".to_owned(), text);
+        table.rows.push(vec![
+            judgement.aim.text.to_owned(),
+            bound(judgement.aim.bound),
+            of(|case| range(&case.ratio)),
+            match judgement.cases.len() {
+                1 => "1 case".to_owned(),
+                cases => format!("{cases} cases"),
+            },
+            of(|case| case.case.clone()),
+            of(|case| case.theirs.clone()),
+            verdict(judgement.verdict).to_owned(),
+        ]);
+    }
+    table
+}
+
+impl Judgement {
+    /// The case that its verdict is of; of equal ones, that whose ratio is the least good.
+    pub(super) fn worst(&self) -> Option<&Judged> {
+        let badness = |case: &Judged| match self.aim.bound {
+            Bound::AtMost(_) => case.ratio.median,
+            Bound::AtLeast(_) => -case.ratio.median,
+        };
+        let worse = |a: &&Judged, b: &&Judged| a.verdict.cmp(&b.verdict).then(badness(a).total_cmp(&badness(b)));
+        self.cases.iter().max_by(worse)
+    }
+}
+
+/// All that is not as well as it should be, or as others have it, the farthest first.
+pub(super) fn losses(report: &Report, judgements: &[Judgement]) -> Table {
+    let mut found: Vec<(f64, Vec<String>)> = Vec::new();
+    let mut seen = BTreeSet::new();
+    let mut add = |how_far: f64, run: usize, words: [&str; 3], ratio: String, aim: &str| {
+        let key = (run, words.map(str::to_owned));
+        if seen.insert(key) {
+            let name = report.runs.get(run).map_or("", |run| run.environment.name.as_str());
+            let [case, ours, theirs] = words.map(str::to_owned);
+            found.push((
+                how_far,
+                vec![case, name.to_owned(), ours, theirs, ratio, aim.to_owned()],
+            ));
+        }
+    };
+    for judgement in judgements {
+        for case in judgement.cases.iter().filter(|case| case.verdict == Verdict::Missed) {
+            let text = format!("{}: {}", judgement.aim.suite, case.case);
+            let aim = format!("missed: {}", bound(judgement.aim.bound));
+            let is_figure = matches!(judgement.aim.against, Against::Nothing);
+            let figure = if is_figure {
+                plain(case.ratio.median)
+            } else {
+                range(&case.ratio)
+            };
+            let far = case.ratio.median.ln().abs();
+            add(far, case.run, [&text, &case.ours, &case.theirs], figure, &aim);
+        }
+    }
+    for (position, run) in report.runs.iter().enumerate() {
+        for comparison in run.comparisons() {
+            for (ours, theirs, ratio) in comparison.losses() {
+                let text = format!("{}: {}", ours.suite, ours.title());
+                let turns = if ours.clock == Clock::Wall && ratio.turns < 3 {
+                    "too few turns to tell"
+                } else {
+                    ""
+                };
+                let far = ratio.median.ln().abs();
+                add(far, position, [&text, &ours.way, &theirs.way], range(&ratio), turns);
+            }
+        }
+    }
+    found.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+    Table {
+        rows: found.into_iter().map(|(_, row)| row).collect(),
+        ..Table::new(&["what", "run", "ours", "theirs", "ours / theirs", "aim"])
+    }
+}
+
+/// What there are no figures of.
+pub(super) fn absences(report: &Report) -> Table {
+    let mut table = Table::new(&["suite", "case", "way", "why"]);
+    let mut seen = BTreeSet::new();
+    for absence in report.runs.iter().flat_map(|run| &run.absences) {
+        let case = if absence.case.is_empty() { "all" } else { &absence.case };
+        let row = [&absence.suite, case, &absence.way, &absence.reason].map(str::to_owned);
+        if seen.insert(row.clone()) {
+            table.rows.push(row.to_vec());
+        }
+    }
+    table
+}
+
+/// What a run was on.
+pub(super) fn environment(run: &Run) -> Table {
+    let peers = run.environment.peers.iter();
+    let peers = peers.map(|(name, version)| vec![format!("peer: {name}"), version.clone()]);
+    let facts = run.environment.facts.iter();
+    Table {
+        rows: facts
+            .map(|(name, value)| vec![name.clone(), value.clone()])
+            .chain(peers)
+            .collect(),
+        ..Table::new(&["", ""])
+    }
+}
+
+/// The figures of a run.
+pub(super) fn sections(run: &Run) -> Vec<Section> {
+    let comparisons = run.comparisons();
+    let key = |comparison: &Comparison<'_>| {
+        let subject = comparison.subject();
+        (subject.suite.clone(), subject.clock, subject.unit.clone())
+    };
+    let mut keys: Vec<_> = Vec::new();
+    for comparison in &comparisons {
+        if !keys.contains(&key(comparison)) {
+            keys.push(key(comparison));
+        }
+    }
+    let sections = keys.into_iter().flat_map(|wanted| {
+        let all: Vec<_> = comparisons
+            .iter()
+            .filter(|comparison| key(comparison) == wanted)
+            .collect();
+        let (suite, clock, unit) = wanted;
+        let parts = all.chunks(CASES).count();
+        let named = all.chunks(CASES).enumerate().map(|(part, some)| {
+            let number = match parts {
+                1 => String::new(),
+                _ => format!(" ({} of {parts})", part + 1),
+            };
+            (
+                format!("{suite}: {}{number}", measure(clock, &unit)),
+                unit.clone(),
+                some.to_vec(),
+            )
+        });
+        named.collect::<Vec<_>>()
+    });
+    sections
+        .map(|(title, unit, some)| section(title, unit, &some))
+        .collect()
+}
+
+fn section(title: String, unit: String, comparisons: &[&Comparison<'_>]) -> Section {
+    let mut ways: Vec<String> = Vec::new();
+    let mut given: Vec<String> = Vec::new();
+    for comparison in comparisons {
+        for record in &comparison.records {
+            push_new(&mut ways, &record.way);
+        }
+        for name in comparison.subject().given.keys() {
+            push_new(&mut given, name);
+        }
+    }
+    let mut table = Table::default();
+    table.head.push("case".to_owned());
+    table.head.extend(given.iter().chain(&ways).cloned());
+    for comparison in comparisons {
+        let subject = comparison.subject();
+        let mut row = vec![subject.case.clone()];
+        row.extend(
+            given
+                .iter()
+                .map(|name| subject.given.get(name).cloned().unwrap_or_default()),
+        );
+        let reference = comparison.reference();
+        row.extend(ways.iter().map(|way| match comparison.way(way) {
+            Some(record) => cell(record, reference),
+            None => "–".to_owned(),
+        }));
+        table.rows.push(row);
+    }
+    let groups = comparisons.iter().map(|comparison| Group {
+        title: comparison.subject().title(),
+        marks: comparison.records.iter().map(|record| mark(record)).collect(),
+    });
+    let curves = comparisons.iter().filter_map(|comparison| curves(comparison)).collect();
+    let chart = Chart {
+        axis: unit,
+        groups: groups.collect(),
+        ways,
+    };
+    Section {
+        title,
+        chart,
+        curves,
+        table,
+    }
+}
+
+fn curves(comparison: &Comparison<'_>) -> Option<(String, Curves)> {
+    let records = comparison
+        .records
+        .iter()
+        .filter(|record| !record.distribution.is_empty());
+    let ways: Vec<_> = records
+        .map(|record| (record.way.clone(), record.distribution.clone()))
+        .collect();
+    let axis = comparison.subject().unit.clone();
+    (!ways.is_empty()).then(|| (comparison.subject().title(), Curves { axis, ways }))
+}
+
+fn push_new(list: &mut Vec<String>, word: &str) {
+    if !list.iter().any(|other| other == word) {
+        list.push(word.to_owned());
+    }
+}
+
+fn mark(record: &Record) -> Mark {
+    Mark {
+        way: record.way.clone(),
+        value: median(&record.turns),
+        range: extremes(&record.turns),
+    }
+}
+
+fn cell(record: &Record, reference: Option<&Record>) -> String {
+    let middle = median(&record.turns);
+    let (least, most) = extremes(&record.turns);
+    let mut cell = plain(middle);
+    let spread = (most - least) / 2.0 / middle * 100.0;
+    if spread >= 0.05 {
+        cell += &format!(" ±{} %", plain((spread * 10.0).round() / 10.0));
+    }
+    let other = reference.filter(|reference| reference.way != record.way);
+    if let Some(times) = other.and_then(|ours| Ratio::of(&ours.turns, &record.turns)) {
+        cell += &format!(" · {}", ratio(times.median));
+    }
+    cell
+}
+
+fn measure(clock: Clock, unit: &str) -> String {
+    match clock {
+        Clock::Wall => format!("{unit}, by the clock"),
+        Clock::Instructions | Clock::Count => unit.to_owned(),
+    }
+}
+
+/// A ratio with its range, where that is one.
+pub(super) fn range(of: &Ratio) -> String {
+    let [median, low, high] = [of.median, of.low, of.high].map(ratio);
+    if low == high {
+        return median;
+    }
+    format!("{median} ({low} … {high})")
+}
+
+fn bound(bound: Bound) -> String {
+    match bound {
+        Bound::AtMost(most) => format!("≤ {}", plain(most)),
+        Bound::AtLeast(least) => format!("≥ {}", plain(least)),
+    }
+}
+
+pub(super) fn verdict(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Met => "met",
+        Verdict::NotMeasured => "not measured",
+        Verdict::Undecided => "undecided",
+        Verdict::Missed => "missed",
+    }
+}

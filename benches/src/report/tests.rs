@@ -1,0 +1,140 @@
+//! A small report from end to end.
+
+use super::Report;
+use crate::record::{Absence, Clock, Environment, Line, Lines, Record};
+
+fn record(case: &str, way: &str, clock: Clock, unit: &str, turns: &[f64]) -> Line {
+    Line::Record(Record {
+        suite: "nvme".to_owned(),
+        case: case.to_owned(),
+        way: way.to_owned(),
+        given: [("depth".to_owned(), "8".to_owned())].into(),
+        clock,
+        unit: unit.to_owned(),
+        turns: turns.to_vec(),
+        distribution: Vec::new(),
+    })
+}
+
+/// What a program would print, with other text between.
+fn said() -> String {
+    let mut bytes = b"this is for the user\n".to_vec();
+    let mut lines = Lines::new(&mut bytes);
+    let environment = |name: &str, fact: &str| {
+        Line::Environment(Environment {
+            name: name.to_owned(),
+            facts: [(fact.to_owned(), "7.3".to_owned())].into(),
+            peers: [("fio".to_owned(), "3.33".to_owned())].into(),
+        })
+    };
+    let all = [
+        environment("lab", "QEMU"),
+        environment("ignored", "kernel"),
+        record(
+            "reads",
+            "ours polled",
+            Clock::Wall,
+            "op/s",
+            &[68_000.0, 70_000.0, 69_000.0],
+        ),
+        record("reads", "fio", Clock::Wall, "op/s", &[25_000.0, 26_000.0, 25_500.0]),
+        record(
+            "reads of 2 threads",
+            "ours polled",
+            Clock::Wall,
+            "op/s",
+            &[9000.0, 9100.0, 9200.0],
+        ),
+        record(
+            "reads of 2 threads",
+            "fio",
+            Clock::Wall,
+            "op/s",
+            &[10_900.0, 11_000.0, 11_100.0],
+        ),
+        record(
+            "a read",
+            "ours interrupt",
+            Clock::Instructions,
+            "instructions/op",
+            &[2584.0],
+        ),
+        Line::Absence(Absence {
+            suite: "nvme".to_owned(),
+            case: String::new(),
+            way: "spdk".to_owned(),
+            reason: "not on the path | not here".to_owned(),
+        }),
+    ];
+    for line in &all {
+        lines.say(line).unwrap();
+    }
+    lines.end().unwrap();
+    String::from_utf8(bytes).unwrap()
+}
+
+fn report() -> Report {
+    let mut report = Report::default();
+    report.add(&said()).unwrap();
+    report
+}
+
+#[test]
+fn lines_become_runs() {
+    let report = report();
+    assert_eq!(report.runs.len(), 1);
+    let run = &report.runs[0];
+    assert_eq!(run.environment.name, "lab");
+    assert_eq!(run.environment.facts.keys().collect::<Vec<_>>(), ["QEMU", "kernel"]);
+    assert_eq!(
+        (run.records.len(), run.absences.len(), run.comparisons().len()),
+        (5, 1, 3)
+    );
+}
+
+#[test]
+fn a_line_that_is_lost_or_torn_is_noticed() {
+    let said = said();
+    let lost: String = said
+        .lines()
+        .filter(|line| !line.contains("25500"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let error = Report::default().add(&lost).unwrap_err().to_string();
+    assert!(error.contains("of 8 lines of a benchmark 7 arrived"), "{error}");
+    assert!(Report::default().add(&said.replace("\"turns\":[9000", "")).is_err());
+    let without_end = said.lines().rev().skip(1).collect::<Vec<_>>();
+    let without_end: String = without_end.iter().rev().map(|line| format!("{line}\n")).collect();
+    assert!(Report::default().add(&without_end).is_err());
+    assert!(Report::default().add("").is_err());
+}
+
+#[test]
+fn losses_come_before_figures() {
+    let text = report().markdown();
+    let place = |part: &str| text.find(part).unwrap_or_else(|| panic!("no {part} in {text}"));
+    assert!(place("## Where we are behind") < place("## Figures"));
+    assert!(place("nvme: reads of 2 threads, depth 8 | lab | ours polled | fio | 0.83") < place("## Figures"));
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn the_page_needs_nothing_else() {
+    let page = report().html();
+    // The name of SVG's language is no address that anything is fetched from.
+    let page_without_names = page.replace("xmlns=\"http://www.w3.org/2000/svg\"", "");
+    for outside in ["http", "src=", "url(", "<script", "<link"] {
+        assert!(!page_without_names.contains(outside), "{outside}");
+    }
+    // Two kinds of figures, a chart each.
+    assert_eq!(page.matches("<svg").count(), 2);
+    assert!(page.contains("<td class=\"missed\">missed</td>"));
+    let json: serde_json::Value = serde_json::from_str(&report().json().unwrap()).unwrap();
+    assert_eq!(json.pointer("/runs/0/records/1/way").unwrap(), "fio");
+    let verdicts = json["aims"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|aim| aim["verdict"].as_str().unwrap());
+    assert!(verdicts.into_iter().any(|verdict| verdict == "missed"));
+}

@@ -1,0 +1,285 @@
+//! `cargo lab bench`: figures of the device path, measured part by part, and one report of all of them.
+//!
+//! What is timed is built with full optimisation. A part that fails is said in the report, and the others go on.
+
+mod host;
+mod lines;
+mod plan;
+
+use super::{boot, exec, say};
+use anyhow::{Context, Result, bail, ensure};
+use indicatif::{ProgressBar, ProgressStyle};
+use lab::{
+    Cache, Flavour, Kernel, Machine, Output, Qemu, Setup, Vm, build_release_example, build_release_programs, cargo,
+};
+use lines::Lines;
+pub(crate) use plan::Part;
+use plan::{Place, Step};
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, IsTerminal};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+/// What to measure, and how.
+#[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "switches of a command line")]
+pub(crate) struct Options {
+    /// What to measure [default: all]
+    #[arg(value_enum)]
+    parts: Vec<Part>,
+    /// Kernel to boot [default: full when it is built, else stock]
+    #[arg(long, value_enum)]
+    kernel: Option<Flavour>,
+    /// Fewer cases and turns: ten minutes instead of forty
+    #[arg(long)]
+    quick: bool,
+    /// Refuse to begin when a program that is compared with is missing, instead of leaving it out
+    #[arg(long)]
+    peers: bool,
+    /// Only runs whose name contains this; --list names them
+    #[arg(long)]
+    filter: Option<String>,
+    /// Say which runs there are, and how long they take
+    #[arg(long)]
+    list: bool,
+    /// Where the report goes [default: bench in cargo's target directory]
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Make the report benches/BENCHMARKS.md, too
+    #[arg(long)]
+    write: bool,
+}
+
+pub(crate) fn run(options: &Options, offline: bool) -> Result<ExitCode> {
+    let steps = plan::steps(&options.parts, options.filter.as_deref(), options.quick);
+    if options.list {
+        list(&steps);
+        return Ok(ExitCode::SUCCESS);
+    }
+    ensure!(!steps.is_empty(), "no run of that name: see cargo lab bench --list");
+    let setup = Setup::new(Cache::of_user()?, offline, false)?;
+    if let Err(error) = setup.bench_tools() {
+        if options.peers {
+            return Err(error);
+        }
+        // They are only compared with: what is missing is left out, and said.
+        say(&format!("lab: {error:#}"));
+    }
+    let out = match &options.out {
+        Some(out) => std::path::absolute(out)?,
+        None => lab::target_dir()?.join("bench"),
+    };
+    std::fs::create_dir_all(&out).with_context(|| format!("create {}", out.display()))?;
+    let stage = Stage {
+        qemu: setup.qemu()?,
+        programs: build_release_programs()?,
+        quick: options.quick,
+        out,
+        bar: bar(steps.len()),
+    };
+    let begin = Instant::now();
+    let minutes: f64 = steps.iter().map(|step| step.minutes).sum();
+    stage.say(&format!("lab: {} runs, about {minutes:.0} minutes", steps.len()));
+    let (mut files, mut failures) = (Vec::new(), 0);
+    for (position, step) in steps.iter().enumerate() {
+        let so_far = begin.elapsed().as_secs_f64() / 60.0;
+        stage.say(&format!(
+            "lab: {} of {}: {} (about {:.0} min; {so_far:.0} min so far)",
+            position + 1,
+            steps.len(),
+            step.name,
+            step.minutes.ceil()
+        ));
+        let mut lines = Lines::new(step.part.suite());
+        let facts = match stage.measure(&setup, options.kernel, step, &mut lines) {
+            Ok(facts) => facts,
+            Err(error) => {
+                failures += 1;
+                stage.say(&format!("lab: {}: {error:#}", step.name));
+                lines.fail(&format!("the run failed: {error:#}"));
+                BTreeMap::new()
+            }
+        };
+        let file = stage.out.join(format!("{}.txt", step.name.replace([' ', ','], "-")));
+        lines.write(&file, &step.name, &facts)?;
+        files.push(file);
+        stage.bar.inc(1);
+    }
+    stage.bar.finish_and_clear();
+    stage.report(&files, options.write)?;
+    say(&format!("lab: {:.0} minutes", begin.elapsed().as_secs_f64() / 60.0));
+    Ok(if failures == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+#[expect(clippy::print_stdout, reason = "what was asked for")]
+fn list(steps: &[Step]) {
+    for step in steps {
+        println!("{:40} about {:>4.1} min", step.name, step.minutes);
+    }
+}
+
+/// What the programs run on.
+struct Stage {
+    qemu: Qemu,
+    /// Where our programs are.
+    programs: PathBuf,
+    quick: bool,
+    out: PathBuf,
+    bar: ProgressBar,
+}
+
+impl Stage {
+    /// Does one run; returns what the host knows of it.
+    fn measure(
+        &self,
+        setup: &Setup,
+        kernel: Option<Flavour>,
+        step: &Step,
+        lines: &mut Lines,
+    ) -> Result<BTreeMap<String, String>> {
+        let mut facts = host::facts();
+        facts.insert("load of the host before".to_owned(), host::load());
+        match &step.place {
+            Place::Host => self.on_host(step, lines)?,
+            Place::Lab(machine, wanted) => {
+                let default = if setup.has_full_kernel() {
+                    Flavour::Full
+                } else {
+                    Flavour::Stock
+                };
+                let kernel = setup.kernel(wanted.or(kernel).unwrap_or(default))?;
+                facts.extend(host::machine(machine, &kernel, &self.qemu)?);
+                self.in_lab(machine, &kernel, step, lines)?;
+            }
+        }
+        facts.insert("load of the host after".to_owned(), host::load());
+        lines.finish()?;
+        Ok(facts)
+    }
+
+    fn in_lab(&self, machine: &Machine, kernel: &Kernel, step: &Step, lines: &mut Lines) -> Result<()> {
+        let argv = self.argv(step)?;
+        let mut vm = boot(&self.qemu, kernel, machine)?;
+        let mut exec = exec(&self.qemu, kernel, &self.programs, argv);
+        exec.env
+            .push(("LAB_GUEST_INITRD".to_owned(), vm.guest_initrd().display().to_string()));
+        let finished = run_until(&mut vm, &exec, step.limit, |output| match output {
+            Output::Stdout(bytes) => lines.take(bytes, |line| self.note(line)),
+            Output::Stderr(bytes) => self.note(String::from_utf8_lossy(bytes).trim_end()),
+        });
+        lines.flush(|line| self.note(line));
+        let status = finished?;
+        vm.power_off();
+        ensure!(status == 0, "{} exits {status}", step.program);
+        Ok(())
+    }
+
+    /// Runs a program here. Its time is not limited: it changes nothing, and is the user's to stop.
+    fn on_host(&self, step: &Step, lines: &mut Lines) -> Result<()> {
+        let argv = self.argv(step)?;
+        let Some((program, arguments)) = argv.split_first() else {
+            bail!("no program");
+        };
+        let mut command = if step.program == plan::CARGO {
+            cargo()
+        } else {
+            Command::new(program)
+        };
+        command.args(arguments).env("CRITERION_HOME", self.criterion());
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("start {program}"))?;
+        if let Some(said) = child.stdout.take() {
+            let mut said = BufReader::new(said);
+            let mut bytes = Vec::new();
+            while said.read_until(b'\n', &mut bytes)? > 0 {
+                lines.take(&bytes, |line| self.note(line));
+                bytes.clear();
+            }
+        }
+        lines.flush(|line| self.note(line));
+        let status = child.wait()?;
+        ensure!(status.success(), "{}: {status}", step.program);
+        Ok(())
+    }
+
+    /// The program of a step, with its arguments.
+    fn argv(&self, step: &Step) -> Result<Vec<String>> {
+        let program = match step.program {
+            plan::CARGO => plan::CARGO.to_owned(),
+            program => self.programs.join(program).display().to_string(),
+        };
+        let mut argv = vec![program];
+        for argument in &step.arguments {
+            argv.push(match argument.strip_prefix("example:") {
+                Some(example) => build_release_example("drivers", example)?.display().to_string(),
+                None => argument.clone(),
+            });
+        }
+        if self.quick {
+            argv.extend(step.quick.iter().map(|&argument| argument.to_owned()));
+        }
+        Ok(argv)
+    }
+
+    fn criterion(&self) -> PathBuf {
+        self.out.join("criterion")
+    }
+
+    /// Makes the report of what was collected.
+    fn report(&self, files: &[PathBuf], write: bool) -> Result<()> {
+        let mut command = Command::new(self.programs.join("report"));
+        command.arg("--out").arg(&self.out).args(files);
+        if self.criterion().is_dir() {
+            command.arg("--criterion").arg(self.criterion());
+        }
+        let status = command.status().context("start the report")?;
+        ensure!(status.success(), "the report: {status}");
+        say(&format!(
+            "lab: the report is {}",
+            self.out.join("report.html").display()
+        ));
+        if write {
+            let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../benches/BENCHMARKS.md");
+            std::fs::copy(self.out.join("report.md"), &target)
+                .with_context(|| format!("write {}", target.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Says what a program said: on a terminal beside the bar, else as it is.
+    fn note(&self, line: &str) {
+        if self.bar.is_hidden() {
+            say(line);
+        } else {
+            self.bar.set_message(line.chars().take(90).collect::<String>());
+        }
+    }
+
+    fn say(&self, line: &str) {
+        self.bar.suspend(|| say(line));
+    }
+}
+
+fn bar(steps: usize) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(u64::try_from(steps).unwrap_or(u64::MAX));
+    let style = ProgressStyle::with_template("  {spinner} [{bar:24}] {pos}/{len} {elapsed} {wide_msg}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.enable_steady_tick(Duration::from_millis(120));
+    bar
+}
+
+/// Runs a command in the machine; returns its exit status.
+fn run_until(vm: &mut Vm, exec: &lab_init::Exec, limit: Duration, output: impl FnMut(&Output<'_>)) -> Result<i32> {
+    Ok(vm.run(exec, limit, output)?.status())
+}

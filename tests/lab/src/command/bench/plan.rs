@@ -1,0 +1,220 @@
+//! Which runs there are: what each measures, on which machine, and how long it may take.
+
+use lab::{Device, Flavour, Machine};
+use std::time::Duration;
+
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Part {
+    /// List of 4,096 functions, against lspci
+    List,
+    /// What needs no device: allocators, look-ups, rings, plans; by the clock and in instructions
+    Software,
+    /// Mapping memory for a device, and buffers of a pool, against bare calls and other crates
+    Map,
+    /// From a device's interrupt to who waits for it
+    Interrupt,
+    /// What devices move by themselves
+    Dma,
+    /// Opening devices
+    Open,
+    /// Bringing VFs up, against scripts, driverctl and dpdk-devbind
+    Vfs,
+    /// NVMe reads from user space, against the kernel's block layer and QEMU's driver
+    Nvme,
+    /// Frames of a VF, against DPDK
+    Packets,
+    /// Starting a guest, against QEMU
+    Guest,
+}
+
+/// The suite whose figures come in files of criterion, too.
+pub(super) const SOFTWARE: &str = "software";
+/// The program of steps that cargo does.
+pub(super) const CARGO: &str = "cargo";
+
+impl Part {
+    pub(super) fn suite(self) -> &'static str {
+        match self {
+            Self::List => "list",
+            Self::Software => SOFTWARE,
+            Self::Map => "map",
+            Self::Interrupt => "interrupt",
+            Self::Dma => "dma",
+            Self::Open => "open",
+            Self::Vfs => "vfs",
+            Self::Nvme => "nvme",
+            Self::Packets => "packets",
+            Self::Guest => "guest",
+        }
+    }
+}
+
+/// Where a program runs.
+#[derive(Debug, Clone)]
+pub(super) enum Place {
+    Host,
+    /// In a machine of its own, with a certain kernel or the one that was asked for.
+    Lab(Machine, Option<Flavour>),
+}
+
+/// One run of one program.
+#[derive(Debug, Clone)]
+pub(super) struct Step {
+    pub(super) part: Part,
+    pub(super) name: String,
+    pub(super) place: Place,
+    /// One of ours, or [`CARGO`].
+    pub(super) program: &'static str,
+    /// `example:NAME` stands for the path of an example of `drivers`.
+    pub(super) arguments: Vec<String>,
+    /// What is added when it is to be quick.
+    pub(super) quick: &'static [&'static str],
+    pub(super) limit: Duration,
+    /// How long it takes, about.
+    pub(super) minutes: f64,
+}
+
+/// The runs of these parts, or of all, whose names contain `filter`.
+pub(super) fn steps(parts: &[Part], filter: Option<&str>, is_quick: bool) -> Vec<Step> {
+    let mut steps = all(is_quick);
+    steps.retain(|step| {
+        (parts.is_empty() || parts.contains(&step.part)) && filter.is_none_or(|filter| step.name.contains(filter))
+    });
+    steps
+}
+
+fn all(is_quick: bool) -> Vec<Step> {
+    let wall = |devices: &[Device]| Machine {
+        devices: devices.to_vec(),
+        ..Machine::default()
+    };
+    let counting = |devices: &[Device]| Machine {
+        cpus: 1,
+        icount: true,
+        ..wall(devices)
+    };
+    let lab = |machine| Place::Lab(machine, None);
+    let step = |part, name: &str, place, program, arguments: &[&str], minutes: (f64, f64)| {
+        let minutes = if is_quick { minutes.1 } else { minutes.0 };
+        Step {
+            part,
+            name: name.to_owned(),
+            place,
+            program,
+            arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
+            quick: &["--quick"],
+            // A busy host takes longer, and a run that hangs must end.
+            limit: Duration::from_secs_f64(minutes * 60.0 * 6.0 + 120.0),
+            minutes,
+        }
+    };
+    let (igb, nvme) = ([Device::Igb], [Device::Nvme]);
+    // For mappings of 1 GiB, of small pages and of one.
+    let large = |machine| Machine {
+        memory_mib: 4096,
+        gigantic_pages: 1,
+        ..machine
+    };
+    let map =
+        |name, place, arguments: &[&str], minutes| step(Part::Map, name, place, "device-bench", arguments, minutes);
+    let interrupt = |name, place, arguments: &[&str], minutes| {
+        step(Part::Interrupt, name, place, "device-bench", arguments, minutes)
+    };
+    vec![
+        step(Part::List, "list", Place::Host, "list-ratio", &[], (0.3, 0.1)),
+        map(
+            "map instructions",
+            lab(counting(&igb)),
+            &["map", "pool", "--instructions"],
+            (4.0, 1.0),
+        ),
+        map("map time", lab(large(wall(&igb))), &["map", "pool"], (3.0, 0.5)),
+        interrupt(
+            "interrupt instructions",
+            lab(counting(&igb)),
+            &["interrupt", "--instructions"],
+            (1.0, 0.5),
+        ),
+        interrupt("interrupt time", lab(wall(&igb)), &["interrupt"], (1.0, 0.3)),
+        step(
+            Part::Open,
+            "open",
+            lab(wall(&igb)),
+            "device-bench",
+            &["open"],
+            (1.0, 0.3),
+        ),
+        step(Part::Dma, "dma", lab(wall(&nvme)), "device-bench", &["dma"], (1.0, 0.3)),
+        step(
+            Part::Vfs,
+            "vfs",
+            lab(wall(&[Device::Nvme127])),
+            "bench-vfs",
+            &[],
+            (9.0, 1.5),
+        ),
+        step(
+            Part::Nvme,
+            "nvme rates",
+            lab(wall(&nvme)),
+            "bench-nvme",
+            &["rates", "example:nvme-perf"],
+            (5.0, 1.0),
+        ),
+        step(
+            Part::Nvme,
+            "nvme instructions",
+            lab(counting(&nvme)),
+            "bench-nvme",
+            &["costs", "example:nvme-perf"],
+            (2.0, 1.0),
+        ),
+        step(
+            Part::Packets,
+            "packets rates",
+            lab(wall(&igb)),
+            "bench-packets",
+            &["rates", "example:vf-pps"],
+            (3.0, 1.0),
+        ),
+        step(
+            Part::Packets,
+            "packets instructions",
+            lab(counting(&igb)),
+            "bench-packets",
+            &["costs", "example:vf-pps"],
+            (2.0, 1.0),
+        ),
+        step(
+            Part::Guest,
+            "guest",
+            lab(wall(&[Device::Igb; 3])),
+            "bench-guest",
+            &[],
+            (8.0, 2.0),
+        ),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_of_it_takes_forty_minutes_and_ten_when_quick() {
+        let minutes = |is_quick| steps(&[], None, is_quick).iter().map(|step| step.minutes).sum::<f64>();
+        assert!(minutes(false) <= 40.0 && minutes(true) <= 10.0);
+    }
+
+    #[test]
+    fn parts_and_names_choose_runs_and_names_are_those_of_files() {
+        assert_eq!(steps(&[Part::Nvme], None, false).len(), 2);
+        assert_eq!(steps(&[Part::Nvme], Some("instr"), false).len(), 1);
+        let mut names: Vec<_> = steps(&[], None, false).into_iter().map(|step| step.name).collect();
+        let count = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+}
