@@ -12,10 +12,12 @@
 //! {"functions":[]}
 //! ```
 
+mod text;
+
 use crate::{Error, ErrorKind, Result};
 use pci::Bdf;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, Write as _};
@@ -26,6 +28,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
+use text::{address, token};
 use vfio_core::VfToken;
 use vmm_sys_util::sock_ctrl_msg::ScmSocket as _;
 
@@ -431,39 +434,6 @@ impl Connection {
 
 fn parse<T: DeserializeOwned>(line: &[u8], step: &'static str) -> Result<T> {
     serde_json::from_slice(line).map_err(|error| Error::new(step, ErrorKind::Malformed(Cow::Owned(error.to_string()))))
-}
-
-/// Addresses as they are written everywhere.
-mod address {
-    use super::{Bdf, Cow, Deserialize, Deserializer, Serializer};
-    use serde::de::Error as _;
-
-    pub(super) fn serialize<S: Serializer>(bdf: &Bdf, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(bdf)
-    }
-
-    pub(super) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Bdf, D::Error> {
-        let text = Cow::<'a, str>::deserialize(from)?;
-        text.parse().map_err(D::Error::custom)
-    }
-}
-
-/// VF tokens in their text form.
-mod token {
-    use super::{Cow, Deserialize, Deserializer, Serializer, VfToken};
-    use serde::de::Error as _;
-
-    pub(super) fn serialize<S: Serializer>(token: &Option<VfToken>, to: S) -> Result<S::Ok, S::Error> {
-        match token {
-            Some(token) => to.collect_str(token),
-            None => to.serialize_none(),
-        }
-    }
-
-    pub(super) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Option<VfToken>, D::Error> {
-        let text = Option::<Cow<'a, str>>::deserialize(from)?;
-        text.map(|text| text.parse().map_err(D::Error::custom)).transpose()
-    }
 }
 
 #[cfg(test)]
