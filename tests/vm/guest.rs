@@ -11,7 +11,30 @@ use rustix::process::Signal;
 use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+
+/// What QEMU is to be told of the processor of a guest inside the lab. QEMU's emulated SVM now and then delivers an interrupt twice, the second time while
+/// the guest holds its locks: `helper_vmrun` leaves it in `exception_index`, where it is found again when another thread of QEMU interrupts the
+/// processor's before the guest's next exit. Without EOIs through memory that exit is the first thing a handler does.
+pub(crate) const QEMU_CPU: &str = "host,kvm-pv-eoi=off";
+
+/// Guests that said nothing any more, in this process.
+static STALLED: AtomicUsize = AtomicUsize::new(0);
+
+/// One more guest stalled, and is started again.
+pub(crate) fn stalled() {
+    STALLED.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Of a case that holds.
+pub(crate) fn passed() -> Result<Outcome> {
+    Ok(match STALLED.load(Ordering::Relaxed) {
+        0 => Outcome::Passed,
+        1 => Outcome::Retried("1 guest stalled and was started again".to_owned()),
+        guests => Outcome::Retried(format!("{guests} guests stalled and were started again")),
+    })
+}
 
 pub(crate) fn drives_a_vf() -> Result<Outcome> {
     let pf = physical_function("igb")?;
@@ -20,18 +43,18 @@ pub(crate) fn drives_a_vf() -> Result<Outcome> {
     done(&["vf", "create", &pf, "1", "--driver", "vfio-pci"])?;
     let vf = vfs(&pf).pop().context("no VF")?;
     // What the kernel prefers, then the older interface by name: on a kernel without iommufd both are the older one. In the tool's own VMM, and in QEMU.
-    let qemu = ["--vmm", "qemu"];
-    for interface in [
-        &[][..],
-        &["--interface", "type1"],
-        &qemu,
-        &["--vmm", "qemu", "--interface", "type1"],
+    let cpu = ["--", "-cpu", QEMU_CPU];
+    for (interface, rest) in [
+        (&[][..], &[][..]),
+        (&["--interface", "type1"], &[]),
+        (&["--vmm", "qemu"], &cpu),
+        (&["--vmm", "qemu", "--interface", "type1"], &cpu),
     ] {
         let append = "console=ttyS0 quiet panic=-1 lab.role=guest";
         let guest = [
             "--kernel", &kernel, "--initrd", &initrd, "--append", append, "--memory", "512M",
         ];
-        let said = boot(&[&["run", &vf, "--timeout", "90"], guest.as_slice(), interface].concat())?;
+        let said = boot(&[&["run", &vf, "--timeout", "90"], guest.as_slice(), interface, rest].concat())?;
         for (beginning, end) in [("guest: igbvf took the function", ""), ("guest: ping ", "answered")] {
             ensure!(
                 said.lines()
@@ -45,7 +68,7 @@ pub(crate) fn drives_a_vf() -> Result<Outcome> {
     refused(&["run", &pf, "--kernel", &kernel], 1, &["vfio-pci"])?;
     // There is no firmware to stay in.
     refused(&["run", &pf], 2, &["--kernel"])?;
-    PASSED
+    passed()
 }
 
 /// A driver in the guest sees edu's interrupts, by MSI and by INTx, of which the device raises four each.
@@ -188,8 +211,8 @@ fn killed(guest: &[&str]) -> Result<Outcome> {
     }
 }
 
-/// Boots a guest. On a busy host an emulated guest inside an emulated machine once in a while does not come up at all, whatever it was
-/// given; one that came up must do all it is there for.
+/// Boots a guest. An emulated guest inside an emulated machine may not come up at all, whatever it was given (see [`QEMU_CPU`]), which the report says;
+/// one that came up must do all it is there for.
 fn boot(arguments: &[&str]) -> Result<String> {
     for _ in 0..2 {
         let run = sriovctl(arguments)?;
@@ -197,6 +220,7 @@ fn boot(arguments: &[&str]) -> Result<String> {
             return Ok(run.stdout);
         }
         ensure!(!run.stdout.contains("guest: "), "{}{}", run.stdout, run.stderr);
+        stalled();
     }
     done(arguments)
 }
