@@ -25,6 +25,10 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         case("a_vf_is_given_to_a_running_qemu_and_taken_back", to_qemu),
         case("a_vf_is_given_to_a_running_guest_and_taken_back", to_own),
+        case(
+            "a_second_function_of_a_group_joins_the_first_in_a_guest",
+            second_of_a_group,
+        ),
     ]
 }
 
@@ -179,6 +183,37 @@ fn to_own() -> Result<Outcome> {
         }
         Ok(())
     })
+}
+
+/// Two functions of the south bridge, which are in one group, by the interface that knows groups: the group opens once, and goes with the second.
+fn second_of_a_group() -> Result<Outcome> {
+    let mut both = Vec::new();
+    for id in ["id:8086:2922", "id:8086:2930"] {
+        let listed = done(&["list", id, "-o", "bdf", "--no-header"])?;
+        both.push(listed.trim().to_owned());
+    }
+    for function in &both {
+        done(&["bind", function, "--driver", "vfio-pci"])?;
+    }
+    let at = format!("sriovctl:{CONTROL}");
+    with_guests(|| {
+        let mut guest = own("type1")?;
+        for (time, function) in (1..).zip(&both) {
+            done(&["assign", function, "--to", &at, "--interface", "type1"])?;
+            said(&mut guest, " has come", time)?;
+        }
+        for (time, function) in (1..).zip(&both) {
+            done(&["unassign", function, "--from", &at])?;
+            said(&mut guest, " is gone", time)?;
+        }
+        let free = done(&["list", "--free", "--no-header", "--output", "bdf"])?;
+        ensure!(both.iter().all(|function| free.contains(function)), "not free: {free}");
+        Ok(())
+    })?;
+    for function in &both {
+        done(&["release", function])?;
+    }
+    PASSED
 }
 
 /// Afterwards the host can use it.

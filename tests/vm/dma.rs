@@ -95,7 +95,8 @@ pub(crate) fn rust_vmm() -> Result<Outcome> {
             &[
                 "1234:11e8",
                 "MSI: raised by the device",
-                "by DMA, in memory of vfio-core",
+                "in memory that VfioCore has mapped",
+                "in memory that VfioIoctls has mapped",
             ],
         )
     })?;
