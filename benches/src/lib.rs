@@ -3,13 +3,17 @@
 #![forbid(unsafe_code)]
 
 pub mod aims;
+pub mod baseline;
+pub mod counts;
 #[cfg(feature = "device")]
 pub mod device;
 pub mod list;
 pub mod meter;
+pub mod ops;
 pub mod program;
 pub mod record;
 pub mod report;
+pub mod samples;
 
 use system_tests::tree::{Tree, server};
 use tempfile::TempDir;
@@ -30,12 +34,16 @@ impl Machine {
     /// # Errors
     /// What the file system says: each function takes some 130 KiB of it.
     pub fn of(functions: usize) -> std::io::Result<Self> {
-        // Not the disk is to be measured.
-        let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())?;
+        let directory = in_memory()?;
         Ok(Self {
             tree: Tree::of(directory.path(), &server(functions))?,
             functions,
             _directory: directory,
         })
     }
+}
+
+/// A directory that goes away with the value. Not the disk is to be measured.
+fn in_memory() -> std::io::Result<TempDir> {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())
 }

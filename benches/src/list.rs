@@ -27,13 +27,13 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// Lists the machine so many times with each program, after a run that is not counted. Builds `sriovctl` as its users have it.
+    /// Lists the machine so many times with each program, after a run that is not counted. Builds `sriovctl` as its users have it, unless it is given.
     ///
     /// # Errors
     /// When a program cannot be built or run, fails, or does not list every function.
-    pub fn run(machine: &Machine, rounds: usize) -> Result<Self> {
+    pub fn run(machine: &Machine, rounds: usize, sriovctl: Option<PathBuf>) -> Result<Self> {
         let root = machine.tree.root();
-        let mut sriovctl = Command::new(build_sriovctl()?);
+        let mut sriovctl = Command::new(sriovctl.map_or_else(build_sriovctl, Ok)?);
         sriovctl
             .args(["list", "--sysroot"])
             .arg(root)

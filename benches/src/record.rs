@@ -81,10 +81,14 @@ impl Record {
         self.unit.ends_with("/s")
     }
 
-    /// The case with its circumstances.
+    /// The case with its circumstances, as far as it does not say them itself.
     #[must_use]
     pub fn title(&self) -> String {
-        let given = self.given.iter().map(|(name, value)| format!(", {name} {value}"));
+        let given = self
+            .given
+            .iter()
+            .filter(|(name, value)| !self.case.contains(&format!("{value} {name}")));
+        let given = given.map(|(name, value)| format!(", {name} {value}"));
         std::iter::once(self.case.clone()).chain(given).collect()
     }
 }

@@ -9,7 +9,7 @@
 //! {"remove":{"device":"0000:01:10.0","timeout_ms":10000}}
 //! "removed"
 //! "list"
-//! {"functions":[]}
+//! {"functions":{"process":4711,"functions":[]}}
 //! ```
 
 mod text;

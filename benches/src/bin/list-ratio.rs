@@ -1,23 +1,28 @@
 //! Prints how many times faster `sriovctl list` is than `lspci -nnk`: a table, and lines for the report.
+//!
+//! `list-ratio [--quick] [SRIOVCTL]`; without the program's path it is built.
 #![forbid(unsafe_code)]
 
 use anyhow::Result;
 use benches::Machine;
 use benches::list::{Comparison, lspci_is_missing};
 use benches::program::Program;
+use std::path::PathBuf;
 
 fn main() -> Result<()> {
-    let rounds = if std::env::args().any(|argument| argument == "--quick") {
-        7
-    } else {
-        21
-    };
+    let (mut rounds, mut sriovctl) = (21, None);
+    for argument in std::env::args().skip(1) {
+        match argument.as_str() {
+            "--quick" => rounds = 7,
+            path => sriovctl = Some(PathBuf::from(path)),
+        }
+    }
     let mut out = Program::on_host("list", &[("lspci -nnk", &["lspci", "--version"])])?;
     if let Some(reason) = lspci_is_missing() {
         out.absent("", "lspci -nnk", &reason)?;
         return out.end();
     }
-    let comparison = Comparison::run(&Machine::of(4096)?, rounds)?;
+    let comparison = Comparison::run(&Machine::of(4096)?, rounds, sriovctl)?;
     out.note(&comparison.to_string())?;
     let (case, turns) = comparison.figures();
     out.say(&case, turns)?;

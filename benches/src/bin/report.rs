@@ -5,7 +5,9 @@
 
 use anyhow::{Context, Result};
 use benches::aims::Verdict;
-use benches::report::{Report, criterion_run};
+use benches::record::Environment;
+use benches::report::{Report, Run};
+use benches::{ops, samples};
 use clap::Parser;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -36,9 +38,15 @@ fn main() -> Result<()> {
         report.add(&said).with_context(|| path.display().to_string())?;
     }
     if let Some(directory) = &args.criterion {
-        report
-            .runs
-            .extend(Some(criterion_run(directory)?).filter(|run| !run.records.is_empty()));
+        let run = Run {
+            environment: Environment {
+                name: "software, time".to_owned(),
+                ..Environment::default()
+            },
+            records: samples::read(directory)?,
+            absences: ops::absences(),
+        };
+        report.runs.extend(Some(run).filter(|run| !run.records.is_empty()));
     }
     std::fs::create_dir_all(&args.out).with_context(|| format!("create {}", args.out.display()))?;
     write(&args.out.join("report.json"), &report.json()?)?;

@@ -82,7 +82,14 @@ impl Chart {
         let middle = f64::midpoint(axis.left, WIDTH - Plot::RIGHT);
         let name = axis.name(&self.axis);
         text(&mut svg, middle, bottom + 35.0, "middle", "#000000", &name);
-        // Beside the names where there is room, for it is read with them.
+        let left = axis.left;
+        element(
+            &mut svg,
+            &format!(
+                "<path d=\"M{left:.1} {TOP}V{bottom:.1}H{:.1}\" fill=\"none\" stroke=\"#444444\"/>",
+                WIDTH - Plot::RIGHT
+            ),
+        );
         self.legend(&mut svg);
         let mut y = TOP;
         for group in &self.groups {
@@ -103,14 +110,6 @@ impl Chart {
                 self.mark(&mut svg, &axis, mark, y);
             }
         }
-        let left = axis.left;
-        element(
-            &mut svg,
-            &format!(
-                "<path d=\"M{left:.1} {TOP}V{bottom:.1}H{:.1}\" fill=\"none\" stroke=\"#444444\"/>",
-                WIDTH - Plot::RIGHT
-            ),
-        );
         svg.push_str("</svg>\n");
         svg
     }

@@ -4,7 +4,6 @@
 
 pub mod chart;
 pub mod compare;
-mod criterion;
 pub mod curve;
 mod html;
 mod markdown;
@@ -143,8 +142,6 @@ fn merge(first: &mut Environment, more: Environment) {
     first.facts.extend(more.facts);
     first.peers.extend(more.peers);
 }
-
-pub use criterion::run as criterion_run;
 
 #[cfg(test)]
 mod tests;

@@ -29,8 +29,8 @@ pub(super) struct Section {
 const CASES: usize = 12;
 
 /// What every table of figures is explained by.
-pub(super) const KEY: &str = "Each cell is the median of the turns, ± half of their range where they differ, and after the dot how many times as much \
-    ours (the first column of a way) is. Rates (…/s) are better when they are more, all else when it is less.";
+pub(super) const KEY: &str = "Each cell is the median of the turns, ± half of their range where they differ, and after the dot ours / this way, ours being the first \
+    of our ways. Rates (…/s) are better when they are more, all else when it is less.";
 
 /// What stands above everything.
 pub(super) const PREFACE: &str = "Figures are compared within one run only. A ratio is ours / theirs and the median of the ratios of the turns that were \

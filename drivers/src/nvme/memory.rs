@@ -66,8 +66,9 @@ impl Memory {
         self.iova
     }
 
-    /// Writes words, little-endian, over the bus, from one of the controller's pages on. Before what is written to a register after it: the CPU keeps the order of
-    /// such writes, and so does the bus (PCIe 6.0 §2.4.1).
+    /// Writes words, little-endian, over the bus, to the controller's pages. They come before a doorbell that is rung after them: the CPU keeps the
+    /// order of writes to uncached and to other memory, and on the bus neither the write of a register nor the answer to a controller that reads
+    /// its doorbell in memory passes them (PCIe 6.0 §2.4.1).
     ///
     /// Apart from the code around it, which is that of words in memory: beside eight writes over the bus a call is nothing.
     #[cold]

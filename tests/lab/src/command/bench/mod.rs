@@ -92,15 +92,12 @@ pub(crate) fn run(options: &Options, offline: bool) -> Result<ExitCode> {
             step.minutes.ceil()
         ));
         let mut lines = Lines::new(step.part.suite());
-        let facts = match stage.measure(&setup, options.kernel, step, &mut lines) {
-            Ok(facts) => facts,
-            Err(error) => {
-                failures += 1;
-                stage.say(&format!("lab: {}: {error:#}", step.name));
-                lines.fail(&format!("the run failed: {error:#}"));
-                BTreeMap::new()
-            }
-        };
+        let mut facts = host::facts();
+        if let Err(error) = stage.measure(&setup, options.kernel, step, &mut lines, &mut facts) {
+            failures += 1;
+            stage.say(&format!("lab: {}: {error:#}", step.name));
+            lines.fail(&format!("the run failed: {error:#}"));
+        }
         let file = stage.out.join(format!("{}.txt", step.name.replace([' ', ','], "-")));
         lines.write(&file, &step.name, &facts)?;
         files.push(file);
@@ -134,15 +131,15 @@ struct Stage {
 }
 
 impl Stage {
-    /// Does one run; returns what the host knows of it.
+    /// Does one run, and says what the host knows of it.
     fn measure(
         &self,
         setup: &Setup,
         kernel: Option<Flavour>,
         step: &Step,
         lines: &mut Lines,
-    ) -> Result<BTreeMap<String, String>> {
-        let mut facts = host::facts();
+        facts: &mut BTreeMap<String, String>,
+    ) -> Result<()> {
         facts.insert("load of the host before".to_owned(), host::load());
         match &step.place {
             Place::Host => self.on_host(step, lines)?,
@@ -158,8 +155,7 @@ impl Stage {
             }
         }
         facts.insert("load of the host after".to_owned(), host::load());
-        lines.finish()?;
-        Ok(facts)
+        lines.finish()
     }
 
     fn in_lab(&self, machine: &Machine, kernel: &Kernel, step: &Step, lines: &mut Lines) -> Result<()> {
@@ -218,9 +214,10 @@ impl Stage {
         };
         let mut argv = vec![program];
         for argument in &step.arguments {
-            argv.push(match argument.strip_prefix("example:") {
-                Some(example) => build_release_example("drivers", example)?.display().to_string(),
-                None => argument.clone(),
+            argv.push(match argument.split_once(':') {
+                Some(("example", example)) => build_release_example("drivers", example)?.display().to_string(),
+                Some(("program", program)) => self.programs.join(program).display().to_string(),
+                _ => argument.clone(),
             });
         }
         if self.quick {

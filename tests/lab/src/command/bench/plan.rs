@@ -66,7 +66,7 @@ pub(super) struct Step {
     pub(super) place: Place,
     /// One of ours, or [`CARGO`].
     pub(super) program: &'static str,
-    /// `example:NAME` stands for the path of an example of `drivers`.
+    /// `example:NAME` stands for the path of an example of `drivers`, `program:NAME` for that of a program of ours.
     pub(super) arguments: Vec<String>,
     /// What is added when it is to be quick.
     pub(super) quick: &'static [&'static str],
@@ -122,21 +122,28 @@ fn all(is_quick: bool) -> Vec<Step> {
         step(Part::Interrupt, name, place, "device-bench", arguments, minutes)
     };
     vec![
-        step(Part::List, "list", Place::Host, "list-ratio", &[], (0.3, 0.1)),
+        step(
+            Part::List,
+            "list",
+            Place::Host,
+            "list-ratio",
+            &["program:sriovctl"],
+            (0.3, 0.1),
+        ),
         map(
             "map instructions",
             lab(counting(&igb)),
             &["map", "pool", "--instructions"],
-            (4.0, 1.0),
+            (3.0, 0.7),
         ),
-        map("map time", lab(large(wall(&igb))), &["map", "pool"], (3.0, 0.5)),
+        map("map time", lab(large(wall(&igb))), &["map", "pool"], (2.0, 0.5)),
         interrupt(
             "interrupt instructions",
             lab(counting(&igb)),
             &["interrupt", "--instructions"],
-            (1.0, 0.5),
+            (0.7, 0.3),
         ),
-        interrupt("interrupt time", lab(wall(&igb)), &["interrupt"], (1.0, 0.3)),
+        interrupt("interrupt time", lab(wall(&igb)), &["interrupt"], (0.7, 0.3)),
         step(
             Part::Open,
             "open",
@@ -145,6 +152,28 @@ fn all(is_quick: bool) -> Vec<Step> {
             &["open"],
             (1.0, 0.3),
         ),
+        Step {
+            quick: &[],
+            ..step(
+                Part::Software,
+                "software instructions",
+                Place::Host,
+                "counts",
+                &[],
+                (3.0, 1.2),
+            )
+        },
+        Step {
+            quick: &["--", "--quick"],
+            ..step(
+                Part::Software,
+                "software time",
+                Place::Host,
+                CARGO,
+                &["bench", "--package", "benches", "--bench", "operations"],
+                (4.0, 0.8),
+            )
+        },
         step(Part::Dma, "dma", lab(wall(&nvme)), "device-bench", &["dma"], (1.0, 0.3)),
         step(
             Part::Vfs,
@@ -152,7 +181,7 @@ fn all(is_quick: bool) -> Vec<Step> {
             lab(wall(&[Device::Nvme127])),
             "bench-vfs",
             &[],
-            (9.0, 1.5),
+            (8.0, 1.4),
         ),
         step(
             Part::Nvme,
@@ -160,7 +189,7 @@ fn all(is_quick: bool) -> Vec<Step> {
             lab(wall(&nvme)),
             "bench-nvme",
             &["rates", "example:nvme-perf"],
-            (5.0, 1.0),
+            (4.5, 0.7),
         ),
         step(
             Part::Nvme,
@@ -168,7 +197,7 @@ fn all(is_quick: bool) -> Vec<Step> {
             lab(counting(&nvme)),
             "bench-nvme",
             &["costs", "example:nvme-perf"],
-            (2.0, 1.0),
+            (2.0, 0.7),
         ),
         step(
             Part::Packets,
@@ -176,7 +205,7 @@ fn all(is_quick: bool) -> Vec<Step> {
             lab(wall(&igb)),
             "bench-packets",
             &["rates", "example:vf-pps"],
-            (3.0, 1.0),
+            (1.5, 0.7),
         ),
         step(
             Part::Packets,
@@ -184,7 +213,7 @@ fn all(is_quick: bool) -> Vec<Step> {
             lab(counting(&igb)),
             "bench-packets",
             &["costs", "example:vf-pps"],
-            (2.0, 1.0),
+            (1.0, 0.7),
         ),
         step(
             Part::Guest,
@@ -192,7 +221,7 @@ fn all(is_quick: bool) -> Vec<Step> {
             lab(wall(&[Device::Igb; 3])),
             "bench-guest",
             &[],
-            (8.0, 2.0),
+            (6.0, 1.2),
         ),
     ]
 }

@@ -1,0 +1,116 @@
+//! Instructions and system calls of each operation that is measured, as records; and whether they are as they were.
+#![forbid(unsafe_code)]
+
+use anyhow::{Context, Result, bail};
+use benches::counts::{self, Baselines};
+use benches::ops::{self, Operation};
+use benches::record::{Clock, Environment, Line, Lines, Record};
+use clap::Parser;
+use std::io::stdout;
+use std::process::ExitCode;
+
+/// Counts the instructions and the system calls of the operations that `cargo bench -p benches` times
+#[derive(Parser)]
+struct Arguments {
+    /// Fail when one has more than 3 % more instructions than `benches/baselines.json` says
+    #[arg(long, conflicts_with = "save")]
+    check: bool,
+    /// Write that file
+    #[arg(long)]
+    save: bool,
+    /// Only operations whose name has this in it
+    #[arg(long, value_name = "TEXT", conflicts_with = "save")]
+    filter: Option<String>,
+    /// Do these, under callgrind
+    #[arg(long, hide = true, value_name = "NAME", num_args = 1..)]
+    run: Option<Vec<String>>,
+}
+
+fn main() -> Result<ExitCode> {
+    let arguments = Arguments::parse();
+    let all = ops::all();
+    if let Some(names) = &arguments.run {
+        for name in names {
+            let operation = all.iter().find(|operation| operation.id() == *name);
+            counts::run(operation.with_context(|| format!("no operation is called {name}"))?)?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let wanted = |operation: &Operation| {
+        let filter = arguments.filter.as_ref();
+        filter.is_none_or(|text| operation.id().contains(text))
+    };
+    let operations: Vec<Operation> = all.into_iter().filter(wanted).collect();
+    if operations.is_empty() {
+        bail!("no operation is called that");
+    }
+    if let Some(reason) = counts::valgrind_is_missing() {
+        say(&format!("lab-skip: {reason}"));
+        return Ok(ExitCode::SUCCESS);
+    }
+    if arguments.check || arguments.save {
+        compare(operations, arguments.save)
+    } else {
+        report(operations)
+    }
+}
+
+/// All that there is.
+fn report(operations: Vec<Operation>) -> Result<ExitCode> {
+    let mut lines = Lines::new(stdout().lock());
+    lines.say(&Line::Environment(Environment {
+        name: "software, instructions".to_owned(),
+        facts: [("toolchain".to_owned(), counts::key()?)].into(),
+        ..Environment::default()
+    }))?;
+    for operation in operations.iter().filter(|one| one.clocks.contains(&Clock::Count)) {
+        let calls = operation.prepare()?.calls()?.context("nobody notes the calls")?;
+        let calls = f64::from(u32::try_from(calls)?) / f64::from(operation.per_cycle);
+        lines.say(&Line::Record(operation.record(Clock::Count, vec![calls])))?;
+    }
+    let counted: Vec<Operation> = operations.into_iter().filter(counts::is_counted).collect();
+    for (_, record) in count(&counted)? {
+        lines.say(&Line::Record(record))?;
+    }
+    lines.end()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn compare(operations: Vec<Operation>, is_saved: bool) -> Result<ExitCode> {
+    if !is_saved && let Some(reason) = Baselines::read(counts::file())?.differ()? {
+        say(&format!("lab-skip: {reason}"));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let operations: Vec<Operation> = operations.into_iter().filter(counts::is_checked).collect();
+    let records = count(&operations)?;
+    if is_saved {
+        Baselines::new(&records)?.write(counts::file())?;
+        say(&format!("{} baselines are saved", records.len()));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let difference = Baselines::read(counts::file())?.compare(&records);
+    let grown = counts::grown(&records, &ops::all());
+    for line in difference.worse.iter().chain(&grown) {
+        say(&format!("worse: {line}"));
+    }
+    for line in &difference.better {
+        say(&format!("better: {line}: counts --save"));
+    }
+    say(&format!("{} operations are compared", records.len()));
+    let is_good = difference.worse.is_empty() && grown.is_empty();
+    Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn count(operations: &[Operation]) -> Result<Vec<(String, Record)>> {
+    if operations.is_empty() {
+        return Ok(Vec::new());
+    }
+    let program = std::env::current_exe()?;
+    let records = counts::count(&program, &["--run"], operations)?;
+    Ok(operations.iter().map(Operation::id).zip(records).collect())
+}
+
+#[expect(clippy::print_stdout, reason = "what it is for")]
+fn say(text: &str) {
+    println!("{text}");
+}
