@@ -42,7 +42,7 @@ pub fn run(session: &mut Session, functions: &[Bdf]) -> Result<()> {
             }
         };
         let bench = Bench::new(session, attached, backend, functions.get(1).copied())?;
-        for shape in cases::shapes(backend, session.is_quick) {
+        for shape in cases::shapes(backend, session.is_quick, session.meter.clock()) {
             bench.measure(session, &shape)?;
         }
     }
