@@ -4,7 +4,7 @@
 //! firmware would place it. A function leaves with the guest's consent: the button is pressed, the guest lets go of it and switches the slot off,
 //! and then it is taken from the guest, reset and closed.
 //!
-//! Opening, mapping all of the guest's memory and resetting may take seconds. Who does one of these holds the lock of the [address space](Space), and nobody
+//! Opening, mapping all of the guest's memory and resetting may take seconds. Who does one of these holds the lock of the address space, and nobody
 //! waits for that one but who does another: not the processors, not the event thread while the guest runs, and not who only asks.
 
 mod control;
