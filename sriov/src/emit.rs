@@ -1,6 +1,7 @@
 //! What to tell others to give them functions: text to paste or to put into a file, from what is known of the functions alone.
 //!
-//! Key types: [`Form`], [`Handout`] (one function), [`Emitted`]. Command lines are made one by one, documents for all functions together.
+//! Key types: [`Form`], [`Handout`] (one function), [`Emitted`]. What repeats for each function is made one by one; documents, and command
+//! lines that say something once, for all functions together.
 
 use crate::{Error, ErrorKind};
 use pci::{Bdf, ClassCode, DeviceId, GroupId, VendorId};
@@ -10,7 +11,7 @@ mod kubernetes;
 mod unit;
 mod vmm;
 
-pub use vmm::{hostdev, qemu_device, sysfs_path};
+pub use vmm::{hostdev, qemu_devices, sysfs_path};
 
 /// For whom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -150,6 +151,8 @@ pub fn emit(
     node: Option<&str>,
 ) -> Result<Vec<Emitted>, Error> {
     match form {
+        Form::Qemu => Ok(vec![vmm::qemu(functions, wanted)]),
+        Form::CloudHypervisor => Ok(vec![vmm::cloud_hypervisor(functions, wanted)]),
         Form::Cdi => cdi::emit(functions, wanted).map(|emitted| vec![emitted]),
         Form::Systemd => unit::emit(functions).map(|emitted| vec![emitted]),
         Form::DevicePlugin => kubernetes::device_plugin(functions).map(|emitted| vec![emitted]),

@@ -30,7 +30,7 @@ mod worker;
 pub use access::{Access, Deadlines, Failure};
 pub use apply::{Applied, Executor, Guard, Loss, Progress};
 pub use driver::WantedDriver;
-pub use emit::{Backend, Emitted, Form, Handout, Pf, emit, hostdev, qemu_device, sysfs_path};
+pub use emit::{Backend, Emitted, Form, Handout, Pf, emit, hostdev, qemu_devices, sysfs_path};
 pub use error::{Error, ErrorKind, Holder, Owner};
 pub use guard::Refusal;
 pub use holder::{Coverage, Holders, Node, OpenFile, Process};

@@ -1,6 +1,7 @@
 //! Programs that run while a test does something else.
 
 use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 use std::fs::File;
 use std::io::Write;
 use std::process::{Child, Command, Stdio};
@@ -82,6 +83,11 @@ impl Background {
             ensure!(Instant::now() < deadline, "it does not end: {}", self.said()?);
             pause()?;
         }
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        kill_process(Pid::from_child(&self.child), signal)?;
+        Ok(())
     }
 
     /// SIGKILL.

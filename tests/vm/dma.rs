@@ -1,7 +1,7 @@
 //! The libraries on the real kernel: their examples, which check what they do.
 
 use crate::PASSED;
-use crate::machine::{Run, done, physical_function, run};
+use crate::machine::{Run, done, physical_function, run, vfs};
 use anyhow::{Context, Result, bail, ensure};
 use lab::case::Outcome;
 use std::fs::{self, OpenOptions};
@@ -74,6 +74,39 @@ pub(crate) fn demand() -> Result<Outcome> {
     let kept = said.lines().filter(|line| line.contains("KiB, budget ")).count();
     ensure!(kept == 2, "{said}");
     PASSED
+}
+
+/// Devices that we have opened, driven by the crates of rust-vmm: one with MSI-X, one with MSI and DMA.
+pub(crate) fn rust_vmm() -> Result<Outcome> {
+    if !has_iommufd() {
+        return Ok(Outcome::Skipped("this kernel has no iommufd".to_owned()));
+    }
+    let pf = physical_function("igb")?;
+    done(&["vf", "create", &pf, "1", "--driver", "vfio-pci"])?;
+    let vf = vfs(&pf).pop().context("no VF")?;
+    let handed_over =
+        example("rust_vmm", &[&vf]).and_then(|run| says(&run, &["8086:10ca", "MSI-X: raised by the device"]));
+    done(&["vf", "delete", &pf])?;
+    handed_over?;
+    on_edu(|edu| {
+        let run = example("rust_vmm", &[edu])?;
+        says(
+            &run,
+            &[
+                "1234:11e8",
+                "MSI: raised by the device",
+                "in memory that VfioCore has mapped",
+                "in memory that VfioIoctls has mapped",
+            ],
+        )
+    })?;
+    PASSED
+}
+
+fn says(run: &Run, words: &[&str]) -> Result<()> {
+    let missing = words.iter().find(|word| !run.stdout.contains(**word));
+    ensure!(missing.is_none(), "no {missing:?}: {}", run.stdout);
+    Ok(())
 }
 
 /// Two of the kernel's sample devices; the state of one is given to the other.

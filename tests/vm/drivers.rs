@@ -82,9 +82,14 @@ fn first_driver(interface: &str) -> Result<()> {
 /// Does something with the NVMe controller while it is on vfio-pci.
 pub(crate) fn on_nvme(what: impl FnOnce(&str) -> Result<()>) -> Result<()> {
     let nvme = physical_function("nvme")?;
-    done(&["bind", &nvme, "--driver", "vfio-pci"])?;
-    let outcome = what(&nvme);
-    let released = done(&["release", &nvme]);
+    on_vfio(&nvme, || what(&nvme))
+}
+
+/// Does something while a function is on vfio-pci.
+pub(crate) fn on_vfio(function: &str, what: impl FnOnce() -> Result<()>) -> Result<()> {
+    done(&["bind", function, "--driver", "vfio-pci"])?;
+    let outcome = what();
+    let released = done(&["release", function]);
     outcome?;
     released?;
     Ok(())
@@ -122,14 +127,16 @@ const RANGE: usize = 48 << 20;
 const LBA: usize = 512;
 
 /// What a namespace holds: the seed, and the versions of its blocks.
-struct Held {
+pub(crate) struct Held {
+    nvme: String,
     file: PathBuf,
 }
 
 impl Held {
     /// The kernel writes all blocks: what it leaves is what the driver must find.
-    fn written_by_kernel(nvme: &str) -> Result<Self> {
+    pub(crate) fn written_by_kernel(nvme: &str) -> Result<Self> {
         let held = Self {
+            nvme: nvme.to_owned(),
             file: PathBuf::from("/tmp/versions"),
         };
         let (seed, versions) = (7_u64, vec![1_u32; RANGE / LBA]);
@@ -150,13 +157,13 @@ impl Held {
     }
 
     /// The kernel reads all blocks: they must be what the driver says.
-    fn read_by_kernel(&self, nvme: &str) -> Result<()> {
+    fn read_by_kernel(&self) -> Result<()> {
         let state = fs::read(&self.file)?;
         let (seed, versions) = state.split_first_chunk().context("no seed")?;
         let seed = u64::from_le_bytes(*seed);
         let (versions, _) = versions.as_chunks();
         ensure!(versions.len() == RANGE / LBA, "versions of {} blocks", versions.len());
-        let mut device = File::open(block_device(nvme)?)?;
+        let mut device = File::open(block_device(&self.nvme)?)?;
         let (mut blocks, mut scratch) = (vec![0; 1 << 20], vec![0; LBA]);
         let mut numbers = (0_u64..).zip(versions);
         for _ in (0..RANGE).step_by(blocks.len()) {
@@ -172,11 +179,11 @@ impl Held {
     }
 
     /// Random operations by the driver, then the kernel's view.
-    fn check(&self, interface: &str, arguments: &str) -> Result<()> {
-        on_nvme(|nvme| {
+    pub(crate) fn check(&self, interface: &str, arguments: &str) -> Result<()> {
+        on_vfio(&self.nvme, || {
             let (file, range) = (self.file.to_string_lossy(), RANGE.to_string());
             let usual = [
-                nvme,
+                self.nvme.as_str(),
                 "--destroy-data",
                 "--versions",
                 &file,
@@ -190,7 +197,7 @@ impl Held {
             ensure!(said.contains("every block was as it should be"), "{said}");
             Ok(())
         })?;
-        self.read_by_kernel(&physical_function("nvme")?)
+        self.read_by_kernel()
     }
 }
 
@@ -248,7 +255,7 @@ fn copy(interface: &str) -> Result<()> {
         Ok(())
     })?;
     fs::remove_file(image)?;
-    held.read_by_kernel(&nvme)
+    held.read_by_kernel()
 }
 
 /// The PF is driven from user space, too: it is what takes a virtual function's controller online.

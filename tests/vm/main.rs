@@ -10,9 +10,11 @@ mod dma;
 mod drivers;
 mod guest;
 mod lifecycle;
+mod memory_buffer;
 mod monitor;
 mod refusals;
 mod removal;
+mod token;
 mod topology;
 mod vf;
 mod virtio;
@@ -77,6 +79,7 @@ fn main() -> ExitCode {
         Case::new("a_device_reaches_another_ones_registers", dma::peer),
         Case::new("demand_paging_keeps_its_budget", dma::demand),
         Case::new("a_device_state_moves_to_another", dma::migrate),
+        Case::new("a_device_is_driven_by_the_crates_of_rust_vmm", dma::rust_vmm),
         Case {
             limit_s: 240,
             ..Case::new("a_hung_sysfs_file_ends_in_a_deadline", refusals::hung_file)
@@ -109,6 +112,14 @@ fn main() -> ExitCode {
             ..Case::new("a_guest_drives_a_vf", guest::drives_a_vf)
         },
         Case {
+            limit_s: 420,
+            ..Case::new("a_guest_gets_the_interrupts_of_an_edu", guest::drives_an_edu)
+        },
+        Case {
+            limit_s: 420,
+            ..Case::new("a_guest_that_is_asked_to_end_ends_in_order", guest::ends_in_order)
+        },
+        Case {
             limit_s: 180,
             ..Case::new("a_guest_ends_with_a_killed_run", guest::ends_with_a_killed_run)
         },
@@ -122,7 +133,9 @@ fn main() -> ExitCode {
     ];
     cases.extend(assign::cases());
     cases.extend(drivers::cases());
+    cases.extend(memory_buffer::cases());
     cases.extend(removal::cases());
+    cases.extend(token::cases());
     cases.extend(vf::cases());
     cases.extend(virtio::cases());
     lab::case::main(&cases, machine::leaves_no_trace)

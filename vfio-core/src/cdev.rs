@@ -115,6 +115,23 @@ impl CdevFile {
         })
     }
 
+    /// The open file, while it is not bound.
+    #[cfg(feature = "kvm")]
+    pub(crate) fn calls(&self, step: &'static str) -> Result<Arc<dyn DeviceCalls>, Error> {
+        let open = self.open_file();
+        open.as_ref().map(Arc::clone).ok_or_else(|| self.is_bound(step))
+    }
+
+    #[cfg(feature = "kvm")]
+    pub(crate) fn bdf(&self) -> Option<Bdf> {
+        self.bdf
+    }
+
+    fn is_bound(&self, step: &'static str) -> Error {
+        let kind = ErrorKind::Invalid("the file belongs to the device that it was bound as");
+        Error::new(step, kind).on(self.bdf)
+    }
+
     fn open_file(&self) -> MutexGuard<'_, Option<Arc<dyn DeviceCalls>>> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -134,10 +151,7 @@ impl CdevFile {
     #[doc(alias = "VFIO_DEVICE_BIND_FLAG_TOKEN")]
     pub fn bind(&self, iommufd: &Iommufd, token: Option<VfToken>) -> Result<BoundDevice, Error> {
         let mut open = self.open_file();
-        let calls = open.as_ref().ok_or_else(|| {
-            let kind = ErrorKind::Invalid("the file belongs to the device that it was bound as");
-            Error::new(BIND, kind).on(self.bdf)
-        })?;
+        let calls = open.as_ref().ok_or_else(|| self.is_bound(BIND))?;
         if !self.unguarded {
             let guarded = unguarded::refuse(&self.system, calls.descriptor());
             guarded.map_err(|kind| Error::new(BIND, kind).on(self.bdf))?;

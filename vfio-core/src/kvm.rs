@@ -3,7 +3,9 @@
 //! Follows `Documentation/virt/kvm/devices/vfio.rst` and `include/uapi/linux/kvm.h`.
 
 use crate::sys::kvm::{self, Change};
-use crate::{BoundDevice, Error, ErrorKind, Group};
+use crate::sys::vfio::DeviceCalls;
+use crate::{CdevFile, Error, ErrorKind, Group};
+use pci::Bdf;
 use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -26,7 +28,7 @@ pub struct KvmFile {
 
 #[derive(Debug)]
 enum File {
-    Device(BoundDevice),
+    Cdev(Arc<dyn DeviceCalls>, Option<Bdf>),
     Group(Group),
 }
 
@@ -40,24 +42,24 @@ impl KvmVfio {
         Self { file: Arc::new(file) }
     }
 
-    /// Tells KVM of a device, before the virtual machine runs. For a device that was opened through a group it is the group that counts, once
-    /// for all of its devices.
+    /// Tells KVM of a device before it is bound: its driver may want to know the virtual machine then. A device that is opened through a group counts with
+    /// [that](Self::add_group).
     ///
     /// # Errors
     ///
     /// EEXIST for a device or group that KVM knows already; EINVAL for a descriptor that is no KVM VFIO device;
-    /// [`ErrorKind::Invalid`] for a device of a fake machine.
+    /// [`ErrorKind::Invalid`] for a file that was bound already, and for one of a fake machine.
     #[doc(alias = "KVM_DEV_VFIO_FILE_ADD")]
-    #[doc(alias = "KVM_DEV_VFIO_GROUP_ADD")]
-    pub fn add(&self, device: &BoundDevice) -> Result<KvmFile, Error> {
-        self.add_file(File::Device(device.clone()))
+    pub fn add_cdev(&self, file: &CdevFile) -> Result<KvmFile, Error> {
+        self.add_file(File::Cdev(file.calls(ADD)?, file.bdf()))
     }
 
     /// Tells KVM of a group before any of its devices is open.
     ///
     /// # Errors
     ///
-    /// As [`add`](Self::add).
+    /// As [`add_cdev`](Self::add_cdev).
+    #[doc(alias = "KVM_DEV_VFIO_GROUP_ADD")]
     pub fn add_group(&self, group: &Group) -> Result<KvmFile, Error> {
         self.add_file(File::Group(group.clone()))
     }
@@ -109,13 +111,9 @@ impl Drop for KvmFile {
 
 impl File {
     fn number(&self) -> i32 {
-        let of_group = |group: &Group| group.calls().number();
         match self {
-            Self::Group(group) => of_group(group),
-            Self::Device(device) => match device.group() {
-                Some(attached) => of_group(attached.group()),
-                None => device.calls().number(),
-            },
+            Self::Group(group) => group.calls().number(),
+            Self::Cdev(calls, _) => calls.number(),
         }
     }
 
@@ -125,7 +123,7 @@ impl File {
             other => ErrorKind::from_errno(other),
         };
         match self {
-            Self::Device(device) => device.failed(step, kind),
+            Self::Cdev(_, bdf) => Error::new(step, kind).on(*bdf),
             Self::Group(_) => Error::new(step, kind),
         }
     }

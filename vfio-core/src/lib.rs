@@ -31,6 +31,7 @@ mod dirty;
 mod dma_logging;
 mod error;
 mod event;
+mod exec;
 #[cfg(feature = "fake")]
 pub mod fake;
 mod feature;
@@ -67,6 +68,7 @@ pub use dirty::{DirtyBitmap, DirtyRanges};
 pub use dma_logging::DmaLogging;
 pub use error::{Error, ErrorKind, Step};
 pub use event::{EventFd, EventSet, wait_any, wait_either};
+pub use exec::close_on_exec;
 pub use feature::{Feature, FeatureAccess, FeatureSet};
 pub use hot_reset::{Affected, HotResetSet, Owner};
 pub use info::{DeviceInfo, RegionIndex, RegionInfo};

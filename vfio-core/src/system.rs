@@ -1,9 +1,13 @@
 //! Where files are opened: the running kernel, or a machine in memory.
 
+use crate::ErrorKind;
 use crate::sys::Files;
 use pci::Sysfs;
 use std::fmt;
 use std::sync::Arc;
+
+/// The step of those who ask before they lock.
+pub(crate) const CHECK_MEMLOCK: &str = "check RLIMIT_MEMLOCK";
 
 /// The kernel that answers. Cheap to clone.
 #[derive(Clone)]
@@ -22,19 +26,11 @@ impl System {
         }
     }
 
-    /// How much memory the process may lock (RLIMIT_MEMLOCK), in bytes; `None` without a limit, or with CAP_IPC_LOCK. What devices may
-    /// reach counts as locked.
-    #[must_use]
-    #[doc(alias = "getrlimit")]
-    pub fn memlock_limit(&self) -> Option<u64> {
-        self.files.memlock_limit()
-    }
-
-    /// How much memory the process has locked and pinned, in bytes (`VmLck` and `VmPin`). At least one of them counts against the limit: type1
-    /// counts the first, iommufd the second, and with it what the user's other processes have pinned, which nobody can read.
-    #[must_use]
-    pub fn memlock_used(&self) -> u64 {
-        self.files.memlock_used().max(self.files.pinned())
+    /// Why no `len` bytes more may be locked where `used` count, if RLIMIT_MEMLOCK is in the way.
+    pub(crate) fn memlock_exceeded(&self, used: u64, len: u64) -> Option<ErrorKind> {
+        let limit = self.files.memlock_limit()?;
+        let need = used.saturating_add(len);
+        (need > limit).then_some(ErrorKind::MemlockExceeded { need, limit })
     }
 
     #[cfg(feature = "fake")]

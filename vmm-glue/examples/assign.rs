@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use vfio_core::iommufd::Iommufd;
 use vfio_core::{CdevFile, Container, ContainerPath, EventFd, Group, PageSize, System};
-use vmm_glue::dma::{Pin, check_memlock, locked_bytes};
+use vmm_glue::dma::Pin;
 use vmm_glue::functions::{self, Backend, DmaOptions, Functions, Opened, Parts};
 use vmm_glue::kvm::Kvm;
 use vmm_glue::machine::{Console, Files, Machine, Plugged, Reboot, Spec};
@@ -78,9 +78,11 @@ fn main() -> Result<()> {
     };
     let spec = Spec {
         nodes: vec![node],
+        pci_node: None,
         pages: PageSize::Transparent,
         command_line: arguments.append.clone(),
         reboot: Reboot::End,
+        has_exit_port: false,
     };
     let files = Files {
         kvm: Kvm::open(Path::new("/dev/kvm"))?,
@@ -114,7 +116,6 @@ fn main() -> Result<()> {
     } else {
         Backend::Iommufd(Iommufd::open(&system)?)
     };
-    check_memlock(&system, locked_bytes(parts.memory.ram()))?;
     let at_first = if arguments.cycles == 0 {
         &arguments.functions[..]
     } else {
@@ -133,7 +134,6 @@ fn main() -> Result<()> {
     );
     let plugged: Arc<dyn Plugged> = Arc::<Functions>::clone(&functions);
     machine.connect(functions.root(), plugged)?;
-    functions.watch(machine.events())?;
     functions.serve()?;
     let handle = machine.handle();
     let cycles = (arguments.cycles != 0).then(|| {

@@ -118,9 +118,11 @@ fn main() -> Result<()> {
     };
     let spec = Spec {
         nodes: (0..nodes).map(|_| node).collect(),
+        pci_node: None,
         pages: arguments.pages,
         command_line: arguments.append,
         reboot: arguments.reboot,
+        has_exit_port: false,
     };
     // A terminal would have to be put into raw mode, and back: this is for scripts.
     let input = (!stdin().is_terminal())

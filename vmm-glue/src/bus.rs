@@ -4,7 +4,7 @@ use crate::{Error, ErrorKind, Result};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 /// What answers at a range of addresses. Called by the guest's processors, several at a time.
 pub trait Device: fmt::Debug + Send + Sync {
@@ -20,6 +20,37 @@ pub trait Device: fmt::Debug + Send + Sync {
 pub struct Bus {
     /// By first address; they do not overlap.
     ranges: RwLock<BTreeMap<u64, Occupant>>,
+    waiting: Mutex<Vec<Waiting>>,
+}
+
+/// Would answer at addresses that another device had.
+pub(crate) trait Heir: fmt::Debug + Send + Sync {
+    /// Somebody reaches for these addresses, and nobody answers: may answer from now on.
+    fn claim(&self);
+}
+
+#[derive(Debug)]
+struct Waiting {
+    range: Range<u64>,
+    heir: Weak<dyn Heir>,
+}
+
+/// Waits for addresses until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Wait {
+    bus: Arc<Bus>,
+    range: Range<u64>,
+    heir: Weak<dyn Heir>,
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        let mut waiting = self.bus.waiting();
+        let is_this = |other: &Waiting| other.range == self.range && other.heir.ptr_eq(&self.heir);
+        if let Some(place) = waiting.iter().position(is_this) {
+            waiting.swap_remove(place);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -49,6 +80,19 @@ impl Bus {
         Ok(())
     }
 
+    /// Lets an heir claim a range that another device has. It is asked when the range is reached for and nobody answers.
+    pub(crate) fn wait_for(self: &Arc<Self>, range: Range<u64>, heir: Weak<dyn Heir>) -> Wait {
+        self.waiting().push(Waiting {
+            range: range.clone(),
+            heir: Weak::clone(&heir),
+        });
+        Wait {
+            bus: Arc::clone(self),
+            range,
+            heir,
+        }
+    }
+
     /// Takes away the device whose range begins at `start`. Somebody may still be calling it.
     pub fn remove(&self, start: u64) -> Option<Arc<dyn Device>> {
         let mut ranges = self.ranges.write().unwrap_or_else(PoisonError::into_inner);
@@ -73,16 +117,28 @@ impl Bus {
     /// Nothing is locked while the device is called: it may change who answers where.
     fn find(&self, address: u64, len: usize) -> Option<(u64, Arc<dyn Device>)> {
         let last = address.checked_add(u64::try_from(len).ok()?.checked_sub(1)?)?;
+        self.look(address, last).or_else(|| {
+            let is_wanted = |waiting: &&Waiting| waiting.range.contains(&address);
+            let heir = self.waiting().iter().find(is_wanted)?.heir.upgrade()?;
+            heir.claim();
+            self.look(address, last)
+        })
+    }
+
+    fn look(&self, address: u64, last: u64) -> Option<(u64, Arc<dyn Device>)> {
         let ranges = self.ranges.read().unwrap_or_else(PoisonError::into_inner);
         let (start, occupant) = ranges.range(..=address).next_back()?;
         (last < occupant.end).then(|| (address - start, Arc::clone(&occupant.device)))
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Vec<Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Mutex;
 
     #[derive(Debug, Default)]
     struct Noted(Mutex<Vec<(u64, Vec<u8>)>>);

@@ -9,13 +9,15 @@
 //! {"remove":{"device":"0000:01:10.0","timeout_ms":10000}}
 //! "removed"
 //! "list"
-//! {"functions":[]}
+//! {"functions":{"process":4711,"functions":[]}}
 //! ```
+
+mod text;
 
 use crate::{Error, ErrorKind, Result};
 use pci::Bdf;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, Write as _};
@@ -26,6 +28,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
+use text::{address, token};
+use vfio_core::VfToken;
 use vmm_sys_util::sock_ctrl_msg::ScmSocket as _;
 
 /// Longest line in bytes.
@@ -67,6 +71,9 @@ pub struct Add {
     /// The number of its IOMMU group, where the descriptor is of the group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<u32>,
+    /// For a VF whose PF is on vfio-pci: what the user of the PF has set.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "token")]
+    pub token: Option<VfToken>,
 }
 
 /// A function to remove.
@@ -99,7 +106,12 @@ pub enum Reply {
     /// To [`Request::Remove`]: the guest has let go of it, and so has the machine.
     Removed,
     /// To [`Request::List`].
-    Functions(Vec<Assigned>),
+    Functions {
+        /// The process that has them.
+        process: u32,
+        /// In order of their slots.
+        functions: Vec<Assigned>,
+    },
     /// To [`Request::Stop`]: it will end.
     Stopping,
     /// What was asked was not done.
@@ -178,12 +190,16 @@ pub trait Control: fmt::Debug + Send + Sync {
 /// Answers who comes to the socket, up to 4 at once, until the listener fails and the last one has gone; it goes on when descriptors or
 /// memory are short; to end it shut the listener down, or let the
 /// process end. Who says nothing for 10 seconds, or nonsense, is not heard any further. While one function is added or removed, another one is not: who asks
-/// is told so at once.
+/// is told so at once. Who comes and is not of those whom `admits` admits is not heard at all.
 ///
 /// # Errors
 ///
 /// The listener's.
-pub fn serve(listener: &UnixListener, machine: &dyn Control) -> Result<()> {
+pub fn serve(
+    listener: &UnixListener,
+    machine: &dyn Control,
+    admits: &(dyn Fn(&UnixStream) -> bool + Sync),
+) -> Result<()> {
     let pause = vfio_core::EventFd::new()?;
     let (change, talking) = (Mutex::new(()), AtomicUsize::new(0));
     thread::scope(|scope| {
@@ -199,6 +215,10 @@ pub fn serve(listener: &UnixListener, machine: &dyn Control) -> Result<()> {
                 }
                 Err(error) => return Err(Error::new("accept", ErrorKind::Io(error))),
             };
+            if !admits(&stream) {
+                tracing::warn!("somebody came to the control socket who may not");
+                continue;
+            }
             if talking.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS {
                 talking.fetch_sub(1, Ordering::Relaxed);
                 tracing::info!("a connection to the control socket is refused: there are {CONNECTIONS}");
@@ -263,7 +283,10 @@ fn answer(request: Request, files: Vec<OwnedFd>, machine: &dyn Control, change: 
             let timeout = Duration::from_millis(timeout_ms).min(LONGEST);
             machine.remove(device, timeout).map(|()| Reply::Removed)
         }),
-        Request::List => Ok(Reply::Functions(machine.list())),
+        Request::List => Ok(Reply::Functions {
+            process: std::process::id(),
+            functions: machine.list(),
+        }),
         Request::Stop => {
             machine.stop();
             Ok(Reply::Stopping)
@@ -314,6 +337,8 @@ struct Connection {
     stream: UnixStream,
     /// What has come and belongs to the next line.
     bytes: Vec<u8>,
+    /// Descriptors, each with the place of the byte that it came with.
+    files: Vec<(usize, OwnedFd)>,
 }
 
 impl Connection {
@@ -323,6 +348,7 @@ impl Connection {
         Ok(Self {
             stream,
             bytes: Vec::new(),
+            files: Vec::new(),
         })
     }
 
@@ -331,12 +357,9 @@ impl Connection {
         let failed = |kind| Error::new("receive", kind);
         let malformed = |what| failed(ErrorKind::Malformed(Cow::Borrowed(what)));
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let mut files = Vec::new();
         loop {
             if let Some(end) = self.bytes.iter().position(|byte| *byte == b'\n') {
-                let rest = self.bytes.split_off(end.saturating_add(1));
-                let line = std::mem::replace(&mut self.bytes, rest);
-                return Ok(Some((line, files)));
+                return Ok(Some(self.take_line(end.saturating_add(1))));
             }
             if self.bytes.len() > LINE {
                 return Err(malformed("a line is too long"));
@@ -358,8 +381,11 @@ impl Connection {
             };
             // The duplicate is closed on exec; what was received is not.
             let file = file.map(|file| file.try_clone()).transpose();
-            files.extend(file.map_err(|error| failed(ErrorKind::Io(error)))?.map(OwnedFd::from));
-            if files.len() > FILES {
+            let file = file.map_err(|error| failed(ErrorKind::Io(error)))?.map(OwnedFd::from);
+            // The kernel gives no more bytes behind those that a descriptor came with.
+            let place = (self.bytes.len() + len).saturating_sub(1);
+            self.files.extend(file.map(|file| (place, file)));
+            if self.files.len() > FILES {
                 return Err(malformed("too many descriptors"));
             }
             if len == 0 {
@@ -373,6 +399,20 @@ impl Connection {
                 return Err(failed(ErrorKind::TimedOut));
             }
         }
+    }
+
+    /// The first bytes, and the descriptors among them.
+    fn take_line(&mut self, len: usize) -> (Vec<u8>, Vec<OwnedFd>) {
+        let rest = self.bytes.split_off(len);
+        let line = std::mem::replace(&mut self.bytes, rest);
+        let mut files = Vec::new();
+        for (place, file) in std::mem::take(&mut self.files) {
+            match place.checked_sub(len) {
+                Some(place) => self.files.push((place, file)),
+                None => files.push(file),
+            }
+        }
+        (line, files)
     }
 
     /// One descriptor with each of the first bytes: who receives takes one at a time.
@@ -394,21 +434,6 @@ impl Connection {
 
 fn parse<T: DeserializeOwned>(line: &[u8], step: &'static str) -> Result<T> {
     serde_json::from_slice(line).map_err(|error| Error::new(step, ErrorKind::Malformed(Cow::Owned(error.to_string()))))
-}
-
-/// Addresses as they are written everywhere.
-mod address {
-    use super::{Bdf, Cow, Deserialize, Deserializer, Serializer};
-    use serde::de::Error as _;
-
-    pub(super) fn serialize<S: Serializer>(bdf: &Bdf, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(bdf)
-    }
-
-    pub(super) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Bdf, D::Error> {
-        let text = Cow::<'a, str>::deserialize(from)?;
-        text.parse().map_err(D::Error::custom)
-    }
 }
 
 #[cfg(test)]

@@ -82,11 +82,45 @@ impl Error {
             ErrorKind::TimedOut if self.step == UNPLUG => Some(
                 "the guest needs a driver for PCI Express hot-plug slots (Linux: CONFIG_HOTPLUG_PCI_PCIE, pcie_ports=native)",
             ),
+            ErrorKind::Io(error) => self.fix_io(error),
+            ErrorKind::Exhausted("interrupt route" | "interrupt vector" | "memory slot") => {
+                Some("give the guest fewer functions, or such as have fewer vectors")
+            }
             ErrorKind::Exhausted("slot") => Some("remove a function first, or start the guest with more free slots"),
+            ErrorKind::Exhausted("address") => Some("give the guest less memory, or functions with smaller BARs"),
+            ErrorKind::Exhausted(what) if what.starts_with("memory of the guest") => Some("give the guest more memory"),
+            ErrorKind::Malformed(_) | ErrorKind::Unsupported(_) if self.step == LOAD_KERNEL => {
+                Some("boot a bzImage for x86-64 (Linux 3.8 or newer), or an ELF file with CONFIG_PVH")
+            }
+            ErrorKind::Malformed(_) if ["seccomp", "landlock"].contains(&&*self.step) => {
+                Some("the kernel does not confine processes so: --no-sandbox does without")
+            }
+            ErrorKind::Stopped(_) => {
+                Some("the guest's kernel did what KVM cannot: see what it said last, or boot another one")
+            }
             _ => None,
         }
     }
 }
+
+impl Error {
+    fn fix_io(&self, error: &io::Error) -> Option<&'static str> {
+        let is_kvm = self.step.starts_with("open ") && self.step.ends_with("kvm");
+        match error.kind() {
+            io::ErrorKind::NotFound if is_kvm => {
+                Some("load kvm_intel or kvm_amd; the firmware has to have virtualization switched on")
+            }
+            io::ErrorKind::PermissionDenied if is_kvm => Some("join the group that may open it (mostly kvm)"),
+            _ if error.raw_os_error() == Some(libc::EMFILE) => {
+                Some("raise the hard limit of open files: ulimit -Hn, or LimitNOFILE= in the unit")
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The step in which the guest's kernel is read.
+pub(crate) const LOAD_KERNEL: &str = "load the kernel";
 
 /// The step in which a guest is to let go of a function.
 pub(crate) const UNPLUG: &str = "unplug a function";
@@ -163,6 +197,23 @@ mod tests {
                 .contains("free slots")
         );
         assert_eq!(fix("receive", ErrorKind::TimedOut), None);
+        let errno = |number| ErrorKind::Io(io::Error::from_raw_os_error(number));
+        let missing = |number| fix("open /dev/kvm", errno(number)).unwrap();
+        assert!(missing(libc::ENOENT).contains("load") && missing(libc::EACCES).contains("group"));
+        assert!(fix("dup", errno(libc::EMFILE)).unwrap().contains("ulimit"));
+        assert_eq!(fix("open /boot/vmlinuz", errno(libc::ENOENT)), None);
+    }
+
+    #[test]
+    fn what_can_be_done_about_a_failure_depends_on_its_step() {
+        let fix = |step, kind| Error::new(step, kind).fix().unwrap_or_default();
+        let malformed = || ErrorKind::Malformed("no magic number".into());
+        assert!(fix(LOAD_KERNEL, malformed()).contains("bzImage"));
+        assert!(fix("seccomp", malformed()).contains("--no-sandbox"));
+        assert_eq!(fix("receive", malformed()), "");
+        assert!(fix("KVM_IRQFD", ErrorKind::Exhausted("interrupt route")).contains("fewer"));
+        let full = io::Error::from_raw_os_error(libc::EMFILE);
+        assert!(fix("dup", ErrorKind::Io(full)).contains("LimitNOFILE"));
     }
 
     #[test]

@@ -1,8 +1,13 @@
-//! Interrupts and memory slots of a guest that does not run, for tests.
+//! A guest that does not run, for tests.
 //!
-//! A [`Guest`] delivers nothing to anybody: it notes what a processor would have got, and can make every call fail in turn.
+//! A [`Guest`] is its interrupts and memory slots. It delivers nothing to anybody: it notes what a processor would have got, and can make every call fail in
+//! turn. A [`Board`] is the rest of its machine.
 
-use crate::interrupt::{Irqs, Line, MsiMessage, Route};
+mod board;
+
+pub use board::Board;
+
+use crate::interrupt::{self, Irqs, Line, MsiMessage, Route};
 use crate::slot::{Slot, Slots};
 use crate::{Error, ErrorKind, Result};
 use std::collections::BTreeMap;
@@ -22,6 +27,8 @@ struct State {
     lines: BTreeMap<u64, Asserted>,
     slots: BTreeMap<u64, Mapped>,
     delivered: Vec<MsiMessage>,
+    /// How often each call was made.
+    calls: BTreeMap<&'static str, usize>,
     /// Calls until one fails.
     fails_after: Option<u32>,
     failed: Option<&'static str>,
@@ -31,6 +38,7 @@ struct State {
 struct Delivery {
     event: Arc<EventFd>,
     message: Option<MsiMessage>,
+    is_delivered: bool,
 }
 
 #[derive(Debug)]
@@ -106,6 +114,12 @@ impl Guest {
         self.state().lines.len()
     }
 
+    /// How often a call of KVM was made, by its name.
+    #[must_use]
+    pub fn count(&self, call: &str) -> usize {
+        self.state().calls.get(call).copied().unwrap_or_default()
+    }
+
     /// Makes a call fail: the `n`-th from now, the next one for 0.
     pub fn fail_nth(&self, n: u32) {
         let mut state = self.state();
@@ -125,6 +139,7 @@ impl Guest {
 
 impl State {
     fn enter(&mut self, name: &'static str) -> Result<u64> {
+        *self.calls.entry(name).or_default() += 1;
         if let Some(left) = self.fails_after {
             self.fails_after = left.checked_sub(1);
             if left == 0 {
@@ -142,7 +157,9 @@ impl State {
         let Some(route) = self.routes.get(&number) else {
             return;
         };
-        let Some(message) = route.message else { return };
+        let Some(message) = route.message.filter(|_| route.is_delivered) else {
+            return;
+        };
         if take(&route.event) && message.is_deliverable() {
             self.delivered.push(message);
         }
@@ -162,10 +179,36 @@ impl Irqs for Guest {
         let delivery = Delivery {
             event: Arc::clone(&event),
             message: None,
+            is_delivered: false,
         };
         state.routes.insert(number, delivery);
         let guest = self.clone();
         Ok(Box::new(FakeRoute { guest, number, event }))
+    }
+
+    fn set(&self, messages: &[(&dyn Route, MsiMessage)]) -> Result<()> {
+        interrupt::check(messages)?;
+        let mut state = self.state();
+        let messages = messages
+            .iter()
+            .map(|(route, message)| (u64::from(route.number()), *message));
+        let is_changed = |(number, message): &(u64, MsiMessage)| {
+            let route = state.routes.get(number);
+            route.is_some_and(|route| route.message != Some(*message))
+        };
+        let changed: Vec<(u64, MsiMessage)> = messages.filter(is_changed).collect();
+        if changed.is_empty() {
+            return Ok(());
+        }
+        state.enter("KVM_SET_GSI_ROUTING")?;
+        for (number, message) in changed {
+            // What came before is delivered as it was then.
+            state.settle(number);
+            if let Some(route) = state.routes.get_mut(&number) {
+                route.message = Some(message);
+            }
+        }
+        Ok(())
     }
 
     fn line(&self, gsi: u32) -> Result<Box<dyn Line>> {
@@ -247,13 +290,20 @@ impl Route for FakeRoute {
         &self.event
     }
 
-    fn set(&self, message: Option<MsiMessage>) -> Result<()> {
+    fn number(&self) -> u32 {
+        u32::try_from(self.number).unwrap_or(u32::MAX)
+    }
+
+    fn deliver(&self, is_wanted: bool) -> Result<()> {
         let mut state = self.guest.state();
-        state.enter("KVM_SET_GSI_ROUTING")?;
-        // What came before is delivered as it was then.
+        let is_delivered = |state: &State| state.routes.get(&self.number).is_some_and(|route| route.is_delivered);
+        if is_delivered(&state) == is_wanted {
+            return Ok(());
+        }
+        state.enter("KVM_IRQFD")?;
         state.settle(self.number);
         if let Some(route) = state.routes.get_mut(&self.number) {
-            route.message = message;
+            route.is_delivered = is_wanted;
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Interrupts of the guest.
 
-use crate::Result;
+use crate::{Error, ErrorKind, Result};
 use std::fmt;
 use vfio_core::EventFd;
 
@@ -30,6 +30,14 @@ pub trait Irqs: fmt::Debug + Send + Sync {
     /// When no route is left; KVM's own.
     fn route(&self) -> Result<Box<dyn Route>>;
 
+    /// What each of these routes stands for from now on: of those that are [delivered](Route::deliver), and of the others once they are. However many they
+    /// are, KVM is told once, and of nothing when nothing changes: that takes it as long as there are messages in the whole guest.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] for a message that is not [deliverable](MsiMessage::is_deliverable); KVM's own. All stand for what they did before then.
+    fn set(&self, messages: &[(&dyn Route, MsiMessage)]) -> Result<()>;
+
     /// A level-triggered line of the guest's interrupt controller. Lines may be shared.
     ///
     /// # Errors
@@ -45,17 +53,29 @@ pub trait Irqs: fmt::Debug + Send + Sync {
     fn signal(&self, message: MsiMessage) -> Result<()>;
 }
 
+/// Refuses what KVM cannot deliver.
+pub(crate) fn check(messages: &[(&dyn Route, MsiMessage)]) -> Result<()> {
+    if messages.iter().all(|(_, message)| message.is_deliverable()) {
+        return Ok(());
+    }
+    let kind = ErrorKind::Invalid("a message that goes to no local APIC");
+    Err(Error::new("KVM_SET_GSI_ROUTING", kind))
+}
+
 /// From an event to a message, with no exit and no system call of this process (irqfd).
 pub trait Route: fmt::Debug + Send + Sync {
     /// What is signalled to interrupt the guest.
     fn event(&self) -> &EventFd;
 
-    /// What is delivered from now on: a message, or nothing. What is signalled while there is nothing stays in the event.
+    /// Tells it from the other routes of the same [`Irqs`].
+    fn number(&self) -> u32;
+
+    /// Whether its message is delivered from now on. What is signalled while it is not stays in the event. One call of KVM, or none.
     ///
     /// # Errors
     ///
-    /// KVM's own; it delivers then what it did before.
-    fn set(&self, message: Option<MsiMessage>) -> Result<()>;
+    /// KVM's own; it is as it was then.
+    fn deliver(&self, is_wanted: bool) -> Result<()>;
 }
 
 /// A line that an event asserts, and that stays so until the guest has said that it is done (`KVM_IRQFD_FLAG_RESAMPLE`).

@@ -17,6 +17,8 @@ pub mod memory;
 pub mod migration;
 pub mod pci;
 mod platform;
+#[cfg(feature = "rust-vmm")]
+pub mod rust_vmm;
 pub mod sandbox;
 mod serial;
 pub mod slot;

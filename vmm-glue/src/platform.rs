@@ -1,11 +1,12 @@
 //! The chipset's ports: configuration space by address and data, reset control, power management, and what is left of the keyboard controller.
 
 use crate::Result;
-use crate::acpi::{PM1_CONTROL, PM1_EVENT, RESET_PORT, SLEEP_TYPE_OFF};
+use crate::acpi::{PM_TIMER, PM1_CONTROL, PM1_EVENT, RESET_PORT, SLEEP_TYPE_OFF};
 use crate::bus::{Bus, Device};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use vfio_core::EventFd;
 
 /// What the guest wants of its machine.
@@ -13,6 +14,8 @@ use vfio_core::EventFd;
 pub(crate) enum Request {
     PowerOff,
     Reset,
+    /// It is done, with this status.
+    Exit(u8),
 }
 
 /// The first thing that the guest wants counts.
@@ -69,8 +72,12 @@ impl Requests {
 /// The ports of configuration space, 0xCF8 to 0xCFF: [`ConfigPorts`].
 const CONFIG: Range<u64> = 0xCF8..0xD00;
 const PM: Range<u64> = 0x600..0x606;
+const TIMER: Range<u64> = PM_TIMER as u64..PM_TIMER as u64 + 4;
 const KEYBOARD: Range<u64> = 0x60..0x61;
 const KEYBOARD_COMMAND: Range<u64> = 0x64..0x65;
+
+/// Where a guest may say with what status it is done.
+const EXIT: Range<u64> = 0xF4..0xF8;
 
 /// Puts the ports on the bus. `config` answers for [`CONFIG`] but for reset control in its middle.
 pub(crate) fn insert(ports: &Bus, requests: &Arc<Requests>, config: Arc<dyn Device>) -> Result<()> {
@@ -86,8 +93,14 @@ pub(crate) fn insert(ports: &Bus, requests: &Arc<Requests>, config: Arc<dyn Devi
         requests: Arc::clone(requests),
     };
     ports.insert(PM, Arc::new(power))?;
+    ports.insert(TIMER, Arc::new(Timer(Instant::now())))?;
     ports.insert(KEYBOARD, Arc::new(Keyboard(None)))?;
     ports.insert(KEYBOARD_COMMAND, Arc::new(Keyboard(Some(Arc::clone(requests)))))
+}
+
+/// Lets the guest end its machine with a status: the byte that it writes to port 0xF4, where QEMU's `isa-debug-exit` usually is.
+pub(crate) fn insert_exit(ports: &Bus, requests: &Arc<Requests>) -> Result<()> {
+    ports.insert(EXIT, Arc::new(ExitPort(Arc::clone(requests))))
 }
 
 /// Mechanism 1 (PCI Local Bus 3.0 §3.2.2.3.2), which takes whole addresses only, and so leaves single bytes to reset control.
@@ -172,6 +185,47 @@ impl Device for Power {
     }
 }
 
+/// The power management timer (ACPI 6.5 §4.8.3.3): 32 bits that count from here on. A guest measures its processors' clocks with it.
+#[derive(Debug)]
+struct Timer(Instant);
+
+/// Its ticks in a second.
+const TICKS: u128 = 3_579_545;
+
+/// What it shows after so long: it begins anew every 20 minutes.
+fn ticks(elapsed: Duration) -> u32 {
+    let ticks = elapsed.as_nanos() * TICKS / 1_000_000_000;
+    u32::try_from(ticks & u128::from(u32::MAX)).unwrap_or(0)
+}
+
+impl Device for Timer {
+    fn read(&self, offset: u64, to: &mut [u8]) {
+        let bytes = ticks(self.0.elapsed()).to_le_bytes();
+        let skipped = usize::try_from(offset).unwrap_or(usize::MAX);
+        for (to, byte) in to.iter_mut().zip(bytes.into_iter().skip(skipped)) {
+            *to = byte;
+        }
+    }
+
+    /// It cannot be set.
+    fn write(&self, _offset: u64, _from: &[u8]) {}
+}
+
+#[derive(Debug)]
+struct ExitPort(Arc<Requests>);
+
+impl Device for ExitPort {
+    fn read(&self, _offset: u64, to: &mut [u8]) {
+        to.fill(0xFF);
+    }
+
+    fn write(&self, offset: u64, from: &[u8]) {
+        if let (0, [status, ..]) = (offset, from) {
+            self.0.make(Request::Exit(*status));
+        }
+    }
+}
+
 /// No keyboard, but its controller's line to the processor's reset (command 0xFE), if this is the command port.
 #[derive(Debug)]
 struct Keyboard(Option<Arc<Requests>>);
@@ -245,6 +299,47 @@ mod tests {
         bus.write(0xCF9, &[6]);
         assert_eq!(*requests.first(), Some(Request::Reset));
         assert_eq!(*config.0.lock().unwrap(), [(0, 4), (4, 2)]);
+    }
+
+    #[test]
+    fn a_guest_ends_with_a_status_only_where_it_may() {
+        let (bus, requests, _) = platform();
+        bus.write(0xF4, &[7]);
+        assert_eq!(*requests.first(), None);
+        insert_exit(&bus, &requests).unwrap();
+        bus.write(0xF5, &[7]);
+        assert_eq!(*requests.first(), None);
+        bus.write(0xF4, &7_u32.to_le_bytes());
+        assert_eq!(*requests.first(), Some(Request::Exit(7)));
+    }
+
+    #[test]
+    fn the_timer_counts_real_time_in_32_bits() {
+        assert_eq!(ticks(Duration::ZERO), 0);
+        assert_eq!(ticks(Duration::from_nanos(279)), 0);
+        assert_eq!(ticks(Duration::from_nanos(280)), 1);
+        assert_eq!(ticks(Duration::from_secs(1)), 3_579_545);
+        // 2^32 ticks are 1199.86… seconds.
+        assert_eq!(ticks(Duration::from_secs(1200)), 486_704);
+
+        let before = Instant::now();
+        let (bus, ..) = platform();
+        let read = || {
+            let mut bytes = [0; 4];
+            bus.read(0x608, &mut bytes);
+            u32::from_le_bytes(bytes)
+        };
+        let first = read();
+        bus.write(0x608, &[0xFF; 4]);
+        let mut last = first;
+        // It does not stand still, or go back.
+        while last == first {
+            last = read();
+            assert!(first <= last && last <= ticks(before.elapsed()));
+        }
+        let mut high = [0; 2];
+        bus.read(0x60A, &mut high);
+        assert!(u32::from(u16::from_le_bytes(high)) >= last >> 16);
     }
 
     #[test]

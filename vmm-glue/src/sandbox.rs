@@ -263,6 +263,38 @@ mod tests {
     use std::net::TcpListener;
     use std::process::Command;
 
+    /// Not a check of its own: the process that the next test locks in, and that may read what is in front of functions.
+    #[test]
+    #[expect(clippy::exit, reason = "nothing else is left to it")]
+    fn may_read_sys() {
+        if std::env::var_os("VMM_GLUE_TEST_SYS").is_none() {
+            return;
+        }
+        let (files, writable) = (tempfile::tempdir().unwrap(), "/sys/kernel/profiling");
+        let own = files.path().join("file");
+        File::create(&own).unwrap();
+        let enclosure = lock(Left::Sys).unwrap();
+        let denied = [
+            File::open(&own).is_err(),
+            File::options().append(true).open(&own).is_err(),
+            File::create(files.path().join("new")).is_err(),
+            File::options().read(true).write(true).open(writable).is_err(),
+            std::fs::read_dir("/tmp").is_err(),
+        ];
+        let reads = File::open("/sys/kernel/mm/transparent_hugepage/enabled").is_ok();
+        // Without Landlock that would be every file, and there is none.
+        let is_so = reads == (enclosure != Enclosure::NoLandlock) && denied.iter().all(|is_denied| *is_denied);
+        std::process::exit(if is_so { 7 } else { 8 });
+    }
+
+    #[test]
+    fn sys_is_read_where_landlock_holds_a_process_to_it_and_nothing_is_written() {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "sandbox::tests::may_read_sys", "--test-threads", "1"]);
+        let status = command.env("VMM_GLUE_TEST_SYS", "1").status().unwrap();
+        assert_eq!(status.code(), Some(7));
+    }
+
     /// Not a check of its own: the process that the next test locks in.
     #[test]
     #[expect(clippy::exit, reason = "nothing else is left to it")]

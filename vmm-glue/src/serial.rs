@@ -5,7 +5,6 @@ mod output;
 pub(crate) use output::{Outbox, Writer};
 
 use crate::bus::Device;
-use crate::kvm::Edge;
 use crate::{Error, ErrorKind, Result};
 use std::collections::VecDeque;
 use std::fmt;
@@ -62,9 +61,9 @@ pub(crate) enum Fed {
 
 impl Com1 {
     /// On an interrupt. The event is signalled when the guest has read all that there was.
-    pub(crate) fn new(interrupt: Edge, outbox: Arc<Outbox>, drained: EventFd) -> Self {
+    pub(crate) fn new(interrupt: Interrupt, outbox: Arc<Outbox>, drained: EventFd) -> Self {
         let output = Output(Arc::clone(&outbox));
-        let uart = Serial::with_events(Interrupt(interrupt), Drained(drained), output);
+        let uart = Serial::with_events(interrupt, Drained(drained), output);
         let uart = Mutex::new(uart);
         Self { uart, outbox }
     }
@@ -154,13 +153,14 @@ impl AsFd for Input {
     }
 }
 
-struct Interrupt(Edge);
+/// What interrupts the guest.
+pub(crate) struct Interrupt(pub(crate) Box<dyn Fn() -> Result<()> + Send + Sync>);
 
 impl Trigger for Interrupt {
     type E = Error;
 
     fn trigger(&self) -> Result<()> {
-        self.0.signal()
+        (self.0)()
     }
 }
 

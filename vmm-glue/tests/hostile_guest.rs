@@ -1,4 +1,4 @@
-//! Guests that do anything with functions that claim anything. The same is a fuzz target.
+//! Guests that do anything with functions that claim anything. The same are fuzz targets.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -7,6 +7,8 @@
 )]
 
 mod hostile;
+mod script;
+mod whole;
 
 use proptest::prelude::*;
 
@@ -15,5 +17,14 @@ proptest! {
     #[test]
     fn whatever_a_guest_does_the_promises_hold(data in prop::collection::vec(any::<u8>(), 0..3000)) {
         hostile::run(&data);
+    }
+
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn whatever_a_guest_and_its_host_do_the_machine_stands(data in prop::collection::vec(any::<u8>(), 0..1500)) {
+        whole::run(&data);
     }
 }

@@ -6,6 +6,9 @@
     reason = "a test fails by it, or says why it is skipped"
 )]
 
+mod elf;
+
+use elf::{LOAD, kernel};
 use std::fs::File;
 use std::io::{PipeWriter, Read, Write, pipe};
 use std::path::Path;
@@ -21,8 +24,6 @@ use vmm_glue::memory::Node;
 use vmm_glue::pci::Root;
 use vmm_glue::{Error, ErrorKind, Result};
 
-/// Where the guest's code is loaded.
-const LOAD: u32 = 0x10_0000;
 /// `mov dx, 0x604; mov ax, 0x3400; out dx, ax; hlt; jmp $-1`
 const POWER_OFF: &[u8] = &[
     0x66, 0xBA, 0x04, 0x06, 0x66, 0xB8, 0x00, 0x34, 0x66, 0xEF, 0xF4, 0xEB, 0xFD,
@@ -35,34 +36,6 @@ const COM1: &[u8] = &[0x66, 0xBA, 0xF8, 0x03];
 /// Descriptors are counted: one machine at a time.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// An ELF file with a PVH entry, which is 32-bit code without paging.
-fn kernel(code: &[u8]) -> File {
-    let mut file = vec![0; 64 + 2 * 56];
-    let (note_at, code_at) = (file.len(), file.len() + 20);
-    let mut put = |offset: usize, bytes: &[u8]| file[offset..offset + bytes.len()].copy_from_slice(bytes);
-    put(0, &[0x7F, b'E', b'L', b'F', 2, 1, 1]);
-    put(16, &[2, 0, 62, 0, 1]);
-    put(24, &LOAD.to_le_bytes());
-    put(32, &[64]);
-    put(52, &[64, 0, 56, 0, 2]);
-    let mut header = |at: usize, kind: u8, offset: usize, address: u32, len: usize| {
-        put(at, &[kind]);
-        put(at + 8, &offset.to_le_bytes());
-        put(at + 24, &address.to_le_bytes());
-        put(at + 32, &len.to_le_bytes());
-        put(at + 40, &len.to_le_bytes());
-    };
-    header(64, 1, code_at, LOAD, code.len());
-    header(120, 4, note_at, 0, 20);
-    for word in [4, 4, 18, u32::from_le_bytes(*b"Xen\0"), LOAD] {
-        file.extend_from_slice(&word.to_le_bytes());
-    }
-    file.extend_from_slice(code);
-    let mut kernel = tempfile::tempfile().unwrap();
-    kernel.write_all(&file).unwrap();
-    kernel
-}
-
 fn spec(vcpus: u32, reboot: Reboot) -> Spec {
     let node = Node {
         len_bytes: 8 << 20,
@@ -71,9 +44,11 @@ fn spec(vcpus: u32, reboot: Reboot) -> Spec {
     };
     Spec {
         nodes: vec![node],
+        pci_node: None,
         pages: PageSize::Base,
         command_line: String::new(),
         reboot,
+        has_exit_port: false,
     }
 }
 
@@ -134,6 +109,18 @@ fn a_guest_says_something_and_powers_off() {
     let code = [COM1, &[0xB0, b'h', 0xEE, 0xB0, b'i', 0xEE], POWER_OFF].concat();
     if let Some((end, said)) = end_of(&code, spec(2, Reboot::End)) {
         assert_eq!((end.unwrap(), said.as_str()), (End::PoweredOff, "hi"));
+    }
+}
+
+#[test]
+fn a_guest_is_done_with_a_status() {
+    // mov al, 7; out 0xF4, al; hlt
+    let spec = Spec {
+        has_exit_port: true,
+        ..spec(1, Reboot::End)
+    };
+    if let Some((end, _)) = end_of(&[0xB0, 7, 0xE6, 0xF4, 0xF4], spec) {
+        assert_eq!(end.unwrap(), End::Exited(7));
     }
 }
 
@@ -318,24 +305,19 @@ fn what_is_signalled_while_there_is_no_message_stays_in_the_event() {
     let ended = run(POWER_OFF, spec(1, Reboot::End), b"", |machine, _| {
         let irqs = machine.vm().irqs().clone();
         let route = irqs.route().unwrap();
-        let message = |data| {
-            Some(MsiMessage {
-                address: 0xFEE0_0000,
-                data,
-            })
-        };
-        route.set(message(0x4041)).unwrap();
-        route.set(message(0x4042)).unwrap();
-        route.set(None).unwrap();
+        for data in [0x4041, 0x4042] {
+            let address = 0xFEE0_0000;
+            irqs.set(&[(&*route, MsiMessage { address, data })]).unwrap();
+            route.deliver(true).unwrap();
+        }
+        route.deliver(false).unwrap();
         route.event().signal().unwrap();
         assert_eq!(route.event().try_read().unwrap(), Some(1));
         let undeliverable = MsiMessage {
             address: 0x1000,
             data: 1,
         };
-        route.set(Some(undeliverable)).unwrap();
-        route.event().signal().unwrap();
-        assert_eq!(route.event().try_read().unwrap(), Some(1));
+        assert!(irqs.set(&[(&*route, undeliverable)]).is_err());
         irqs.signal(undeliverable).unwrap();
         let lines = [irqs.line(16).unwrap(), irqs.line(16).unwrap()];
         assert!(irqs.line(24).is_err(), "there are 24 pins");
@@ -406,7 +388,8 @@ impl Device for Steps {
                 assert!(self.are_resampled());
                 // Comes before there is a message.
                 self.route.event().signal().unwrap();
-                self.route.set(Some(message)).unwrap();
+                self.irqs.set(&[(&*self.route, message)]).unwrap();
+                self.route.deliver(true).unwrap();
             }
             "RLLM" => self.irqs.signal(message).unwrap(),
             "RLLMM" => self.route.event().signal().unwrap(),

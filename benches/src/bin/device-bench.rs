@@ -73,7 +73,7 @@ fn main() -> Result<()> {
         .into_iter()
         .any(wants)
     {
-        let functions = given(|| lab::virtual_functions("igb"))?;
+        let functions = given(|| lab::virtual_functions("igb").or_else(|_no_such_nic| lab::virtual_functions("nvme")))?;
         if wants(Part::Map) {
             map::run(&mut session, &functions)?;
         }

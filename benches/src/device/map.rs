@@ -13,7 +13,7 @@ use crate::record::Clock;
 use anyhow::{Context, Result};
 use cases::{Kind, Shape};
 use iommu::OpenOptions;
-use iommu::space::{AddressSpace, Attached, DmaMapping, MapOptions};
+use iommu::space::{AddressSpace, Attached, MapOptions};
 use pci::Bdf;
 use raw_calls::{Container, Ioas, IommufdIoctls, Table, VfioIoctlsContainer, VfioIoctlsIommufd};
 use std::path::PathBuf;
@@ -42,7 +42,7 @@ pub fn run(session: &mut Session, functions: &[Bdf]) -> Result<()> {
             }
         };
         let bench = Bench::new(session, attached, backend, functions.get(1).copied())?;
-        for shape in cases::shapes(backend, session.is_quick) {
+        for shape in cases::shapes(backend, session.is_quick, session.meter.clock()) {
             bench.measure(session, &shape)?;
         }
     }
@@ -111,8 +111,9 @@ impl Bench {
         let space = self.attached.space();
         let options = MapOptions::new(BOTH);
         let is_file = shape.kind == Kind::Memfd;
-        // Before anything else is mapped, lest it take their place.
-        let whole = self.whole(&memory, is_file)?;
+        // A space of nothing else would make and drop its trees' nodes each time, which no program does.
+        let beside = Arc::new(Memory::new(4096, MemoryOptions::default())?);
+        let _beside = space.map(&beside, 0..4096, options)?;
         let probe = space.map(&memory, 0..shape.bytes, options)?;
         let iova = probe.iova();
         probe.unmap()?;
@@ -126,12 +127,6 @@ impl Bench {
                 ways.push(Box::new(Bare::new(name, table, &memory, iova)?));
             }
         }
-        if let Some(whole) = &whole {
-            let ioas = raw_ioas(space)?;
-            let from = whole.iova().0;
-            let copy: Arc<dyn Table> = Arc::new(raw_calls::Copy { ioas, from });
-            ways.push(Box::new(Bare::new("raw, IOMMU alone", &copy, &memory, iova)?));
-        }
         let given = [
             ("interface", self.backend.to_string()),
             ("memory", shape.kind.name().to_owned()),
@@ -140,13 +135,20 @@ impl Bench {
         let given: Vec<(&str, &str)> = given.iter().map(|(key, value)| (*key, value.as_str())).collect();
         let map = Case::new(SUITE, format!("map {name}"), &given);
         let unmap = Case::new(SUITE, format!("unmap {name}"), &given);
-        alternate(
-            session,
-            shape.turns(session.is_quick),
-            shape.iterations(),
-            ways,
-            [&map, &unmap],
-        )
+        alternate(session, shape, ways, [&map, &unmap])?;
+        if is_file || space.ioas().is_none() {
+            return Ok(());
+        }
+        // Its pages are pinned by another mapping. Unmapping the copy is the IOMMU's part alone; mapping it reads addresses back from the
+        // IOMMU's tables instead of pinning.
+        let whole = space.map(&memory, 0..shape.bytes, options)?;
+        let probe = space.map(&memory, 0..shape.bytes, options)?;
+        let (from, iova) = (whole.iova().0, probe.iova());
+        probe.unmap()?;
+        let ioas = raw_ioas(space)?;
+        let copy: Arc<dyn Table> = Arc::new(raw_calls::Copy { ioas, from });
+        let ways: Vec<Box<dyn Way>> = vec![Box::new(Bare::new("raw, copy of a mapping", &copy, &memory, iova)?)];
+        alternate(session, shape, ways, [&map, &unmap])
     }
 
     fn bare_for(&self, shape: &Shape, memory: &Memory) -> Result<Arc<dyn Table>> {
@@ -158,26 +160,11 @@ impl Bench {
             _ => Arc::clone(&self.bare),
         })
     }
-
-    /// The memory mapped once more, on an iommufd. A copy of it finds its pages pinned, and takes what is the IOMMU's part; mappings of their
-    /// own pin them again all the same.
-    fn whole(&self, memory: &Arc<Memory>, is_file: bool) -> Result<Option<DmaMapping>> {
-        let space = self.attached.space();
-        if is_file || space.ioas().is_none() {
-            return Ok(None);
-        }
-        Ok(Some(space.map(memory, 0..memory.len(), MapOptions::new(BOTH))?))
-    }
 }
 
 /// Lets all ways take their turns, and tells what each took. A way of others that fails is left out, and said.
-fn alternate(
-    session: &mut Session,
-    turns: usize,
-    iterations: usize,
-    mut ways: Vec<Box<dyn Way>>,
-    cases: [&Case; 2],
-) -> Result<()> {
+fn alternate(session: &mut Session, shape: &Shape, mut ways: Vec<Box<dyn Way>>, cases: [&Case; 2]) -> Result<()> {
+    let (turns, iterations) = (shape.turns(session.is_quick), shape.iterations());
     let mut figures = vec![[Vec::new(), Vec::new()]; ways.len()];
     let mut failed: Vec<Option<anyhow::Error>> = ways.iter().map(|_| None).collect();
     for turn in 0..=turns {

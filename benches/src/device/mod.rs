@@ -138,7 +138,7 @@ impl Session {
 /// For the user.
 fn say(text: &str) {
     // Whoever closed it does not want to know.
-    drop(writeln!(std::io::stderr(), "{text}"));
+    drop(std::io::stderr().write_all(format!("{text}\n").as_bytes()));
 }
 
 /// What is measured on.

@@ -25,7 +25,10 @@ const WAYS: [&str; 4] = [
 /// # Errors
 /// Of ours.
 pub fn run(session: &mut Session, functions: &[Bdf]) -> Result<()> {
-    let mut counts = vec![1, functions.len()];
+    // As many as one, an 82576 and the NVMe controllers of the lab have.
+    let mut counts: Vec<usize> = [1, 7, 32, functions.len()]
+        .map(|count| count.min(functions.len()))
+        .into();
     counts.dedup();
     for count in counts {
         let functions = functions.get(..count).context("no function to open")?;
@@ -57,7 +60,8 @@ fn measure(session: &mut Session, case: &Case, functions: &[Bdf]) -> Result<()> 
             };
             let took = session.meter.between(begin, session.meter.look());
             match (opened, way) {
-                (Ok(()), _) => {}
+                // Closing them resets them once more, and is not in it.
+                (Ok(held), _) => drop(held),
                 (Err(error), 3) => failed = Some(error),
                 (Err(error), _) => return Err(error),
             }
@@ -97,43 +101,50 @@ fn opened(function: Bdf) -> Result<Attached> {
     Ok(attached)
 }
 
-fn one_by_one(functions: &[Bdf]) -> Result<()> {
-    let held: Result<Vec<_>> = functions.iter().map(|function| opened(*function)).collect();
-    held.map(drop)
+/// Functions that are open.
+type Held = Vec<Box<dyn Send>>;
+
+fn one_by_one(functions: &[Bdf]) -> Result<Held> {
+    functions
+        .iter()
+        .map(|function| Ok(Box::new(opened(*function)?) as Box<dyn Send>))
+        .collect()
 }
 
-fn all_at_once(functions: &[Bdf]) -> Result<()> {
+fn all_at_once(functions: &[Bdf]) -> Result<Held> {
     std::thread::scope(|scope| {
         let threads: Vec<_> = functions
             .iter()
             .map(|function| scope.spawn(|| opened(*function)))
             .collect();
-        let joined = threads
-            .into_iter()
-            .map(|thread| thread.join().map_err(|_panic| anyhow!("a thread panicked"))?);
-        joined.collect::<Result<Vec<_>>>().map(drop)
+        let joined = threads.into_iter().map(|thread| {
+            let attached = thread.join().map_err(|_panic| anyhow!("a thread panicked"))??;
+            Ok(Box::new(attached) as Box<dyn Send>)
+        });
+        joined.collect()
     })
 }
 
-fn in_one_space(functions: &[Bdf]) -> Result<()> {
-    let mut held: Vec<Attached> = Vec::new();
+fn in_one_space(functions: &[Bdf]) -> Result<Held> {
+    let mut space = None;
+    let mut held: Held = Vec::new();
     for function in functions {
-        let attached = match held.first() {
-            Some(first) => OpenOptions::default().open_in(first.space(), *function)?,
+        let attached = match &space {
+            Some(space) => OpenOptions::default().open_in(space, *function)?,
             None => OpenOptions::default().only(Backend::Iommufd).open(*function)?,
         };
         first_access(&attached)?;
-        held.push(attached);
+        space.get_or_insert_with(|| attached.space().clone());
+        held.push(Box::new(attached));
     }
-    Ok(())
+    Ok(held)
 }
 
 /// Their constructor reads the function's regions and vectors itself.
-fn theirs(functions: &[Bdf]) -> Result<()> {
-    let directory = |bdf: &Bdf| PathBuf::from(format!("/sys/bus/pci/devices/{bdf}"));
-    let held: Result<Vec<_>, _> = functions
-        .iter()
-        .map(|bdf| VfioIoctlsIommufd::open(&directory(bdf)))
-        .collect();
-    Ok(held.map(drop)?)
+fn theirs(functions: &[Bdf]) -> Result<Held> {
+    let open = |bdf: &Bdf| {
+        let directory = PathBuf::from(format!("/sys/bus/pci/devices/{bdf}"));
+        Ok(Box::new(VfioIoctlsIommufd::open(&directory)?) as Box<dyn Send>)
+    };
+    functions.iter().map(open).collect()
 }

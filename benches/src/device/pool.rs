@@ -1,7 +1,7 @@
 //! Buffers for DMA: from a pool that is mapped as a whole, and by a call to the kernel for each.
 //!
 //! That a pool makes no system call is shown rather than counted: a process of its own takes and returns buffers while the kernel ends it
-//! at any call but the two by which it says that it is done.
+//! at any call but the one by which it says that it is done; its end is such a call.
 
 use super::map::room;
 use super::meter::{median, order};
@@ -133,8 +133,8 @@ pub enum Silence {
 }
 
 const DONE: &[u8] = b"done\n";
-/// `__NR_write` and `__NR_exit_group` of x86-64.
-const ALLOWED: [i64; 2] = [1, 231];
+/// `__NR_write` of x86-64.
+const ALLOWED: i64 = 1;
 
 /// Starts processes that may make no system calls: the one with a pool must live, the one that maps must not.
 fn silent(session: &mut Session, function: Bdf) -> Result<()> {
@@ -146,9 +146,9 @@ fn silent(session: &mut Session, function: Bdf) -> Result<()> {
             .output()
     };
     let (pool, map) = (start("pool")?, start("map")?);
-    let reason = if map.status.success() {
+    let reason = if map.stdout == DONE {
         "the kernel did not end the process that maps either".to_owned()
-    } else if pool.status.success() && pool.stdout == DONE {
+    } else if pool.stdout == DONE {
         return session.tell_as(&case, "ours, pool", vec![0.0], Clock::Count, "calls/op", Vec::new());
     } else {
         format!("{}: {}", pool.status, String::from_utf8_lossy(&pool.stderr))
@@ -160,14 +160,13 @@ fn silent(session: &mut Session, function: Bdf) -> Result<()> {
 ///
 /// # Errors
 /// Of opening the function, and of the filter.
-#[expect(clippy::exit, reason = "to return from main would make system calls")]
 pub fn be_silent(silence: Silence, function: Bdf) -> Result<()> {
     let attached = OpenOptions::default().open(function)?;
     let mut pool = pool(attached.space())?;
     let mut held = Vec::with_capacity(HELD);
     cycle(&mut pool, &mut held)?;
     let filter = SeccompFilter::new(
-        ALLOWED.into_iter().map(|number| (number, Vec::new())).collect(),
+        [(ALLOWED, Vec::new())].into(),
         SeccompAction::KillProcess,
         SeccompAction::Allow,
         TargetArch::x86_64,
@@ -177,12 +176,11 @@ pub fn be_silent(silence: Silence, function: Bdf) -> Result<()> {
     if silence == Silence::Map {
         drop(DmaBuffer::<Both>::new(attached.space(), LEN, &small())?);
     }
-    let mut taken = Ok(());
     for _ in 0..10_000 {
-        taken = taken.and_then(|()| cycle(&mut pool, &mut held));
+        cycle(&mut pool, &mut held)?;
     }
-    let said = rustix::io::write(rustix::stdio::stdout(), DONE);
-    std::process::exit(i32::from(taken.is_err() || said.is_err()))
+    rustix::io::write(rustix::stdio::stdout(), DONE)?;
+    Ok(())
 }
 
 fn small() -> BufferOptions {

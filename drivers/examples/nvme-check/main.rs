@@ -52,6 +52,9 @@ struct Arguments {
     /// How commands say where their data is
     #[arg(long, value_enum, default_value_t = Form::Shortest)]
     form: Form,
+    /// Keep submission queues in the controller memory buffer
+    #[arg(long)]
+    cmb: bool,
     /// Reset the controller so often, in milliseconds; queues recover and submit again what was lost
     #[arg(long)]
     reset_every: Option<u64>,
@@ -139,6 +142,7 @@ fn main() -> Result<()> {
                 Form::Sgl => DataForm::Sgl,
             },
             can_replay: arguments.reset_every.is_some(),
+            submission_in_buffer: arguments.cmb,
             ..QueueOptions::default()
         })?;
         let plan = Plan {

@@ -79,6 +79,9 @@ pub(crate) struct Arguments {
     /// Ring doorbells by registers even where the controller has them in memory
     #[arg(long)]
     no_shadow_doorbells: bool,
+    /// Keep submission queues in the controller memory buffer
+    #[arg(long)]
+    cmb: bool,
     /// Seed of the random blocks
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -163,6 +166,7 @@ fn main() -> anyhow::Result<()> {
                 Form::Prp => DataForm::Prp,
                 Form::Sgl => DataForm::Sgl,
             },
+            submission_in_buffer: arguments.cmb,
             ..QueueOptions::default()
         })?;
         let start = usize::from(thread) * depth * bytes;

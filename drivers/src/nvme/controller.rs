@@ -98,7 +98,7 @@ impl<B: Backing> Controller<B> {
     /// # Errors
     ///
     /// [`Unsupported`](ErrorKind::Unsupported) for more queues, entries or vectors than there are; those of memory, and as
-    /// [`execute`](Self::execute).
+    /// [`execute`](Self::execute); of a queue in the controller memory buffer as [`memory_buffer`](Self::memory_buffer).
     pub fn queue_pair<T: Payload>(&self, options: QueueOptions) -> Result<QueuePair<B, T>> {
         QueuePair::new(&self.shared, options)
     }

@@ -1,9 +1,10 @@
 //! A controller's life by its registers: enabled, disabled, shut down (Base §3.5, §3.6, §3.7.2).
 
+use super::memory_buffer::Buffer;
 use super::regs::{self, AdminQueues, Capabilities, Configuration, Status};
 use crate::{Backing, Error, ErrorKind, Presence, Registers, Result, Woken};
 use iommu::Iova;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use vfio_core::mmio::Window;
 use vfio_core::{Errno, EventFd};
@@ -17,6 +18,8 @@ pub(crate) struct Function<B> {
     capabilities: Capabilities,
     /// Never signalled: for waiting a while.
     pause: EventFd,
+    /// The controller memory buffer, once somebody has asked for it.
+    pub(super) buffer: OnceLock<Arc<Buffer>>,
     /// Nobody hears interrupts.
     pub(crate) is_polled: bool,
     pub(crate) backing: B,
@@ -78,6 +81,7 @@ impl<B: Backing> Function<B> {
             registers,
             capabilities,
             pause,
+            buffer: OnceLock::new(),
             is_polled: false,
             backing,
         };
@@ -286,6 +290,7 @@ impl<B: Backing> Function<B> {
         self.window.write(regs::AQA, lengths);
         self.window.write(regs::ASQ, submission.iova.0);
         self.window.write(regs::ACQ, completion.iova.0);
+        self.restore_memory_buffer()?;
         if self.is_polled {
             // A pin stays masked: a reset of the controller has unmasked it. Of messages the mask means nothing while they are off.
             self.window.write(regs::INTMS, u32::MAX);

@@ -239,10 +239,10 @@ pub struct MemoryBufferLocation {
     pub mixed_queues: bool,
     /// Queues need not be contiguous in it.
     pub discontiguous_queues: bool,
-    /// PRP lists and SGLs in it may speak of memory outside of it.
+    /// A PRP list or an SGL may be partly in it.
     pub mixed_pointers: bool,
-    /// PRP lists and SGLs outside of it may speak of memory in it.
-    pub pointers_outside: bool,
+    /// PRP lists and SGLs may be in it whose command is not.
+    pub independent_pointers: bool,
     /// Data and metadata may be partly in it.
     pub mixed_data: bool,
     /// Queues in it need only be aligned to dwords.

@@ -1,10 +1,11 @@
 //! Submission and completion queues in memory (Base §3.3.1), for admin and I/O alike.
 //!
 //! A ring knows entries and doorbells, not commands. Entries are stored and loaded as atomic words: a controller reads and writes them at any
-//! time.
+//! time. Submissions can also be in the controller's own memory.
 
 use super::doorbell::{Doorbell, Shadow};
 use super::memory::Memory;
+use super::memory_buffer::Buffer;
 use super::spec::{Cqe, Sqe};
 use crate::ErrorKind;
 use iommu::Iova;
@@ -55,13 +56,33 @@ impl SubmissionRing {
         doorbell: Doorbell,
     ) -> Result<Self, ErrorKind> {
         let entries = entries.max(2);
-        Ok(Self {
-            memory: Memory::new(space, page_bytes, usize::from(entries) * size_of::<Sqe>())?,
+        let memory = Memory::new(space, page_bytes, usize::from(entries) * size_of::<Sqe>())?;
+        Ok(Self::of(memory, entries, doorbell))
+    }
+
+    /// As [`new`](Self::new), in the controller memory buffer.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](ErrorKind::Unsupported) of a buffer that takes no submission queues, or has no room for this one.
+    pub(crate) fn in_buffer(buffer: &Arc<Buffer>, entries: u16, doorbell: Doorbell) -> Result<Self, ErrorKind> {
+        if !buffer.takes_submission_queues() {
+            let what = "submission queues in the controller memory buffer (CMBSZ.SQS)";
+            return Err(ErrorKind::Unsupported(what.into()));
+        }
+        let entries = entries.max(2);
+        let pages = buffer.take(usize::from(entries) * size_of::<Sqe>())?;
+        Ok(Self::of(Memory::of_controller(pages), entries, doorbell))
+    }
+
+    fn of(memory: Memory, entries: u16, doorbell: Doorbell) -> Self {
+        Self {
+            memory,
             entries,
             tail: 0,
             rung: 0,
             doorbell,
-        })
+        }
     }
 
     /// Where the controller finds it: at a multiple of a page, contiguous.
@@ -80,9 +101,13 @@ impl SubmissionRing {
     #[inline]
     pub(crate) fn push(&mut self, sqe: &Sqe) {
         let start = usize::from(self.tail) * SQE_WORDS;
-        let slot = self.memory.words().get(start..start + SQE_WORDS).unwrap_or_default();
-        for (word, value) in slot.iter().zip(sqe.words()) {
-            word.store(value, Ordering::Relaxed);
+        // Of the controller's memory there are no words: the check of bounds, which memory needs as well, tells one from the other.
+        if let Some(slot) = self.memory.words().get(start..start + SQE_WORDS) {
+            for (word, value) in slot.iter().zip(sqe.words()) {
+                word.store(value, Ordering::Relaxed);
+            }
+        } else {
+            self.memory.write(start, sqe.words().map(u64::from_le));
         }
         let next = self.tail + 1;
         self.tail = if next == self.entries { 0 } else { next };

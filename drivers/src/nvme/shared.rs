@@ -2,6 +2,7 @@
 
 use super::doorbell::Shadow;
 use super::epoch::{Epoch, Moment};
+use super::memory_buffer::Buffer;
 use super::owners::Owners;
 use super::spec::Sqe;
 use crate::{Backing, ErrorKind, Presence, Registers, Result, Vectors};
@@ -78,6 +79,13 @@ pub(crate) trait Admin: Debug + Send + Sync {
     ///
     /// As [`take_queue`](Self::take_queue), when there are fewer queues than before.
     fn exchange_queue(&self, id: u16) -> Result<u16>;
+
+    /// The controller memory buffer, enabled. Waits for a reset that is under way.
+    ///
+    /// # Errors
+    ///
+    /// When the controller has none that can be used, or does not run.
+    fn memory_buffer(&self) -> Result<Arc<Buffer>>;
 
     /// Takes completions of the admin queue: those that nobody waits for keep a pin asserted.
     fn take_completions(&self);

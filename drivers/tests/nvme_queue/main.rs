@@ -2,6 +2,7 @@
 #![cfg(test)]
 #![expect(clippy::cast_possible_truncation, reason = "numbers that a test makes are small")]
 
+mod buffered;
 mod cases;
 mod faults;
 mod integrity;

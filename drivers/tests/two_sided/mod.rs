@@ -28,6 +28,8 @@ struct Scene {
     controller: Option<Controller<Watched>>,
     namespace: Option<Namespace>,
     queues: Vec<Queue>,
+    /// Whether the controller has memory for queues.
+    has_buffer: bool,
 }
 
 struct Queue {
@@ -44,7 +46,9 @@ const QUEUES: usize = 3;
 /// Runs a script.
 pub(crate) fn run(data: &[u8]) {
     let mut script = Script(data);
-    let nvme = Nvme::new(device(&mut script));
+    let device = device(&mut script);
+    let has_buffer = device.buffer != 0;
+    let nvme = Nvme::new(device);
     let interface = if script.flag() {
         Interface::Type1
     } else {
@@ -60,6 +64,7 @@ pub(crate) fn run(data: &[u8]) {
         controller: None,
         namespace: None,
         queues: Vec::new(),
+        has_buffer,
     };
     if script.below(8) == 0 {
         let (when, fault) = fault(&mut script);
@@ -162,8 +167,9 @@ impl Scene {
             },
             _ => Interrupt::Off,
         };
+        let depth = script.byte();
         let options = QueueOptions {
-            depth: 1 + u16::from(script.below(32)),
+            depth: 1 + u16::from(depth % 32),
             transfer_bytes: u64::from(script.number()) + 1,
             interrupt,
             form: if script.flag() {
@@ -173,6 +179,7 @@ impl Scene {
             },
             timeout: Duration::from_micros(u64::from(script.byte()) * 100 + 1),
             can_replay: script.flag(),
+            submission_in_buffer: self.has_buffer && depth >= 128,
         };
         if let Some(controller) = self.controller.as_ref().filter(|_| self.queues.len() < QUEUES)
             && let Ok(pair) = controller.queue_pair(options)

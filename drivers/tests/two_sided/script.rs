@@ -36,7 +36,7 @@ pub(super) fn device(script: &mut Script<'_>) -> nvme::Options {
         count => Interrupts::Msix(u16::from(count)),
     };
     let latency = u64::from(script.below(8));
-    nvme::Options {
+    let options = nvme::Options {
         entries: 2 + u32::from(script.below(64)),
         stride: script.below(3),
         timeout: 1,
@@ -56,6 +56,15 @@ pub(super) fn device(script: &mut Script<'_>) -> nvme::Options {
             extended: script.flag(),
         }],
         ..nvme::Options::default()
+    };
+    nvme::Options {
+        // Now and then so small that not all queues find room.
+        buffer: match options.seed % 8 {
+            0 => 1 << 20,
+            1 => 8192,
+            _ => 0,
+        },
+        ..options
     }
 }
 

@@ -25,6 +25,7 @@ use crate::{Error, Result};
 use free::FreeRanges;
 use recent::Recent;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use vfio_core::{Iova, IovaRange};
 
 /// Hands out IOVA ranges that never overlap.
@@ -149,6 +150,10 @@ impl IovaAllocator {
             return Err(Error::NotAllowed(range));
         }
         let mut is_free = self.is_free(grains);
+        if !is_free && self.recent.take_exactly(grains) {
+            self.live.insert(grains.first, grains.last - grains.first + 1);
+            return Ok(self.in_bytes(grains));
+        }
         if !is_free {
             self.flush();
             is_free = self.is_free(grains);
@@ -181,10 +186,14 @@ impl IovaAllocator {
     pub fn release(&mut self, range: IovaRange) -> Result<()> {
         let (first, last) = (range.start().0 / self.granule, range.last().0 / self.granule);
         let grains = Grains { first, last };
-        if self.in_bytes(grains) != range || self.live.get(&first) != Some(&(last - first + 1)) {
+        let found = match self.live.entry(first) {
+            Entry::Occupied(found) if *found.get() == last - first + 1 => found,
+            _ => return Err(Error::NotAllocated(range)),
+        };
+        if grains.in_bytes(self.granule) != range {
             return Err(Error::NotAllocated(range));
         }
-        self.live.remove(&first);
+        found.remove();
         // What is no longer allowed must not come back, and grain 0 belongs to nobody.
         let is_ordinary = first != 0 && self.is_allowed(grains);
         if is_ordinary && self.recent.is_full(last - first + 1) {
@@ -296,8 +305,9 @@ impl IovaAllocator {
 
     /// The last whole grain that an address of `width` bits reaches.
     fn last_grain(&self, width: u32) -> Option<u64> {
-        let count = (1_u128 << width.min(u64::BITS)) / u128::from(self.granule);
-        u64::try_from(count).ok()?.checked_sub(1)
+        // A granule is a power of two above 1.
+        let bits = width.min(u64::BITS).checked_sub(self.granule.trailing_zeros())?;
+        Some((1 << bits) - 1)
     }
 
     /// The whole grains of a range.
@@ -309,8 +319,7 @@ impl IovaAllocator {
     }
 
     fn in_bytes(&self, grains: Grains) -> IovaRange {
-        let last = Iova(grains.last * self.granule + (self.granule - 1));
-        IovaRange::from_bounds(Iova(grains.first * self.granule), last).unwrap_or(IovaRange::ALL)
+        grains.in_bytes(self.granule)
     }
 }
 
@@ -366,6 +375,11 @@ impl Grains {
             first,
             last: first + (count - 1),
         }
+    }
+
+    fn in_bytes(self, granule: u64) -> IovaRange {
+        let last = Iova(self.last * granule + (granule - 1));
+        IovaRange::from_bounds(Iova(self.first * granule), last).unwrap_or(IovaRange::ALL)
     }
 
     fn contains(self, other: Self) -> bool {

@@ -27,6 +27,16 @@ impl Recent {
         waiting.pop_if(|first| fits(*first))
     }
 
+    /// Takes this very range, if it waits.
+    pub(super) fn take_exactly(&mut self, grains: Grains) -> bool {
+        let waiting = self.by_count.get_mut(&(grains.last - grains.first + 1));
+        let found = waiting.and_then(|waiting| {
+            let place = waiting.iter().rposition(|first| *first == grains.first)?;
+            Some(waiting.swap_remove(place))
+        });
+        found.is_some()
+    }
+
     /// Keeps a range; `false` if there are enough of its size.
     pub(super) fn put(&mut self, count: u64, first: u64) -> bool {
         let waiting = self.by_count.entry(count).or_default();

@@ -313,3 +313,16 @@ fn a_range_that_cannot_begin_as_its_memory_does_is_found_all_the_same() {
     let whole = Request::new(1 << 30).congruent_to(0x7f12_3456_7000);
     assert_eq!(allocator.allocate(whole).unwrap(), allowed);
 }
+
+#[test]
+fn a_range_that_waits_is_reserved_without_a_search() {
+    let mut allocator = IovaAllocator::new(&[range(0, 1 << 20)], PAGE).unwrap();
+    let [one, other] = [(); 2].map(|()| allocator.allocate(Request::new(PAGE)).unwrap());
+    allocator.release(one).unwrap();
+    allocator.release(other).unwrap();
+    assert_eq!(allocator.reserve(one).unwrap(), one);
+    // Had it been searched for among the free ranges, the other would have joined them.
+    assert!(!allocator.is_free(Grains::new(other.start().0 / PAGE, 1)));
+    assert!(allocator.reserve(one).is_err());
+    assert_eq!(allocator.reserve(other).unwrap(), other);
+}

@@ -36,9 +36,15 @@ pub struct Translator {
     mappings: Mutex<Mappings>,
 }
 
-/// By binary logarithm of the length, address and IOVA: length in bytes. Thus a search for those that reach an address knows how far back
-/// to begin.
-type Mappings = BTreeMap<(u32, u64, u64), u64>;
+/// What is noted.
+#[derive(Default)]
+struct Mappings {
+    /// By binary logarithm of the length, address and IOVA: length in bytes. Thus a search for those that reach an address knows how far
+    /// back to begin.
+    known: BTreeMap<(u32, u64, u64), u64>,
+    /// Whether memory may be noted several times. While it is not, no search is needed.
+    has_shared: bool,
+}
 
 /// One mapping, in bytes.
 #[derive(Debug, Clone, Copy)]
@@ -56,6 +62,8 @@ const LEVEL_BITS: u32 = if cfg!(loom) { 1 } else { 9 };
 const ENTRIES: usize = 1 << LEVEL_BITS;
 /// Of addresses in a process; beyond it memory is given only to those who ask.
 const ADDRESS_BITS: u32 = PAGE_BITS + 4 * LEVEL_BITS;
+/// Pages that are looked at one by one rather than searched for.
+const SHORT: u64 = 16;
 /// In an entry, beside the IOVA of its first byte.
 const VALID: u64 = 1;
 
@@ -122,10 +130,16 @@ impl Translator {
             return Err(Error::Invalid("no bytes, or beyond the addresses that there are"));
         }
         let mut mappings = locked(&self.mappings);
-        if overlapping(&mappings, noted).any(|other| other.entry(0) == noted.entry(0)) {
-            return Err(Error::Invalid("part of the memory is noted at these IOVAs already"));
+        if !self.is_vacant(noted) {
+            let mut others = overlapping(&mappings.known, noted).peekable();
+            let is_shared = others.peek().is_some();
+            if others.any(|other| other.entry(0) == noted.entry(0)) {
+                return Err(Error::Invalid("part of the memory is noted at these IOVAs already"));
+            }
+            drop(others);
+            mappings.has_shared |= is_shared;
         }
-        mappings.insert(noted.key(), noted.len);
+        mappings.known.insert(noted.key(), noted.len);
         let claim = |page, entry| if entry == 0 { noted.entry(page) } else { entry };
         self.root.write(noted.pages(), noted.pages(), &claim);
         Ok(())
@@ -139,16 +153,19 @@ impl Translator {
     pub fn remove(&self, address: usize, len: usize, iova: Iova) -> Result<()> {
         let noted = Noted::new(address, len, iova);
         let mut mappings = locked(&self.mappings);
-        if noted.len == 0 || mappings.get(&noted.key()) != Some(&noted.len) {
+        if noted.len == 0 || mappings.known.get(&noted.key()) != Some(&noted.len) {
             return Err(Error::Invalid("no such mapping is noted"));
         }
-        mappings.remove(&noted.key());
-        for other in overlapping(&mappings, noted) {
-            let inherit = |page, entry| {
-                let is_free = entry == 0 || entry == noted.entry(page);
-                if is_free { other.entry(page) } else { entry }
-            };
-            self.root.write(other.pages(), noted.pages(), &inherit);
+        mappings.known.remove(&noted.key());
+        if mappings.has_shared {
+            for other in overlapping(&mappings.known, noted) {
+                let inherit = |page, entry| {
+                    let is_free = entry == 0 || entry == noted.entry(page);
+                    if is_free { other.entry(page) } else { entry }
+                };
+                self.root.write(other.pages(), noted.pages(), &inherit);
+            }
+            mappings.has_shared = !mappings.known.is_empty();
         }
         let clear = |page, entry| if entry == noted.entry(page) { 0 } else { entry };
         self.root.write(noted.pages(), noted.pages(), &clear);
@@ -158,13 +175,19 @@ impl Translator {
     /// How many mappings are noted.
     #[must_use]
     pub fn len(&self) -> usize {
-        locked(&self.mappings).len()
+        locked(&self.mappings).known.len()
     }
 
     /// Whether none is noted.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Whether it is short, and none of its pages has an entry. Every page of every mapping has one.
+    fn is_vacant(&self, noted: Noted) -> bool {
+        let (first, last) = noted.pages();
+        last - first < SHORT && (first..=last).all(|page| self.root.read(page).0 == 0)
     }
 
     /// IOVA of a byte, and how many bytes from there its entry covers.
@@ -180,7 +203,7 @@ impl Translator {
 impl fmt::Debug for Translator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Translator")
-            .field("mappings", &*locked(&self.mappings))
+            .field("mappings", &locked(&self.mappings).known)
             .finish()
     }
 }
@@ -210,7 +233,7 @@ impl Noted {
 }
 
 /// The mappings that share a byte of this process with one.
-fn overlapping(mappings: &Mappings, noted: Noted) -> impl Iterator<Item = Noted> {
+fn overlapping(mappings: &BTreeMap<(u32, u64, u64), u64>, noted: Noted) -> impl Iterator<Item = Noted> {
     let (address, end) = (noted.address, noted.address + noted.len);
     let next_class = |class| Some(mappings.range((class, 0, 0)..).next()?.0.0);
     let classes = std::iter::successors(next_class(0), move |class| next_class(class + 1));
@@ -269,7 +292,11 @@ impl<Below: Level> Level for Table<Below> {
         let begin = first.max(window.0);
         let end = last.min(window.1);
         let mut slot_first = begin & !((1 << Self::BITS) - 1);
-        for (entry, below) in self.entries.iter().zip(&self.below).skip(Self::index(begin)) {
+        // Cut before they are paired: to skip pairs is to go through them.
+        let from = Self::index(begin)..;
+        let entries = self.entries.get(from.clone()).unwrap_or_default();
+        let below = self.below.get(from).unwrap_or_default();
+        for (entry, below) in entries.iter().zip(below) {
             let slot_last = slot_first | ((1 << Self::BITS) - 1);
             if first <= slot_first && slot_last <= last {
                 replace(entry, slot_first, change);

@@ -135,12 +135,10 @@ impl AddressSpace {
             total: whole.len,
             ..Progress::default()
         };
-        let pieces = match watched.watcher {
+        let (first, pieces) = match watched.watcher {
             Some(_) => pieces(taken.start(), whole.len),
-            None => std::iter::once(0..whole.len).collect(),
+            None => (0..whole.len, Vec::new()),
         };
-        let mut pieces = pieces.into_iter();
-        let first = pieces.next().ok_or(Error::Invalid("a range of no bytes"))?;
         self.populate(whole, &first, &mut watched, &mut progress)?;
         let id = self.begin(whole, &first, taken, options.access())?;
         // From here on the mapping has the IOVAs, and is undone if the rest fails.
@@ -344,14 +342,15 @@ fn advance(watched: &mut WatchedMap<'_>, progress: &mut Progress, piece: &Range<
     if is_over { Err(Error::Cancelled) } else { Ok(()) }
 }
 
-/// Cuts `len` bytes where their IOVAs are multiples of [`PIECE`]; in bytes from the first.
-fn pieces(start: Iova, len: u64) -> Vec<Range<u64>> {
-    let first = PIECE - start.0 % PIECE;
-    let ends = std::iter::successors(Some(first.min(len)), |end| {
-        Some(end.saturating_add(PIECE).min(len)).filter(|_| *end < len)
-    });
-    let mut begin = 0;
-    ends.map(|end| std::mem::replace(&mut begin, end)..end).collect()
+/// Cuts `len` bytes where their IOVAs are multiples of [`PIECE`], in bytes from the first: the first piece, and what follows.
+fn pieces(start: Iova, len: u64) -> (Range<u64>, Vec<Range<u64>>) {
+    let first = (PIECE - start.0 % PIECE).min(len);
+    let begins = std::iter::successors(Some(first), |begin| begin.checked_add(PIECE));
+    let rest = begins.take_while(|begin| *begin < len);
+    (
+        0..first,
+        rest.map(|begin| begin..begin.saturating_add(PIECE).min(len)).collect(),
+    )
 }
 
 /// The IOVAs of a piece of what has `taken`.
@@ -387,12 +386,12 @@ mod tests {
     #[test]
     fn pieces_end_at_multiples_of_the_largest_page() {
         const G: u64 = 1 << 30;
-        assert_eq!(pieces(Iova(0), 4096).first(), Some(&(0..4096)));
-        assert_eq!(pieces(Iova(G), 2 * G), [0..G, G..2 * G]);
+        assert_eq!(pieces(Iova(0), 4096), (0..4096, vec![]));
+        assert_eq!(pieces(Iova(G), 2 * G), (0..G, std::iter::once(G..2 * G).collect()));
         assert_eq!(
             pieces(Iova(G - 4096), G + 8192),
-            [0..4096, 4096..4096 + G, 4096 + G..8192 + G]
+            (0..4096, vec![4096..4096 + G, 4096 + G..8192 + G])
         );
-        assert_eq!(pieces(Iova(u64::MAX - 4095), 4096).last(), Some(&(0..4096)));
+        assert_eq!(pieces(Iova(u64::MAX - 4095), 4096), (0..4096, vec![]));
     }
 }

@@ -209,6 +209,21 @@ impl AddressSpace {
         locked(&self.shared.mappings).len()
     }
 
+    /// Refuses what RLIMIT_MEMLOCK does not let devices reach, before any of it is mapped: `bytes` beside those that count already, which each of the
+    /// kernel's interfaces counts in its own way.
+    ///
+    /// # Errors
+    ///
+    /// [`MemlockExceeded`](vfio_core::ErrorKind::MemlockExceeded) with the limit that is needed.
+    pub fn check_memlock(&self, bytes: u64) -> Result<()> {
+        match &self.shared.kind {
+            Kind::Iommufd(ioas) => Ok(ioas.iommufd().check_memlock(bytes)?),
+            Kind::Type1(container) => Ok(container.check_memlock(bytes)?),
+            #[cfg(test)]
+            Kind::Test => Ok(()),
+        }
+    }
+
     /// The kernel object, on iommufd.
     #[must_use]
     pub fn ioas(&self) -> Option<&Ioas> {

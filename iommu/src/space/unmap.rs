@@ -51,9 +51,10 @@ impl AddressSpace {
         }
         drop(mappings);
         // Each finds that it is unmapped, and lets go of its IOVAs.
-        let finished = gone.into_iter().map(|entry| {
+        let finished = gone.into_iter().map(|mut entry| {
             let said = |error: &Error| tracing::error!(%range, %error, "not unmapped; memory and IOVA are leaked");
-            self.finish(entry, kept).inspect_err(said)
+            kept.extend(entry.memory.take());
+            self.finish(entry).inspect_err(said)
         });
         let finished = finished.fold(Ok(()), Result::and);
         let got = unmapped?;
@@ -71,7 +72,12 @@ impl AddressSpace {
 
     /// Unmaps what a guard stands for, unless that was done. If a ranged unmap left it where it was, that is an error here too.
     pub(super) fn unmap_one(&self, range: IovaRange, id: u64) -> Result<()> {
-        let mut kept = Kept::new();
+        let (memory, unmapped) = self.unmap_own(range, id);
+        drop(memory);
+        unmapped
+    }
+
+    fn unmap_own(&self, range: IovaRange, id: u64) -> (Option<Arc<dyn StableMemory>>, Result<()>) {
         let _shared = self.shared.share();
         let mut mappings = locked(&self.shared.mappings);
         let own = match mappings.entry(range.start()) {
@@ -79,13 +85,13 @@ impl AddressSpace {
             _ => None,
         };
         drop(mappings);
-        let Some(entry) = own else {
+        let Some(mut entry) = own else {
             // IOVAs that are leaked have had no other mapping since.
-            return self.shared.check_leaked(range);
+            return (None, self.shared.check_leaked(range));
         };
         self.shared.forget(&entry);
         self.keep_dirty(&entry);
-        self.finish(entry, &mut kept)
+        (entry.memory.take(), self.finish(entry))
     }
 
     /// From now on these logs are asked before anything is unmapped, as long as they live.
@@ -121,10 +127,13 @@ impl AddressSpace {
             .is_some_and(|entry| entry.id == id)
     }
 
-    fn finish(&self, mut entry: Entry, kept: &mut Kept) -> Result<()> {
-        kept.extend(entry.memory.take());
-        let pieces = std::iter::once(entry.mapped).chain(entry.more);
-        let unmapped = pieces.map(|piece| piece.unmap()).fold(Ok(()), Result::and);
+    /// Whoever calls lets go of the memory, later.
+    fn finish(&self, entry: Entry) -> Result<()> {
+        let mut unmapped = entry.mapped.unmap();
+        for piece in entry.more {
+            let next = piece.unmap();
+            unmapped = unmapped.and(next);
+        }
         match (unmapped, entry.is_reserved) {
             // The reservation gives them back.
             (Ok(()), true) => Ok(()),

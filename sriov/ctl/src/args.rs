@@ -16,7 +16,7 @@ mod run;
 
 pub(crate) use assign::{Assign, Target, TargetKind, Unassign};
 pub(crate) use change::{ChangeCommand, ChangeOptions, Force, VfCommand};
-pub(crate) use run::{Guest, HugePages, Pin, Run, VmProcess, VmmName};
+pub(crate) use run::{Device, Guest, HugePages, MemorySize, Numa, NumaNode, Pin, Place, QEMU, Run, VmProcess, VmmName};
 
 /// Where runs of this tool leave their journal and lock.
 pub(crate) const STATE_DIR: &str = "/run/sriovctl";
@@ -124,7 +124,8 @@ pub(crate) enum Command {
     ///
     /// The functions must be on vfio-pci already, in viable groups that nobody holds. The guest's serial console is on standard input and output; with
     /// --json it goes to standard error. On a terminal Ctrl-] ends the guest. Its process opens nothing itself and runs as nobody, under Landlock and
-    /// seccomp. The exit code is 0 when the guest has switched itself off; with --vmm qemu it is that of QEMU.
+    /// seccomp. The exit code is 0 when the guest has switched itself off, with
+    /// --exit-port what it says; with --vmm qemu it is that of QEMU.
     Run(Run),
     /// Give a function to a guest that runs
     ///

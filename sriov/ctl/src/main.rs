@@ -16,6 +16,7 @@ mod failure;
 mod filter;
 mod glob;
 mod output;
+mod progress;
 mod render;
 mod request;
 mod selector;

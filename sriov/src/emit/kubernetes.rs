@@ -167,10 +167,18 @@ struct NicSelector {
 /// One policy for each run of VFs of a PF that are of one kind.
 pub(super) fn node_policy(functions: &[Handout], node: Option<&str>) -> Result<Emitted, Error> {
     let form = Form::NodePolicy;
-    let mut notes =
-        vec!["the operator must be installed, and its device plugin takes the place of one that runs already"];
+    let mut notes = vec![
+        "the operator must be installed, and its device plugin takes the place of one that runs already",
+        "its webhook refuses a NIC that is not in the ConfigMap supported-nic-ids of the operator's namespace",
+    ];
     let node_selector = match node {
-        Some(node) => BTreeMap::from([("kubernetes.io/hostname", node.to_owned())]),
+        Some(node) => {
+            notes.push(
+                "the node is named after this machine; a cluster may name it otherwise, and the policy selects nothing then: kubectl get nodes --show-labels",
+            );
+            // Labels of nodes are names of DNS, which have no capitals.
+            BTreeMap::from([("kubernetes.io/hostname", node.to_lowercase())])
+        }
         None => {
             notes.push("the name of this machine is not known: the policy is for all that have such a PF");
             BTreeMap::from([("feature.node.kubernetes.io/network-sriov.capable", "true".to_owned())])
@@ -314,6 +322,8 @@ pub(super) fn kubevirt(functions: &[Handout]) -> Result<Emitted, Error> {
         },
     });
     let notes = [
+        "guests get host devices only with the feature gate HostDevices: add it to spec.configuration.developerConfiguration.featureGates, a list of which nothing may be lost",
+        "the cluster's KubeVirt may have another name or namespace: kubectl get kubevirts --all-namespaces",
         "KubeVirt takes every function of this vendor and device that is on vfio-pci, not only those that were named",
         "merge it into what is there: a list of permitted devices takes the place of the former one",
     ];

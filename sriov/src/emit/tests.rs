@@ -1,6 +1,7 @@
 use super::*;
-use proptest::prelude::*;
 use serde_json::Value;
+
+mod cdi;
 
 fn bdf(text: &str) -> Bdf {
     text.parse().unwrap()
@@ -45,7 +46,7 @@ fn function(address: &str) -> Handout {
 }
 
 fn texts(form: Form, functions: &[Handout], wanted: Option<Backend>) -> Vec<String> {
-    let emitted = emit(form, functions, wanted, Some("node-7")).unwrap();
+    let emitted = emit(form, functions, wanted, Some("Node-7")).unwrap();
     emitted.into_iter().map(|emitted| emitted.text).collect()
 }
 
@@ -79,6 +80,42 @@ fn qemu_gets_a_path_where_its_address_is_too_short() {
         text(Form::Qemu, "10000:01:10.0", Backend::Type1),
         "-device vfio-pci,sysfsdev=/sys/bus/pci/devices/10000:01:10.0"
     );
+}
+
+#[test]
+fn what_a_command_line_says_once_is_there_once() {
+    let older = Handout {
+        has_iommufd: false,
+        ..vf(2)
+    };
+    let qemu = emit(Form::Qemu, &[older.clone(), vf(0), vf(1)], None, None).unwrap();
+    assert_eq!((qemu.len(), qemu[0].backend), (1, None));
+    assert_eq!(
+        qemu[0].text,
+        "-device vfio-pci,host=0000:3b:01.2 -object iommufd,id=iommufd0 \
+         -device vfio-pci,host=0000:3b:01.0,iommufd=iommufd0 -device vfio-pci,host=0000:3b:01.1,iommufd=iommufd0"
+    );
+    assert_eq!(
+        texts(Form::CloudHypervisor, &[vf(0), vf(1)], None),
+        [
+            "--platform iommufd=on --device path=/sys/bus/pci/devices/0000:3b:01.0/ path=/sys/bus/pci/devices/0000:3b:01.1/"
+        ]
+    );
+    // It has one interface for all.
+    let mixed = emit(Form::CloudHypervisor, &[vf(0), older], None, None).unwrap();
+    assert!(!mixed[0].text.contains("--platform"), "{mixed:?}");
+    assert_eq!((mixed[0].backend, mixed[0].functions.len()), (Some(Backend::Type1), 2));
+}
+
+#[test]
+fn a_cluster_hears_what_it_needs_besides() {
+    let notes = |form, node| emit(form, &[vf(0)], None, node).unwrap()[0].notes.join("\n");
+    assert!(notes(Form::KubeVirt, None).contains("HostDevices"));
+    let policy = texts(Form::NodePolicy, &[vf(0)], None).concat();
+    assert!(policy.contains("\"node-7\""), "{policy}");
+    for word in ["supported-nic-ids", "kubectl get nodes"] {
+        assert!(notes(Form::NodePolicy, Some("node-7")).contains(word), "{word}");
+    }
 }
 
 #[test]
@@ -146,126 +183,6 @@ fn container_device_interface() {
     let emitted = emit(Form::Cdi, &[vf(0), older], None, None).unwrap();
     assert_eq!(emitted[0].backend, None, "one of each");
     insta::assert_snapshot!(emitted[0].text);
-}
-
-/// What versions 0.8.0 and 1.0.0 of the specification demand of a file: its schema, the names its parser takes, and what the version that it
-/// names has.
-fn check_cdi(text: &str) -> Result<(), String> {
-    let only = |value: &Value, known: &[&str], required: &[&str]| -> Result<(), String> {
-        let object = value.as_object().ok_or("not an object")?;
-        let strange: Vec<_> = object.keys().filter(|key| !known.contains(&key.as_str())).collect();
-        let missing: Vec<_> = required.iter().filter(|key| !object.contains_key(**key)).collect();
-        match strange.is_empty() && missing.is_empty() {
-            true => Ok(()),
-            false => Err(format!("strange {strange:?}, missing {missing:?}")),
-        }
-    };
-    let is_name = |name: &str, inner: &str, begins: fn(char) -> bool| {
-        name.starts_with(begins)
-            && name.ends_with(|c: char| c.is_ascii_alphanumeric())
-            && name.chars().all(|c| c.is_ascii_alphanumeric() || inner.contains(c))
-    };
-    let string = |value: &Value| value.as_str().map(str::to_owned).ok_or("not a string");
-    let check_edits = |edits: &Value| -> Result<(), String> {
-        let known = ["env", "deviceNodes", "mounts", "hooks", "additionalGids", "intelRdt"];
-        only(edits, &known, &[])?;
-        for node in edits["deviceNodes"].as_array().into_iter().flatten() {
-            let known = [
-                "path",
-                "hostPath",
-                "type",
-                "major",
-                "minor",
-                "fileMode",
-                "permissions",
-                "uid",
-                "gid",
-            ];
-            only(node, &known, &["path"])?;
-            if !string(&node["path"])?.starts_with("/dev/") {
-                return Err("a node elsewhere".to_owned());
-            }
-            let permissions = string(&node["permissions"])?;
-            if permissions.is_empty() || !permissions.chars().all(|c| "rwm".contains(c)) {
-                return Err(permissions);
-            }
-        }
-        Ok(())
-    };
-    let document: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
-    let known = ["cdiVersion", "kind", "annotations", "devices", "containerEdits"];
-    only(&document, &known, &["cdiVersion", "kind", "devices"])?;
-    let versions = ["0.3.0", "0.4.0", "0.5.0", "0.6.0", "0.7.0", "0.8.0", "1.0.0"];
-    let version = string(&document["cdiVersion"])?;
-    let version = versions.iter().position(|known| *known == version).ok_or(version)?;
-    let kind = string(&document["kind"])?;
-    let (vendor, class) = kind.split_once('/').ok_or("a kind without a vendor")?;
-    if !is_name(vendor, "_-.", |c| c.is_ascii_alphabetic()) || !is_name(class, "_-.", |c| c.is_ascii_alphabetic()) {
-        return Err(kind);
-    }
-    let devices = document["devices"].as_array().ok_or("no devices")?;
-    let mut names = std::collections::BTreeSet::new();
-    for device in devices {
-        only(
-            device,
-            &["name", "annotations", "containerEdits"],
-            &["name", "containerEdits"],
-        )?;
-        let name = string(&device["name"])?;
-        // Since 0.5.0.
-        let begins = |c: char| c.is_ascii_alphanumeric();
-        if !is_name(&name, "_-.:", begins) || (version < 2 && name.starts_with(|c: char| c.is_ascii_digit())) {
-            return Err(name);
-        }
-        if device["containerEdits"]
-            .as_object()
-            .is_none_or(serde_json::Map::is_empty)
-        {
-            return Err(format!("{name} has no edits"));
-        }
-        check_edits(&device["containerEdits"])?;
-        if !names.insert(name.clone()) {
-            return Err(format!("{name} is there twice"));
-        }
-    }
-    match devices.is_empty() {
-        true => Err("no device".to_owned()),
-        false => Ok(()),
-    }
-}
-
-#[test]
-fn the_check_of_cdi_files_finds_what_is_wrong() {
-    let good = texts(Form::Cdi, &[vf(0), vf(1)], None).concat();
-    check_cdi(&good).unwrap();
-    for (from, to) in [
-        ("0.5.0", "0.4.0"),
-        ("0.5.0", "2.0.0"),
-        ("sriovctl/vfio", "vfio"),
-        ("sriovctl/vfio", "8086/vfio"),
-        ("deviceNodes", "deviceNode"),
-        ("\"rw\"", "\"rx\""),
-        ("0000:3b:01.1", "0000:3b:01.0"),
-        ("0000:3b:01.1", ":3b:01.1"),
-        ("containerEdits", "edits"),
-        ("/dev/iommu", "iommu"),
-        ("\"path\"", "\"hostPath\""),
-    ] {
-        assert!(good.contains(from), "{from}");
-        assert!(check_cdi(&good.replace(from, to)).is_err(), "{from} → {to}");
-    }
-}
-
-proptest! {
-    #[test]
-    fn cdi_files_are_what_the_specification_demands(
-        segment in 0..=0xf_ffff_u32, id in any::<u16>(), group in any::<u32>(), node in any::<u32>(), has_iommufd: bool,
-    ) {
-        let address = format!("{segment:04x}:{:02x}:{:02x}.{:x}", id >> 8, id >> 3 & 31, id & 7);
-        let function = Handout { bdf: bdf(&address), group: Some(GroupId(group)), node: Some(node), has_iommufd, ..vf(0) };
-        let text = texts(Form::Cdi, &[function], None).concat();
-        prop_assert_eq!(check_cdi(&text), Ok(()), "{}", text);
-    }
 }
 
 #[test]

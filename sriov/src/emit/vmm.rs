@@ -1,4 +1,4 @@
-//! Programs that run guests, each told of one function at a time.
+//! Programs that run guests, each told of one function at a time, but for those whose command line says some things once for all.
 //!
 //! Forms: QEMU `docs/system/devices/vfio.rst` and `hw/core/qdev-properties-system.c`, cloud-hypervisor `docs/vfio.md`,
 //! libvirt `docs/formatdomain.rst` (hostdev), crosvm `run --help` (`--vfio`), Firecracker `docs/vfio.md`.
@@ -26,12 +26,6 @@ pub(super) fn emit(form: Form, function: &Handout, wanted: Option<Backend>) -> R
     };
     let bdf = function.bdf;
     emitted.text = match form {
-        Form::Qemu => qemu_device(bdf, function.backend(wanted)),
-        Form::CloudHypervisor => {
-            let is_iommufd = emitted.backend == Some(Backend::Iommufd);
-            let platform = if is_iommufd { "--platform iommufd=on " } else { "" };
-            format!("{platform}--device path={}/", sysfs_path(bdf))
-        }
         Form::Libvirt => {
             function.check_segment(form, MAX_SEGMENT)?;
             hostdev(bdf)
@@ -53,6 +47,37 @@ pub(super) fn emit(form: Form, function: &Handout, wanted: Option<Backend>) -> R
     Ok(emitted)
 }
 
+/// QEMU takes functions by either interface; the object of iommufd is there once.
+pub(super) fn qemu(functions: &[Handout], wanted: Option<Backend>) -> Emitted {
+    let named = functions
+        .iter()
+        .map(|function| (function.bdf, function.backend(wanted)));
+    let backends: Vec<Backend> = named.clone().map(|(_, backend)| backend).collect();
+    let first = backends.first().copied();
+    Emitted {
+        functions: functions.iter().map(|function| function.bdf).collect(),
+        backend: first.filter(|first| backends.iter().all(|backend| backend == first)),
+        text: qemu_devices(named),
+        notes: Vec::new(),
+    }
+}
+
+/// cloud-hypervisor uses one interface for all, and takes each of these options once.
+pub(super) fn cloud_hypervisor(functions: &[Handout], wanted: Option<Backend>) -> Emitted {
+    let mut backends = functions.iter().map(|function| function.backend(wanted));
+    let is_iommufd = backends.all(|backend| backend == Backend::Iommufd);
+    let paths = functions
+        .iter()
+        .map(|function| format!(" path={}/", sysfs_path(function.bdf)));
+    let platform = if is_iommufd { "--platform iommufd=on " } else { "" };
+    Emitted {
+        functions: functions.iter().map(|function| function.bdf).collect(),
+        backend: Some(if is_iommufd { Backend::Iommufd } else { Backend::Type1 }),
+        text: format!("{platform}--device{}", paths.collect::<String>()),
+        notes: Vec::new(),
+    }
+}
+
 /// Refuses iommufd when it is asked for by name.
 fn only_type1(form: Form, function: &Handout, wanted: Option<Backend>) -> Result<Backend, Error> {
     if wanted == Some(Backend::Iommufd) {
@@ -66,14 +91,22 @@ fn only_type1(form: Form, function: &Handout, wanted: Option<Backend>) -> Result
     Ok(Backend::Type1)
 }
 
-/// QEMU's options for a function.
-#[must_use]
-pub fn qemu_device(function: Bdf, backend: Backend) -> String {
-    let device = format!("-device vfio-pci,{}", qemu_name(function));
-    match backend {
-        Backend::Type1 => device,
-        Backend::Iommufd => format!("-object iommufd,id=iommufd0 {device},iommufd=iommufd0"),
+/// QEMU's options for functions, each by its interface.
+pub fn qemu_devices(functions: impl IntoIterator<Item = (Bdf, Backend)>) -> String {
+    let mut has_object = false;
+    let mut options = Vec::new();
+    for (function, backend) in functions {
+        let device = format!("-device vfio-pci,{}", qemu_name(function));
+        if backend == Backend::Type1 {
+            options.push(device);
+            continue;
+        }
+        if !std::mem::replace(&mut has_object, true) {
+            options.push("-object iommufd,id=iommufd0".to_owned());
+        }
+        options.push(format!("{device},iommufd=iommufd0"));
     }
+    options.join(" ")
 }
 
 /// How QEMU is told which function: by a path where its address is too short.

@@ -5,5 +5,7 @@
 
 #[path = "../../../vmm-glue/tests/hostile/mod.rs"]
 mod hostile;
+#[path = "../../../vmm-glue/tests/script/mod.rs"]
+mod script;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| hostile::run(data));

@@ -44,7 +44,7 @@ const RESERVED: [(&[&str], &[&str]); 6] = [
         &["vfio-core", "vmm-glue", "raw-calls"],
     ),
     (&["libc", "nix", "memmap", "memmap2"], &["vfio-core", "vmm-glue"]),
-    (&["vfio-ioctls", "iommufd-ioctls"], &["raw-calls"]),
+    (&["vfio-ioctls", "iommufd-ioctls"], &["vmm-glue", "raw-calls"]),
     (&["vm-memory", "kvm-bindings", "kvm-ioctls"], &["vmm-glue"]),
 ];
 

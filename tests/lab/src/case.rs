@@ -12,11 +12,16 @@ use std::process::ExitCode;
 /// Exit status of a skipped case, as automake's test driver knows it.
 pub(crate) const SKIPPED: u8 = 77;
 
+/// Exit status of a case that holds, but not at once.
+pub(crate) const RETRIED: u8 = 78;
+
 /// How a case that did not fail ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// It holds.
     Passed,
+    /// It holds, but not at once, for this reason.
+    Retried(String),
     /// It could not run, for this reason.
     Skipped(String),
 }
@@ -104,11 +109,11 @@ fn run(cases: &[Case], name: &str, around: Around) -> Result<ExitCode> {
         .iter()
         .find(|case| case.name == name)
         .with_context(|| format!("no test {name}"))?;
-    match around(&case.run)? {
-        Outcome::Passed => Ok(ExitCode::SUCCESS),
-        Outcome::Skipped(reason) => {
-            write!(std::io::stdout().lock(), "{reason}")?;
-            Ok(ExitCode::from(SKIPPED))
-        }
-    }
+    let (reason, status) = match around(&case.run)? {
+        Outcome::Passed => return Ok(ExitCode::SUCCESS),
+        Outcome::Retried(reason) => (reason, RETRIED),
+        Outcome::Skipped(reason) => (reason, SKIPPED),
+    };
+    write!(std::io::stdout().lock(), "{reason}")?;
+    Ok(ExitCode::from(status))
 }

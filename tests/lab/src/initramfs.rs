@@ -82,27 +82,46 @@ fn add(out: &mut impl Write, name: &str, mode: u32, content: &[u8]) -> Result<()
     Ok(())
 }
 
-/// Builds the first process as a static program, which runs before there is any library.
+/// Writes to `to` the initial file system `initrd` with one more program in it, by its name.
+///
+/// # Errors
+///
+/// Those of the files.
+pub fn add_program(initrd: &Path, program: &Path, name: &str, to: &Path) -> Result<()> {
+    /// The next archive begins at a multiple of so many bytes, after zeros.
+    const BLOCK: usize = 512;
+    let mut archives = std::fs::read(initrd).with_context(|| format!("read {}", initrd.display()))?;
+    archives.resize(archives.len().next_multiple_of(BLOCK), 0);
+    let content = std::fs::read(program).with_context(|| format!("read {}", program.display()))?;
+    add(&mut archives, name, 0o755, &content)?;
+    trailer(&mut archives)?;
+    let mut out = File::create(to).with_context(|| format!("create {}", to.display()))?;
+    out.write_all(&archives)?;
+    Ok(())
+}
+
+/// Builds the first process, which runs before there is any library.
 pub(crate) fn build_init() -> Result<PathBuf> {
+    build_static(
+        &["--package", "lab-init", "--bin", "lab-init"],
+        "lab-init",
+        "the lab's first process",
+    )
+}
+
+/// Builds a static program; returns where it is.
+fn build_static(which: &[&str], path: &str, what: &str) -> Result<PathBuf> {
     let target = target_dir()?.join("lab-init");
-    let program = target.join(TRIPLE).join("lab/lab-init");
+    let program = target.join(TRIPLE).join("lab").join(path);
     let mut cargo = cargo();
-    cargo.args([
-        "build",
-        "--profile",
-        "lab",
-        "--package",
-        "lab-init",
-        "--bin",
-        "lab-init",
-        "--target",
-        TRIPLE,
-    ]);
+    cargo
+        .args(["build", "--profile", "lab", "--target", TRIPLE])
+        .args(which);
     cargo.arg("--target-dir").arg(&target);
     cargo
         .env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=symbols")
         .env_remove("CARGO_ENCODED_RUSTFLAGS");
-    build(&mut cargo, "the lab's first process", program.exists())?;
+    build(&mut cargo, what, program.exists())?;
     Ok(program)
 }
 
@@ -160,7 +179,8 @@ pub fn build_examples() -> Result<()> {
     build(&mut cargo, "the examples for the lab", was_built)
 }
 
-/// Builds the test programs of libraries that need the lab to say anything, which tests run there. They land in `examples`, too, by their names.
+/// Builds the test programs of libraries that need the lab to say anything, which tests run there, and what runs in guests inside it. They land in `examples`, too,
+/// by their names.
 ///
 /// # Errors
 ///
@@ -194,6 +214,13 @@ pub fn build_guest_tests() -> Result<()> {
         .find_map(executable)
         .context("cargo names no program of the guests' tests")?;
     std::fs::copy(&program, &named).with_context(|| format!("copy {program} to {}", named.display()))?;
+    let program = build_static(
+        &["--package", "vfio-core", "--example", "no_iommu"],
+        "examples/no_iommu",
+        "a driver for guests",
+    )?;
+    let named = target.join("lab/examples/no_iommu-static");
+    std::fs::copy(&program, &named).with_context(|| format!("copy {}", program.display()))?;
     Ok(())
 }
 

@@ -25,8 +25,8 @@ pub mod vm_tests;
 
 pub use cache::Cache;
 pub use initramfs::{
-    Role, build_examples, build_guest_tests, build_programs, build_release_example, build_release_programs, cargo,
-    target_dir,
+    Role, add_program, build_examples, build_guest_tests, build_programs, build_release_example,
+    build_release_programs, cargo, target_dir,
 };
 pub use kernel::{Flavour, Kernel};
 pub use kernel_log::{Trouble, trouble};

@@ -38,6 +38,8 @@ pub enum Device {
     Nvme,
     /// NVMe controller with 127 VFs
     Nvme127,
+    /// NVMe controller with a controller memory buffer of 8 MiB and no VFs: QEMU has no controller with both
+    NvmeCmb,
     /// virtio NIC with 2 VFs and ATS
     VirtioNet,
     /// QEMU's tutorial device: conventional PCI, MSI, DMA on command
@@ -167,6 +169,7 @@ impl Device {
                 scratch,
                 "sriov_max_vfs=127,sriov_vq_flexible=254,sriov_vi_flexible=127,max_ioqpairs=256,msix_qsize=129",
             )?,
+            Self::NvmeCmb => nvme(n, scratch, "cmb_size_mb=8,max_ioqpairs=16,msix_qsize=17")?,
             Self::VirtioNet => {
                 // QEMU wants the VFs before their PF, and takes no `user` network for them but behind a hub, where it takes what nobody else does: a
                 // hub on which nobody receives holds frames back.
@@ -244,12 +247,12 @@ fn monitor(socket: &Path) -> Result<Vec<String>> {
 /// Behind the IOMMU, as hardware is.
 const VIRTIO: &str = "disable-legacy=on,iommu_platform=on,ats=on";
 
-fn nvme(n: usize, scratch: &Path, sriov: &str) -> Result<String> {
+fn nvme(n: usize, scratch: &Path, options: &str) -> Result<String> {
     let disk = scratch.join(format!("nvme{n}.img"));
     File::create(&disk)?.set_len(DISK_BYTES)?;
     Ok(format!(
         "-device pcie-root-port,id=rp{n},slot={n},chassis={} -device nvme-subsys,id=sub{n} \
-         -drive file={},if=none,id=disk{n},format=raw,cache=unsafe -device nvme,bus=rp{n},serial=lab{n},id=nvme{n},subsys=sub{n},{sriov} \
+         -drive file={},if=none,id=disk{n},format=raw,cache=unsafe -device nvme,bus=rp{n},serial=lab{n},id=nvme{n},subsys=sub{n},{options} \
          -device nvme-ns,drive=disk{n},bus=nvme{n},nsid=1,shared=on",
         n + 1,
         disk.display(),

@@ -84,6 +84,9 @@ enum Subcommands {
     Demo {
         #[command(flatten)]
         machine: MachineArguments,
+        /// Boot the guest with this
+        #[arg(long, value_enum, default_value_t = command::demo::Vmm::Own)]
+        vmm: command::demo::Vmm,
         /// Time limit in seconds; when it is over, the exit status is 124
         #[arg(long, default_value_t = 900)]
         timeout: u64,
@@ -147,8 +150,8 @@ fn main() -> ExitCode {
     }
     let result = match &arguments.command {
         Subcommands::Setup { kernel, update } => command::setup::run(kernel, offline, *update),
-        Subcommands::Demo { machine, timeout } => {
-            command::demo::run(&machine.machine(), machine.kernel, offline, seconds(*timeout))
+        Subcommands::Demo { machine, vmm, timeout } => {
+            command::demo::run(&machine.machine(), machine.kernel, *vmm, offline, seconds(*timeout))
         }
         Subcommands::Test {
             kernel,

@@ -8,6 +8,8 @@ use std::time::Duration;
 pub enum Verdict {
     /// It holds.
     Passed,
+    /// It holds, but not at once, for this reason.
+    Retried(String),
     /// It does not; with what it said.
     Failed(String),
     /// It could not run, for this reason.
@@ -34,20 +36,26 @@ impl Report {
             .unwrap_or_default();
         line(&match &verdict {
             Verdict::Passed => format!("pass  {name}{took}"),
+            Verdict::Retried(reason) => format!("pass  {name}{took}: {reason}"),
             Verdict::Failed(why) => format!("FAIL  {name}{took}\n{}", indent(why)),
             Verdict::Skipped(reason) => format!("skip  {name}: {reason}"),
         });
         self.results.push((name, verdict));
     }
 
-    /// Says failures and skips once more, then the notes, then the counts as the last line. Whether nothing failed.
+    /// Says retries, failures and skips once more, then the notes, then the counts as the last line. Whether nothing failed.
     #[must_use]
     pub fn close(&self) -> bool {
-        let (mut passed, mut failed, mut skipped) = (0, 0, 0);
+        let (mut passed, mut retried, mut failed, mut skipped) = (0, 0, 0, 0);
         line("");
         for (name, verdict) in &self.results {
             match verdict {
                 Verdict::Passed => passed += 1,
+                Verdict::Retried(reason) => {
+                    passed += 1;
+                    retried += 1;
+                    line(&format!("pass  {name}: {reason}"));
+                }
                 Verdict::Failed(_) => {
                     failed += 1;
                     line(&format!("FAIL  {name}"));
@@ -62,7 +70,11 @@ impl Report {
             line("");
             line(note);
         }
-        line(&format!("{passed} passed, {failed} failed, {skipped} skipped"));
+        let again = match retried {
+            0 => String::new(),
+            _ => format!(" ({retried} not at once)"),
+        };
+        line(&format!("{passed} passed{again}, {failed} failed, {skipped} skipped"));
         failed == 0 && passed > 0
     }
 }
@@ -89,7 +101,7 @@ mod tests {
         assert!(!report.close());
         report.add("a".into(), Verdict::Skipped("no card".into()), None);
         assert!(!report.close());
-        report.add("b".into(), Verdict::Passed, None);
+        report.add("b".into(), Verdict::Retried("a guest stalled".into()), None);
         assert!(report.close());
         report.add("c".into(), Verdict::Failed("no".into()), None);
         assert!(!report.close());

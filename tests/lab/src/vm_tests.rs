@@ -1,6 +1,6 @@
 //! Tests in the lab: groups cases by machine, boots, runs them one by one and judges them.
 
-use crate::case::{Listed, SKIPPED};
+use crate::case::{Listed, RETRIED, SKIPPED};
 use crate::report::{Report, Verdict};
 use crate::{Kernel, Machine, Output, Qemu, Trouble, Vm, kernel_log::trouble};
 use anyhow::{Context, Result, bail};
@@ -140,6 +140,10 @@ fn judge(vm: &mut Vm, case: &Listed, exec: &Exec) -> (Verdict, bool) {
     match finished.exit {
         Exit::Code(0) => (Verdict::Passed, true),
         Exit::Code(code) if code == i32::from(SKIPPED) => (Verdict::Skipped(said), true),
+        Exit::Code(code) if code == i32::from(RETRIED) => (
+            Verdict::Retried(said.lines().last().unwrap_or_default().to_owned()),
+            true,
+        ),
         // What a failed case left behind must not fail the next.
         exit => (Verdict::Failed(format!("{exit:?}\n{said}")), false),
     }

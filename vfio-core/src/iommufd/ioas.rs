@@ -3,7 +3,7 @@
 use super::command::{self, Command};
 use super::mapping::Mapping;
 use super::object::sealed;
-use super::{Iommufd, OPTION_HUGE_PAGES, Object, ObjectId, PageTable, RlimitMode};
+use super::{Iommufd, OPTION_HUGE_PAGES, Object, ObjectId, PageTable};
 use crate::error::misaligned;
 use crate::sys::iommufd::Calls;
 use crate::sys::located::Located;
@@ -254,19 +254,10 @@ impl Ioas {
                     _ => command.error(errno),
                 }
             }
-            (Errno::NOMEM, _) => {
-                let iommufd = self.object().iommufd();
-                let files = iommufd.system().files();
-                let used = match iommufd.rlimit_mode() {
-                    Ok(RlimitMode::Process) => files.memlock_used(),
-                    _ => files.pinned(),
-                };
-                let need = used.saturating_add(len);
-                match files.memlock_limit() {
-                    Some(limit) if need > limit => command.fail(ErrorKind::MemlockExceeded { need, limit }),
-                    _ => command.error(errno),
-                }
-            }
+            (Errno::NOMEM, _) => match self.object().iommufd().memlock_exceeded(len) {
+                Some(kind) => command.fail(kind),
+                None => command.error(errno),
+            },
             _ => command.error(errno),
         }
     }

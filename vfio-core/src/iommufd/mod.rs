@@ -37,6 +37,7 @@ pub use viommu::{HwQueue, HwQueueKind, ObjectMap, Vdevice, Viommu, ViommuKind};
 
 use crate::sys::iommufd::{Calls, Descriptor};
 use crate::sys::space::Sharing;
+use crate::system::CHECK_MEMLOCK;
 use crate::{Error, ErrorKind, System};
 pub(crate) use object::sealed;
 use object::{Orphans, Parent};
@@ -196,6 +197,26 @@ impl Iommufd {
             Ok(_) => Err(command::OPTION.malformed("an unknown mode")),
             Err(errno) => Err(command::OPTION.error(errno)),
         }
+    }
+
+    /// Refuses what RLIMIT_MEMLOCK does not let devices reach, before any of it is mapped: `bytes` beside what the process has pinned, or locked, as
+    /// memory is [counted](Self::rlimit_mode). What the user's other processes have pinned nobody can read.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::MemlockExceeded`] with the limit that is needed.
+    pub fn check_memlock(&self, bytes: u64) -> Result<(), Error> {
+        let exceeded = self.memlock_exceeded(bytes);
+        exceeded.map_or(Ok(()), |kind| Err(Error::new(CHECK_MEMLOCK, kind)))
+    }
+
+    pub(super) fn memlock_exceeded(&self, bytes: u64) -> Option<ErrorKind> {
+        let system = self.system();
+        let used = match self.rlimit_mode() {
+            Ok(RlimitMode::Process) => system.files().memlock_used(),
+            _ => system.files().pinned(),
+        };
+        system.memlock_exceeded(used, bytes)
     }
 
     /// Changes how pinned memory is counted.

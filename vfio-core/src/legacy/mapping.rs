@@ -5,6 +5,7 @@ use crate::error::misaligned;
 use crate::info::ContainerInfo;
 use crate::sys::located::Located;
 use crate::sys::space::{Failed, Loan, NotLent, Type1Table, length};
+use crate::system::CHECK_MEMLOCK;
 use crate::{Access, DirtyBitmap, Error, ErrorKind, Iova, IovaRange, StableMemory};
 use rustix::io::Errno;
 use std::ops::Range;
@@ -101,6 +102,21 @@ impl Container {
         self.unmap(IovaRange::ALL)
     }
 
+    /// Refuses what RLIMIT_MEMLOCK does not let devices reach, before any of it is mapped: `bytes` beside what the process has locked.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::MemlockExceeded`] with the limit that is needed.
+    pub fn check_memlock(&self, bytes: u64) -> Result<(), Error> {
+        let exceeded = self.memlock_exceeded(bytes);
+        exceeded.map_or(Ok(()), |kind| Err(Error::new(CHECK_MEMLOCK, kind)))
+    }
+
+    fn memlock_exceeded(&self, bytes: u64) -> Option<ErrorKind> {
+        let used = self.system().files().memlock_used();
+        self.system().memlock_exceeded(used, bytes)
+    }
+
     /// Says which of its reasons the kernel had not to map. `first` is the address of the bytes.
     fn explain(&self, errno: Errno, range: IovaRange, first: u64) -> ErrorKind {
         let allowed = |info: &ContainerInfo| match &info.iova_ranges {
@@ -111,12 +127,8 @@ impl Container {
             Errno::EXIST => ErrorKind::AlreadyMapped(range),
             Errno::NOSPC => ErrorKind::MappingLimit,
             Errno::NOMEM => {
-                let files = self.system().files();
-                let need = files.memlock_used().saturating_add(length(range));
-                match files.memlock_limit() {
-                    Some(limit) if need > limit => ErrorKind::MemlockExceeded { need, limit },
-                    _ => ErrorKind::from_errno(errno),
-                }
+                let exceeded = self.memlock_exceeded(length(range));
+                exceeded.unwrap_or_else(|| ErrorKind::from_errno(errno))
             }
             Errno::INVAL | Errno::ADDRINUSE => {
                 let Ok(info) = self.info() else {

@@ -12,6 +12,7 @@
 pub(crate) mod bar;
 mod bitmap;
 mod copy;
+pub(crate) mod exec;
 pub(crate) mod fence;
 pub(crate) mod ioctl;
 pub(crate) mod iommufd;

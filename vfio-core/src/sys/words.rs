@@ -7,11 +7,11 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-/// Eight bytes each, in the CPU's order, shared with devices. Holds the memory.
+/// Eight bytes each, in the CPU's order, shared with devices. Holds the memory. The default are none.
 pub struct Words {
     first: NonNull<AtomicU64>,
     count: usize,
-    memory: Arc<Memory>,
+    memory: Option<Arc<Memory>>,
 }
 
 // SAFETY: atomics may be used from any thread, and the memory that is held may be sent.
@@ -34,8 +34,18 @@ impl Words {
             // A mapping begins at a page, and the offset is a multiple of 8.
             first: first.cast(),
             count,
-            memory: Arc::clone(memory),
+            memory: Some(Arc::clone(memory)),
         })
+    }
+}
+
+impl Default for Words {
+    fn default() -> Self {
+        Self {
+            first: NonNull::dangling(),
+            count: 0,
+            memory: None,
+        }
     }
 }
 
@@ -44,8 +54,8 @@ impl Deref for Words {
 
     #[inline]
     fn deref(&self) -> &[AtomicU64] {
-        // SAFETY: inside the mapping and aligned, as `new` checked; `memory` keeps the mapping where it is; all other accesses are atomic too,
-        // or copies that the compiler cannot see.
+        // SAFETY: none; or inside the mapping and aligned, as `new` checked; `memory` keeps the mapping where it is; all other accesses are
+        // atomic too, or copies that the compiler cannot see.
         unsafe { std::slice::from_raw_parts(self.first.as_ptr(), self.count) }
     }
 }
@@ -86,5 +96,6 @@ mod tests {
         }
         drop(memory);
         assert_eq!(words[1].load(Ordering::Relaxed), 7);
+        assert!(Words::default().is_empty());
     }
 }

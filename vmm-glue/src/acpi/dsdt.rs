@@ -1,6 +1,6 @@
 //! The code of the DSDT: the PCI Express host bridge, COM1, and how to power off.
 
-use super::{SLEEP_TYPE_OFF, intx};
+use super::{SLEEP_TYPE_OFF, Told, intx};
 use crate::memory::{ECAM, WINDOW_32};
 use crate::serial::{COM1, COM1_IRQ};
 use acpi_tables::Aml;
@@ -8,7 +8,6 @@ use acpi_tables::aml::{
     AddressSpace, AddressSpaceCacheable, Arg, CreateDWordField, Device, EISAName, Else, Equal, IO, If, Interrupt,
     Memory32Fixed, Method, Name, NotEqual, Or, Package, PackageBuilder, Path, ResourceTemplate, Return, Uuid, ZERO,
 };
-use std::ops::Range;
 
 /// Host bridge devices (PCI Firmware Specification 3.3 §4.5.1).
 const PCI_HOST_BRIDGE: &str = "33DB4D5B-1FF7-401C-9657-7441C03DD766";
@@ -20,9 +19,9 @@ const UNKNOWN_UUID: u8 = 1 << 2;
 const ANY_FUNCTION: u32 = 0xFFFF;
 
 /// All of it.
-pub(super) fn code(window_64: &Range<u64>, last_bus: u8) -> Vec<u8> {
+pub(super) fn code(told: &Told<'_>) -> Vec<u8> {
     let mut code = Vec::new();
-    host_bridge(window_64, last_bus, &mut code);
+    host_bridge(told, &mut code);
     com1(&mut code);
     motherboard(&mut code);
     let off = u8::try_from(SLEEP_TYPE_OFF).unwrap_or(0);
@@ -31,8 +30,9 @@ pub(super) fn code(window_64: &Range<u64>, last_bus: u8) -> Vec<u8> {
     code
 }
 
-fn host_bridge(window_64: &Range<u64>, last_bus: u8, code: &mut Vec<u8>) {
-    let buses = AddressSpace::<u16>::new_bus_number(0, last_bus.into());
+fn host_bridge(told: &Told<'_>, code: &mut Vec<u8>) {
+    let window_64 = &told.window_64;
+    let buses = AddressSpace::<u16>::new_bus_number(0, told.last_bus.into());
     // All ports but those of configuration space.
     let below = AddressSpace::<u16>::new_io(0, 0xCF7, None);
     let above = AddressSpace::<u16>::new_io(0xD00, 0xFFFF, None);
@@ -53,6 +53,8 @@ fn host_bridge(window_64: &Range<u64>, last_bus: u8, code: &mut Vec<u8>) {
         }
     }
 
+    // Linux asks the host bridge alone, whatever else has a node.
+    let node = told.pci_node.map(|node| name("_PXM", &node));
     let names = [
         name("_HID", &EISAName::new("PNP0A08")),
         name("_CID", &EISAName::new("PNP0A03")),
@@ -62,7 +64,8 @@ fn host_bridge(window_64: &Range<u64>, last_bus: u8, code: &mut Vec<u8>) {
         name("_CRS", &ResourceTemplate::new(resources)),
         name("_PRT", &routing),
     ];
-    let mut children: Vec<&dyn Aml> = names.iter().map(|name| -> &dyn Aml { name }).collect();
+    let names = names.iter().chain(&node);
+    let mut children: Vec<&dyn Aml> = names.map(|name| -> &dyn Aml { name }).collect();
 
     // The guest is given control of all that it asks for: its words come back as they are.
     let (status, uuid) = (Path::new("CDW1"), Uuid::new(PCI_HOST_BRIDGE));

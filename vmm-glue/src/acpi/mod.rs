@@ -1,6 +1,7 @@
 //! What the guest is told of its machine (ACPI Specification 6.5).
 //!
-//! One block of tables for the place where firmware keeps them, beginning with the RSDP. The machine has fixed hardware: PM1 blocks and an SCI, which it never raises.
+//! One block of tables for the place where firmware keeps them, beginning with the RSDP. The machine has fixed hardware: PM1 blocks, a timer,
+//! and an SCI, which it never raises.
 
 mod dsdt;
 mod tables;
@@ -20,6 +21,8 @@ const SCI: u8 = 9;
 /// PM1a event and control block.
 pub(crate) const PM1_EVENT: u16 = 0x600;
 pub(crate) const PM1_CONTROL: u16 = 0x604;
+/// The timer's register.
+pub(crate) const PM_TIMER: u16 = 0x608;
 /// The kind of sleep that is power-off (`_S5`).
 pub(crate) const SLEEP_TYPE_OFF: u16 = 5;
 /// What is written to the reset register.
@@ -45,6 +48,8 @@ pub(crate) struct Told<'a> {
     pub window_64: Range<u64>,
     /// The last bus that there is. Linux looks for devices on all that it is told of, and each look is an exit.
     pub last_bus: u8,
+    /// The node that all functions are near to.
+    pub pci_node: Option<u32>,
 }
 
 /// Writes all tables to their [place](PLACE), which begins with the RSDP.
@@ -61,7 +66,7 @@ pub(crate) fn write(told: &Told<'_>, memory: &GuestMemory) -> Result<()> {
 /// The tables one after another, for their place.
 fn tables(told: &Told<'_>) -> Vec<u8> {
     let mut bytes = vec![0; Rsdp::len()];
-    let dsdt = append(&mut bytes, &tables::dsdt(&dsdt::code(&told.window_64, told.last_bus)));
+    let dsdt = append(&mut bytes, &tables::dsdt(&dsdt::code(told)));
     let mut listed = vec![
         append(&mut bytes, &tables::fadt(dsdt)),
         append(&mut bytes, &tables::madt(told.topology)),
@@ -107,6 +112,7 @@ mod tests {
             ram: memory.ram(),
             window_64: memory.window_64(40),
             last_bus: 4,
+            pci_node: (nodes.len() > 1).then_some(1),
         };
         tables(&told)
     }
@@ -168,6 +174,15 @@ mod tests {
         assert_eq!(madt[44..52], [0, 8, 0, 0, 1, 0, 0, 0]);
         assert_eq!(madt[60..68], [0, 8, 2, 2, 1, 0, 0, 0]);
         assert_eq!(madt[68..72], [1, 12, 254, 0], "the I/O APIC");
+        let fadt = find("FACP");
+        assert_eq!((number(fadt, 76, 4), fadt[91]), (0x608, 4), "PM_TMR_BLK");
+        assert_eq!(number(fadt, 112, 4) >> 8 & 1, 1, "TMR_VAL_EXT");
+        // I/O ports, 32 bits, by double words.
+        assert_eq!((&fadt[208..212], number(fadt, 212, 8)), (&[1, 32, 0, 3][..], 0x608));
+        // The name, and the number in one byte: One.
+        let is_near = |dsdt: &[u8]| dsdt.windows(6).any(|bytes| bytes == b"\x08_PXM\x01");
+        assert!(is_near(find("DSDT")));
+        assert!(!is_near(&told_of(&[node(2)])));
         let slit = find("SLIT");
         assert_eq!((number(slit, 36, 8), &slit[44..48]), (2, &[10, 20, 20, 10][..]));
         let srat = find("SRAT");

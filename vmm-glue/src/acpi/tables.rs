@@ -1,6 +1,6 @@
 //! The tables of fixed form.
 
-use super::{OEM, OEM_TABLE, PM1_CONTROL, PM1_EVENT, RESET, RESET_PORT, SCI, serialized};
+use super::{OEM, OEM_TABLE, PM_TIMER, PM1_CONTROL, PM1_EVENT, RESET, RESET_PORT, SCI, serialized};
 use crate::memory::{ECAM, IOAPIC, LAPIC, Ram};
 use crate::topology::Topology;
 use acpi_tables::fadt::{FADTBuilder, Flags, PmProfile};
@@ -24,6 +24,8 @@ pub(super) fn fadt(dsdt: u64) -> Vec<u8> {
         .flag(Flags::PwrButton)
         .flag(Flags::SlpButton)
         .flag(Flags::ResetRegSup)
+        // All 32 bits of the timer count.
+        .flag(Flags::TmrValExt)
         .preferred_pm_profile(PmProfile::EnterpriseServer);
     fadt.dsdt = u32::try_from(dsdt).unwrap_or(0).into();
     fadt.x_dsdt = dsdt.into();
@@ -35,6 +37,9 @@ pub(super) fn fadt(dsdt: u64) -> Vec<u8> {
     fadt.pm1a_cnt_blk = u32::from(PM1_CONTROL).into();
     fadt.pm1_cnt_len = 2;
     fadt.x_pm1a_cnt_blk = io(PM1_CONTROL, 2, AccessSize::WordAccess);
+    fadt.pm_tmr_blk = u32::from(PM_TIMER).into();
+    fadt.pm_tmr_len = 4;
+    fadt.x_pm_tmr_blk = io(PM_TIMER, 4, AccessSize::DwordAccess);
     // Beyond what the kinds of idle sleep may take: there are none.
     fadt.p_lvl2_lat = 0xFFFF.into();
     fadt.p_lvl3_lat = 0xFFFF.into();

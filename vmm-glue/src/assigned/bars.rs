@@ -3,16 +3,19 @@
 //! What the kernel lets be mapped of a BAR is a memory slot, so that the guest reaches it without an exit. All of the BAR is on the bus beside
 //! that: what no slot has (the pages of the MSI-X table and of the pending bits, sparse areas, a BAR that cannot be mapped, the expansion ROM)
 //! leaves the guest and is read and written through the kernel, never through the map, where an access to a function that does not decode ends the process.
-//! A guest that puts a BAR where something else is does not find it.
+//! A guest that puts a BAR where something else is does not find it until that is gone, as when it moves one BAR after the other.
 
 use super::parts::{self, PAGE};
 use super::peer::Peers;
 use super::registers::Rest;
+use super::state::State;
+use super::told::{Matter, Told};
 use crate::Result;
-use crate::bus::{Bus, Device};
+use crate::bus::{Bus, Device, Heir, Wait};
 use crate::slot::{Slot, Slots};
+use ::pci::Bdf;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, Weak};
 use vfio_core::{BoundDevice, Region, RegionIndex, RegionMap, StableMemory};
 
 /// What is needed to let the guest find a BAR.
@@ -21,6 +24,9 @@ pub(super) struct Places {
     pub(super) slots: Arc<dyn Slots>,
     pub(super) memory: Arc<Bus>,
     pub(super) peers: Option<Peers>,
+    pub(super) told: Told,
+    /// Whose BARs they are.
+    pub(super) function: Weak<Mutex<State>>,
 }
 
 /// A BAR, or the expansion ROM.
@@ -28,6 +34,8 @@ pub(super) struct Places {
 pub(super) struct Bar {
     // Fields drop in this order: the guest reaches nothing any more before the maps go.
     seat: Option<Seat>,
+    /// Where it would be found if nothing else were there.
+    wait: Option<Wait>,
     index: RegionIndex,
     /// Answers for what no slot has.
     rest: Arc<dyn Rest>,
@@ -60,7 +68,7 @@ impl Drop for OnBus {
 
 impl Drop for Bar {
     fn drop(&mut self) {
-        self.seat = None;
+        self.remove();
         self.rest.close();
     }
 }
@@ -78,6 +86,7 @@ impl Bar {
             });
         Self {
             seat: None,
+            wait: None,
             index: region.index(),
             rest,
             maps: maps.collect(),
@@ -96,6 +105,7 @@ impl Bar {
     /// The guest finds it nowhere.
     pub(super) fn remove(&mut self) {
         self.seat = None;
+        self.wait = None;
     }
 
     /// All of it leaves the guest, until BARs are placed the next time, there or elsewhere. Whether any of it did not before.
@@ -115,7 +125,7 @@ impl Bar {
     ///
     /// # Errors
     ///
-    /// [`Occupied`](crate::ErrorKind::Occupied) where something else is. It is found nowhere then.
+    /// [`Occupied`](crate::ErrorKind::Occupied) where something else is. It is found nowhere until that is gone.
     pub(super) fn place(&mut self, range: &Range<u64>, device: &BoundDevice, places: &Places) -> Result<()> {
         let is_seated = |seat: &Seat| seat.on_bus.range == *range && !seat.is_trapped;
         if self.seat.as_ref().is_some_and(is_seated) {
@@ -123,7 +133,11 @@ impl Bar {
         }
         self.remove();
         let rest: Arc<dyn Device> = Arc::<dyn Rest>::clone(&self.rest);
-        places.memory.insert(range.clone(), rest)?;
+        if let Err(error) = places.memory.insert(range.clone(), rest) {
+            let heir: Weak<dyn Heir> = Weak::<Mutex<State>>::clone(&places.function);
+            self.wait = Some(places.memory.wait_for(range.clone(), heir));
+            return Err(error);
+        }
         let on_bus = OnBus {
             bus: Arc::clone(&places.memory),
             range: range.clone(),
@@ -132,7 +146,7 @@ impl Bar {
         for map in &self.maps {
             match slot(map, range.start, &*places.slots) {
                 Ok(slot) => slots.extend(slot),
-                Err(error) => tracing::warn!(%error, "a part of a BAR has no memory slot, and so is slow"),
+                Err(error) => places.told.tell(&Matter::SLOT, device.bdf(), &error),
             }
         }
         let parts = self.maps.iter().map(|map| map.part());
@@ -150,10 +164,10 @@ impl Bar {
     }
 
     /// The function was reset, or slept: what the kernel has taken back of its BARs is mapped anew for the others.
-    pub(super) fn refresh_peers(&mut self) {
+    pub(super) fn refresh_peers(&mut self, device: Option<Bdf>, told: &Told) {
         for peer in self.seat.iter_mut().flat_map(|seat| &mut seat.peers) {
             if let Err(error) = peer.refresh() {
-                tracing::warn!(%error, range = %peer.range(), "other functions do not reach a BAR any more");
+                told.tell(&Matter::PEER, device, &format_args!("{}: {error}", peer.range()));
             }
         }
     }

@@ -6,7 +6,7 @@
 //! and the kernel's word that it has failed or is wanted back reaches whoever runs the guest (`notify`).
 //!
 //! The guest is hostile, and so is the device: what either does has no effect beyond the other. What the kernel refuses meanwhile is reported by
-//! `tracing`, since no guest can be told.
+//! `tracing`, since no guest can be told: once of each kind, as it may come as often as the guest likes (`told`).
 //!
 //! [`Assigned::stop`] takes a function from the guest, whatever its processors are doing to it meanwhile; dropping it does the same.
 
@@ -19,6 +19,7 @@ mod registers;
 mod reset;
 mod rom;
 mod state;
+mod told;
 mod vectors;
 
 pub use notify::Notice;

@@ -51,7 +51,7 @@ impl Live {
         let reset = self.reset_device();
         self.set_command(command)?;
         for bar in &mut self.bars {
-            bar.refresh_peers();
+            bar.refresh_peers(self.device.bdf(), &self.places.told);
         }
         reset
     }

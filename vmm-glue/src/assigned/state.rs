@@ -7,14 +7,17 @@ use super::peer::Peers;
 use super::registers::{Held, Msix, Registers};
 use super::reset::{self, Quiet};
 use super::rom::Rom;
+use super::told::{Matter, Told};
 use super::vectors::Vectors;
 use super::{NO_FUNCTION, Options, Wiring};
+use crate::bus::Heir;
 use crate::interrupt::MsiMessage;
 use crate::view::{ConfigView, Device, Effect, Effects, Interrupts, Place, Vector};
 use crate::{Error, Result};
 use ::pci::{BarIndex, ConfigSpace};
+use std::iter;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use vfio_core::info::DeviceFlags;
 use vfio_core::{BoundDevice, IrqIndex, Region, RegionIndex};
 
@@ -35,7 +38,7 @@ pub(super) struct Live {
     intx: Option<Intx>,
     pub(super) bars: Vec<Bar>,
     pub(super) quiet: Quiet,
-    places: Places,
+    pub(super) places: Places,
     pub(super) power_control: Option<u16>,
     pub(super) device: BoundDevice,
 }
@@ -73,12 +76,15 @@ impl State {
                 slots: Arc::clone(&wiring.slots),
                 memory: Arc::clone(&wiring.memory),
                 peers: wiring.peers.as_ref().map(Peers::new),
+                told: Told::default(),
+                function: Weak::new(),
             },
             power_control: reset::power_control(&image),
             device: device.clone(),
         };
         live.set_command(view.command())?;
         Ok(Arc::new_cyclic(|function| {
+            live.places.function = Weak::clone(function);
             live.bars = regions.iter().map(|region| bar(region, &view, function)).collect();
             let live = Some(live);
             Mutex::new(Self { view, live })
@@ -99,8 +105,8 @@ impl State {
         let Some(live) = &mut self.live else { return };
         for effect in effects {
             if let Err(error) = live.apply(effect, &self.view) {
-                let device = live.device.bdf();
-                tracing::error!(%error, ?device, ?effect, "what a guest asks of its function is not done");
+                let cause = format_args!("{effect:?}: {error}");
+                live.places.told.tell(&Matter::EFFECT, live.device.bdf(), &cause);
             }
         }
     }
@@ -111,8 +117,9 @@ impl State {
         let Some(live) = &self.live else { return };
         // The pending bits of MSI are in configuration space; those of MSI-X are not.
         if let (Interrupts::Msi, Some(msi)) = (self.view.interrupts(), &live.msi) {
+            let pending = msi.pending(0);
             for number in 0..self.view.vectors() {
-                self.view.set_pending(number, msi.is_pending(number.into()));
+                self.view.set_pending(number, pending >> number & 1 != 0);
             }
         }
         self.view.read(offset, to, |own| {
@@ -138,10 +145,9 @@ impl State {
         if let Some(number) = changed
             && self.view.interrupts() == Interrupts::Msix
             && let Some(vectors) = &mut live.msix
-            && let Err(error) = vectors.set(number.into(), live_message(self.view.vector(number)))
+            && let Err(error) = vectors.set(iter::once((number.into(), live_message(self.view.vector(number)))))
         {
-            let device = live.device.bdf();
-            tracing::error!(%error, ?device, number, "a vector of a guest's function does not interrupt it");
+            live.places.told.tell(&Matter::VECTOR, live.device.bdf(), &error);
         }
     }
 
@@ -158,16 +164,22 @@ impl State {
             tracing::debug!(%error, "the device's own pending bits are not known");
             own.fill(0);
         }
-        let count = live.msix.as_ref().map_or(0, Vectors::count);
-        let first = u32::try_from(offset - at.pending.start).unwrap_or(u32::MAX);
-        for ((to, own), byte) in to.iter_mut().zip(own).zip(first..) {
-            for bit in 0..8 {
-                let number = byte.saturating_mul(8).saturating_add(bit);
-                if number < count {
-                    let is_kept = live.msix.as_ref().is_some_and(|msix| msix.is_pending(number));
-                    *to |= (own & 1 << bit) | u8::from(is_kept) << bit;
-                }
-            }
+        let Some(msix) = &live.msix else { return };
+        let first = u32::try_from((offset - at.pending.start).saturating_mul(8)).unwrap_or(u32::MAX);
+        let behind = 64 - msix.count().saturating_sub(first).min(64);
+        let valid = u64::MAX.checked_shr(behind).unwrap_or(0);
+        let kept = msix.pending(first);
+        for (((to, own), kept), valid) in to.iter_mut().zip(own).zip(kept.to_le_bytes()).zip(valid.to_le_bytes()) {
+            *to |= (own | kept) & valid;
+        }
+    }
+}
+
+impl Heir for Mutex<State> {
+    fn claim(&self) {
+        let state = &mut *self.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(live) = &mut state.live {
+            live.follow_bars(&state.view);
         }
     }
 }
@@ -204,7 +216,8 @@ impl Live {
             if let Some(range) = at(bar.index())
                 && let Err(error) = bar.place(range, &self.device, &self.places)
             {
-                tracing::warn!(%error, device = ?self.device.bdf(), index = %bar.index(), "the guest does not find a BAR");
+                let cause = format_args!("{}: {error}", bar.index());
+                self.places.told.tell(&Matter::BAR, self.device.bdf(), &cause);
             }
         }
     }
@@ -246,9 +259,7 @@ impl Live {
                 .map_or(1, |number| number + 1),
         };
         vectors.enable(used.into())?;
-        // One that fails keeps no other from being set.
-        let set = (0..view.vectors()).map(|number| vectors.set(number.into(), live_message(view.vector(number))));
-        set.fold(Ok(()), Result::and)
+        vectors.set((0..view.vectors()).map(|number| (number.into(), live_message(view.vector(number)))))
     }
 
     /// Ends it: nothing comes from the function any more, and it has forgotten its user.

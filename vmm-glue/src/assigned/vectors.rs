@@ -4,10 +4,13 @@
 //! that the guest masks again stays enabled until the guest disables the kind, because Linux masks a vector whenever it changes its message; what the device
 //! raises meanwhile stays in the event, pending, and is delivered once unmasked. Before the first time it is pending in the device.
 //!
+//! KVM learns of messages by its whole table only, so those of one access of the guest are told together: n vectors that change cost one table, which is
+//! O(m) for m messages in the guest, and for each vector a look-up in O(log n) and at most one call of KVM and one of VFIO.
+//!
 //! Follows PCI Local Bus 3.0 §6.8 and `VFIO_DEVICE_SET_IRQS`.
 
-use crate::Result;
 use crate::interrupt::{Irqs, MsiMessage, Route};
+use crate::{Error, ErrorKind, Result};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::Arc;
@@ -73,7 +76,7 @@ impl Vectors {
             self.count()
         };
         self.allocate(all.clamp(1, self.count())).or_else(|error| {
-            tracing::info!(%error, all, "not all vectors can be had at once");
+            tracing::debug!(%error, all, "not all vectors can be had at once");
             self.allocate(count.clamp(1, self.count()))
         })
     }
@@ -88,63 +91,85 @@ impl Vectors {
         Ok(())
     }
 
-    /// What a vector is to deliver from now on; `None` masks it. Only after [`enable`](Self::enable).
-    pub(super) fn set(&mut self, number: u32, message: Option<MsiMessage>) -> Result<()> {
-        let current = self.routes.get(&number).and_then(|vector| vector.message);
-        if current == message || number >= self.count() || !self.is_enabled() {
+    /// What vectors are to deliver from now on; `None` masks one. Only after [`enable`](Self::enable). One that fails keeps no other from being set.
+    pub(super) fn set(&mut self, wanted: impl Iterator<Item = (u32, Option<MsiMessage>)>) -> Result<()> {
+        if !self.is_enabled() {
             return Ok(());
         }
-        match message {
-            None => self.mask(number),
-            Some(message) if current.is_some() => self.change(number, message),
-            Some(message) => self.unmask(number, message),
+        let count = self.count();
+        let mut done = Ok(());
+        let mut live = Vec::new();
+        for (number, message) in wanted.take_while(|(number, _)| *number < count) {
+            let vector = self.routes.get(&number);
+            match message {
+                message if vector.and_then(|vector| vector.message) == message => {}
+                None => done = done.and(self.mask(number)),
+                Some(message) => match self.route(number) {
+                    Ok(()) => live.push((number, message)),
+                    Err(error) => done = done.and(Err(error)),
+                },
+            }
         }
+        let route = |(number, message): &(u32, MsiMessage)| Some((&*self.routes.get(number)?.route, *message));
+        let messages: Vec<(&dyn Route, MsiMessage)> = live.iter().filter_map(route).collect();
+        self.irqs.set(&messages)?;
+        done = done.and(self.make_room(&live));
+        live.into_iter()
+            .map(|(number, message)| self.unmask(number, message))
+            .fold(done, Result::and)
     }
 
-    /// Whether the device has raised a masked vector, and the event has kept it.
-    pub(super) fn is_pending(&self, number: u32) -> bool {
-        let masked = self.routes.get(&number).filter(|vector| vector.message.is_none());
-        masked.is_some_and(|vector| {
-            vfio_core::wait_any(&[vector.route.event()], Some(Duration::ZERO)).is_ok_and(|ready| !ready.is_empty())
-        })
+    /// Which of 64 vectors the device has raised while they were masked, and events have kept; bit 0 is `first`. One system call at most.
+    pub(super) fn pending(&self, first: u32) -> u64 {
+        let range = first..first.saturating_add(64);
+        let masked = self.routes.range(range).filter(|(_, vector)| vector.message.is_none());
+        let (numbers, events): (Vec<u32>, Vec<&EventFd>) =
+            masked.map(|(number, vector)| (*number, vector.route.event())).unzip();
+        if events.is_empty() {
+            return 0;
+        }
+        let ready = vfio_core::wait_any(&events, Some(Duration::ZERO)).unwrap_or_default();
+        let numbers = ready.into_iter().filter_map(|place| numbers.get(place));
+        numbers.fold(0, |bits, number| bits | 1 << (number - first))
     }
 
     fn mask(&mut self, number: u32) -> Result<()> {
         if let Some(vector) = self.routes.get_mut(&number) {
-            vector.route.set(None)?;
+            vector.route.deliver(false)?;
             vector.message = None;
         }
         Ok(())
     }
 
-    fn change(&mut self, number: u32, message: MsiMessage) -> Result<()> {
-        if let Some(vector) = self.routes.get_mut(&number) {
-            vector.route.set(Some(message))?;
-            vector.message = Some(message);
+    /// Sees to it that a vector has a route.
+    fn route(&mut self, number: u32) -> Result<()> {
+        if let Entry::Vacant(vacant) = self.routes.entry(number) {
+            vacant.insert(Vector {
+                route: self.irqs.route()?,
+                message: None,
+                is_enabled: false,
+            });
         }
         Ok(())
     }
 
+    /// Lets a vector deliver the message that its route stands for.
     fn unmask(&mut self, number: u32, message: MsiMessage) -> Result<()> {
-        let vector = match self.routes.entry(number) {
-            Entry::Occupied(vector) => vector.into_mut(),
-            Entry::Vacant(vacant) => vacant.insert(Vector {
-                route: self.irqs.route()?,
-                message: None,
-                is_enabled: false,
-            }),
+        let Some(vector) = self.routes.get_mut(&number) else {
+            return Ok(());
         };
+        if vector.message.is_some() {
+            vector.message = Some(message);
+            return Ok(());
+        }
         // What was kept is signalled anew, to be delivered whether or not the route looks for it.
         let was_pending = vector.route.event().try_read()?.is_some();
-        let set = vector.route.set(Some(message));
+        let delivered = vector.route.deliver(true);
         if was_pending {
             vector.route.event().signal()?;
         }
-        set?;
+        delivered?;
         vector.message = Some(message);
-        if vector.is_enabled {
-            return Ok(());
-        }
         let enabled = self.enable_host(number);
         if enabled.is_err() {
             // The guest may unmask it again, and has then another chance.
@@ -154,35 +179,39 @@ impl Vectors {
     }
 
     fn enable_host(&mut self, number: u32) -> Result<()> {
-        if number >= self.allocated && !self.is_resizable() {
-            return self.reallocate(number + 1);
-        }
-        let Some(vector) = self.routes.get_mut(&number) else {
+        let is_resizable = self.is_resizable();
+        let Some(vector) = self.routes.get_mut(&number).filter(|vector| !vector.is_enabled) else {
             return Ok(());
         };
+        if number >= self.allocated && !is_resizable {
+            return Err(Error::new(
+                "VFIO_DEVICE_SET_IRQS",
+                ErrorKind::Exhausted("interrupt vector"),
+            ));
+        }
         self.interrupts.enable(number, &[Some(vector.route.event())])?;
         vector.is_enabled = true;
         self.allocated = self.allocated.max(number + 1);
         Ok(())
     }
 
-    /// Has the kernel set apart `count` vectors in place of those that it has, and enables the last of them with those that are. What is raised meanwhile
-    /// is lost, and nobody knows of which, so each is signalled once: a driver looks, and finds nothing or what it would have missed.
+    /// Has the kernel set apart vectors for all of these, once, where they do not come one by one.
+    fn make_room(&mut self, live: &[(u32, MsiMessage)]) -> Result<()> {
+        let last = live.iter().map(|(number, _)| *number).max();
+        match last {
+            Some(last) if last >= self.allocated && !self.is_resizable() => self.reallocate(last + 1),
+            _ => Ok(()),
+        }
+    }
+
+    /// Has the kernel set apart `count` vectors in place of those that it has, of which those that are enabled stay so. What is raised meanwhile is lost,
+    /// and nobody knows of which, so each is signalled once: a driver looks, and finds nothing or what it would have missed.
     fn reallocate(&mut self, count: u32) -> Result<()> {
         self.interrupts.disable()?;
         let former = std::mem::take(&mut self.allocated);
-        if let Some(last) = self.routes.get_mut(&(count - 1)) {
-            last.is_enabled = true;
-        }
         if let Err(error) = self.allocate(count) {
-            if let Some(last) = self.routes.get_mut(&(count - 1)) {
-                last.is_enabled = false;
-            }
-            // As it was, if that can still be had.
-            if let Err(error) = self.allocate(former) {
-                tracing::error!(%error, "a function has lost its interrupts");
-            }
-            return Err(error);
+            // As it was, if that can still be had; else it has lost its interrupts.
+            return self.allocate(former).and(Err(error));
         }
         for vector in self.routes.values().filter(|vector| vector.is_enabled) {
             vector.route.event().signal()?;

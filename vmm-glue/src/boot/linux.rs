@@ -2,6 +2,7 @@
 
 use super::map::map;
 use super::{COMMAND_LINE, GDT, HIGH, PAGE_TABLES, Place, ZERO_PAGE, malformed, too_small};
+use crate::error::LOAD_KERNEL as STEP;
 use crate::kvm::power_on::{Entry, gdt};
 use crate::{Error, ErrorKind, Result};
 use linux_loader::bootparam::{boot_e820_entry, boot_params};
@@ -10,7 +11,6 @@ use linux_loader::loader::bzimage::BzImage;
 use std::fs::File;
 use vm_memory::{Bytes, GuestAddress};
 
-const STEP: &str = "load the kernel";
 /// Of the protected-mode code.
 const ENTRY_64: u64 = 0x200;
 /// The version that has `xloadflags`.

@@ -2,6 +2,7 @@
 
 use super::map::map;
 use super::{COMMAND_LINE, COMMAND_LINE_MOST, HIGH, Place, START_INFO, malformed, too_small};
+use crate::error::LOAD_KERNEL as STEP;
 use crate::kvm::power_on::Entry;
 use crate::{Error, ErrorKind, Result};
 use linux_loader::loader::KernelLoader;
@@ -10,7 +11,6 @@ use linux_loader::start_info::{hvm_memmap_table_entry, hvm_modlist_entry, hvm_st
 use std::fs::File;
 use vm_memory::{ByteValued, Bytes, GuestAddress};
 
-const STEP: &str = "load the kernel";
 /// `XEN_HVM_START_MAGIC_VALUE`.
 const MAGIC: u32 = 0x336E_C578;
 /// The version that has a memory map.

@@ -41,6 +41,14 @@ fn device() -> Bdf {
     "0000:01:10.0".parse().unwrap()
 }
 
+/// What this process answers.
+fn listed(functions: &[Assigned]) -> Reply {
+    Reply::Functions {
+        process: std::process::id(),
+        functions: functions.to_vec(),
+    }
+}
+
 /// A machine whose guest lets go of a function only when it is stopped.
 #[derive(Debug)]
 struct Stubborn {
@@ -79,7 +87,7 @@ fn a_machine_can_be_stopped_while_a_removal_waits_and_another_one_is_told_to_com
         stopped: Barrier::new(2),
     });
     let served = Arc::clone(&machine);
-    thread::spawn(move || serve(&listener, &*served));
+    thread::spawn(move || serve(&listener, &*served, &|_| true));
     let remove = Request::Remove(Remove {
         device: device(),
         timeout_ms: u64::MAX,
@@ -92,10 +100,7 @@ fn a_machine_can_be_stopped_while_a_removal_waits_and_another_one_is_told_to_com
             panic!("it waits")
         };
         assert!(busy.message.contains("busy"), "{busy:?}");
-        assert_eq!(
-            other.ask(&Request::List, &[], LONG).unwrap(),
-            Reply::Functions(Vec::new())
-        );
+        assert_eq!(other.ask(&Request::List, &[], LONG).unwrap(), listed(&[]));
         assert_eq!(other.ask(&Request::Stop, &[], LONG).unwrap(), Reply::Stopping);
         assert_eq!(removed.join().unwrap(), Reply::Removed);
     });
@@ -112,7 +117,7 @@ fn connect() -> (tempfile::TempDir, Client) {
     let path = directory.path().join("control");
     let listener = UnixListener::bind(&path).unwrap();
     let machine = Arc::new(Machine::default());
-    thread::spawn(move || serve(&listener, &*machine));
+    thread::spawn(move || serve(&listener, &*machine, &|_| true));
     let client = Client::connect(&path).unwrap();
     (directory, client)
 }
@@ -129,15 +134,13 @@ fn requests_are_answered_one_after_another_and_descriptors_arrive() {
         device: device(),
         interface: Interface::Iommufd,
         group: None,
+        token: None,
     });
     let Reply::Added(added) = client.ask(&add, &[file.as_fd()], LONG).unwrap() else {
         panic!("not added")
     };
     assert_eq!(added.address.to_string(), "0000:02:00.0");
-    assert_eq!(
-        client.ask(&Request::List, &[], LONG).unwrap(),
-        Reply::Functions(vec![added])
-    );
+    assert_eq!(client.ask(&Request::List, &[], LONG).unwrap(), listed(&[added]));
     let remove = Request::Remove(Remove {
         device: device(),
         timeout_ms: 1,
@@ -158,10 +161,22 @@ fn requests_have_the_documented_form() {
         device: device(),
         interface: Interface::Iommufd,
         group: None,
+        token: None,
     });
     assert_eq!(text(&add), r#"{"add":{"device":"0000:01:10.0","interface":"iommufd"}}"#);
+    let with_token = Request::Add(Add {
+        device: device(),
+        interface: Interface::Type1,
+        group: Some(7),
+        token: Some("bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3".parse().unwrap()),
+    });
+    let expected = concat!(
+        r#"{"add":{"device":"0000:01:10.0","interface":"type1","group":7,"#,
+        r#""token":"bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3"}}"#
+    );
+    assert_eq!(text(&with_token), expected);
     assert_eq!(text(&Request::List), r#""list""#);
-    for request in [add, Request::List, Request::Stop] {
+    for request in [add, with_token, Request::List, Request::Stop] {
         let line = text(&request);
         assert_eq!(parse::<Request>(line.as_bytes(), "").unwrap(), request);
     }
@@ -170,6 +185,7 @@ fn requests_have_the_documented_form() {
         "{}",
         "\"ad\"",
         r#"{"add":{"device":"x","interface":"iommufd"}}"#,
+        r#"{"add":{"device":"0000:01:10.0","interface":"iommufd","token":"x"}}"#,
         r#"{"remove":{}}"#,
     ] {
         assert!(parse::<Request>(wrong.as_bytes(), "").is_err(), "{wrong}");
@@ -197,7 +213,24 @@ fn who_talks_nonsense_is_told_so_and_others_are_heard_after() {
     let mut stream = UnixStream::connect(&path).unwrap();
     while stream.write_all(&[b'x'; 4096]).is_ok() {}
     let mut client = Client::connect(&path).unwrap();
-    assert_eq!(client.ask(&Request::List, &[], LONG).unwrap(), Reply::Functions(vec![]));
+    assert_eq!(client.ask(&Request::List, &[], LONG).unwrap(), listed(&[]));
+}
+
+#[test]
+fn who_may_not_ask_is_not_heard() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("control");
+    let listener = UnixListener::bind(&path).unwrap();
+    let first = AtomicUsize::new(0);
+    thread::spawn(move || {
+        let admits = |_: &UnixStream| first.fetch_add(1, Ordering::Relaxed) > 0;
+        serve(&listener, &Machine::default(), &admits)
+    });
+    let mut stranger = Client::connect(&path).unwrap();
+    let error = stranger.ask(&Request::List, &[], LONG).unwrap_err();
+    assert!(!matches!(error.kind, ErrorKind::TimedOut), "{error}");
+    let mut owner = Client::connect(&path).unwrap();
+    assert_eq!(owner.ask(&Request::List, &[], LONG).unwrap(), listed(&[]));
 }
 
 #[test]
@@ -208,4 +241,19 @@ fn an_answer_that_does_not_come_is_not_waited_for() {
     let mut client = Client::connect(&path).unwrap();
     let error = client.ask(&Request::List, &[], Duration::from_millis(20)).unwrap_err();
     assert!(matches!(error.kind, ErrorKind::TimedOut), "{error}");
+}
+
+#[test]
+fn a_descriptor_belongs_to_the_request_that_it_came_with_however_many_wait() {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let (mut client, mut machine) = (Connection::new(ours).unwrap(), Connection::new(theirs).unwrap());
+    let file = File::open("/proc/self/exe").unwrap();
+    let all: [&[BorrowedFd<'_>]; 4] = [&[], &[], &[file.as_fd(), file.as_fd()], &[]];
+    for files in all {
+        client.send(&Request::List, files).unwrap();
+    }
+    for files in all {
+        let (line, received) = machine.receive(Some(LONG)).unwrap().unwrap();
+        assert_eq!((line.as_slice(), received.len()), (&b"\"list\"\n"[..], files.len()));
+    }
 }

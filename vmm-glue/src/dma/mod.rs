@@ -14,7 +14,7 @@ use iommu::{Iova, IovaRange};
 use server::Server;
 use std::num::NonZeroUsize;
 use std::ops::{ControlFlow, Range};
-use vfio_core::{Access, BoundDevice, System};
+use vfio_core::{Access, BoundDevice};
 
 /// How much of the guest's memory is pinned for devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -44,31 +44,14 @@ pub fn locked_bytes(ram: &[Ram]) -> u64 {
     ram.iter().map(|ram| ram.part.len() as u64).sum()
 }
 
-/// Refuses what RLIMIT_MEMLOCK does not allow, before anything is touched. Each address space counts by itself: with type1 that is one for each
-/// container.
-///
-/// # Errors
-///
-/// [`MemlockExceeded`](vfio_core::ErrorKind::MemlockExceeded) with the limit that is needed.
-pub fn check_memlock(system: &System, bytes: u64) -> Result<()> {
-    let Some(limit) = system.memlock_limit() else {
-        return Ok(());
-    };
-    let need = system.memlock_used().saturating_add(bytes);
-    if need <= limit {
-        return Ok(());
-    }
-    let kind = vfio_core::ErrorKind::MemlockExceeded { need, limit };
-    Err(vfio_core::Error::new("check RLIMIT_MEMLOCK", kind).into())
-}
-
 impl Dma {
     /// Maps all of the guest's memory in a space that its devices are attached to: attaching first narrows where mappings may be made. Threads make
     /// the pages present before; `progress` is told the bytes that are mapped or present, and those in all.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Reserved`] for memory where the IOMMU of a device has none; those of [`AddressSpace::map_shared`]. Nothing stays mapped.
+    /// [`ErrorKind::Reserved`] for memory where the IOMMU of a device has none; [`MemlockExceeded`](vfio_core::ErrorKind::MemlockExceeded), with the limit that
+    /// is needed for all of it, before any is touched; those of [`AddressSpace::map_shared`]. Nothing stays mapped.
     pub fn pinned(
         space: &AddressSpace,
         ram: &[Ram],
@@ -77,6 +60,7 @@ impl Dma {
     ) -> Result<Self> {
         check_reserved(space, ram)?;
         let total = locked_bytes(ram);
+        space.check_memlock(total)?;
         let mut before = 0;
         let mut mappings = Vec::with_capacity(ram.len());
         for ram in ram {
@@ -285,9 +269,11 @@ mod tests {
     use super::*;
     use crate::memory::{GuestMemory, Node};
     use ::pci::{Bdf, GroupId};
+    use iommu::group::GroupSpace;
+    use std::sync::Arc;
     use vfio_core::fake::{Copier, Iommu, Machine};
     use vfio_core::iommufd::Iommufd;
-    use vfio_core::{CdevFile, PageSize};
+    use vfio_core::{CdevFile, ContainerPath, PageSize};
 
     const MIB: u64 = 1 << 20;
 
@@ -371,12 +357,36 @@ mod tests {
     }
 
     #[test]
-    fn too_low_a_limit_of_locked_memory_is_said_before_with_the_one_that_is_needed() {
-        let machine = Machine::builder().memlock(4 * MIB).build();
-        check_memlock(&machine.system(), 4 * MIB).unwrap();
-        let error = check_memlock(&machine.system(), 4 * MIB + 1).unwrap_err();
-        assert!(error.to_string().contains("4194305"), "{error}");
-        assert!(error.fix().unwrap().contains("ulimit"));
-        check_memlock(&Machine::builder().build().system(), u64::MAX).unwrap();
+    fn too_low_a_limit_of_locked_memory_is_said_before_anything_is_mapped_with_the_one_that_is_needed() {
+        let bdf = "0000:01:00.0".parse().unwrap();
+        let builder = || Machine::builder().device(bdf, GroupId(1), Copier::new());
+        let on_iommufd = |limit| {
+            let machine = builder().memlock(limit).build();
+            let (space, attached) = space(&machine, bdf);
+            (machine, space, Some(attached), None)
+        };
+        let on_type1 = |limit| {
+            let machine = builder().memlock(limit).build();
+            let groups = GroupSpace::open(&machine.system(), ContainerPath::Vfio, &[GroupId(1)]).unwrap();
+            let space = groups.space().clone();
+            (machine, space, None, Some(groups))
+        };
+        let memory = memory(8 * MIB);
+        let map = |space: &AddressSpace| Dma::pinned(space, memory.ram(), NonZeroUsize::MIN, &mut |_, _| ());
+        for (machine, space, attached, groups) in [on_iommufd(8 * MIB + 4095), on_type1(8 * MIB + 4095)] {
+            // What is mapped already counts.
+            let page = Arc::new(vfio_core::Memory::new(4096, vfio_core::MemoryOptions::default()).unwrap());
+            let options = MapOptions::new(Access::READ).at(Iova(1 << 32));
+            let mapped = space.map(&page, 0..4096, options).unwrap();
+            machine.forget_calls();
+            let error = map(&space).unwrap_err();
+            assert!(error.to_string().contains("8392704"), "{error}");
+            assert!(error.fix().unwrap().contains("ulimit"));
+            let calls = format!("{:?}", machine.calls());
+            assert!(!calls.contains("MAP"), "{calls}");
+            drop(mapped);
+            map(&space).unwrap();
+            drop((space, attached, groups));
+        }
     }
 }

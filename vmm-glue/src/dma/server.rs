@@ -11,11 +11,38 @@ use vfio_core::EventFd;
 /// The thread that answers page requests.
 #[derive(Debug)]
 pub(super) struct Server {
-    space: Arc<Mutex<DemandSpace>>,
+    space: Arc<Shared>,
     ready: Arc<EventFd>,
     stop: Arc<EventFd>,
     /// Once it serves.
     thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// A space that one thread uses over and over, and others at times, who get it at once: a lock alone would mostly be had by who has just let go of it.
+#[derive(Debug)]
+struct Shared<T = DemandSpace> {
+    // Locked in this order.
+    turn: Mutex<()>,
+    space: Mutex<T>,
+}
+
+impl<T> Shared<T> {
+    fn new(space: T) -> Self {
+        let (turn, space) = (Mutex::default(), Mutex::new(space));
+        Self { turn, space }
+    }
+
+    /// Keeps the server from its next round.
+    fn with<R>(&self, act: impl FnOnce(&mut T) -> R) -> R {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        act(&mut self.space.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A round of the server, after those who wait.
+    fn serve<R>(&self, act: impl FnOnce(&mut T) -> R) -> R {
+        drop(self.turn.lock().unwrap_or_else(PoisonError::into_inner));
+        act(&mut self.space.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 impl Server {
@@ -25,7 +52,7 @@ impl Server {
         let ready = ready.map_err(|error| Error::new("dup", ErrorKind::Io(error)))?;
         let ready = ready.ok_or_else(|| refused(ErrorKind::Unsupported("waiting for page requests")))?;
         Ok(Self {
-            space: Arc::new(Mutex::new(space)),
+            space: Arc::new(Shared::new(space)),
             ready: Arc::new(EventFd::from_fd(ready)),
             stop: Arc::new(EventFd::new()?),
             thread: Mutex::default(),
@@ -45,7 +72,7 @@ impl Server {
     }
 
     pub(super) fn with<T>(&self, act: impl FnOnce(&mut DemandSpace) -> T) -> T {
-        act(&mut self.space.lock().unwrap_or_else(PoisonError::into_inner))
+        self.space.with(act)
     }
 }
 
@@ -67,10 +94,10 @@ const FAILURES: u32 = 16;
 /// How long nothing is tried after a failure.
 const REST: Duration = Duration::from_millis(100);
 
-fn serve(space: &Mutex<DemandSpace>, ready: &EventFd, stop: &EventFd) {
+fn serve(space: &Shared, ready: &EventFd, stop: &EventFd) {
     let mut failures = 0;
     loop {
-        let served = space.lock().unwrap_or_else(PoisonError::into_inner).serve();
+        let served = space.serve(DemandSpace::serve);
         let wait = match served {
             Ok(count) => {
                 failures = 0;
@@ -98,5 +125,38 @@ fn serve(space: &Mutex<DemandSpace>, ready: &EventFd, stop: &EventFd) {
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    #[test]
+    fn who_wants_the_space_gets_it_after_one_round_of_a_server_that_does_not_rest() {
+        let (shared, is_over) = (Shared::new(0_u64), AtomicBool::new(false));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    shared.serve(|rounds| *rounds += 1);
+                }
+            });
+            let mut most = 0;
+            let mut last = shared.with(|rounds| *rounds);
+            for _ in 0..200 {
+                let turn = shared.turn.lock().unwrap();
+                let begun = *shared.space.lock().unwrap();
+                // Whoever was in the middle of a round ends it, and begins no other.
+                thread::yield_now();
+                let ended = *shared.space.lock().unwrap();
+                drop(turn);
+                most = most.max(ended - begun);
+                assert!(begun >= last);
+                last = ended;
+            }
+            is_over.store(true, Ordering::Relaxed);
+            assert!(most <= 1, "{most}");
+        });
     }
 }

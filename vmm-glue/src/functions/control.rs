@@ -40,18 +40,6 @@ impl Controlled {
     }
 }
 
-impl Functions {
-    /// Answers page requests of the functions from now on, as [`Dma::serve`](crate::dma::Dma::serve) does: to be called when the process has given up the
-    /// rights that it does not need.
-    ///
-    /// # Errors
-    ///
-    /// When there can be no thread.
-    pub fn serve(&self) -> Result<()> {
-        self.state().space.dma().map_or(Ok(()), crate::dma::Dma::serve)
-    }
-}
-
 impl Control for Controlled {
     fn add(&self, add: &Add, files: Vec<OwnedFd>) -> Result<Assigned> {
         let failed = |kind| Error::new("plug a function in", kind).on(add.device);
@@ -74,11 +62,9 @@ impl Control for Controlled {
         let opened = Opened {
             bdf: add.device,
             file,
-            token: None,
+            token: add.token,
         };
         let added = self.functions.add(vec![opened])?;
-        // The first one may have brought memory on demand.
-        self.functions.serve()?;
         let none = || failed(ErrorKind::Invalid("nothing was plugged in"));
         added.first().map(|listed| self.shown(*listed)).ok_or_else(none)
     }

@@ -1,6 +1,7 @@
 //! Functions that come and go while the guest runs.
 
-use super::{Functions, Given, Listed, Opened, numbered};
+use super::space::Space;
+use super::{Filled, Functions, Given, Listed, Opened, give, numbered};
 use crate::assigned::{Assigned, Notice};
 use crate::error::UNPLUG;
 use crate::pci::{Indicator, Port, Root};
@@ -67,47 +68,59 @@ impl Functions {
     ///
     /// [`ErrorKind::Exhausted`] when all slots are filled; [`ErrorKind::Invalid`] when the machine has ended; those of opening, attaching and mapping. Nothing is left of it then.
     pub fn add(&self, opened: Vec<Opened>) -> Result<Vec<Listed>> {
+        let (mut space, slot) = self.free_slot(&opened)?;
+        let port = self.port(slot)?;
+        let members = space.open_all(opened)?;
+        if let Err(error) = space.map(&mut |_, _| ()) {
+            space.close(members);
+            return Err(error);
+        }
+        let number = u8::try_from(slot).unwrap_or(u8::MAX);
+        let mut given = give(&mut space, members, number, &self.parts, &self.options)?;
+        // The first one may have brought memory on demand.
+        let heard = self.listener.get().map_or(Ok(()), |listener| {
+            space.serve_pages()?;
+            given.iter_mut().try_for_each(|given| listener.watch(given))
+        });
+        if let Err(error) = heard {
+            return space.end(given).and(Err(error));
+        }
+        let mut slots = self.slots();
+        if let Err(error) = slots.runs().and_then(|()| port.insert(numbered(&given))) {
+            drop(slots);
+            return space.end(given).and(Err(error));
+        }
+        let listed = given.iter().map(|given| given.listed(port)).collect();
+        if let Some(place) = slots.given.get_mut(slot) {
+            *place = given;
+        }
+        Ok(listed)
+    }
+
+    /// Where functions can be put, which nobody else does meanwhile.
+    fn free_slot(&self, opened: &[Opened]) -> Result<(MutexGuard<'_, Space>, usize)> {
         let full = || Error::new("plug a function in", ErrorKind::Exhausted("slot"));
         let is_settled = |slot: &usize| self.port(*slot).is_ok_and(|port| port.state().power == Indicator::Off);
         // A guest that has just switched a slot off takes no notice of it for a second, and then its indicator is off.
         let (deadline, nobody) = (Instant::now() + SETTLE, EventFd::new()?);
-        let (mut state, slot) = loop {
-            let state = self.state();
-            state.runs()?;
-            if let Some(there) = opened.iter().find(|opened| state.find(opened.bdf).is_ok()) {
+        loop {
+            let space = self.space();
+            let slots = self.slots();
+            slots.runs()?;
+            if let Some(there) = opened.iter().find(|opened| slots.find(opened.bdf).is_ok()) {
                 let kind = ErrorKind::Invalid("the guest has it already");
                 return Err(Error::new("plug a function in", kind).on(there.bdf));
             }
-            let free: Vec<usize> = state.free(&self.root).collect();
+            let free: Vec<usize> = slots.free(&self.root).collect();
+            drop(slots);
             let first = free.first().ok_or_else(full)?;
             match free.iter().find(|slot| is_settled(slot)) {
-                Some(slot) => break (state, *slot),
-                None if Instant::now() >= deadline => break (state, *first),
-                None => drop(state),
+                Some(slot) => return Ok((space, *slot)),
+                None if Instant::now() >= deadline => return Ok((space, *first)),
+                None => drop(space),
             }
             nobody.wait_timeout(LOOK)?;
-        };
-        let port = self.port(slot)?;
-        let members = state.open(opened)?;
-        if let Err(error) = state.space.map(&mut |_, _| ()) {
-            state.close(members);
-            return Err(error);
         }
-        let number = u8::try_from(slot).unwrap_or(u8::MAX);
-        let mut given = state.give(members, number, &self.parts, &self.options)?;
-        if let Some(watcher) = self.watcher.get()
-            && let Err(error) = given.iter_mut().try_for_each(|given| watcher.watch(given))
-        {
-            return state.end(given).and(Err(error));
-        }
-        if let Err(error) = port.insert(numbered(&given)) {
-            return state.end(given).and(Err(error));
-        }
-        let listed = given.iter().map(|given| given.listed(port)).collect();
-        if let Some(place) = state.slots.get_mut(slot) {
-            *place = given;
-        }
-        Ok(listed)
     }
 
     /// Takes the slot of a function from the guest, once it has let go of it, and resets and closes what is in it. A guest that has not after `timeout` keeps
@@ -132,7 +145,7 @@ impl Functions {
             self.press(&removal)?;
         }
         // What the kernel has asked for stays asked for.
-        if !self.state().is_leaving(removal.slot) {
+        if !self.slots().is_leaving(removal.slot) {
             self.port(removal.slot)?.cancel_removal();
         }
         if self.is_held(&removal) {
@@ -148,15 +161,15 @@ impl Functions {
     ///
     /// [`ErrorKind::Invalid`] for a function that the guest does not have.
     pub fn begin_removal(&self, bdf: Bdf) -> Result<Removal> {
-        let state = self.state();
-        state.runs()?;
-        let (slot, given) = state.find(bdf)?;
+        let slots = self.slots();
+        slots.runs()?;
+        let (slot, given) = slots.find(bdf)?;
         let removal = Removal {
             slot,
             function: Arc::downgrade(&given.function),
             emptied: Arc::new(EventFd::new()?),
         };
-        drop(state);
+        drop(slots);
         if let Some(waiting) = self.waiting.get(slot) {
             waiting.add(&removal.emptied);
         }
@@ -184,7 +197,7 @@ impl Functions {
     /// Whether the guest still has it.
     fn is_held(&self, removal: &Removal) -> bool {
         let is_present = || self.port(removal.slot).is_ok_and(|port| port.state().is_present);
-        self.state().has(removal) && is_present()
+        self.slots().has(removal.slot, &removal.function) && is_present()
     }
 
     fn port(&self, slot: usize) -> Result<&Arc<Port>> {
@@ -198,16 +211,18 @@ impl Functions {
     ///
     /// [`ErrorKind::Invalid`] while the guest has it; those of resetting and detaching, and it is gone all the same.
     pub fn finish_removal(&self, removal: &Removal) -> Result<()> {
-        let mut state = self.state();
-        if !state.has(removal) {
+        let mut space = self.space();
+        let mut slots = self.slots();
+        if !slots.has(removal.slot, &removal.function) {
             return Ok(());
         }
         if self.port(removal.slot)?.state().is_present {
             let kind = ErrorKind::Invalid("the guest has not let go of it");
             return Err(Error::new(UNPLUG, kind));
         }
-        let given = state.slots.get_mut(removal.slot).map(std::mem::take);
-        state.end(given.unwrap_or_default())
+        let given = slots.take(removal.slot);
+        drop(slots);
+        space.end(given)
     }
 
     /// Takes the slot of a function from the guest without asking it, which learns of it afterwards; resets and closes what is in it.
@@ -216,15 +231,22 @@ impl Functions {
     ///
     /// [`ErrorKind::Invalid`] for a function that the guest does not have; those of resetting and detaching it, which is gone all the same.
     pub fn eject(&self, bdf: Bdf) -> Result<()> {
-        let mut state = self.state();
-        let (slot, _) = state.find(bdf)?;
-        self.expel(&mut state, slot)
+        let slots = self.slots();
+        let (slot, given) = slots.find(bdf)?;
+        let function = Arc::downgrade(&given.function);
+        drop(slots);
+        self.expel(slot, &function)
     }
 
-    pub(super) fn expel(&self, state: &mut super::State, slot: usize) -> Result<()> {
+    /// As [`eject`](Self::eject), unless the function has left meanwhile.
+    pub(super) fn expel(&self, slot: usize, function: &Weak<Assigned>) -> Result<()> {
+        let mut space = self.space();
+        if !self.slots().has(slot, function) {
+            return Ok(());
+        }
         drop(self.port(slot)?.eject());
-        let given = state.slots.get_mut(slot).map(std::mem::take);
-        let ended = state.end(given.unwrap_or_default());
+        let given = self.slots().take(slot);
+        let ended = space.end(given);
         if let Some(waiting) = self.waiting.get(slot) {
             waiting.signal();
         }
@@ -237,8 +259,8 @@ impl Functions {
     ///
     /// For a function that the guest does not have; when no descriptor is left.
     pub fn notice_events(&self, bdf: Bdf) -> Result<Vec<EventFd>> {
-        let state = self.state();
-        let (_, given) = state.find(bdf)?;
+        let slots = self.slots();
+        let (_, given) = slots.find(bdf)?;
         given.function.notice_events()
     }
 
@@ -250,17 +272,25 @@ impl Functions {
     ///
     /// None that valid events have.
     pub fn take_notices(&self) -> Result<Vec<(Bdf, Notice)>> {
-        let state = self.state();
-        let mut notices = Vec::new();
-        for given in state.slots.iter().flatten() {
-            let of = given.function.take_notices()?;
-            notices.extend(of.into_iter().map(|notice| (given.bdf, notice)));
+        let of = |given: &Given| (given.bdf, Arc::clone(&given.function));
+        // One that has failed is reset, which nobody is to wait for.
+        let functions: Vec<(Bdf, Arc<Assigned>)> = self.slots().given.iter().flatten().map(of).collect();
+        let (mut notices, mut taken) = (Vec::new(), Ok(()));
+        for (bdf, function) in functions {
+            match function.take_notices() {
+                Ok(of) => notices.extend(of.into_iter().map(|notice| (bdf, notice))),
+                Err(error) => taken = taken.and(Err(error)),
+            }
         }
-        Ok(notices)
+        // What was heard is heard once.
+        match taken {
+            Err(error) if notices.is_empty() => Err(error),
+            _ => Ok(notices),
+        }
     }
 }
 
-impl super::State {
+impl Filled {
     /// An error of a machine that has ended.
     pub(super) fn runs(&self) -> Result<()> {
         match self.is_stopped {
@@ -275,7 +305,7 @@ impl super::State {
     /// A function that the guest has, and its slot.
     pub(super) fn find(&self, bdf: Bdf) -> Result<(usize, &Given)> {
         let mut all = (0..)
-            .zip(&self.slots)
+            .zip(&self.given)
             .flat_map(|(slot, given)| given.iter().map(move |given| (slot, given)));
         let none = || Error::new("look for a function", ErrorKind::Invalid("the guest does not have it"));
         all.find(|(_, given)| given.bdf == bdf).ok_or_else(|| none().on(bdf))
@@ -283,48 +313,20 @@ impl super::State {
 
     /// Whether the kernel wants back what is in a slot.
     fn is_leaving(&self, slot: usize) -> bool {
-        let mut given = self.slots.get(slot).into_iter().flatten();
+        let mut given = self.given.get(slot).into_iter().flatten();
         given.any(|given| given.leaving.is_some())
     }
 
-    /// Whether what is to be removed is still in its slot.
-    fn has(&self, removal: &Removal) -> bool {
-        let mut functions = self.slots.get(removal.slot).into_iter().flatten();
-        functions.any(|given| std::ptr::eq(Arc::as_ptr(&given.function), removal.function.as_ptr()))
+    /// Whether a function is still in its slot.
+    fn has(&self, slot: usize, function: &Weak<Assigned>) -> bool {
+        let mut functions = self.given.get(slot).into_iter().flatten();
+        functions.any(|given| std::ptr::eq(Arc::as_ptr(&given.function), function.as_ptr()))
     }
 
     /// Slots in which nothing is.
     fn free(&self, root: &Root) -> impl Iterator<Item = usize> {
-        let slots = self.slots.iter().zip(root.ports()).enumerate();
+        let slots = self.given.iter().zip(root.ports()).enumerate();
         let free = slots.filter(|(_, (given, port))| given.is_empty() && !port.state().is_present);
         free.map(|(slot, _)| slot)
-    }
-
-    /// Takes functions from the guest for good.
-    pub(super) fn end(&mut self, given: Vec<Given>) -> Result<()> {
-        let mut ended = Ok(());
-        for given in given {
-            let Given {
-                watched,
-                function,
-                member,
-                ..
-            } = given;
-            drop(watched);
-            ended = ended.and(function.stop());
-            // A processor may still be in it, but it holds nothing any more.
-            drop(function);
-            ended = ended.and(self.space.remove(member));
-        }
-        ended
-    }
-}
-
-impl Drop for super::State {
-    fn drop(&mut self) {
-        let all: Vec<Given> = self.slots.iter_mut().flat_map(std::mem::take).collect();
-        if let Err(error) = self.end(all) {
-            tracing::error!(%error, "a guest's function was not let go of as it should be");
-        }
     }
 }

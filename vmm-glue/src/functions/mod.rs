@@ -3,6 +3,9 @@
 //! [`Functions`] has one root port for each slot; a slot holds one function or several of one device. What is in it when the guest starts is placed as
 //! firmware would place it. A function leaves with the guest's consent: the button is pressed, the guest lets go of it and switches the slot off,
 //! and then it is taken from the guest, reset and closed.
+//!
+//! Opening, mapping all of the guest's memory and resetting may take seconds. Who does one of these holds the lock of the address space, and nobody
+//! waits for that one but who does another: not the processors, not the event thread while the guest runs, and not who only asks.
 
 mod control;
 mod life;
@@ -28,7 +31,7 @@ use space::{Member, Space};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use vfio_core::{KvmVfio, RegionIndex, VfToken};
-use watch::{Leaving, Watched, Watcher};
+use watch::{Leaving, Listener, Watched};
 
 /// A function that somebody has opened for the guest.
 #[derive(Debug)]
@@ -77,16 +80,19 @@ pub struct Functions {
     parts: Parts,
     options: Options,
     backend: Backend,
-    state: Mutex<State>,
+    /// Locked for moments. Only who has locked the space changes who is in a slot.
+    slots: Mutex<Filled>,
+    /// Locked before the slots, and for as long as it takes.
+    space: Mutex<Space>,
     /// For each slot, who waits for it to be emptied.
     waiting: Vec<Arc<Waiting>>,
-    watcher: OnceLock<Watcher>,
+    listener: OnceLock<Listener>,
 }
 
-struct State {
-    // Fields drop in this order: functions before their space.
-    slots: Vec<Vec<Given>>,
-    space: Space,
+/// What is in the slots.
+#[derive(Default)]
+struct Filled {
+    given: Vec<Vec<Given>>,
     /// The machine has ended: nothing is taken in any more.
     is_stopped: bool,
 }
@@ -115,7 +121,8 @@ pub struct Listed {
 }
 
 impl Functions {
-    /// Gives functions to a guest before it starts: `slots[n]` are those of slot n, the first of which is function 0. Maps all of the guest's memory for them,
+    /// Gives functions to a guest before it starts: `slots[n]` are those of slot n, the first of which is function 0; of none it is free for those that
+    /// come later. Maps all of the guest's memory for them,
     /// and tells `progress` the bytes done and those in all.
     ///
     /// # Errors
@@ -132,27 +139,26 @@ impl Functions {
         if count > MOST_SLOTS {
             return Err(Error::new("assign", ErrorKind::Invalid("a guest has at most 31 slots")));
         }
-        let space = Space::new(backend.clone(), parts.kvm.clone(), parts.memory.clone(), options.dma);
-        let mut state = State {
-            slots: Vec::new(),
-            space,
-            is_stopped: false,
-        };
+        let mut space = Space::new(backend.clone(), parts.kvm.clone(), parts.memory.clone(), options.dma);
+        // Dropped before the space.
+        let mut filled = Filled::default();
         // All are attached before memory is mapped: each narrows where it may be.
-        let open = |opened: Vec<Opened>| state.open(opened);
+        let open = |opened: Vec<Opened>| match opened.is_empty() {
+            true => Ok(Vec::new()),
+            false => space.open_all(opened),
+        };
         let members: Vec<Vec<(Bdf, Member)>> = slots.into_iter().map(open).collect::<Result<_>>()?;
-        state.space.map(progress)?;
+        space.map(progress)?;
         for (slot, members) in (0..).zip(members) {
-            let given = state.give(members, slot, &parts, &options)?;
-            state.slots.push(given);
+            filled.given.push(give(&mut space, members, slot, &parts, &options)?);
         }
-        state.slots.resize_with(count, Vec::new);
+        filled.given.resize_with(count, Vec::new);
 
-        let plans = layout::plan(parts.windows, Room::default(), &state.needs())?;
+        let plans = layout::plan(parts.windows, Room::default(), &filled.needs())?;
         let ports = (0..).zip(&plans);
         let ports = ports.map(|(slot, plan)| port(slot, plan, parts.windows, &parts.irqs));
         let root = Root::new(ports.collect())?;
-        for ((port, given), plan) in root.ports().iter().zip(&mut state.slots).zip(plans) {
+        for ((port, given), plan) in root.ports().iter().zip(&mut filled.given).zip(plans) {
             if given.is_empty() {
                 continue;
             }
@@ -167,9 +173,10 @@ impl Functions {
             parts,
             options,
             backend,
-            state: Mutex::new(state),
+            slots: Mutex::new(filled),
+            space: Mutex::new(space),
             waiting: (0..count).map(|_| Arc::default()).collect(),
-            watcher: OnceLock::new(),
+            listener: OnceLock::new(),
         })
     }
 
@@ -182,9 +189,9 @@ impl Functions {
     /// The guest's functions.
     #[must_use]
     pub fn list(&self) -> Vec<Listed> {
-        let state = self.state();
-        let slots = self.root.ports().iter().zip(&state.slots);
-        let listed = slots.flat_map(|(port, given)| given.iter().map(|given| given.listed(port)));
+        let slots = self.slots();
+        let listed = self.root.ports().iter().zip(&slots.given);
+        let listed = listed.flat_map(|(port, given)| given.iter().map(|given| given.listed(port)));
         listed.collect()
     }
 
@@ -197,101 +204,90 @@ impl Functions {
     /// Why the guest's memory cannot be taken from it by a balloon; `None` where it can.
     #[must_use]
     pub fn refuses_balloon(&self) -> Option<&'static str> {
-        self.state().space.dma().and_then(crate::dma::Dma::refuses_balloon)
+        self.space().dma().and_then(crate::dma::Dma::refuses_balloon)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn slots(&self) -> MutexGuard<'_, Filled> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn space(&self) -> MutexGuard<'_, Space> {
+        self.space.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Devices 1 to 31 of bus 0; the host bridge is device 0.
-const MOST_SLOTS: usize = 31;
+/// How many slots a guest may have: devices 1 to 31 of bus 0; the host bridge is device 0.
+pub const MOST_SLOTS: usize = 31;
 
-impl State {
-    /// Opens the functions of a slot, and lets go of all if one fails.
-    fn open(&mut self, opened: Vec<Opened>) -> Result<Vec<(Bdf, Member)>> {
-        if opened.is_empty() || opened.len() > 8 {
-            return Err(Error::new(
-                "assign",
-                ErrorKind::Invalid("a slot holds 1 to 8 functions"),
-            ));
-        }
-        let mut members = Vec::new();
-        for opened in opened {
-            let bdf = opened.bdf;
-            match self.space.add(opened) {
-                Ok(member) => members.push((bdf, member)),
-                Err(error) => {
-                    self.close(members);
-                    return Err(error);
-                }
-            }
-        }
-        Ok(members)
-    }
-
-    fn close(&mut self, members: Vec<(Bdf, Member)>) {
-        for (bdf, member) in members {
-            if let Err(error) = self.space.remove(member) {
-                tracing::error!(%error, %bdf, "a function was not let go of as it should be");
-            }
-        }
-    }
-
-    /// Makes functions of a slot what the guest sees.
-    fn give(&mut self, members: Vec<(Bdf, Member)>, slot: u8, parts: &Parts, options: &Options) -> Result<Vec<Given>> {
-        let peers = self.space.peers().filter(|_| options.are_peers).cloned();
-        let wiring = Wiring {
-            irqs: Arc::clone(&parts.irqs),
-            slots: Arc::clone(&parts.slots),
-            memory: Arc::clone(&parts.bus),
-            peers,
-        };
-        let is_multi_function = members.len() > 1;
-        let mut given = Vec::new();
-        let mut failed = None;
-        let mut left = Vec::new();
-        for (number, (bdf, member)) in (0..).zip(members) {
-            if failed.is_some() {
-                left.push((bdf, member));
-                continue;
-            }
-            let mut shown = options.shown.clone();
-            shown.presentation.is_multi_function = is_multi_function;
-            shown.gsi = gsi(&member, slot);
-            match Assigned::new(member.device(), &wiring, &shown) {
-                Ok(function) => given.push(Given {
-                    watched: Vec::new(),
-                    leaving: None,
-                    function: Arc::new(function),
-                    placed: Vec::new(),
-                    bdf,
-                    number,
-                    member,
-                }),
-                Err(error) => {
-                    failed = Some(error);
-                    left.push((bdf, member));
-                }
-            }
-        }
-        let Some(error) = failed else { return Ok(given) };
-        for Given {
-            function, bdf, member, ..
-        } in given
-        {
-            drop(function);
-            left.push((bdf, member));
-        }
-        self.close(left);
-        Err(error)
-    }
-
+impl Filled {
     fn needs(&self) -> Vec<Vec<Vec<Need>>> {
         let of = |given: &Vec<Given>| given.iter().map(|given| given.function.needs()).collect();
-        self.slots.iter().map(of).collect()
+        self.given.iter().map(of).collect()
     }
+
+    /// Takes out all of what is in a slot.
+    fn take(&mut self, slot: usize) -> Vec<Given> {
+        self.given.get_mut(slot).map(std::mem::take).unwrap_or_default()
+    }
+
+    fn take_all(&mut self) -> Vec<Given> {
+        self.given.iter_mut().flat_map(std::mem::take).collect()
+    }
+}
+
+/// Makes functions of a slot what the guest sees.
+fn give(
+    space: &mut Space,
+    members: Vec<(Bdf, Member)>,
+    slot: u8,
+    parts: &Parts,
+    options: &Options,
+) -> Result<Vec<Given>> {
+    let peers = space.peers().filter(|_| options.are_peers).cloned();
+    let wiring = Wiring {
+        irqs: Arc::clone(&parts.irqs),
+        slots: Arc::clone(&parts.slots),
+        memory: Arc::clone(&parts.bus),
+        peers,
+    };
+    let is_multi_function = members.len() > 1;
+    let mut given = Vec::new();
+    let mut failed = None;
+    let mut left = Vec::new();
+    for (number, (bdf, member)) in (0..).zip(members) {
+        if failed.is_some() {
+            left.push((bdf, member));
+            continue;
+        }
+        let mut shown = options.shown.clone();
+        shown.presentation.is_multi_function = is_multi_function;
+        shown.gsi = gsi(&member, slot);
+        match Assigned::new(member.device(), &wiring, &shown) {
+            Ok(function) => given.push(Given {
+                watched: Vec::new(),
+                leaving: None,
+                function: Arc::new(function),
+                placed: Vec::new(),
+                bdf,
+                number,
+                member,
+            }),
+            Err(error) => {
+                failed = Some(error);
+                left.push((bdf, member));
+            }
+        }
+    }
+    let Some(error) = failed else { return Ok(given) };
+    for Given {
+        function, bdf, member, ..
+    } in given
+    {
+        drop(function);
+        left.push((bdf, member));
+    }
+    space.close(left);
+    Err(error)
 }
 
 impl Given {
@@ -353,12 +349,12 @@ fn gsi(member: &Member, slot: u8) -> Option<u32> {
 
 impl Plugged for Functions {
     fn reset(&self) -> Result<()> {
-        let mut state = self.state();
+        let slots = self.slots();
         for port in self.root.ports() {
             port.reset();
         }
         let mut lost = Vec::new();
-        for (slot, given) in (0..).zip(&state.slots) {
+        for (slot, given) in slots.given.iter().enumerate() {
             for given in given {
                 given.place();
                 match given.is_bus_master() {
@@ -370,13 +366,14 @@ impl Plugged for Functions {
                     }
                     Err(error) => {
                         tracing::error!(%error, bdf = %given.bdf, "a function does not answer after the machine's reset, and is taken from the guest");
-                        lost.push(slot);
+                        lost.push((slot, Arc::downgrade(&given.function)));
                     }
                 }
             }
         }
-        for slot in lost {
-            if let Err(error) = self.expel(&mut state, slot) {
+        drop(slots);
+        for (slot, function) in lost {
+            if let Err(error) = self.expel(slot, &function) {
                 tracing::error!(%error, "a function that does not answer was not let go of as it should be");
             }
         }
@@ -384,23 +381,38 @@ impl Plugged for Functions {
     }
 
     fn drop_silent_slots(&self) -> bool {
-        let state = self.state();
-        let functions = state.slots.iter().flatten();
+        let slots = self.slots();
+        let functions = slots.given.iter().flatten();
         functions.fold(false, |any, given| given.function.drop_silent_slots() | any)
     }
 
     fn stop(&self) -> Result<()> {
-        // Whoever is adding one has it in its slot before, or is refused afterwards.
-        let mut state = self.state();
-        state.is_stopped = true;
+        // Whoever is adding one is refused when it comes to its slot.
+        self.slots().is_stopped = true;
+        let mut space = self.space();
         for port in self.root.ports() {
             drop(port.eject());
         }
-        let all: Vec<Given> = state.slots.iter_mut().flat_map(std::mem::take).collect();
-        let ended = state.end(all);
-        drop(state);
+        let all = self.slots().take_all();
+        let ended = space.end(all);
+        drop(space);
         self.waiting.iter().for_each(|waiting| waiting.signal());
+        if let Some(listener) = self.listener.get() {
+            listener.stop();
+        }
         ended
+    }
+}
+
+impl Drop for Functions {
+    fn drop(&mut self) {
+        if let Some(listener) = self.listener.get() {
+            listener.stop();
+        }
+        let all = self.slots().take_all();
+        if let Err(error) = self.space().end(all) {
+            tracing::error!(%error, "a guest's function was not let go of as it should be");
+        }
     }
 }
 

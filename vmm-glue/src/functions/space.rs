@@ -3,10 +3,11 @@
 //! With iommufd the space stays when the last function goes. A container of type1 forgets everything with its last group: the space is made anew for
 //! the next one.
 
-use super::Opened;
+use super::{Given, Opened};
 use crate::dma::{self, Dma, Pin};
 use crate::memory::GuestMemory;
 use crate::{Error, ErrorKind, Result};
+use ::pci::Bdf;
 use iommu::space::{AddressSpace, Attached};
 use std::num::NonZeroUsize;
 use vfio_core::iommufd::Iommufd;
@@ -106,13 +107,69 @@ impl Space {
         self.dma.as_ref()
     }
 
+    /// Answers page requests from now on, where memory comes on demand.
+    pub(super) fn serve_pages(&self) -> Result<()> {
+        self.dma.as_ref().map_or(Ok(()), Dma::serve)
+    }
+
+    /// Takes in the functions of a slot, and lets go of all if one fails.
+    pub(super) fn open_all(&mut self, opened: Vec<Opened>) -> Result<Vec<(Bdf, Member)>> {
+        if opened.is_empty() || opened.len() > 8 {
+            return Err(Error::new(
+                "assign",
+                ErrorKind::Invalid("a slot holds 1 to 8 functions"),
+            ));
+        }
+        let mut members = Vec::new();
+        for opened in opened {
+            let bdf = opened.bdf;
+            match self.add(opened) {
+                Ok(member) => members.push((bdf, member)),
+                Err(error) => {
+                    self.close(members);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(members)
+    }
+
+    pub(super) fn close(&mut self, members: Vec<(Bdf, Member)>) {
+        for (bdf, member) in members {
+            if let Err(error) = self.remove(member) {
+                tracing::error!(%error, %bdf, "a function was not let go of as it should be");
+            }
+        }
+    }
+
+    /// Takes functions from the guest for good.
+    pub(super) fn end(&mut self, given: Vec<Given>) -> Result<()> {
+        let mut ended = Ok(());
+        for given in given {
+            let Given {
+                watched,
+                function,
+                member,
+                ..
+            } = given;
+            drop(watched);
+            ended = ended.and(function.stop());
+            // A processor may still be in it, but it holds nothing any more.
+            drop(function);
+            ended = ended.and(self.remove(member));
+        }
+        ended
+    }
+
     /// Takes in a function, which is bound or opened here. It finds the guest's memory after [`map`](Self::map).
-    pub(super) fn add(&mut self, opened: Opened) -> Result<Member> {
+    fn add(&mut self, opened: Opened) -> Result<Member> {
         let bdf = opened.bdf;
         let added = match (self.backend.clone(), opened.file) {
             (Backend::Iommufd(iommufd), File::Device(file)) => {
+                // Its driver may want to know the virtual machine when it is bound.
+                let kvm = self.kvm.as_ref().map(|kvm| kvm.add_cdev(&file)).transpose()?;
                 let device = file.bind(&iommufd, opened.token)?;
-                self.attach(&iommufd, device)
+                self.attach(&iommufd, device, kvm)
             }
             (Backend::Type1(container), File::Group(group)) => {
                 self.join(&container, &group)?;
@@ -143,7 +200,7 @@ impl Space {
     }
 
     /// Lets a function go, which nobody else holds any more.
-    pub(super) fn remove(&mut self, member: Member) -> Result<()> {
+    fn remove(&mut self, member: Member) -> Result<()> {
         let Member {
             kvm,
             attached,
@@ -165,8 +222,7 @@ impl Space {
         forgotten.map_err(Error::from).and(detached).and(left)
     }
 
-    fn attach(&mut self, iommufd: &Iommufd, device: BoundDevice) -> Result<Member> {
-        let kvm = self.kvm.as_ref().map(|kvm| kvm.add(&device)).transpose()?;
+    fn attach(&mut self, iommufd: &Iommufd, device: BoundDevice, kvm: Option<KvmFile>) -> Result<Member> {
         let attached = match (self.options.pin, &self.dma) {
             (Pin::All, _) => {
                 let space = match &self.space {
@@ -217,7 +273,7 @@ impl Space {
     }
 
     /// Opens a function of one of the groups.
-    fn open(&mut self, bdf: ::pci::Bdf, token: Option<vfio_core::VfToken>) -> Result<Member> {
+    fn open(&mut self, bdf: Bdf, token: Option<vfio_core::VfToken>) -> Result<Member> {
         let space = self.space.as_ref();
         let space = space.ok_or_else(|| Error::new("assign", ErrorKind::Invalid("the guest has no group yet")))?;
         let mut last = None;

@@ -13,7 +13,7 @@ use ::pci::{Bdf, GroupId, RoutingId};
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 use vfio_core::fake::{Copier, Description, Machine, Plain, Region};
 use vfio_core::iommufd::Iommufd;
-use vfio_core::{CdevFile, Container, ContainerPath, Errno, Group, PageSize};
+use vfio_core::{CdevFile, Container, ContainerPath, Errno, Group, KvmVfio, PageSize};
 
 mod removal;
 
@@ -67,6 +67,10 @@ impl Bench {
     }
 
     fn with(machine: &Machine, way: Way, slots: &[&[u8]], pin: Pin) -> Result<Self> {
+        Self::of(machine, way, slots, pin, None)
+    }
+
+    fn of(machine: &Machine, way: Way, slots: &[&[u8]], pin: Pin, kvm: Option<KvmVfio>) -> Result<Self> {
         let (guest, bus) = (Guest::default(), Arc::new(Bus::default()));
         let node = Node {
             len_bytes: RAM,
@@ -79,7 +83,7 @@ impl Bench {
             bus: Arc::clone(&bus),
             memory: GuestMemory::new(&[node], PageSize::Base)?,
             windows: Windows::new(0xC000_0000..0xE000_0000, 0x10_0000_0000..0x20_0000_0000),
-            kvm: None,
+            kvm,
         };
         let backend = match way {
             Way::Iommufd => Backend::Iommufd(Iommufd::open(&machine.system())?),
@@ -166,6 +170,19 @@ fn functions_are_there_when_the_guest_starts_and_reach_its_memory() {
         assert!(guest.slots().is_empty() && bench.functions.list().is_empty());
         drop(bench);
         assert_eq!(machine.leaks(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_slot_before_one_that_is_filled_is_free_for_what_comes_later() {
+    for way in BOTH {
+        let machine = machine();
+        let bench = Bench::new(&machine, way, &[&[], &[2]]).unwrap();
+        assert_eq!(bench.functions.root().ports().len(), 4);
+        assert_eq!(bench.functions.list()[0].guest.to_string(), "0000:02:00.0");
+        assert!(bench.copies(2));
+        let listed = bench.functions.add(vec![opened(&machine, way, 1).unwrap()]).unwrap();
+        assert_eq!(listed[0].guest.to_string(), "0000:01:00.0");
     }
 }
 
@@ -274,7 +291,7 @@ fn a_function_that_the_kernel_wants_back_leaves_the_guest() {
     let Bench { functions, bus, guest } = Bench::new(&machine, Way::Iommufd, &[&[1], &[2]]).unwrap();
     let functions = Arc::new(functions);
     let events = Arc::new(Events::new().unwrap());
-    functions.watch(&events).unwrap();
+    functions.listen(Arc::clone(&events)).unwrap();
     let dispatch = || events.dispatch(Some(Duration::ZERO)).unwrap();
     dispatch();
     machine.request_release(bdf(2));
@@ -327,6 +344,21 @@ fn memory_is_mapped_on_demand_where_a_device_asks_for_it_and_else_the_refusal_sa
         Err(error) => panic!("{error}"),
     }
     assert_eq!(machine.leaks(), Vec::<String>::new());
+}
+
+#[test]
+fn kvm_is_told_of_a_function_before_it_is_opened() {
+    for way in BOTH {
+        let machine = machine();
+        // No function of a fake machine is a file that KVM could be told of.
+        let kvm = KvmVfio::from_fd(tempfile::tempfile().unwrap().into());
+        let error = Bench::of(&machine, way, &[&[1]], Pin::All, Some(kvm)).err().unwrap();
+        assert!(error.to_string().contains("KVM_DEV_VFIO_FILE_ADD"), "{error}");
+        for call in ["VFIO_DEVICE_BIND_IOMMUFD", "VFIO_GROUP_GET_DEVICE_FD"] {
+            assert!(machine.calls().iter().all(|made| made.as_str() != call), "{way:?}");
+        }
+        assert_eq!(machine.leaks(), Vec::<String>::new());
+    }
 }
 
 #[test]

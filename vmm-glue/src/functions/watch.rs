@@ -1,21 +1,28 @@
-//! What the kernel tells of a guest's functions, on the machine's event thread: one that it wants back leaves as if somebody had asked for it.
+//! What the kernel tells of a guest's functions: one that it wants back leaves as if somebody had asked for it. On a thread of its own, since what is done
+//! then takes as long as a reset, or as somebody else who gives the guest a function meanwhile.
 
 use super::{Functions, Given, Removal};
 use crate::assigned::Notice;
 use crate::machine::{EventKey, Events};
-use crate::{ErrorKind, Result};
+use crate::{Error, ErrorKind, Result};
 use ::pci::Bdf;
-use std::sync::{Arc, Weak};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread::{self, JoinHandle};
 use vfio_core::EventFd;
 
-/// Who watches, and where.
+/// Who listens.
 #[derive(Debug)]
-pub(super) struct Watcher {
+pub(super) struct Listener {
     events: Arc<Events>,
     functions: Weak<Functions>,
+    is_stopping: Arc<AtomicBool>,
+    stop: EventFd,
+    /// Once it listens, until it is stopped.
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// A file that the event thread waits for; no longer when this is dropped.
+/// A file that is waited for; no longer when this is dropped.
 #[derive(Debug)]
 pub(super) struct Watched {
     events: Arc<Events>,
@@ -36,24 +43,30 @@ impl Drop for Watched {
 }
 
 impl Functions {
-    /// Lets the event thread hear what the kernel has to tell of the functions that there are and of those that come: one that is
-    /// [wanted back](Notice::Wanted) is taken from the guest once that has let go of it, one that has [failed](Notice::Failed) at once. To be called once.
+    /// Listens from now on, on threads of its own, to what the kernel has to tell of the functions that there are and of those that come, and to their page
+    /// requests ([`Dma::serve`](crate::dma::Dma::serve)). A function that is [wanted back](Notice::Wanted) is taken from the guest once that has let go of it,
+    /// one that has [failed](Notice::Failed) at once. To be called when the process has given up the rights that it does not need, and again is no mistake.
     ///
     /// # Errors
     ///
-    /// When no descriptor is left.
-    pub fn watch(self: &Arc<Self>, events: &Arc<Events>) -> Result<()> {
-        let watcher = self.watcher.get_or_init(|| Watcher {
-            events: Arc::clone(events),
-            functions: Arc::downgrade(self),
-        });
-        let mut state = self.state();
-        state.runs()?;
-        state
-            .slots
-            .iter_mut()
-            .flatten()
-            .try_for_each(|given| watcher.watch(given))
+    /// When there can be no thread, or no descriptor is left.
+    pub fn serve(self: &Arc<Self>) -> Result<()> {
+        self.space().serve_pages()?;
+        match self.listener.get() {
+            Some(listener) => listener.start(),
+            None => self.listen(Arc::new(Events::new()?))?.start(),
+        }
+    }
+
+    /// Whoever dispatches these events listens.
+    pub(super) fn listen(self: &Arc<Self>, events: Arc<Events>) -> Result<&Listener> {
+        let made = Listener::new(events, Arc::downgrade(self))?;
+        let listener = self.listener.get_or_init(|| made);
+        let mut slots = self.slots();
+        slots.runs()?;
+        let mut functions = slots.given.iter_mut().flatten();
+        functions.try_for_each(|given| listener.watch(given))?;
+        Ok(listener)
     }
 
     fn hear(&self) {
@@ -96,23 +109,23 @@ impl Functions {
     }
 
     fn leaving(&self, bdf: Bdf) -> Result<Option<Removal>> {
-        let state = self.state();
-        let (_, given) = state.find(bdf)?;
+        let slots = self.slots();
+        let (_, given) = slots.find(bdf)?;
         Ok(given.leaving.as_ref().map(|leaving| leaving.removal.clone()))
     }
 
     fn finish_later(&self, bdf: Bdf, removal: Removal) -> Result<()> {
-        let Some(watcher) = self.watcher.get() else {
+        let Some(listener) = self.listener.get() else {
             return Ok(());
         };
         let finished = removal.clone();
-        let watched = watcher.add(removal.emptied(), move |functions: &Functions| {
+        let watched = listener.add(removal.emptied(), move |functions: &Functions| {
             if let Err(error) = functions.finish_removal(&finished) {
                 tracing::error!(%error, %bdf, "a function was not given back as it should be");
             }
         })?;
-        let mut state = self.state();
-        if let Some(given) = state.slots.iter_mut().flatten().find(|given| given.bdf == bdf) {
+        let mut slots = self.slots();
+        if let Some(given) = slots.given.iter_mut().flatten().find(|given| given.bdf == bdf) {
             given.leaving = Some(Leaving {
                 _watched: watched,
                 removal,
@@ -122,7 +135,55 @@ impl Functions {
     }
 }
 
-impl Watcher {
+impl Listener {
+    fn new(events: Arc<Events>, functions: Weak<Functions>) -> Result<Self> {
+        Ok(Self {
+            events,
+            functions,
+            is_stopping: Arc::default(),
+            stop: EventFd::new()?,
+            thread: Mutex::default(),
+        })
+    }
+
+    fn start(&self) -> Result<()> {
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        if thread.is_none() {
+            let (stop, is_wanted) = (self.stop.try_clone()?, Arc::clone(&self.is_stopping));
+            self.events.add(&self.stop, move || {
+                is_wanted.store(true, Ordering::Release);
+                if let Err(error) = stop.try_read() {
+                    tracing::error!(%error, "an event is heard for ever");
+                }
+            })?;
+            let (events, is_stopping) = (Arc::clone(&self.events), Arc::clone(&self.is_stopping));
+            let work = move || {
+                while !is_stopping.load(Ordering::Acquire) {
+                    if let Err(error) = events.dispatch(None) {
+                        tracing::error!(%error, "what the kernel tells of functions is not heard any more");
+                        return;
+                    }
+                }
+            };
+            let started = thread::Builder::new().name("functions".to_owned()).spawn(work);
+            *thread = Some(started.map_err(|error| Error::new("start a thread", ErrorKind::Io(error)))?);
+        }
+        Ok(())
+    }
+
+    /// Listens no more. Waits for what is being done, unless that is why this is called.
+    pub(super) fn stop(&self) {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(thread) = thread else { return };
+        if let Err(error) = self.stop.signal() {
+            tracing::error!(%error, "what the kernel tells of functions is heard for ever");
+            return;
+        }
+        if thread.thread().id() != thread::current().id() && thread.join().is_err() {
+            tracing::error!("the thread that listens to the kernel has panicked");
+        }
+    }
+
     /// Waits for what the kernel tells of a function.
     pub(super) fn watch(&self, given: &mut Given) -> Result<()> {
         for event in given.function.notice_events()? {

@@ -25,6 +25,9 @@ const HYPERVISOR: u32 = 1 << 31;
 /// EDX: there may be other processors in the package.
 const HTT: u32 = 1 << 28;
 const KVM_FEATURE_MSI_EXT_DEST_ID: u32 = 1 << 15;
+const KVM_FEATURE_PV_EOI: u32 = 1 << 6;
+/// Who runs this machine, if it is a virtual one.
+const HYPERVISOR_SIGNATURE: u32 = 0x4000_0000;
 /// Physical addresses of a processor that says nothing of them.
 const LEAST_PHYSICAL_BITS: u32 = 36;
 
@@ -33,13 +36,21 @@ const LEAST_PHYSICAL_BITS: u32 = 36;
 pub(crate) struct Supported {
     entries: Arc<[kvm_cpuid_entry2]>,
     has_tsc_deadline: bool,
+    is_emulated: bool,
+}
+
+/// Whether the host is itself a machine of QEMU's, without hardware's help.
+pub(super) fn is_emulated() -> bool {
+    let said = std::arch::x86_64::__cpuid(HYPERVISOR_SIGNATURE);
+    [said.ebx, said.ecx, said.edx].map(u32::to_le_bytes).as_flattened() == b"TCGTCGTCGTCG"
 }
 
 impl Supported {
-    pub(super) fn new(entries: &[kvm_cpuid_entry2], has_tsc_deadline: bool) -> Self {
+    pub(super) fn new(entries: &[kvm_cpuid_entry2], has_tsc_deadline: bool, is_emulated: bool) -> Self {
         Self {
             entries: entries.into(),
             has_tsc_deadline,
+            is_emulated,
         }
     }
 
@@ -89,8 +100,15 @@ impl Supported {
                 entry.eax = sharing(entry.eax, ids) & 0x03FF_FFFF | (ids - 1).min(0x3F) << 26;
             }
             CACHES_AMD if entry.eax & 0x1F != 0 => entry.eax = sharing(entry.eax, ids),
-            // A message's destination has 8 bits.
-            KVM_FEATURES => entry.eax &= !KVM_FEATURE_MSI_EXT_DEST_ID,
+            KVM_FEATURES => {
+                // A message's destination has 8 bits.
+                entry.eax &= !KVM_FEATURE_MSI_EXT_DEST_ID;
+                // QEMU's SVM delivers an injected interrupt a second time when its processor's thread is kicked before the guest's next exit
+                // (`exception_index` keeps it), which is a deadlock where the guest holds a lock. An EOI that is an exit comes before that.
+                if self.is_emulated {
+                    entry.eax &= !KVM_FEATURE_PV_EOI;
+                }
+            }
             FEATURES_AMD => entry.ecx &= !SVM,
             SIZES => entry.ecx = entry.ecx & !0xF0FF | (vcpu.cores - 1).min(0xFF) | topology.core_bits().min(0xF) << 12,
             PLACE_AMD => {
@@ -164,7 +182,7 @@ mod tests {
             entry(PLACE_AMD, 9),
             entry(TOPOLOGY, 5),
         ];
-        let supported = Supported::new(&[&entries[..], &caches].concat(), true);
+        let supported = Supported::new(&[&entries[..], &caches].concat(), true, false);
         assert_eq!(supported.physical_bits(), 45);
         let last = topology.vcpus().last().unwrap();
         let of = supported.of(last, &topology);
@@ -190,5 +208,21 @@ mod tests {
         );
         let sharing = |index| (find(CACHES, index).eax >> 14 & 0xFFF, find(CACHES, index).eax >> 26);
         assert_eq!([sharing(0), sharing(1), sharing(2)], [(0, 3), (3, 3), (0, 0)]);
+    }
+
+    #[test]
+    fn every_eoi_is_an_exit_where_svm_is_emulated() {
+        let node = Node {
+            len_bytes: 1 << 30,
+            vcpus: 1,
+            host: None,
+        };
+        let topology = Topology::new(&[node]).unwrap();
+        let all = KVM_FEATURE_PV_EOI | KVM_FEATURE_MSI_EXT_DEST_ID | 1;
+        let features = |is_emulated| {
+            let supported = Supported::new(&[entry(KVM_FEATURES, all)], true, is_emulated);
+            supported.of(&topology.vcpus()[0], &topology)[0].eax
+        };
+        assert_eq!([false, true].map(features), [KVM_FEATURE_PV_EOI | 1, 1]);
     }
 }

@@ -72,6 +72,17 @@ impl interrupt::Irqs for Irqs {
         }))
     }
 
+    fn set(&self, messages: &[(&dyn Route, MsiMessage)]) -> Result<()> {
+        interrupt::check(messages)?;
+        let mut table = self.of.table();
+        let changes = messages.iter().map(|(route, message)| (route.number(), *message));
+        let former = table.set(changes);
+        if former.is_empty() {
+            return Ok(());
+        }
+        self.of.push(&table).inspect_err(|_| table.restore(former))
+    }
+
     fn line(&self, gsi: u32) -> Result<Box<dyn Line>> {
         check_pin(gsi)?;
         let (event, resample) = (EventFd::new()?, EventFd::new()?);
@@ -131,17 +142,6 @@ impl Inner {
             .map_err(|error| failed(ROUTING, error))
     }
 
-    /// What a number stands for from now on. If KVM refuses it is what it was.
-    fn set(&self, gsi: u32, message: MsiMessage) -> Result<()> {
-        let mut table = self.table();
-        let before = table.message(gsi);
-        if before == Some(message) {
-            return Ok(());
-        }
-        table.set(gsi, Some(message));
-        self.push(&table).inspect_err(|_| table.set(gsi, before))
-    }
-
     /// KVM lets go of an event.
     fn release(&self, event: &EventFd, gsi: u32) -> Result<()> {
         descriptor::lend(event, |fd| self.vm.unregister_irqfd(fd, gsi)).map_err(|error| failed(IRQFD, error))
@@ -169,23 +169,21 @@ impl Route for Message {
         &self.event
     }
 
-    fn set(&self, message: Option<MsiMessage>) -> Result<()> {
+    fn number(&self) -> u32 {
+        self.gsi
+    }
+
+    fn deliver(&self, is_wanted: bool) -> Result<()> {
         let mut is_delivered = self.is_delivered.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(message) = message.filter(|message| message.is_deliverable()) else {
-            // The number still stands for the message: unmasking one that did not change costs no new table.
-            if *is_delivered {
-                self.of.release(&self.event, self.gsi)?;
-                *is_delivered = false;
-            }
-            return Ok(());
-        };
-        self.of.set(self.gsi, message)?;
-        if !*is_delivered {
+        match (*is_delivered, is_wanted) {
+            // The number still stands for the message: delivering it again costs no new table.
+            (true, false) => self.of.release(&self.event, self.gsi)?,
             // What was signalled before is delivered now: KVM looks at the event when it takes it.
-            descriptor::lend(&self.event, |fd| self.of.vm.register_irqfd(fd, self.gsi))
-                .map_err(|error| failed(IRQFD, error))?;
-            *is_delivered = true;
+            (false, true) => descriptor::lend(&self.event, |fd| self.of.vm.register_irqfd(fd, self.gsi))
+                .map_err(|error| failed(IRQFD, error))?,
+            (true, true) | (false, false) => {}
         }
+        *is_delivered = is_wanted;
         Ok(())
     }
 }

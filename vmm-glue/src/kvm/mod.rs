@@ -115,7 +115,11 @@ impl Kvm {
             .fd
             .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
             .map_err(|error| failed("KVM_GET_SUPPORTED_CPUID", error))?;
-        let cpuid = cpuid::Supported::new(cpuid.as_slice(), self.fd.check_extension(Cap::TscDeadlineTimer));
+        let cpuid = cpuid::Supported::new(
+            cpuid.as_slice(),
+            self.fd.check_extension(Cap::TscDeadlineTimer),
+            cpuid::is_emulated(),
+        );
         let msrs = self
             .fd
             .get_msr_index_list()

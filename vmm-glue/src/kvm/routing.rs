@@ -9,18 +9,20 @@ use kvm_bindings::{
 /// Pins of the I/O APIC, which are the first numbers.
 pub(super) const PINS: u32 = 24;
 
-/// The numbers beyond the pins, in use or not.
+/// The numbers beyond the pins, in use or not. Taking one, giving it back and changing it are O(1); [`entries`](Self::entries) is O(n) for n numbers.
 #[derive(Debug)]
 pub(super) struct Table {
     routes: Vec<Route>,
+    /// Numbers that were given back.
+    free: Vec<u32>,
     /// How many numbers KVM takes, those of the pins among them.
     limit: u32,
 }
 
+/// What a number stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Route {
-    Free,
-    /// Stands for no message yet.
+pub(super) enum Route {
+    /// No message yet, or no more.
     Silent,
     Message(MsiMessage),
 }
@@ -29,38 +31,50 @@ impl Table {
     pub(super) fn new(limit: u32) -> Self {
         Self {
             routes: Vec::new(),
+            free: Vec::new(),
             limit,
         }
     }
 
     /// A number that nobody has.
     pub(super) fn take(&mut self) -> Option<u32> {
-        if let Some(place) = self.routes.iter().position(|route| *route == Route::Free) {
-            *self.routes.get_mut(place)? = Route::Silent;
-            return gsi(place);
+        if let Some(gsi) = self.free.pop() {
+            return Some(gsi);
         }
         let gsi = gsi(self.routes.len()).filter(|gsi| *gsi < self.limit)?;
         self.routes.push(Route::Silent);
         Some(gsi)
     }
 
+    /// Only what was [taken](Self::take), and once.
     pub(super) fn give_back(&mut self, gsi: u32) {
         if let Some(route) = self.at(gsi) {
-            *route = Route::Free;
+            *route = Route::Silent;
+            self.free.push(gsi);
         }
     }
 
-    /// What the number stood for.
-    pub(super) fn message(&mut self, gsi: u32) -> Option<MsiMessage> {
-        match self.at(gsi) {
-            Some(Route::Message(message)) => Some(*message),
-            _ => None,
+    /// Lets numbers stand for messages. Says what those that have changed stood for, in their order.
+    pub(super) fn set(&mut self, changes: impl Iterator<Item = (u32, MsiMessage)>) -> Vec<(u32, Route)> {
+        let mut former = Vec::new();
+        for (gsi, message) in changes {
+            if let Some(route) = self.at(gsi) {
+                let message = Route::Message(message);
+                let before = std::mem::replace(route, message);
+                if before != message {
+                    former.push((gsi, before));
+                }
+            }
         }
+        former
     }
 
-    pub(super) fn set(&mut self, gsi: u32, message: Option<MsiMessage>) {
-        if let Some(route) = self.at(gsi) {
-            *route = message.map_or(Route::Silent, Route::Message);
+    /// Takes [`set`](Self::set) back.
+    pub(super) fn restore(&mut self, former: Vec<(u32, Route)>) {
+        for (gsi, before) in former.into_iter().rev() {
+            if let Some(route) = self.at(gsi) {
+                *route = before;
+            }
         }
     }
 
@@ -91,7 +105,7 @@ impl Table {
                 };
                 Some(entry)
             }
-            Route::Free | Route::Silent => None,
+            Route::Silent => None,
         });
         pins.chain(older).chain(messages).collect()
     }
@@ -133,13 +147,32 @@ mod tests {
     fn numbers_begin_behind_the_pins_and_are_used_again() {
         let mut table = Table::new(26);
         assert_eq!([table.take(), table.take(), table.take()], [Some(24), Some(25), None]);
-        table.set(25, Some(MESSAGE));
+        assert_eq!(table.set([(25, MESSAGE)].into_iter()), [(25, Route::Silent)]);
         assert_eq!(table.entries().len(), 41, "only what delivers something");
         table.give_back(25);
-        assert_eq!((table.entries().len(), table.message(25)), (40, None));
+        assert_eq!(table.entries().len(), 40);
         assert_eq!(table.take(), Some(25));
-        assert_eq!(table.message(25), None, "nothing of its former owner");
-        table.set(7, Some(MESSAGE));
-        assert_eq!(table.message(7), None, "a pin is no message");
+        assert_eq!(table.entries().len(), 40, "nothing of its former owner");
+        assert_eq!(
+            table.set([(7, MESSAGE), (26, MESSAGE)].into_iter()),
+            [],
+            "a pin, and nobody's"
+        );
+    }
+
+    #[test]
+    fn what_does_not_change_is_no_change_and_a_change_can_be_taken_back() {
+        let mut table = Table::new(30);
+        let numbers: Vec<u32> = (0..3).filter_map(|_| table.take()).collect();
+        let other = MsiMessage { data: 7, ..MESSAGE };
+        let all = |message| numbers.iter().map(move |gsi| (*gsi, message));
+        assert_eq!(table.set(all(MESSAGE)).len(), 3);
+        assert_eq!(table.set(all(MESSAGE)), []);
+        let before = format!("{table:?}");
+        // One of them twice.
+        let former = table.set([(24, other), (25, other), (24, MsiMessage::default())].into_iter());
+        assert_eq!(former.len(), 3);
+        table.restore(former);
+        assert_eq!(format!("{table:?}"), before);
     }
 }

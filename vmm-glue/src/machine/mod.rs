@@ -49,6 +49,7 @@ pub struct Machine {
     memory: GuestMemory,
     payload: Payload,
     reboot: Reboot,
+    pci_node: Option<u32>,
     events: Arc<Events>,
     shared: Arc<Shared>,
     /// What the guest says, and the file that it goes to as soon as the machine runs.
@@ -96,11 +97,17 @@ impl Machine {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`] for a machine without processors or memory, or with more processors than it may have; [`ErrorKind::Malformed`] for more memory
+    /// [`ErrorKind::Invalid`] for a machine without processors or memory, with more processors than it may have, or with functions near
+    /// to no node of it; [`ErrorKind::Malformed`] for more memory
     /// than processors reach; KVM's own.
     pub fn new(spec: Spec, files: Files) -> Result<Self> {
         let invalid = |why| Error::new("make the machine", ErrorKind::Invalid(why));
         let topology = Topology::new(&spec.nodes).ok_or_else(|| invalid("a guest needs a processor"))?;
+        let nodes = spec.nodes.len();
+        let is_there = |node: u32| usize::try_from(node).is_ok_and(|node| node < nodes);
+        if spec.pci_node.is_some_and(|node| !is_there(node)) {
+            return Err(invalid("functions are near to a node that the guest does not have"));
+        }
         let vm = files.kvm.create_vm()?;
         let last = topology.vcpus().iter().map(|vcpu| vcpu.apic_id).max().unwrap_or(0);
         if last >= vm.max_vcpus() {
@@ -139,8 +146,13 @@ impl Machine {
         };
         let events = Arc::new(Events::new()?);
         listen(&events, &shared)?;
+        if spec.has_exit_port {
+            platform::insert_exit(&buses.ports, &shared.requests)?;
+        }
         let outbox = Arc::new(Outbox::new());
-        insert_com1(&vm, &buses.ports, &events, &outbox, files.console.input)?;
+        let edge = vm.irqs().edge(COM1_IRQ)?;
+        let interrupt = serial::Interrupt(Box::new(move || edge.signal()));
+        insert_com1(interrupt, &buses.ports, &events, &outbox, files.console.input)?;
         Ok(Self {
             vcpus,
             _ram: ram,
@@ -154,6 +166,8 @@ impl Machine {
                 command_line: spec.command_line,
             },
             reboot: spec.reboot,
+            // Tables say nothing of a single node.
+            pci_node: spec.pci_node.filter(|_| nodes > 1),
             events,
             shared,
             outbox,
@@ -169,10 +183,7 @@ impl Machine {
     ///
     /// [`ErrorKind::Occupied`] for a second hierarchy.
     pub fn connect(&mut self, root: &Arc<Root>, functions: Arc<dyn Plugged>) -> Result<()> {
-        let ecam = Ecam::new(Arc::clone(root));
-        self.buses.memory.insert(ECAM, Arc::new(ecam))?;
-        let mechanism = Mechanism1::new(Arc::clone(root));
-        platform::insert(&self.buses.ports, &self.shared.requests, Arc::new(mechanism))?;
+        insert_root(&self.buses.memory, &self.buses.ports, root, &self.shared.requests)?;
         self.buses.functions = Some(functions);
         let subordinate = |port: &Arc<Port>| {
             let mut bus = [0];
@@ -300,6 +311,7 @@ impl Machine {
             ram: self.memory.ram(),
             window_64: self.window_64(),
             last_bus: self.last_bus.unwrap_or(0),
+            pci_node: self.pci_node,
         };
         // A kernel that is a file of segments could lie over them: they come last.
         let entry = boot::load(&self.memory, &self.payload, acpi::PLACE.start)?;
@@ -329,6 +341,7 @@ impl Machine {
             match self.shared.requests.take() {
                 Some(Request::PowerOff) => return Ok(End::PoweredOff),
                 Some(Request::Reset) => return Ok(End::Reset),
+                Some(Request::Exit(status)) => return Ok(End::Exited(status)),
                 None => {}
             }
             if self.shared.has_ended.load(Ordering::Relaxed) {
@@ -357,10 +370,22 @@ fn listen(events: &Events, shared: &Arc<Shared>) -> Result<()> {
     Ok(())
 }
 
+/// Configuration space, by both of its ways, and the platform's ports among it.
+pub(crate) fn insert_root(memory: &Bus, ports: &Bus, root: &Arc<Root>, requests: &Arc<Requests>) -> Result<()> {
+    memory.insert(ECAM, Arc::new(Ecam::new(Arc::clone(root))))?;
+    let mechanism = Mechanism1::new(Arc::clone(root));
+    platform::insert(ports, requests, Arc::new(mechanism))
+}
+
 /// The serial port, and what feeds it.
-fn insert_com1(vm: &Vm, ports: &Bus, events: &Arc<Events>, outbox: &Arc<Outbox>, input: Option<OwnedFd>) -> Result<()> {
+pub(crate) fn insert_com1(
+    interrupt: serial::Interrupt,
+    ports: &Bus,
+    events: &Arc<Events>,
+    outbox: &Arc<Outbox>,
+    input: Option<OwnedFd>,
+) -> Result<()> {
     let drained = EventFd::new()?;
-    let interrupt = vm.irqs().edge(COM1_IRQ)?;
     let com1 = Arc::new(Com1::new(interrupt, Arc::clone(outbox), drained.try_clone()?));
     ports.insert(COM1.into()..u64::from(COM1 + serial::PORTS), Arc::<Com1>::clone(&com1))?;
     if let Some(input) = input {

@@ -11,12 +11,16 @@ use vfio_core::PageSize;
 pub struct Spec {
     /// Its memory and processors. The guest is told of nodes when there are several.
     pub nodes: Vec<Node>,
+    /// The one of them that its functions are near to.
+    pub pci_node: Option<u32>,
     /// What its memory is made of. Joined pages are the best that needs no preparation of the host.
     pub pages: PageSize,
     /// The kernel's command line.
     pub command_line: String,
     /// What a reset is.
     pub reboot: Reboot,
+    /// Whether the guest may end the machine with a status, by writing it to I/O port 0xF4.
+    pub has_exit_port: bool,
 }
 
 /// What happens when the guest resets its machine.
@@ -49,6 +53,8 @@ pub enum End {
     PoweredOff,
     /// The guest has reset it, by a triple fault at worst, and a reset is the [end](Reboot::End).
     Reset,
+    /// The guest is done, with this status.
+    Exited(u8),
     /// Somebody has [stopped](super::Handle::stop) it.
     Stopped,
 }

@@ -82,6 +82,12 @@ impl Outbox {
         self.changed.notify_all();
     }
 
+    /// All that waits, for nobody's file.
+    #[cfg(feature = "fake")]
+    pub(crate) fn take(&self) -> Vec<u8> {
+        self.state().bytes.drain(..).collect()
+    }
+
     /// The next bytes for the file; none at the end.
     fn next(&self, to: &mut Vec<u8>) {
         let empty = |state: &mut State| state.bytes.is_empty() && !state.is_closed;

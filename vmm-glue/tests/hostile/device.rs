@@ -1,42 +1,8 @@
-//! Bytes as a script, and the functions that it makes up.
+//! The functions that a script makes up.
 
+use crate::script::Script;
 use pci::{CapabilityId, ConfigSpace};
 use vmm_glue::view::{Device, Presentation, Unlisted};
-
-/// What is left of the input; zeros behind its end.
-pub(super) struct Script<'a>(pub(super) &'a [u8]);
-
-impl<'a> Script<'a> {
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    pub(super) fn byte(&mut self) -> u8 {
-        let (first, rest) = self.0.split_first().map_or((0, self.0), |(first, rest)| (*first, rest));
-        self.0 = rest;
-        first
-    }
-
-    pub(super) fn flag(&mut self) -> bool {
-        self.byte() & 1 != 0
-    }
-
-    pub(super) fn u16(&mut self) -> u16 {
-        u16::from_le_bytes([self.byte(), self.byte()])
-    }
-
-    pub(super) fn u32(&mut self) -> u32 {
-        u32::from_le_bytes([self.byte(), self.byte(), self.byte(), self.byte()])
-    }
-
-    /// Up to `most` bytes.
-    pub(super) fn bytes(&mut self, most: usize) -> &'a [u8] {
-        let len = usize::from(self.byte()) % (most + 1);
-        let (bytes, rest) = self.0.split_at(len.min(self.0.len()));
-        self.0 = rest;
-        bytes
-    }
-}
 
 const KNOWN: [u8; 8] = [0x01, 0x03, 0x05, 0x09, 0x10, 0x10, 0x11, 0x13];
 const KNOWN_EXTENDED: [u16; 10] = [0x01, 0x03, 0x0B, 0x0E, 0x0F, 0x10, 0x13, 0x15, 0x1B, 0x23];

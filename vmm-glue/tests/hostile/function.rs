@@ -1,7 +1,8 @@
 //! A function as its holder keeps it, who looks after every access whether he was told all.
 
-use super::device::{Script, device, presentation};
+use super::device::{device, presentation};
 use super::msix::Model;
+use crate::script::Script;
 use pci::{BarIndex, ConfigSpace};
 use std::ops::Range;
 use std::sync::Mutex;

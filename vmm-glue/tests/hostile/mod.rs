@@ -8,7 +8,7 @@ mod device;
 mod function;
 mod msix;
 
-use device::Script;
+use crate::script::Script;
 use function::Shown;
 use pci::RoutingId;
 use std::sync::{Arc, Mutex};
@@ -23,6 +23,10 @@ struct Messages(Mutex<Vec<MsiMessage>>);
 
 impl Irqs for Messages {
     fn route(&self) -> Result<Box<dyn Route>> {
+        Err(Error::new("route", ErrorKind::Unsupported("routes")))
+    }
+
+    fn set(&self, _: &[(&dyn Route, MsiMessage)]) -> Result<()> {
         Err(Error::new("route", ErrorKind::Unsupported("routes")))
     }
 

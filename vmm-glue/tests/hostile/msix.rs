@@ -1,6 +1,6 @@
 //! MSI-X as the specification puts it: a table of words, a row of bits, and two bits over all.
 
-use super::device::Script;
+use crate::script::Script;
 use vmm_glue::interrupt::MsiMessage;
 use vmm_glue::view::{ConfigView, Interrupts, Msix, Place, Vector};
 

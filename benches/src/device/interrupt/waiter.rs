@@ -76,7 +76,7 @@ pub(super) fn ways(how: How, events: &[EventFd; 2]) -> Result<Vec<Way<'_>>> {
         }
         How::Busy => (
             Box::new(move || {
-                while event.try_read()?.is_none() {}
+                while nonblocking.try_read()?.is_none() {}
                 Ok(())
             }),
             Box::new(move || {
@@ -90,21 +90,21 @@ pub(super) fn ways(how: How, events: &[EventFd; 2]) -> Result<Vec<Way<'_>>> {
             }),
         ),
     };
-    let (vector, of_raw) = match how {
+    let (vector, event) = match how {
         How::Busy => (1, nonblocking),
         How::Blocking | How::Epoll => (0, event),
     };
     Ok(vec![
         Way {
             name: "ours",
-            vector: 0,
+            vector,
             event,
             wait: ours,
         },
         Way {
             name: "raw",
             vector,
-            event: of_raw,
+            event,
             wait: raw,
         },
     ])

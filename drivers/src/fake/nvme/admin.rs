@@ -54,6 +54,9 @@ impl Controller {
             return Err(Status::INVALID_QUEUE_SIZE);
         }
         self.place(command, flags)?;
+        if self.in_buffer(command.prp1(), 16 * u64::from(size)) != (false, false) {
+            return Err(Status::INVALID_BUFFER);
+        }
         let has_interrupt = flags & 2 != 0;
         let vector = high16(flags);
         if has_interrupt && vector >= self.vector_limit() {
@@ -74,6 +77,11 @@ impl Controller {
             return Err(Status::INVALID_QUEUE_SIZE);
         }
         self.place(command, flags)?;
+        // All of it, or nothing (CMBLOC.CQMMS).
+        let (begins, ends) = self.in_buffer(command.prp1(), 64 * u64::from(size));
+        if begins != ends {
+            return Err(Status::INVALID_BUFFER);
+        }
         let completions = high16(flags);
         if completions == 0 || !self.completions.contains_key(&completions) {
             return Err(Status::NO_COMPLETION_QUEUE);

@@ -89,6 +89,7 @@ impl Status {
     pub(super) const SGL_LENGTH: Self = Self(0x0f).final_();
     pub(super) const SGL_METADATA_LENGTH: Self = Self(0x10).final_();
     pub(super) const SGL_TYPE: Self = Self(0x11).final_();
+    pub(super) const INVALID_BUFFER: Self = Self(0x12).final_();
     pub(super) const PRP_OFFSET: Self = Self(0x13).final_();
     pub(super) const SANITIZE_IN_PROGRESS: Self = Self(0x1d);
     pub(super) const LBA_RANGE: Self = Self(0x80).final_();

@@ -16,6 +16,8 @@ pub enum Fault {
     NeverStops,
     /// Its shutdown does not end.
     NeverShutDown,
+    /// It takes no address for its memory buffer (CMBSTS.CBAI), until the function is reset.
+    NeverTakesBuffer,
     /// All registers read as ones for so many pokes, and nothing is done; then it is as after a reset. `None` is for ever.
     AllOnes(Option<u64>),
     /// The completion has the identifier of no command.
@@ -142,7 +144,7 @@ impl Fault {
 
     /// Any fault of all.
     pub(super) fn random(chance: &mut Chance) -> Self {
-        match chance.below(20) {
+        match chance.below(21) {
             0 => Self::Fatal,
             1 => Self::NeverReady,
             2 => Self::NeverStops,
@@ -160,6 +162,7 @@ impl Fault {
             14 | 15 => Self::Status(Status(super::bytes::low16(super::bytes::low32(chance.next())) & 0x7fff)),
             16 | 17 => Self::Garbage,
             18 => Self::WrongPage(super::bytes::size(chance.below(16))),
+            19 => Self::NeverTakesBuffer,
             _ => Self::NeverShutDown,
         }
     }
@@ -168,7 +171,12 @@ impl Fault {
     pub(super) fn is_of_controller(self) -> bool {
         matches!(
             self,
-            Self::Fatal | Self::NeverReady | Self::NeverStops | Self::NeverShutDown | Self::AllOnes(_)
+            Self::Fatal
+                | Self::NeverReady
+                | Self::NeverStops
+                | Self::NeverShutDown
+                | Self::NeverTakesBuffer
+                | Self::AllOnes(_)
         )
     }
 }

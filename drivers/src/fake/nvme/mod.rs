@@ -199,6 +199,14 @@ impl Nvme {
         )
     }
 
+    /// Submission queues that are in the controller memory buffer.
+    #[must_use]
+    pub fn queues_in_buffer(&self) -> usize {
+        let controller = self.controller();
+        let queues = controller.submissions.values();
+        queues.filter(|queue| controller.in_buffer(queue.base, 1).0).count()
+    }
+
     /// Whether it says that it has failed (CSTS.CFS).
     #[must_use]
     pub fn is_fatal(&self) -> bool {

@@ -34,6 +34,8 @@ pub struct Options {
     pub abilities: Abilities,
     /// Bytes of the controller memory buffer in BAR 2; 0 for none.
     pub buffer: u64,
+    /// What CMBLOC and CMBSZ say of the buffer instead of the truth.
+    pub buffer_told: Option<(u32, u32)>,
     /// Asynchronous Event Requests at a time (AERL + 1).
     pub event_requests: u8,
     /// Bytes in all namespaces together.
@@ -106,6 +108,7 @@ impl Default for Options {
             seed: 1,
             abilities: Abilities::all(),
             buffer: 0,
+            buffer_told: None,
             event_requests: 4,
             capacity: 16 << 30,
             formats: vec![format(512, 0), format(4096, 0), format(512, 8), format(4096, 64)],

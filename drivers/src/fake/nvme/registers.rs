@@ -41,6 +41,7 @@ bitflags::bitflags! {
         const READY = 1;
         const STOPS = 2;
         const SHUTS_DOWN = 4;
+        const TAKES_BUFFER = 8;
     }
 }
 
@@ -88,13 +89,19 @@ impl Controller {
             0x2c => high32(registers.asq),
             0x30 => low32(registers.acq),
             0x34 => high32(registers.acq),
-            // BAR 2 from its beginning; counted in units of 4 KiB, for submission queues, PRPs and data both ways.
-            0x38 if self.has_visible_buffer() => 2 | 1 << 3 | 1 << 4 | 1 << 5,
-            0x3c if self.has_visible_buffer() => low32(self.options.buffer >> 12) << 12 | 1 | 1 << 2 | 1 << 3 | 1 << 4,
+            0x38 if self.has_visible_buffer() => self.buffer_told().0,
+            0x3c if self.has_visible_buffer() => self.buffer_told().1,
             0x50 => low32(registers.cmbmsc),
             0x54 => high32(registers.cmbmsc),
+            0x58 => u32::from(registers.cmbmsc & 3 == 3 && registers.never.contains(Never::TAKES_BUFFER)),
             _ => 0,
         }
+    }
+
+    /// BAR 2 from its beginning; counted in units of 4 KiB, for submission queues, PRPs and data both ways.
+    fn buffer_told(&self) -> (u32, u32) {
+        let size = low32(self.options.buffer >> 12) << 12 | 1 | 1 << 2 | 1 << 3 | 1 << 4;
+        self.options.buffer_told.unwrap_or((2, size))
     }
 
     /// Its buffer's place is told once the host has asked for it (CMBMSC.CRE).
@@ -131,6 +138,9 @@ impl Controller {
 
     fn set_register(&mut self, offset: u64, value: u32) {
         let is_enabled = self.registers.cc & ENABLE != 0;
+        if matches!(offset, 0x50 | 0x54) && self.has_queue_in_buffer() {
+            return self.mistake("CMBMSC is written while the buffer has a queue".to_owned());
+        }
         let registers = &mut self.registers;
         match offset {
             0x0c => registers.masked |= value,
@@ -203,6 +213,7 @@ impl Controller {
             Fault::NeverReady => self.registers.never |= Never::READY,
             Fault::NeverStops => self.registers.never |= Never::STOPS,
             Fault::NeverShutDown => self.registers.never |= Never::SHUTS_DOWN,
+            Fault::NeverTakesBuffer => self.registers.never |= Never::TAKES_BUFFER,
             Fault::AllOnes(pokes) => {
                 self.registers.ones = Some(pokes.map(|pokes| self.pokes.saturating_add(pokes)));
             }
@@ -314,8 +325,24 @@ impl Controller {
 
     /// Where the controller memory buffer is in the controller's address space (CMBMSC.CBA), if it is there (CMSE).
     pub(super) fn buffer_at(&self) -> Option<u64> {
-        let is_on = self.registers.cmbmsc & 3 == 3 && self.options.buffer != 0;
+        let is_on = self.registers.cmbmsc & 3 == 3
+            && self.options.buffer != 0
+            && !self.registers.never.contains(Never::TAKES_BUFFER);
         is_on.then_some(self.registers.cmbmsc & !0xfff)
+    }
+
+    /// Whether memory begins in the controller memory buffer; and whether it ends there, too.
+    pub(super) fn in_buffer(&self, at: u64, len: u64) -> (bool, bool) {
+        let Some(start) = self.buffer_at() else {
+            return (false, false);
+        };
+        let is_inside = |at: u64| at >= start && at - start < self.options.buffer;
+        (is_inside(at), is_inside(at.saturating_add(len.saturating_sub(1))))
+    }
+
+    fn has_queue_in_buffer(&self) -> bool {
+        let mut queues = self.submissions.values();
+        queues.any(|queue| self.in_buffer(queue.base, 1).0)
     }
 
     /// Bytes from a doorbell to the next.

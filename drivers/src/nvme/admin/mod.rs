@@ -11,6 +11,7 @@ mod numbers;
 use super::doorbell::Shadow;
 use super::epoch::{Epoch, Moment, State};
 use super::function::{Function, fatal};
+use super::memory_buffer::Buffer;
 use super::shared::Admin;
 use super::spec::identify::IdentifyController;
 use super::spec::{DataPointer, Opcode, Sqe};
@@ -223,11 +224,10 @@ impl<B: Backing> Administration<B> {
 
     /// In which run a command can be submitted now. A controller that is asked back takes what ends its queues, and nothing else.
     fn admit(&self, step: &'static str, opcode: Opcode) -> Result<Moment> {
-        let gone = |()| self.failed(step, ErrorKind::Gone);
         match self.function.backing.removal().presence() {
             Presence::Present => {}
             Presence::AskedBack if matches!(opcode, Opcode::DELETE_SQ | Opcode::DELETE_CQ | Opcode::ABORT) => {}
-            _ => return Err(gone(())),
+            _ => return Err(self.failed(step, ErrorKind::Gone)),
         }
         if self.epoch.current().state() == State::Resetting {
             drop(lock(&self.resetting));
@@ -235,12 +235,17 @@ impl<B: Backing> Administration<B> {
         let run = self.epoch.current();
         match run.state() {
             State::Running => Ok(run),
-            State::Gone => Err(gone(())),
-            State::Resetting | State::Stopped => {
-                let reason = "it is shut down, or could not be reset";
-                Err(self.failed(step, ErrorKind::Failed(reason.into())))
-            }
+            state => Err(self.not_running(step, state)),
         }
+    }
+
+    /// Why nothing can be asked of a controller that is in this state for good.
+    fn not_running(&self, step: &'static str, state: State) -> crate::Error {
+        let kind = match state {
+            State::Gone => ErrorKind::Gone,
+            _ => ErrorKind::Failed("it is shut down, or could not be reset".into()),
+        };
+        self.failed(step, kind)
     }
 
     /// The next event, if there is one.
@@ -346,6 +351,14 @@ impl<B: Backing> Admin for Administration<B> {
         number.ok_or_else(|| self.too_many(&numbers))
     }
 
+    fn memory_buffer(&self) -> Result<Arc<Buffer>> {
+        let _turn = lock(&self.resetting);
+        match self.epoch.current().state() {
+            State::Running => self.function.memory_buffer(),
+            state => Err(self.not_running("controller memory buffer", state)),
+        }
+    }
+
     fn take_completions(&self) {
         self.with_commands(|commands| self.drain(commands));
     }
@@ -360,11 +373,7 @@ impl<B: Backing> Admin for Administration<B> {
         match now.state() {
             State::Running if now.is_reset_since(seen) => Ok(()),
             State::Running => self.restart(reason),
-            State::Gone => Err(self.failed("reset", ErrorKind::Gone)),
-            State::Resetting | State::Stopped => {
-                let why = "it is shut down, or could not be reset";
-                Err(self.failed("reset", ErrorKind::Failed(why.into())))
-            }
+            state => Err(self.not_running("reset", state)),
         }
     }
 
@@ -397,6 +406,10 @@ impl<B: Backing> Admin for Handle<B> {
 
     fn exchange_queue(&self, id: u16) -> Result<u16> {
         self.0.exchange_queue(id)
+    }
+
+    fn memory_buffer(&self) -> Result<Arc<Buffer>> {
+        self.0.memory_buffer()
     }
 
     fn take_completions(&self) {

@@ -30,6 +30,9 @@ pub struct QueueOptions {
     /// Keep what is needed to submit commands again after a reset ([`Policy::Replay`](super::Policy::Replay)): 64 more bytes are stored for
     /// each.
     pub can_replay: bool,
+    /// Keep the submission queue in the controller memory buffer, of a controller that takes it there (CMBSZ.SQS): a command is stored over the bus
+    /// then, eight writes for each, and the controller fetches it without going to memory.
+    pub submission_in_buffer: bool,
 }
 
 /// How a queue hears of completions.
@@ -67,6 +70,7 @@ impl Default for QueueOptions {
             form: DataForm::Shortest,
             timeout: TIMEOUT,
             can_replay: false,
+            submission_in_buffer: false,
         }
     }
 }
@@ -109,10 +113,15 @@ impl<B: Backing, T: Payload> QueuePair<B, T> {
         let (space, page) = (shared.backing.space(), limits.page_bytes);
         let lists =
             Lists::new(space, options.depth, page, transfer_bytes, (limits.sgl, options.form)).map_err(failed)?;
+        let buffer = options.submission_in_buffer.then(|| shared.admin.memory_buffer());
+        let buffer = buffer.transpose()?;
         let id = shared.admin.take_queue()?;
         let made = (|| {
             let doorbell = doorbell(shared, id, Side::Submission)?;
-            let sq = SubmissionRing::new(space, page, options.depth + 1, doorbell)?;
+            let sq = match &buffer {
+                Some(buffer) => SubmissionRing::in_buffer(buffer, options.depth + 1, doorbell)?,
+                None => SubmissionRing::new(space, page, options.depth + 1, doorbell)?,
+            };
             let doorbell = self::doorbell(shared, id, Side::Completion)?;
             Ok((sq, CompletionRing::new(space, page, completions, doorbell)?))
         })();

@@ -7,6 +7,7 @@ use clap_complete::engine::ArgValueCompleter;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use vfio_core::VfToken;
 
 /// Gives a function to a guest.
 #[derive(Debug, Args)]
@@ -23,6 +24,9 @@ pub(crate) struct Assign {
     /// Of QEMU: plug it in here, instead of into the first free port
     #[arg(long, value_name = "BUS")]
     pub(crate) bus: Option<String>,
+    /// Of QEMU and sriovctl: open a VF of a PF on vfio-pci, or that PF, with this VF token
+    #[arg(long, value_name = "UUID")]
+    pub(crate) vf_token: Option<VfToken>,
     /// Of libvirt: use this virsh
     #[arg(long, value_name = "FILE", default_value = "virsh", hide_short_help = true)]
     pub(crate) virsh: PathBuf,

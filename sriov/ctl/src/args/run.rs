@@ -8,6 +8,13 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use vfio_core::VfToken;
+
+mod device;
+mod numa;
+
+pub(crate) use device::{Device, Place};
+pub(crate) use numa::{Numa, NumaNode};
 
 /// Boots a guest.
 #[derive(Debug, Args)]
@@ -15,9 +22,17 @@ pub(crate) struct Run {
     /// Functions, already on vfio-pci
     #[arg(value_name = "SELECTOR", required_unless_present_any = ["device", "control"], add = ArgValueCompleter::new(complete::functions))]
     pub(crate) functions: Vec<Selector>,
-    /// A function, as one that is named without this
-    #[arg(long, value_name = "SELECTOR", add = ArgValueCompleter::new(complete::functions))]
-    pub(crate) device: Vec<Selector>,
+    /// A function, as one that is named without this, and how the guest has it
+    ///
+    /// slot=SLOT[.FUNCTION] says where: slot 1 to 31 and function 0 to 7 of it, which is 0000:SLOT:00.FUNCTION in the guest. Several functions in one slot are
+    /// one device. Without, each gets the first free slot. token=UUID is its VF token.
+    #[arg(long, value_name = "SELECTOR[,slot=SLOT.FUNCTION][,token=UUID]", add = ArgValueCompleter::new(complete::functions))]
+    pub(crate) device: Vec<Device>,
+    /// Open VFs of a PF on vfio-pci, and that PF, with this VF token
+    ///
+    /// The kernel lets nobody at a VF whose PF user space has, unless with the token that the user of the PF has set.
+    #[arg(long, value_name = "UUID")]
+    pub(crate) vf_token: Option<VfToken>,
     /// Run the guest with this
     #[arg(long, value_name = "NAME", value_enum, default_value_t = VmmName::Own)]
     pub(crate) vmm: VmmName,
@@ -30,12 +45,19 @@ pub(crate) struct Run {
     /// And this kernel command line
     #[arg(long, value_name = "TEXT", requires = "kernel")]
     pub(crate) append: Option<OsString>,
-    /// Give the guest so much memory; suffixes K, M, G and T are powers of 1024
-    #[arg(long, value_name = "SIZE", default_value = "1G")]
-    pub(crate) memory: MemorySize,
-    /// Give the guest so many CPUs
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
-    pub(crate) cpus: u16,
+    /// Give the guest so much memory, 1G without; suffixes K, M, G and T are powers of 1024
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory: Option<MemorySize>,
+    /// Give the guest so many CPUs, 1 without
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=254))]
+    pub(crate) cpus: Option<u16>,
+    /// Give the guest so many NUMA nodes, or one of these CPUs and this memory; may be repeated
+    ///
+    /// With a number, or where cpus and memory are left out, nodes share CPUs and memory evenly. cpus=FIRST-LAST follows those of the node before. memory=SIZE
+    /// is of every node or of none. host=NODE takes the memory from a node of the host as long as that has any. The guest is told which node
+    /// its functions are near to when all of them are near to a node of the host that one of the guest's has.
+    #[arg(long, value_name = "N|[cpus=FIRST-LAST][,memory=SIZE][,host=NODE]")]
+    pub(crate) numa: Vec<Numa>,
     /// Take reserved huge pages of this size for the guest's memory
     #[arg(long, value_name = "SIZE", value_enum)]
     pub(crate) hugepages: Option<HugePages>,
@@ -45,6 +67,9 @@ pub(crate) struct Run {
     /// Listen here for sriovctl assign and unassign
     #[arg(long, value_name = "SOCKET")]
     pub(crate) control: Option<PathBuf>,
+    /// Let the guest end with an exit code, which it writes to I/O port 0xF4
+    #[arg(long)]
+    pub(crate) exit_port: bool,
     /// Leave the guest's process the rights of root
     #[arg(long)]
     pub(crate) no_sandbox: bool,
@@ -52,7 +77,7 @@ pub(crate) struct Run {
     #[arg(long, value_name = "NAME", default_value = "kvm", value_parser = ["kvm", "tcg"])]
     pub(crate) accel: String,
     /// Of QEMU: use this one; a script must execute it in its own place (exec)
-    #[arg(long, value_name = "FILE", default_value = "qemu-system-x86_64")]
+    #[arg(long, value_name = "FILE", default_value = QEMU)]
     pub(crate) qemu: PathBuf,
     /// The kernel interface to use
     #[arg(long, value_name = "NAME", value_enum, default_value_t = Interface::Auto)]
@@ -67,6 +92,9 @@ pub(crate) struct Run {
     #[arg(last = true, value_name = "ARGS")]
     pub(crate) extra: Vec<OsString>,
 }
+
+/// The QEMU that is used unless another one is named.
+pub(crate) const QEMU: &str = "qemu-system-x86_64";
 
 /// What runs a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -3,7 +3,7 @@
 //! Each VMM is a [`Vmm`]: what would be said to it, and saying it. What it says it did is looked for in what it lists afterwards, and after a removal
 //! also in `/proc`: only then can the host use the function again.
 
-use super::{emit, ready};
+use super::{emit, ready, token};
 use crate::args::{Assign, Target, TargetKind, Unassign};
 use crate::column::Need;
 use crate::exit::Exit;
@@ -12,7 +12,7 @@ use crate::output::{Output, SCHEMA_VERSION};
 use crate::request::Settings;
 use crate::selector;
 use crate::snapshot::Snapshot;
-use pci::{Bdf, GroupId, Sysfs};
+use pci::{Bdf, Fields, GroupId, Sysfs};
 use rustix::event::{Timespec, poll};
 use serde::Serialize;
 use serde_json::Value;
@@ -21,6 +21,7 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+use vfio_core::VfToken;
 
 mod cloud_hypervisor;
 mod http;
@@ -42,6 +43,10 @@ struct Gift {
     /// Its character device; there is none without iommufd.
     node: String,
     group: GroupId,
+    /// What it is opened with.
+    token: Option<VfToken>,
+    /// The other functions of its group.
+    siblings: Vec<Bdf>,
 }
 
 /// What the VMM made of it, as far as it says.
@@ -81,8 +86,12 @@ trait Vmm {
     fn removal_steps(&self, bdf: Bdf) -> Vec<Step>;
     /// Gives the guest a function, and sees that it has it.
     fn assign(&mut self, gift: &Gift) -> Result<Given, Failure>;
+    /// Whether it was told to take a function and has not refused: a failure says nothing then of what it does.
+    fn is_told(&self) -> bool;
     /// Takes a function back, with the guest's consent, and sees that the VMM has it no more.
     fn unassign(&mut self, bdf: Bdf) -> Result<(), Failure>;
+    /// Whether the guest has a function.
+    fn has(&mut self, bdf: Bdf) -> Result<bool, Failure>;
 }
 
 /// Gives a function to a guest.
@@ -93,13 +102,19 @@ pub(crate) fn assign(args: &Assign, settings: &Settings, output: &mut Output) ->
             "--bus is for qemu: other VMMs choose the place themselves",
         ));
     }
+    if args.vf_token.is_some() && !matches!(args.to.kind, TargetKind::Qemu | TargetKind::Sriovctl) {
+        let name = args.to.kind.name();
+        return Err(Failure::usage(format!(
+            "--vf-token is for qemu and sriovctl: {name} cannot be told one"
+        )));
+    }
     let mut vmm = vmm(&args.to, args.bus.clone(), &args.virsh, args.timeout);
     // Asked before the machine is looked at: what it holds meanwhile is no news.
     let peer = match args.dry_run {
         true => None,
         false => vmm.peer()?,
     };
-    let need = Snapshot::FREE | Need::fields(args.function.fields());
+    let need = Snapshot::FREE | Need::fields(Fields::SRIOV | args.function.fields());
     let snapshot = Snapshot::read(&settings.sysfs, need)?;
     let bdf = selector::resolve_one(&args.function, &snapshot.topology, &settings.sysfs)?;
     let function = snapshot
@@ -107,6 +122,7 @@ pub(crate) fn assign(args: &Assign, settings: &Settings, output: &mut Output) ->
         .function(bdf)
         .ok_or_else(|| Failure::internal("a selected function is missing"))?;
     let group = ready::check(&snapshot, function, "assign", peer)?;
+    let token = token::choose(&snapshot.topology, function, args.vf_token, None, "assign")?;
     let backend = emit::backend(&settings.sysfs, function, args.interface);
     let node = emit::node(function);
     if backend == Backend::Iommufd && node.is_none() {
@@ -121,6 +137,8 @@ pub(crate) fn assign(args: &Assign, settings: &Settings, output: &mut Output) ->
         is_demanded: args.interface != crate::args::Interface::Auto,
         node: format!("/dev/vfio/devices/vfio{}", node.unwrap_or_default()),
         group,
+        token,
+        siblings: siblings(&snapshot, bdf),
     };
     let mut report = Report::new(bdf, &args.to, vmm.steps(&gift));
     report.interface = Some(emit::name(backend));
@@ -128,7 +146,13 @@ pub(crate) fn assign(args: &Assign, settings: &Settings, output: &mut Output) ->
         return report.dry_run(output);
     }
     snapshot.note_what_was_not_seen(output);
-    let given = vmm.assign(&gift).map_err(|failure| on(failure, bdf))?;
+    let given = vmm.assign(&gift).map_err(|failure| {
+        let failure = on(failure, bdf);
+        match vmm.is_told() {
+            true => unsure(failure, &args.to),
+            false => failure,
+        }
+    })?;
     report.interface = given.backend.map(emit::name);
     report.id = given.id;
     report.guest_address = given.address;
@@ -147,12 +171,11 @@ pub(crate) fn unassign(args: &Unassign, settings: &Settings, output: &mut Output
         return report.dry_run(output);
     }
     vmm.unassign(bdf).map_err(|failure| on(failure, bdf))?;
-    wait_until_free(
-        &settings.sysfs,
-        &snapshot,
-        bdf,
-        start + Duration::from_secs(args.timeout),
-    )?;
+    // One that cannot be asked may have another function of the group, and keep it open.
+    let mut siblings = siblings(&snapshot, bdf).into_iter();
+    let keeps_group = siblings.any(|sibling| vmm.has(sibling).unwrap_or(true));
+    let deadline = start + Duration::from_secs(args.timeout);
+    wait_until_free(&settings.sysfs, &snapshot, bdf, keeps_group, deadline)?;
     report.finish(start, "unassigned", output)
 }
 
@@ -167,14 +190,39 @@ fn vmm(target: &Target, bus: Option<String>, virsh: &std::path::Path, timeout: u
     }
 }
 
-/// The VMM closes the function after it has said that it is gone.
-fn wait_until_free(sysfs: &Sysfs, snapshot: &Snapshot, bdf: Bdf, deadline: Instant) -> Result<(), Failure> {
+/// What is in one group with a function.
+fn siblings(snapshot: &Snapshot, bdf: Bdf) -> Vec<Bdf> {
+    let function = snapshot.topology.function(bdf);
+    let id = function.and_then(|function| function.iommu_group.as_ref().ok().copied().flatten());
+    let group = id.and_then(|id| snapshot.topology.group(id));
+    let members = group.into_iter().flat_map(|group| &group.functions).copied();
+    members.filter(|member| *member != bdf).collect()
+}
+
+/// A failure of a VMM that was told to take a function.
+fn unsure(mut failure: Failure, to: &Target) -> Failure {
+    let bdf = failure.device.map(|bdf| bdf.to_string()).unwrap_or_default();
+    failure.message += "; the guest may have it, or get it yet";
+    failure.fix(format!(
+        "see whether somebody holds it: sriovctl status; take it back: sriovctl unassign {bdf} --from {}:{}",
+        to.kind.name(),
+        to.name
+    ))
+}
+
+/// The VMM closes the function after it has said that it is gone, and the group with its last function.
+fn wait_until_free(
+    sysfs: &Sysfs,
+    snapshot: &Snapshot,
+    bdf: Bdf,
+    keeps_group: bool,
+    deadline: Instant,
+) -> Result<(), Failure> {
     let before = snapshot.holders_of(bdf);
     let mut pause = Pause::until(deadline);
     loop {
         let mut held_by = Holders::scan(sysfs).of(bdf);
-        // Another function of its group may keep the group.
-        held_by.retain(|holder| before.contains(holder) && !is_group(&holder.path));
+        held_by.retain(|holder| before.contains(holder) && !(keeps_group && is_group(&holder.path)));
         if held_by.is_empty() {
             return Ok(());
         }
@@ -224,6 +272,13 @@ fn wire_failure(step: &str, error: &io::Error) -> Failure {
         _ => (Exit::Failed, "connection", error.to_string()),
     };
     Failure::new(exit, kind, message).step(step)
+}
+
+/// The kind of failure of a VMM that was asked and has not done it.
+const REFUSED: &str = "refused";
+
+fn is_refused<T>(outcome: &Result<T, Failure>) -> bool {
+    outcome.as_ref().is_err_and(|failure| failure.kind == REFUSED)
 }
 
 /// A failure, with the exit code that its kind has.

@@ -13,6 +13,7 @@ mod ready;
 mod run;
 mod show;
 mod status;
+mod token;
 mod tree;
 mod util;
 pub(crate) mod vm;

@@ -1,7 +1,7 @@
 //! `run`: boots a guest that has functions, in a VMM of this program's own or in QEMU.
 
-use super::{emit, guest, ready};
-use crate::args::{Interface, Run, VmmName};
+use super::{emit, guest, ready, token};
+use crate::args::{Device, Interface, Place, Run, VmmName};
 use crate::column::Need;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
@@ -9,16 +9,19 @@ use crate::output::{Output, SCHEMA_VERSION};
 use crate::request::Settings;
 use crate::selector;
 use crate::snapshot::Snapshot;
-use pci::{Bdf, GroupId};
+use pci::{Bdf, Fields, GroupId};
 use serde::Serialize;
 use sriov::Backend;
 use std::io::{self, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
+use vfio_core::VfToken;
 
 mod child;
+mod nodes;
 mod own;
+mod places;
 mod qemu;
 mod terminal;
 
@@ -31,6 +34,11 @@ struct Given {
     group: GroupId,
     /// N of its `vfioN`.
     node: Option<u32>,
+    /// The node of the host that it is near to.
+    numa: Option<u32>,
+    /// Where in the guest it goes, if that matters.
+    place: Option<Place>,
+    token: Option<VfToken>,
 }
 
 /// Checks that the guest can have the functions, and boots it.
@@ -42,15 +50,16 @@ pub(crate) fn run(args: &Run, settings: &Settings, output: &mut Output) -> Outco
         }
         VmmName::Own => own::check(args)?,
     }
-    let selectors: Vec<_> = args.functions.iter().chain(&args.device).cloned().collect();
-    let fields = selectors
-        .iter()
-        .fold(pci::Fields::empty(), |fields, selector| fields | selector.fields());
+    let named = args.functions.iter().cloned().map(Device::from);
+    let devices: Vec<_> = named.chain(args.device.iter().cloned()).collect();
+    let fields = devices.iter().fold(Fields::NUMA | Fields::SRIOV, |fields, device| {
+        fields | device.selector.fields()
+    });
     let snapshot = Snapshot::read(&settings.sysfs, Snapshot::FREE | Need::fields(fields))?;
     let mut functions: Vec<Given> = Vec::new();
     let mut backends = Vec::new();
-    for selector in &selectors {
-        let bdf = selector::resolve_one(selector, &snapshot.topology, &settings.sysfs)?;
+    for device in &devices {
+        let bdf = selector::resolve_one(&device.selector, &snapshot.topology, &settings.sysfs)?;
         if functions.iter().any(|given| given.bdf == bdf) {
             return Err(Failure::usage(format!("{bdf} is named twice")));
         }
@@ -59,9 +68,20 @@ pub(crate) fn run(args: &Run, settings: &Settings, output: &mut Output) -> Outco
             .function(bdf)
             .ok_or_else(|| Failure::internal("a selected function is missing"))?;
         let group = ready::check(&snapshot, function, "run", None)?;
-        let node = emit::node(function);
+        let token = token::choose(&snapshot.topology, function, device.token, args.vf_token, "run")?;
         backends.push(emit::backend(&settings.sysfs, function, args.interface));
-        functions.push(Given { bdf, group, node });
+        functions.push(Given {
+            bdf,
+            group,
+            node: emit::node(function),
+            numa: function.numa_node.as_ref().ok().copied().flatten(),
+            place: device.place,
+            token,
+        });
+    }
+    if args.vf_token.is_some() && functions.iter().all(|given| given.token.is_none()) {
+        let failure = Failure::usage("--vf-token: none of the functions takes a VF token");
+        return Err(failure.fix("leave it out: it is for VFs of a PF on a VFIO driver, and for PFs"));
     }
     // One for all: iommufd where every one of them has it.
     let has_iommufd = || {
@@ -80,7 +100,10 @@ pub(crate) fn run(args: &Run, settings: &Settings, output: &mut Output) -> Outco
     }
     match args.vmm {
         VmmName::Qemu => qemu::run(args, &functions, backend, output),
-        VmmName::Own => own::run(args, &functions, backend, output),
+        VmmName::Own => {
+            let nodes = nodes::plan(args, nodes::of_host(&settings.sysfs).as_deref())?;
+            own::run(args, nodes, &places::arrange(&functions)?, backend, output)
+        }
     }
 }
 
@@ -104,8 +127,9 @@ fn finish(
             let message = format!("the guest did not end within {seconds} s and was killed");
             return Err(refuse(Exit::Failed, "timed_out", message).fix("give it more time with --timeout"));
         }
-        Ended::Signal(signal) => {
-            let message = "interrupted, and the guest was ended".to_owned();
+        Ended::Signal { signal, was_killed } => {
+            let how = if was_killed { "killed" } else { "ended" };
+            let message = format!("interrupted, and the guest was {how}");
             let exit = Exit::Guest(u8::try_from(128 + signal).unwrap_or(u8::MAX));
             return Err(refuse(exit, "interrupted", message));
         }

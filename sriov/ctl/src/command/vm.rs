@@ -8,10 +8,12 @@ use crate::args::VmProcess;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::output::Output;
+use crate::progress::Progress;
 use pci::GroupId;
+use rustix::net::sockopt::socket_peercred;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 use rustix::process::{
-    Gid, Pid, Resource, Rlimit, Signal, Uid, getppid, getrlimit, set_parent_process_death_signal, setrlimit,
+    Gid, Pid, Resource, Rlimit, Signal, Uid, geteuid, getppid, getrlimit, set_parent_process_death_signal, setrlimit,
 };
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use serde::{Deserialize, Serialize};
@@ -24,18 +26,18 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use vfio_core::iommufd::Iommufd;
-use vfio_core::{CdevFile, Container, ContainerPath, Group, PageSize};
+use vfio_core::{CdevFile, Container, ContainerPath, Group, NumaNode, PageSize};
 use vmm_glue::control::serve;
 use vmm_glue::dma::locked_bytes;
 use vmm_glue::functions::{self, Backend, Controlled, DmaOptions, Functions, Opened, Parts};
 use vmm_glue::kvm::Kvm;
-use vmm_glue::machine::{Console, Files, Machine, Plugged, Reboot};
+use vmm_glue::machine::{Console, End, Files, Machine, Plugged, Reboot};
 use vmm_glue::sandbox::{self, Enclosure, Left};
 
 /// Its name on the command line.
 pub(crate) const NAME: &str = "vm-process";
-/// Most descriptors that come with a guest.
-pub(crate) const FILES: usize = 64;
+/// Most descriptors that come with a guest, as many as the kernel passes on at once (`SCM_MAX_FD`).
+pub(crate) const FILES: usize = 253;
 /// Longest line in bytes.
 const LINE: u64 = 1 << 20;
 /// The user and the group of nobody (`/proc/sys/kernel/overflowuid`).
@@ -55,19 +57,31 @@ const FREE_SLOTS: u8 = 4;
 )]
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Spec {
-    pub(crate) memory_bytes: u64,
-    pub(crate) cpus: u32,
+    pub(crate) nodes: Vec<Node>,
+    /// The node that all functions are near to.
+    pub(crate) pci_node: Option<u32>,
     /// Reserved pages of this size.
     pub(crate) huge_pages_mib: Option<u32>,
     /// The kernel's command line.
     pub(crate) append: String,
     pub(crate) is_iommufd: bool,
-    pub(crate) devices: Vec<Device>,
+    /// The functions of each slot.
+    pub(crate) slots: Vec<Vec<Device>>,
     pub(crate) pin: Pin,
     pub(crate) has_initrd: bool,
     pub(crate) has_input: bool,
     pub(crate) has_control: bool,
+    pub(crate) has_exit_port: bool,
     pub(crate) is_sandboxed: bool,
+}
+
+/// A NUMA node.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Node {
+    pub(crate) memory_bytes: u64,
+    pub(crate) cpus: u32,
+    /// The node of the host that its memory comes from.
+    pub(crate) host: Option<u32>,
 }
 
 /// A function.
@@ -77,6 +91,9 @@ pub(crate) struct Device {
     pub(crate) group: u32,
     /// Not for the second function of a group.
     pub(crate) has_file: bool,
+    /// A VF token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) token: Option<String>,
 }
 
 /// As `--pin` has it.
@@ -91,6 +108,7 @@ pub(crate) enum Pin {
 /// Runs the guest to its end.
 pub(crate) fn run(args: &VmProcess, output: &mut Output) -> Outcome {
     end_with(args.parent)?;
+    let owner = geteuid();
     let stop = heed_signals().map_err(|error| io_failure("take signals", &error))?;
     take_descriptors();
     let (spec, files) = receive().map_err(|error| io_failure("receive the guest", &error))?;
@@ -104,8 +122,7 @@ pub(crate) fn run(args: &VmProcess, output: &mut Output) -> Outcome {
         true => Backend::Iommufd(Iommufd::from_fd(next()?)),
         false => Backend::Type1(Container::from_fd(next()?, ContainerPath::Vfio)),
     };
-    let mut slots = Vec::new();
-    for device in &spec.devices {
+    let mut opened = |device: &Device| {
         let bdf = device
             .bdf
             .parse()
@@ -115,8 +132,12 @@ pub(crate) fn run(args: &VmProcess, output: &mut Output) -> Outcome {
             (true, true) => functions::File::Device(CdevFile::from_fd(next()?, Some(bdf))),
             (true, false) => functions::File::Group(Group::from_fd(next()?, Some(GroupId(device.group)))),
         };
-        slots.push(vec![Opened { bdf, file, token: None }]);
-    }
+        let token = device.token.as_deref().map(str::parse).transpose();
+        let token = token.map_err(|_error| Failure::internal("not a VF token"))?;
+        Ok::<_, Failure>(Opened { bdf, file, token })
+    };
+    let slots = spec.slots.iter().map(|slot| slot.iter().map(&mut opened).collect());
+    let slots: Vec<Vec<Opened>> = slots.collect::<Result<_, _>>()?;
     let console = Console {
         output: next()?,
         input: spec.has_input.then(&mut next).transpose()?,
@@ -151,12 +172,16 @@ pub(crate) fn run(args: &VmProcess, output: &mut Output) -> Outcome {
             },
             threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
         },
-        free_slots: if spec.has_control { FREE_SLOTS } else { 0 },
+        free_slots: if spec.has_control { free_slots(slots.len()) } else { 0 },
         shown: vmm_glue::assigned::Options::default(),
         are_peers: true,
     };
-    let functions = Functions::new(parts, options, backend, slots, &mut |_, _| ()).map_err(failure)?;
-    let functions = Arc::new(functions);
+    let mut progress = Progress::new("memory for the functions", output.talks_to_terminal());
+    let functions = Functions::new(parts, options, backend, slots, &mut |done, total| {
+        progress.tell(done, total);
+    });
+    drop(progress);
+    let functions = Arc::new(functions.map_err(failure)?);
     let plugged: Arc<dyn Plugged> = Arc::<Functions>::clone(&functions);
     machine.connect(functions.root(), plugged).map_err(failure)?;
     let handle = machine.handle();
@@ -166,7 +191,6 @@ pub(crate) fn run(args: &VmProcess, output: &mut Output) -> Outcome {
         let _fails = (&stopping).read(&mut [0]).is_err() || handle.stop().is_err();
     };
     machine.events().add(stop, on_stop).map_err(failure)?;
-    functions.watch(machine.events()).map_err(failure)?;
     if spec.is_sandboxed {
         let left = if spec.has_control { Left::Sys } else { Left::Nothing };
         confine(locked, left, args.parent, output)?;
@@ -176,7 +200,9 @@ pub(crate) fn run(args: &VmProcess, output: &mut Output) -> Outcome {
         let running = Controlled::new(functions, machine.handle());
         // Ends with the process.
         drop(std::thread::spawn(move || {
-            if let Err(error) = serve(&listener, &running) {
+            let admits =
+                |peer: &UnixStream| socket_peercred(peer).is_ok_and(|peer| peer.uid == owner || peer.uid.is_root());
+            if let Err(error) = serve(&listener, &running, &admits) {
                 // Who started the guest may have ended, and its standard error with it.
                 drop(writeln!(
                     io::stderr(),
@@ -185,17 +211,16 @@ pub(crate) fn run(args: &VmProcess, output: &mut Output) -> Outcome {
             }
         }));
     }
-    machine.run().map_err(failure)?;
-    Ok(Exit::Guest(0))
+    Ok(Exit::Guest(match machine.run().map_err(failure)? {
+        End::Exited(status) => status,
+        End::PoweredOff | End::Reset | End::Stopped => 0,
+    }))
 }
 
 fn machine_spec(spec: &Spec) -> vmm_glue::machine::Spec {
     vmm_glue::machine::Spec {
-        nodes: vec![vmm_glue::memory::Node {
-            len_bytes: spec.memory_bytes,
-            vcpus: spec.cpus,
-            host: None,
-        }],
+        nodes: spec.nodes.iter().map(node).collect(),
+        pci_node: spec.pci_node,
         pages: match spec.huge_pages_mib {
             None => PageSize::Base,
             Some(2) => PageSize::Huge2M,
@@ -203,7 +228,22 @@ fn machine_spec(spec: &Spec) -> vmm_glue::machine::Spec {
         },
         command_line: spec.append.clone(),
         reboot: Reboot::End,
+        has_exit_port: spec.has_exit_port,
     }
+}
+
+fn node(node: &Node) -> vmm_glue::memory::Node {
+    vmm_glue::memory::Node {
+        len_bytes: node.memory_bytes,
+        vcpus: node.cpus,
+        host: node.host.map(NumaNode),
+    }
+}
+
+/// How many there are beside those that are asked for.
+fn free_slots(asked: usize) -> u8 {
+    let left = functions::MOST_SLOTS.saturating_sub(asked);
+    u8::try_from(left).map_or(FREE_SLOTS, |left| left.min(FREE_SLOTS))
 }
 
 /// The kernel ends this process with the one that started it.
@@ -246,7 +286,7 @@ fn take_descriptors() {
 /// Gives up what the guest does not need. Its memory is mapped by now.
 fn confine(locked: u64, left: Left, parent: i32, output: &mut Output) -> Result<(), Failure> {
     sandbox::alone().map_err(failure)?;
-    if rustix::process::geteuid().is_root() {
+    if geteuid().is_root() {
         let refused = |errno: rustix::io::Errno| io_failure("become another user", &errno.into());
         let locked = Some(locked.saturating_add(SPARE));
         let limit = Rlimit {

@@ -219,6 +219,59 @@ fn run_shows_what_its_own_guest_would_get() {
 }
 
 #[test]
+fn run_shows_the_nodes_and_slots_of_its_own_guest() {
+    let machine = Machine::without_holder();
+    machine.write("dev/iommu", "");
+    for node in ["vfio0", "vfio1"] {
+        machine.write(&format!("dev/vfio/devices/{node}"), "");
+    }
+    machine.write("sys/devices/system/node/has_memory", "0-1\n");
+    let run = |arguments: &str| {
+        let words = arguments.split_whitespace().collect::<Vec<_>>();
+        let ran = machine.run(&[&["run", "-N", "--kernel", "vmlinuz"], words.as_slice()].concat());
+        format!("$ sriovctl run {arguments}\n{}", ran.all())
+    };
+    let texts = [
+        "01:01.1 --device 01:01.0,slot=2 --numa cpus=0-1,memory=512M,host=1 --numa cpus=2,memory=1G,host=0",
+        "--device 01:01.1,slot=1.1 --device 01:01.0,slot=1.0 --numa 2 --cpus 2",
+        "--device 01:01.1,slot=1.1 01:01.0",
+        "--device 01:01.1,slot=32",
+        "01:01.1 --numa host=2",
+        "01:01.1 --vmm qemu --numa 2",
+        "--device 01:01.1,slot=1 --vmm qemu",
+        "01:01.1 --qemu ./qemu",
+        "01:01.1 --vf-token bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3",
+        "--device 01:01.1,token=bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3",
+    ];
+    insta::assert_snapshot!(texts.map(run).join("\n"));
+}
+
+#[test]
+fn a_vf_of_a_pf_on_vfio_pci_is_given_away_with_its_token_only() {
+    let machine = Machine::new();
+    let driver = machine.tree.file(bdf("01:00.0"), "driver");
+    std::fs::remove_file(machine.root().join(&driver)).unwrap();
+    machine.tree.link(driver, "sys/bus/pci/drivers/vfio-pci").unwrap();
+    let said = |arguments: &str| {
+        let ran = machine.run(&arguments.split_whitespace().collect::<Vec<_>>());
+        format!("$ sriovctl {arguments}\n{}", ran.all())
+    };
+    let token = "bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3";
+    let texts = [
+        "run -N --kernel vmlinuz 01:01.1".to_owned(),
+        format!("run -N --kernel vmlinuz 01:01.1 --vf-token {token}"),
+        format!("run -N --kernel vmlinuz --device 01:01.1,token={token}"),
+        format!("run -N --vmm qemu 01:01.1 --vf-token {token}"),
+        "run -N --kernel vmlinuz 01:01.1 --vf-token secret".to_owned(),
+        "assign -N 01:01.1 --to sriovctl:/run/control".to_owned(),
+        format!("assign -N 01:01.1 --to sriovctl:/run/control --vf-token {token}"),
+        format!("assign -N 01:01.1 --to qemu:/run/qmp --vf-token {token}"),
+        format!("assign -N 01:01.1 --to libvirt:web --vf-token {token}"),
+    ];
+    insta::assert_snapshot!(texts.map(|text| said(&text)).join("\n"));
+}
+
+#[test]
 fn assign_shows_what_it_would_say() {
     let machine = Machine::new();
     machine.write("dev/iommu", "");

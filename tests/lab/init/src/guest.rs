@@ -7,8 +7,10 @@ use rustix::event::{Timespec, poll};
 use rustix::system::uname;
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// The address that QEMU's user network gives to its first guest, and that of its gateway.
@@ -19,9 +21,14 @@ const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 const PROBE: Duration = Duration::from_secs(30);
 
 /// Reports on the console, line by line; each line begins with `guest:`. With `lab.hotplug` on the kernel's command line it goes on with
-/// what comes and goes, until the machine is switched off from outside.
+/// what comes and goes, until the machine is switched off from outside; with `lab.edu` it lets a program of ours drive the edus that it has.
 pub(crate) fn report() -> Result<()> {
     say(&format!("guest: Linux {} is up", uname().release().to_string_lossy()));
+    if let Ok(nodes) = mounts::read("/sys/devices/system/node/online")
+        && nodes.trim() != "0"
+    {
+        say(&format!("guest: NUMA nodes {}", nodes.trim()));
+    }
     let devices = devices()?;
     for device in &devices {
         say(&format!("guest: {}", describe(device)));
@@ -32,6 +39,12 @@ pub(crate) fn report() -> Result<()> {
         seen = true;
         use_interface(interface)?;
     }
+    if mounts::command_line()?.contains("lab.edu") {
+        for device in devices.iter().filter(|device| is_edu(device)) {
+            drive(device)?;
+        }
+        return Ok(());
+    }
     if mounts::command_line()?.contains("lab.hotplug") {
         return watch(devices);
     }
@@ -40,6 +53,40 @@ pub(crate) fn report() -> Result<()> {
     }
     say("guest: done");
     Ok(())
+}
+
+/// The program that drives QEMU's edu, where the initial file system has it.
+const PROGRAM: &str = "/no_iommu";
+
+fn is_edu(device: &Path) -> bool {
+    let is = |file: &str, number| mounts::read(device.join(file)).is_ok_and(|text| text.trim() == number);
+    is("vendor", "0x1234") && is("device", "0x11e8")
+}
+
+/// Lets a program of ours drive an edu, without an IOMMU: this guest has nothing to lose, and ends with it.
+fn drive(device: &Path) -> Result<()> {
+    let name = device.file_name().unwrap_or_default().to_string_lossy();
+    set(Path::new("/sys/module/vfio/parameters/enable_unsafe_noiommu_mode"), "Y")?;
+    set(&device.join("driver_override"), "vfio-pci")?;
+    set(Path::new("/sys/bus/pci/drivers_probe"), &name)?;
+    let output = Command::new(PROGRAM)
+        .arg(&*name)
+        .output()
+        .with_context(|| format!("start {PROGRAM}"))?;
+    for line in String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).lines() {
+        say(&format!("guest: {line}"));
+    }
+    say(&format!("guest: {PROGRAM}: {}", output.status));
+    Ok(())
+}
+
+fn set(file: &Path, value: &str) -> Result<()> {
+    let mut opened = fs::OpenOptions::new()
+        .write(true)
+        .open(file)
+        .with_context(|| format!("open {}", file.display()))?;
+    let written = opened.write_all(value.as_bytes());
+    written.with_context(|| format!("write {}", file.display()))
 }
 
 /// Reports what comes and goes.
@@ -103,8 +150,12 @@ fn describe(device: &Path) -> String {
         )
     };
     let name = device.file_name().unwrap_or_default().to_string_lossy();
+    let near = match value("numa_node") {
+        node if node.parse::<u32>().is_ok() => format!(", near to node {node}"),
+        _ => String::new(),
+    };
     format!(
-        "{name} {}:{} driver {}",
+        "{name} {}:{} driver {}{near}",
         value("vendor"),
         value("device"),
         driver(device).as_deref().unwrap_or("none")

@@ -9,8 +9,23 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+/// What boots the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Vmm {
+    /// sriovctl itself
+    Own,
+    /// QEMU
+    Qemu,
+}
+
 /// What the lab's machine is asked to do, and what each answer must hold.
-pub(crate) fn run(machine: &Machine, kernel: Option<Flavour>, offline: bool, limit: Duration) -> Result<ExitCode> {
+pub(crate) fn run(
+    machine: &Machine,
+    kernel: Option<Flavour>,
+    vmm: Vmm,
+    offline: bool,
+    limit: Duration,
+) -> Result<ExitCode> {
     let start = Instant::now();
     check(&machine.devices)?;
     let (qemu, kernel) = parts(kernel, offline)?;
@@ -52,18 +67,7 @@ pub(crate) fn run(machine: &Machine, kernel: Option<Flavour>, offline: bool, lim
         demo.kernel.image.display().to_string(),
         demo.vm.guest_initrd().display().to_string(),
     );
-    let arguments = [
-        "run",
-        vf.as_str(),
-        "--kernel",
-        &image,
-        "--initrd",
-        &initrd,
-        "--append",
-        "console=ttyS0 quiet panic=-1 lab.role=guest",
-        "--timeout",
-        "90",
-    ];
+    let arguments = guest_of(vmm, &vf, &image, &initrd);
     let guest = match demo.show(&arguments) {
         Ok(guest) => guest,
         // On a busy host an emulated guest inside an emulated machine may take longer than that, or not come up at all.
@@ -122,6 +126,17 @@ fn check(devices: &[Device]) -> Result<()> {
     bail!(
         "the demo takes VFs of a NIC and of an NVMe, and this machine would lack one\n  fix      add {missing} to --devices, or leave --devices out"
     )
+}
+
+/// How the guest with the VF is booted.
+fn guest_of<'a>(vmm: Vmm, vf: &'a str, image: &'a str, initrd: &'a str) -> Vec<&'a str> {
+    let mut arguments = vec!["run", vf, "--kernel", image, "--initrd", initrd];
+    let append = "console=ttyS0 quiet panic=-1 lab.role=guest";
+    arguments.extend(["--append", append, "--timeout", "90"]);
+    if vmm == Vmm::Qemu {
+        arguments.extend(["--vmm", "qemu"]);
+    }
+    arguments
 }
 
 /// The story goes where the commands' output goes, so that both can be read together.
@@ -243,6 +258,13 @@ impl Demo {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_guest_is_the_tools_own_unless_it_is_to_be_qemus() {
+        let words = |vmm| guest_of(vmm, "0000:01:10.0", "bzImage", "guest.cpio").join(" ");
+        assert!(!words(Vmm::Own).contains("--vmm"), "the tool's own is its default");
+        assert_eq!(words(Vmm::Qemu), format!("{} --vmm qemu", words(Vmm::Own)));
+    }
 
     #[test]
     fn a_machine_without_the_devices_of_the_demo_is_refused_with_what_is_missing() {

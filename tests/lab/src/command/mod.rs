@@ -50,7 +50,7 @@ pub(crate) fn boot(qemu: &Qemu, kernel: &Kernel, machine: &Machine) -> Result<Vm
 }
 
 /// A command in the lab with this process's working directory and a plain environment. On the path: our programs and the lab's
-/// QEMU. `LAB_KERNEL` names the kernel's image, for tests that boot a guest.
+/// QEMU. `LAB_KERNEL` names the kernel's image, for tests that boot a guest; `LAB_TIMES` is passed on to those that repeat something.
 pub(crate) fn exec(qemu: &Qemu, kernel: &Kernel, programs: &Path, argv: Vec<String>) -> Exec {
     let system = [
         "/usr/local/sbin",
@@ -71,7 +71,7 @@ pub(crate) fn exec(qemu: &Qemu, kernel: &Kernel, programs: &Path, argv: Vec<Stri
         .map(|dir| dir.to_string_lossy().into_owned())
         .collect::<Vec<_>>()
         .join(":");
-    let pass = ["TERM", "LANG", "RUST_BACKTRACE", "NO_COLOR"]
+    let pass = ["TERM", "LANG", "RUST_BACKTRACE", "NO_COLOR", "LAB_TIMES"]
         .iter()
         .filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)));
     let mut env: Vec<(String, String)> = pass.collect();

@@ -82,7 +82,7 @@ impl Table {
                 }
                 compared += 1;
                 match row.ours.get(name) {
-                    Some(Verdict::Passed) => {}
+                    Some(Verdict::Passed | Verdict::Retried(_)) => {}
                     // Its reason is in its own entry.
                     Some(Verdict::Skipped(_)) => {}
                     Some(Verdict::Failed(_)) => behind.push(format!("{name} fails")),
@@ -103,7 +103,7 @@ fn count(results: &BTreeMap<String, Verdict>) -> [usize; 3] {
     for verdict in results.values() {
         let [passed, failed, skipped] = &mut counts;
         *match verdict {
-            Verdict::Passed => passed,
+            Verdict::Passed | Verdict::Retried(_) => passed,
             Verdict::Failed(_) => failed,
             Verdict::Skipped(_) => skipped,
         } += 1;

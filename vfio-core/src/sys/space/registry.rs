@@ -120,13 +120,12 @@ impl Entries {
     /// First addresses and ids of the entries that share an address with `range`, in order.
     fn overlapping(&self, range: IovaRange) -> Vec<(u64, GuardId)> {
         let (first, last) = (range.start().0, range.last().0);
-        let before = self
-            .live
-            .range(..first)
-            .next_back()
-            .filter(|(_, (entry_last, _))| *entry_last >= first);
-        let found = before.into_iter().chain(self.live.range(first..=last));
-        found.map(|(start, (_, id))| (*start, *id)).collect()
+        // Backwards: as they do not overlap, the first that ends before the range is followed by such only. Mostly that is the first at all.
+        let behind = self.live.range(..=last).rev();
+        let found = behind.take_while(|(_, (entry_last, _))| *entry_last >= first);
+        let mut found: Vec<_> = found.map(|(start, (_, id))| (*start, *id)).collect();
+        found.reverse();
+        found
     }
 
     /// The entries that lie inside `range`, in order; `None` if one lies partly outside.

@@ -75,9 +75,15 @@ fn a_function_that_the_guest_puts_over_another_is_not_found_until_that_is_gone()
     assert_eq!(slots(&bench), at(HERE), "the first one stays");
     bench.write(COMMAND, 2, 0);
     assert_eq!(slots(&bench), []);
+    assert_eq!(bench.load(HERE), 0x4350_4D45, "the other one, which has not moved");
+    assert_eq!(slots(&bench), at(HERE));
+    bench.write(COMMAND, 2, MEMORY.into());
     other.config_write(COMMAND, &[0, 0]);
-    other.config_write(COMMAND, &MEMORY.to_le_bytes());
-    assert!(!slots(&bench).is_empty());
+    bench.store(HERE + HELD, 5);
+    assert_eq!(bench.load(HERE + HELD), 5, "and the first one again");
+    drop(other);
+    bench.function.stop().unwrap();
+    assert_eq!(bench.load(HERE), u32::MAX);
 }
 
 #[test]

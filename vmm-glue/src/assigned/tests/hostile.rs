@@ -1,8 +1,12 @@
 //! A guest does anything at all, to a device that answers anything at all.
 
-use super::{Bench, Way, bdf, description};
+use super::{BAR0, Bench, COMMAND, HERE, Way, bdf, description, message};
 use crate::pci::{BusEvent, Function};
 use proptest::prelude::*;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Metadata, Subscriber};
 use vfio_core::fake::Plain;
 
 #[derive(Debug, Clone)]
@@ -70,6 +74,77 @@ proptest! {
         drop(bench);
         prop_assert_eq!(machine.leaks(), Vec::<String>::new());
     }
+}
+
+/// Counts what a host would find in its journal.
+#[derive(Debug, Default)]
+struct Journal(Arc<AtomicUsize>);
+
+impl Subscriber for Journal {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_event() && *metadata.level() <= Level::INFO
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, _: &Event<'_>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+}
+
+#[test]
+fn a_guest_does_not_fill_the_journal() {
+    let journal = Journal::default();
+    let lines = Arc::clone(&journal.0);
+    tracing::subscriber::with_default(journal, || {
+        let said = |what: &dyn Fn()| {
+            let before = lines.load(Ordering::Relaxed);
+            what();
+            lines.load(Ordering::Relaxed) - before
+        };
+        let bench = Bench::new(Way::Iommufd, raiser_of_anything());
+        let taken = Arc::clone(&bench.bus);
+        bench.bus.insert(HERE..HERE + 1, Arc::new(Nobody)).unwrap();
+        let occupied =
+            || (0..100).for_each(|_| [0, 2].into_iter().for_each(|command| bench.write(COMMAND, 2, command)));
+        bench.write(BAR0, 4, HERE);
+        assert_eq!(said(&occupied), 1, "a BAR over another device");
+        drop(taken.remove(HERE));
+        bench.write(COMMAND, 2, 0);
+        bench.start();
+        bench.enable_msix();
+        let refused = || {
+            for _ in 0..100 {
+                bench.guest.fail_nth(0);
+                bench.set_vector(1, message(1), false);
+                bench.set_vector(1, message(1), true);
+            }
+        };
+        assert_eq!(said(&refused), 1, "a vector that cannot be had");
+        let failing = || {
+            for _ in 0..100 {
+                bench.machine.fail_next("VFIO_DEVICE_RESET", vfio_core::Errno::IO);
+                bench.function.bus_event(BusEvent::Reset);
+            }
+        };
+        assert_eq!(said(&failing), 1, "a reset that fails");
+    });
+}
+
+#[derive(Debug)]
+struct Nobody;
+
+impl crate::bus::Device for Nobody {
+    fn read(&self, _: u64, _: &mut [u8]) {}
+    fn write(&self, _: u64, _: &[u8]) {}
 }
 
 /// Whatever is written raises interrupts, also of vectors that there are not.

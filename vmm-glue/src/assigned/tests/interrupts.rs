@@ -183,3 +183,58 @@ fn where_not_all_vectors_can_be_had_more_are_when_they_are_used_and_none_is_lost
     }
     assert_eq!(bench.guest.delivered(), [message(10), message(15)]);
 }
+
+#[test]
+fn vectors_that_change_together_cost_one_table_of_kvm() {
+    const TABLE: u64 = HERE + 0x8000;
+    let bar = Region::bar(0, 128 << 10);
+    let many = || Description::new(1, 2).region(bar.clone()).msix(2048, 0, 0x8000);
+    for description in [many(), many().without_dynamic_msix()] {
+        let bench = Bench::running(Way::Iommufd, raiser(description));
+        let counted = |what: &dyn Fn()| {
+            let calls = || {
+                let of_kvm = ["KVM_SET_GSI_ROUTING", "KVM_IRQFD"].map(|call| bench.guest.count(call));
+                let [tables, events] = of_kvm;
+                [tables, events, bench.count("VFIO_DEVICE_SET_IRQS")]
+            };
+            let before = calls();
+            what();
+            let after = calls();
+            [0, 1, 2].map(|call| after[call] - before[call])
+        };
+        let set_all = |data: u32| (0..2048).for_each(|vector| bench.set_vector(vector, message(data), false));
+        set_all(7);
+        assert_eq!(bench.guest.routes(), 0, "not enabled");
+        let [tables, events, vectors] = counted(&|| bench.enable_msix());
+        assert_eq!([tables, events], [1, 2048]);
+        assert!(vectors <= 2049, "{vectors}");
+        let mask = || bench.write(MSIX + 2, 2, 0b11 << 14);
+        assert_eq!(counted(&mask), [0, 2048, 0], "the mask of all");
+        assert_eq!(counted(&|| set_all(9)), [0, 0, 0], "nobody hears of what is masked");
+        assert_eq!(counted(&|| bench.write(MSIX + 2, 2, 0b10 << 14)), [1, 2048, 0]);
+        assert_eq!(counted(&|| bench.write(MSIX + 2, 2, 0b10 << 14)), [0, 0, 0]);
+        assert_eq!(counted(&|| bench.store(TABLE + 8, 10)), [1, 0, 0], "one message");
+        bench.store(HERE + RAISE_MSIX, 0);
+        bench.store(HERE + RAISE_MSIX, 2047);
+        assert_eq!(bench.guest.delivered(), [message(10), message(9)]);
+    }
+}
+
+#[test]
+fn a_table_that_kvm_refuses_leaves_all_as_it_was() {
+    let bench = Bench::running(Way::Iommufd, raiser(description()));
+    for vector in 0..4 {
+        bench.set_vector(vector, message(40), false);
+    }
+    // Four routes, then the table.
+    bench.guest.fail_nth(4);
+    bench.enable_msix();
+    assert_eq!(bench.guest.failed(), Some("KVM_SET_GSI_ROUTING"));
+    bench.store(HERE + RAISE_MSIX, 2);
+    assert_eq!(bench.guest.delivered(), []);
+    // Each has another chance.
+    bench.set_vector(2, message(42), true);
+    bench.set_vector(2, message(42), false);
+    bench.store(HERE + RAISE_MSIX, 2);
+    assert_eq!(bench.guest.delivered(), [message(42)]);
+}

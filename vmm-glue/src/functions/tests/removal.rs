@@ -97,7 +97,7 @@ fn a_function_that_the_kernel_wants_again_and_again_costs_nothing_more_and_stays
     let Bench { functions, .. } = Bench::new(&machine, Way::Iommufd, &[&[1]]).unwrap();
     let functions = Arc::new(functions);
     let events = Arc::new(Events::new().unwrap());
-    functions.watch(&events).unwrap();
+    functions.listen(Arc::clone(&events)).unwrap();
     let dispatch = || events.dispatch(Some(Duration::ZERO)).unwrap();
     let listened_to = || format!("{events:?}").matches("Handler {").count();
     machine.request_release(bdf(1));
@@ -117,4 +117,52 @@ fn a_function_that_the_kernel_wants_again_and_again_costs_nothing_more_and_stays
     dispatch();
     assert!(functions.list().is_empty(), "the kernel still wanted it");
     assert_eq!(listened_to(), 0);
+}
+
+#[test]
+fn nobody_waits_for_who_gives_the_guest_a_function_but_who_does_another() {
+    let machine = machine();
+    let bench = Bench::new(&machine, Way::Iommufd, &[&[1], &[2]]).unwrap();
+    let (done, heard) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        // As whoever maps all of the guest's memory, or resets a function.
+        let space = bench.functions.space();
+        let functions = &bench.functions;
+        scope.spawn(move || {
+            machine.report_error(bdf(1));
+            let listed = functions.list().len();
+            functions.drop_silent_slots();
+            let notices = functions.take_notices().unwrap();
+            let removal = functions.begin_removal(bdf(2)).unwrap();
+            functions.reset().unwrap();
+            drop(removal);
+            done.send((listed, notices)).unwrap();
+        });
+        let heard = heard.recv_timeout(Duration::from_secs(20));
+        drop(space);
+        assert_eq!(heard, Ok((2, vec![(bdf(1), Notice::Failed)])));
+    });
+}
+
+#[test]
+fn what_the_kernel_tells_is_heard_on_a_thread_of_its_own_until_the_machine_ends() {
+    let machine = machine();
+    let Bench { functions, .. } = Bench::new(&machine, Way::Iommufd, &[&[1]]).unwrap();
+    let functions = Arc::new(functions);
+    functions.serve().unwrap();
+    functions.serve().unwrap();
+    functions.add(vec![opened(&machine, Way::Iommufd, 2).unwrap()]).unwrap();
+    // What has no power needs no consent.
+    functions.root().write(RoutingId(2 << 3), SLOT_CONTROL, &[0, 0]);
+    for number in [1, 2] {
+        let removal = functions.begin_removal(bdf(number)).unwrap();
+        machine.report_error(bdf(number));
+        let emptied = removal.emptied().wait_timeout(Duration::from_secs(20)).unwrap();
+        assert_eq!(emptied, Some(1), "it has failed, and was taken away");
+        assert!(functions.begin_removal(bdf(number)).is_err());
+    }
+    functions.stop().unwrap();
+    assert_eq!(Arc::strong_count(&functions), 1, "nobody listens any more");
+    drop(functions);
+    assert_eq!(machine.leaks(), Vec::<String>::new());
 }

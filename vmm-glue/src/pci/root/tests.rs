@@ -13,6 +13,10 @@ impl Irqs for Deaf {
         Err(Error::new("route", ErrorKind::Unsupported("routes")))
     }
 
+    fn set(&self, _: &[(&dyn Route, MsiMessage)]) -> Result<()> {
+        Err(Error::new("route", ErrorKind::Unsupported("routes")))
+    }
+
     fn line(&self, _: u32) -> Result<Box<dyn Line>> {
         Err(Error::new("line", ErrorKind::Unsupported("lines")))
     }

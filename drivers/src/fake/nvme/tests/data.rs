@@ -304,3 +304,30 @@ fn its_own_memory_takes_data_and_lists() {
     assert_eq!(host.io(READ, base + 4096, 0, 0, 1).status, 0);
     assert_eq!(own.read_u64(4096), Some(0x0909_0909_0909_0909));
 }
+
+#[test]
+fn its_own_memory_takes_submission_queues_whole() {
+    let options = Options {
+        buffer: 8192,
+        ..Options::default()
+    };
+    let mut host = Host::with_queue(options, 4);
+    let base = 0x40_0000_0000_u64;
+    host.registers.write_u64(0x50, base | 3).unwrap();
+    let numbers = |id: u32, entries: u32| id | (entries - 1) << 16;
+    let refused = 0x12 | DNR;
+    assert_eq!(host.admin(0x05, 0, base, 0, [numbers(2, 4), 1]).status, refused);
+    assert_eq!(
+        host.admin(0x01, 0, base + 4096, 0, [numbers(2, 65), 1 << 16 | 1])
+            .status,
+        refused
+    );
+    assert_eq!(
+        host.admin(0x01, 0, base + 4096, 0, [numbers(2, 64), 1 << 16 | 1])
+            .status,
+        0
+    );
+    assert_eq!((host.nvme.queues_in_buffer(), host.nvme.mistakes().len()), (1, 0));
+    host.registers.write_u64(0x50, 0).unwrap();
+    assert_eq!((host.nvme.queues_in_buffer(), host.nvme.mistakes().len()), (1, 2));
+}

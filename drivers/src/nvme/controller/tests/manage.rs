@@ -4,7 +4,7 @@ use super::{Fake, default};
 use crate::ErrorKind;
 use crate::fake::nvme::{Abilities, Options};
 use crate::nvme::spec::log::SanitizeState;
-use crate::nvme::{Command, Create, DestroyData, Format, QueueOptions, Sanitize};
+use crate::nvme::{Create, DestroyData, Format, Sanitize};
 
 #[test]
 fn a_namespace_is_made_attached_detached_and_deleted() {
@@ -129,42 +129,4 @@ fn what_a_controller_cannot_do_is_not_asked_of_it() {
     assert_eq!(fake.nvme.counts().admin, asked);
     drop(controller);
     fake.leaves_nothing();
-}
-
-#[test]
-fn data_goes_by_the_memory_of_the_controller() {
-    for interface in super::BOTH {
-        let fake = Fake::through(
-            interface,
-            Options {
-                buffer: 1 << 20,
-                ..default()
-            },
-        );
-        let controller = fake.open().unwrap();
-        let buffer = controller.memory_buffer().unwrap().unwrap();
-        let part = buffer.part(8192..8192 + 512).unwrap();
-        let pattern: Vec<u8> = (0..=u8::MAX).cycle().take(512).collect();
-        part.write(&pattern).unwrap();
-        assert!(part.write(&[0; 513]).is_none() && buffer.part(1..9).is_none() && buffer.part(0..2 << 20).is_none());
-        let namespace = controller.namespace(1).unwrap();
-        let mut queue = controller.queue_pair(QueueOptions::default()).unwrap();
-        queue.submit(&Command::write(&namespace, 3, 1), Some(part)).unwrap();
-        queue.ring();
-        let done = loop {
-            crate::Backing::idle(&fake.backing);
-            if let Some(done) = queue.pop().unwrap() {
-                break done;
-            }
-        };
-        assert!(done.status.is_success(), "{}", done.status);
-        assert_eq!(fake.nvme.blocks(1, 3, 1).unwrap(), pattern);
-        let mut read = vec![0; 13];
-        done.payload.unwrap().read(&mut read).unwrap();
-        assert_eq!(read, pattern[..13]);
-        drop((queue, buffer, controller));
-        fake.leaves_nothing();
-    }
-    let without = Fake::new(default());
-    assert!(without.open().unwrap().memory_buffer().unwrap().is_none());
 }

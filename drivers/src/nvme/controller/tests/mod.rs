@@ -4,6 +4,7 @@ mod bring_up;
 mod commands;
 mod faults;
 mod manage;
+mod memory_buffer;
 mod runs;
 mod vanishing;
 

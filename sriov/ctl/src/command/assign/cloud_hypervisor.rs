@@ -4,7 +4,7 @@
 //! opened here and passed with the request, which it takes since v53; before, and with container and group, it gets the path.
 
 use super::http::{self, Answer};
-use super::{Gift, Given, Pause, Step, Vmm, failing, id, open};
+use super::{Gift, Given, Pause, REFUSED, Step, Vmm, failing, id, open};
 use crate::failure::Failure;
 use pci::Bdf;
 use serde_json::{Value, json};
@@ -18,11 +18,16 @@ use std::time::Instant;
 pub(super) struct CloudHypervisor {
     socket: PathBuf,
     deadline: Instant,
+    is_told: bool,
 }
 
 impl CloudHypervisor {
     pub(super) fn new(socket: PathBuf, deadline: Instant) -> Self {
-        Self { socket, deadline }
+        Self {
+            socket,
+            deadline,
+            is_told: false,
+        }
     }
 
     fn ask(
@@ -112,6 +117,7 @@ impl Vmm for CloudHypervisor {
         let mut answer = None;
         if uses_iommufd {
             let file = open(&gift.node)?;
+            self.is_told = true;
             let asked = self.ask(
                 "PUT",
                 "vm.add-device",
@@ -121,11 +127,13 @@ impl Vmm for CloudHypervisor {
             // A version that wants a path says so, and has changed nothing.
             answer = Some(asked).filter(|answer| answer.status != 400);
         }
+        self.is_told = true;
         let answer = match answer {
             Some(answer) => answer,
             None => self.ask("PUT", "vm.add-device", Some(&by_path(gift.bdf)), None)?,
         };
         if !answer.is_success() {
+            self.is_told = false;
             return Err(refused("PUT vm.add-device", &answer));
         }
         // Without a body it will be there when the guest boots.
@@ -142,6 +150,14 @@ impl Vmm for CloudHypervisor {
             backend: Some(if uses_iommufd { Backend::Iommufd } else { Backend::Type1 }),
             address: said("bdf"),
         })
+    }
+
+    fn is_told(&self) -> bool {
+        self.is_told
+    }
+
+    fn has(&mut self, bdf: Bdf) -> Result<bool, Failure> {
+        Ok(find(&self.info()?, bdf).is_some())
     }
 
     fn unassign(&mut self, bdf: Bdf) -> Result<(), Failure> {
@@ -204,7 +220,7 @@ fn refused(step: &str, answer: &Answer) -> Failure {
     });
     let last = causes.pop();
     let message = last.unwrap_or_else(|| format!("cloud-hypervisor answers {}", answer.status));
-    let failure = failing("refused", message.clone()).step(step).causes(causes);
+    let failure = failing(REFUSED, message.clone()).step(step).causes(causes);
     if message.contains("Cannot allocate memory") || message.contains("os error 12") {
         return failure
             .fix("raise the limit of locked memory of cloud-hypervisor: prlimit --memlock=unlimited --pid PID");

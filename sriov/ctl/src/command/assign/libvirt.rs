@@ -3,7 +3,7 @@
 //! Follows libvirt `docs/manpages/virsh.rst`, `docs/formatdomain.rst`. Only the running guest is changed, not its configuration. Which
 //! connection is used is virsh's own business (`LIBVIRT_DEFAULT_URI`).
 
-use super::{Gift, Given, Pause, Step, Vmm, failing};
+use super::{Gift, Given, Pause, REFUSED, Step, Vmm, failing, is_refused};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use pci::Bdf;
@@ -25,6 +25,7 @@ pub(super) struct Libvirt {
     virsh: PathBuf,
     domain: String,
     deadline: Instant,
+    is_told: bool,
 }
 
 impl Libvirt {
@@ -33,6 +34,7 @@ impl Libvirt {
             virsh,
             domain,
             deadline,
+            is_told: false,
         }
     }
 
@@ -101,7 +103,7 @@ impl Libvirt {
         // What virsh itself says, then what libvirt says.
         let (message, causes) = lines.split_last().unwrap_or((&"virsh fails and does not say why", &[]));
         let causes = causes.iter().map(|&cause| cause.to_owned());
-        let mut failure = failing("refused", *message).step(step).causes(causes);
+        let mut failure = failing(REFUSED, *message).step(step).causes(causes);
         if said.contains("ermission denied") || said.contains("authentication") {
             failure.exit = Exit::Denied;
         }
@@ -112,7 +114,7 @@ impl Libvirt {
         Err(failure)
     }
 
-    fn has(&self, bdf: Bdf) -> Result<bool, Failure> {
+    fn lists(&self, bdf: Bdf) -> Result<bool, Failure> {
         let domain = self.virsh(&["dumpxml", "--domain", &self.domain], "")?;
         if !domain.contains("<domain") {
             return Err(failing("malformed", "virsh prints no domain").step("virsh dumpxml"));
@@ -123,12 +125,12 @@ impl Libvirt {
     /// Whether it comes to that before the deadline.
     fn wait(&self, wanted: bool, bdf: Bdf) -> Result<bool, Failure> {
         let mut pause = Pause::until(self.deadline);
-        let mut is_so = self.has(bdf)? == wanted;
+        let mut is_so = self.lists(bdf)? == wanted;
         while !is_so && pause.next() {
-            is_so = match self.has(bdf) {
+            is_so = match self.lists(bdf) {
                 // The deadline came within a look.
                 Err(failure) if failure.kind == "timed_out" => return Ok(false),
-                has => has? == wanted,
+                lists => lists? == wanted,
             };
         }
         Ok(is_so)
@@ -160,10 +162,13 @@ impl Vmm for Libvirt {
             };
             return Err(sriov::Error::new(gift.bdf, "virsh attach-device", kind).into());
         }
-        if self.has(gift.bdf)? {
+        if self.lists(gift.bdf)? {
             return Err(failing("assigned", "this guest has it already").step("virsh dumpxml"));
         }
-        self.virsh(&self.arguments("attach-device"), &hostdev(gift.bdf))?;
+        self.is_told = true;
+        let attached = self.virsh(&self.arguments("attach-device"), &hostdev(gift.bdf));
+        self.is_told = !is_refused(&attached);
+        attached?;
         if !self.wait(true, gift.bdf)? {
             let message = "libvirt has accepted the function, and does not list it";
             return Err(failing("read_back", message).step("virsh dumpxml"));
@@ -175,8 +180,16 @@ impl Vmm for Libvirt {
         })
     }
 
+    fn is_told(&self) -> bool {
+        self.is_told
+    }
+
+    fn has(&mut self, bdf: Bdf) -> Result<bool, Failure> {
+        self.lists(bdf)
+    }
+
     fn unassign(&mut self, bdf: Bdf) -> Result<(), Failure> {
-        if !self.has(bdf)? {
+        if !self.lists(bdf)? {
             return Err(failing("not_assigned", "this guest does not have it").step("virsh dumpxml"));
         }
         self.virsh(&self.arguments("detach-device"), &hostdev(bdf))?;

@@ -1,11 +1,11 @@
 //! A guest of `sriovctl run`, over its control socket.
 
-use super::{Gift, Given, Step, Vmm, failing, open};
+use super::{Gift, Given, REFUSED, Step, Vmm, failing, is_refused, open};
 use crate::failure::Failure;
 use pci::Bdf;
 use serde::Serialize;
 use sriov::Backend;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use vmm_glue::ErrorKind;
@@ -20,6 +20,7 @@ pub(super) struct Own {
     socket: PathBuf,
     deadline: Instant,
     client: Option<Client>,
+    is_told: bool,
 }
 
 impl Own {
@@ -28,6 +29,7 @@ impl Own {
             socket,
             deadline,
             client: None,
+            is_told: false,
         }
     }
 
@@ -39,13 +41,21 @@ impl Own {
         let left = self.left();
         let step = format!("ask {}", self.socket.display());
         let failed = |error: vmm_glue::Error| {
-            let kind = match &error.kind {
-                ErrorKind::TimedOut => "timed_out",
-                ErrorKind::Malformed(_) => "malformed",
-                _ => "connection",
+            let (kind, fix) = match &error.kind {
+                ErrorKind::TimedOut => (
+                    "timed_out",
+                    "see that the guest runs, then ask again, with a longer --timeout",
+                ),
+                ErrorKind::Malformed(_) => (
+                    "malformed",
+                    "name the socket of sriovctl run --control, of this version",
+                ),
+                _ => (
+                    "connection",
+                    "see that the guest was started with sriovctl run --control PATH and still runs",
+                ),
             };
-            let failure = failing(kind, error.to_string()).step(&step);
-            failure.fix("see that the guest was started with sriovctl run --control PATH and still runs")
+            failing(kind, error.to_string()).step(&step).fix(fix)
         };
         let client = match &mut self.client {
             Some(client) => client,
@@ -58,15 +68,17 @@ impl Own {
         }
     }
 
-    fn functions(&mut self) -> Result<Vec<Assigned>, Failure> {
+    /// The process that has the functions, and the functions.
+    fn functions(&mut self) -> Result<(u32, Vec<Assigned>), Failure> {
         match self.ask(&Request::List, &[])? {
-            Reply::Functions(functions) => Ok(functions),
+            Reply::Functions { process, functions } => Ok((process, functions)),
             other => Err(strange(&other)),
         }
     }
 
     fn find(&mut self, bdf: Bdf) -> Result<Option<Assigned>, Failure> {
-        Ok(self.functions()?.into_iter().find(|function| function.device == bdf))
+        let (_, functions) = self.functions()?;
+        Ok(functions.into_iter().find(|function| function.device == bdf))
     }
 }
 
@@ -75,7 +87,7 @@ fn strange(reply: &Reply) -> Failure {
 }
 
 fn refused(failed: Failed) -> Failure {
-    let kind = if failed.timed_out { "timed_out" } else { "refused" };
+    let kind = if failed.timed_out { "timed_out" } else { REFUSED };
     let failure = failing(kind, failed.message).step(failed.step);
     match failed.fix {
         Some(fix) => failure.fix(fix),
@@ -95,6 +107,7 @@ fn add(gift: &Gift) -> Request {
         device: gift.bdf,
         interface: interface(gift.backend),
         group: (gift.backend == Backend::Type1).then_some(gift.group.0),
+        token: gift.token,
     })
 }
 
@@ -112,7 +125,8 @@ fn text(request: &impl Serialize) -> String {
 
 impl Vmm for Own {
     fn peer(&mut self) -> Result<Option<u32>, Failure> {
-        Ok(None)
+        let (process, _) = self.functions()?;
+        Ok(Some(process))
     }
 
     fn steps(&self, gift: &Gift) -> Vec<Step> {
@@ -130,11 +144,22 @@ impl Vmm for Own {
     }
 
     fn assign(&mut self, gift: &Gift) -> Result<Given, Failure> {
-        if self.find(gift.bdf)?.is_some() {
+        let (_, functions) = self.functions()?;
+        if functions.iter().any(|function| function.device == gift.bdf) {
             return Err(failing("assigned", "this guest has it already").step("list"));
         }
-        let file = open(&node(gift))?;
-        match self.ask(&add(gift), &[file.as_fd()])? {
+        // A group opens once, and the machine has it from its first function on.
+        let is_sibling = |function: &Assigned| gift.siblings.contains(&function.device);
+        let has_group = gift.backend == Backend::Type1 && functions.iter().any(is_sibling);
+        let file = match has_group {
+            true => None,
+            false => Some(open(&node(gift))?),
+        };
+        let files: Vec<BorrowedFd<'_>> = file.iter().map(AsFd::as_fd).collect();
+        self.is_told = true;
+        let added = self.ask(&add(gift), &files);
+        self.is_told = !is_refused(&added);
+        match added? {
             Reply::Added(_) => {}
             other => return Err(strange(&other)),
         }
@@ -150,6 +175,14 @@ impl Vmm for Own {
             }),
             address: Some(assigned.address.to_string()),
         })
+    }
+
+    fn is_told(&self) -> bool {
+        self.is_told
+    }
+
+    fn has(&mut self, bdf: Bdf) -> Result<bool, Failure> {
+        Ok(self.find(bdf)?.is_some())
     }
 
     fn unassign(&mut self, bdf: Bdf) -> Result<(), Failure> {

@@ -4,7 +4,7 @@
 //! passed on (`getfd`): QEMU needs no right to the nodes. With container and group it opens them itself.
 
 use super::qmp::{Problem, Qmp, request};
-use super::{Gift, Given, Step, Vmm, failing, id, open};
+use super::{Gift, Given, REFUSED, Step, Vmm, failing, id, is_refused, open};
 use crate::failure::Failure;
 use pci::Bdf;
 use serde_json::{Value, json};
@@ -31,6 +31,7 @@ pub(super) struct Qemu {
     bus: Option<String>,
     deadline: Instant,
     qmp: Option<Qmp>,
+    is_told: bool,
 }
 
 impl Qemu {
@@ -40,6 +41,7 @@ impl Qemu {
             bus,
             deadline,
             qmp: None,
+            is_told: false,
         }
     }
 
@@ -165,22 +167,30 @@ impl Qemu {
         }
     }
 
+    /// Tells QEMU to take a device.
+    fn tell(&mut self, device: Value) -> Result<(), Failure> {
+        self.is_told = true;
+        let added = self.execute("device_add", device);
+        self.is_told = !is_refused(&added);
+        added.map(drop)
+    }
+
     fn add(&mut self, gift: &Gift, bus: Option<&str>) -> Result<Backend, Failure> {
         if gift.backend == Backend::Type1 {
-            self.execute("device_add", device(gift, bus, None))?;
+            self.tell(device(gift, bus, None))?;
             return Ok(Backend::Type1);
         }
         let object = match self.iommufd() {
             // A QEMU without it: older than 9.0, or built so.
             Err(error) if !gift.is_demanded && error.message.contains("iommufd") => {
-                self.execute("device_add", device(gift, bus, None))?;
+                self.tell(device(gift, bus, None))?;
                 return Ok(Backend::Type1);
             }
             other => other?,
         };
         let name = id(gift.bdf);
         self.pass(&gift.node, &name)?;
-        let added = self.execute("device_add", device(gift, bus, Some(&object)));
+        let added = self.tell(device(gift, bus, Some(&object)));
         if let Err(error) = added {
             self.forget(&name);
             return Err(error);
@@ -247,6 +257,14 @@ impl Vmm for Qemu {
         })
     }
 
+    fn is_told(&self) -> bool {
+        self.is_told
+    }
+
+    fn has(&mut self, bdf: Bdf) -> Result<bool, Failure> {
+        Ok(self.find(bdf)?.is_some())
+    }
+
     fn unassign(&mut self, bdf: Bdf) -> Result<(), Failure> {
         let Some(id) = self.find(bdf)? else {
             return Err(failing("not_assigned", "this guest does not have it").step("qom-list"));
@@ -295,6 +313,9 @@ fn device(gift: &Gift, bus: Option<&str>, iommufd: Option<&str>) -> Value {
         if let Some(bus) = bus {
             insert("bus", bus.to_owned());
         }
+        if let Some(token) = gift.token {
+            insert("vf-token", token.to_string());
+        }
         match iommufd {
             Some(object) => {
                 insert("iommufd", object.to_owned());
@@ -336,7 +357,7 @@ fn failure(step: &str, problem: Problem) -> Failure {
         Problem::Malformed(what) => failing("malformed", what).step(step).fix("name the socket of -qmp"),
         Problem::Refused(said) => {
             let fix = fix(&said);
-            let failure = failing("refused", said).step(format!("QMP {step}"));
+            let failure = failing(REFUSED, said).step(format!("QMP {step}"));
             match fix {
                 Some(fix) => failure.fix(fix),
                 None => failure,

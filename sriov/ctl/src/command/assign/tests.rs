@@ -34,6 +34,8 @@ fn gift(backend: Backend, node: &str) -> Gift {
         is_demanded: false,
         node: node.to_owned(),
         group: GroupId(7),
+        token: None,
+        siblings: vec!["0000:01:10.2".parse().unwrap()],
     }
 }
 
@@ -108,14 +110,15 @@ fn mute(greeting: &[u8]) -> (TempDir, PathBuf) {
 
 #[test]
 fn our_own_guest_is_asked_over_its_control_socket() {
-    use vmm_glue::control::{Add, Assigned, Control, serve};
+    use vmm_glue::control::{Add, Assigned, Control, Interface, serve};
 
+    /// Of container and group it has the group already.
     #[derive(Debug, Default)]
     struct Guest(Mutex<Vec<Assigned>>);
 
     impl Control for Guest {
         fn add(&self, add: &Add, files: Vec<OwnedFd>) -> vmm_glue::Result<Assigned> {
-            assert_eq!(files.len(), 1);
+            assert_eq!(files.len(), usize::from(add.interface == Interface::Iommufd));
             let assigned = Assigned {
                 device: add.device,
                 interface: add.interface,
@@ -148,7 +151,7 @@ fn our_own_guest_is_asked_over_its_control_socket() {
     let (path, node) = (directory.path().join("control"), directory.path().join("vfio0"));
     File::create(&node).unwrap();
     let listener = UnixListener::bind(&path).unwrap();
-    thread::spawn(move || serve(&listener, &Guest::default()));
+    thread::spawn(move || serve(&listener, &Guest::default(), &|_| true));
     let vmm = |limit| Own::new(path.clone(), Instant::now() + limit);
     let gift = gift(Backend::Iommufd, node.to_str().unwrap());
     let given = vmm(LONG).assign(&gift).unwrap();
@@ -164,12 +167,57 @@ fn our_own_guest_is_asked_over_its_control_socket() {
     );
     vmm(LONG).unassign(bdf()).unwrap();
     assert_eq!(vmm(LONG).unassign(bdf()).unwrap_err().kind, "not_assigned");
+    // The second one of a group comes without the group, which opens once.
+    vmm(LONG).assign(&gift).unwrap();
+    assert_eq!(vmm(LONG).peer().unwrap(), Some(std::process::id()));
+    let second = |siblings| Gift {
+        bdf: gift.siblings[0],
+        siblings,
+        backend: Backend::Type1,
+        ..gift.clone()
+    };
+    let alone = vmm(LONG).assign(&second(Vec::new())).unwrap_err();
+    assert_eq!(alone.step.as_deref(), Some("open /dev/vfio/7"));
+    vmm(LONG).assign(&second(vec![bdf()])).unwrap();
+    assert!(vmm(LONG).has(gift.siblings[0]).unwrap());
     assert_eq!(
         Own::new("/nonexistent".into(), Instant::now() + LONG)
             .unassign(bdf())
             .unwrap_err()
             .kind,
         "connection"
+    );
+}
+
+#[test]
+fn of_a_guest_that_was_told_and_says_nothing_it_is_said_that_it_may_have_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, node) = (directory.path().join("control"), directory.path().join("vfio0"));
+    File::create(&node).unwrap();
+    let listener = UnixListener::bind(&path).unwrap();
+    thread::spawn(move || {
+        let mut ear = Ear::new(listener.accept().unwrap().0);
+        ear.line().unwrap();
+        let nothing = json!({ "functions": { "process": 1, "functions": [] } });
+        writeln!(ear.stream, "{nothing}").unwrap();
+        ear.line().unwrap();
+        // Not a word.
+        ear.line();
+    });
+    let mut own = Own::new(path, Instant::now() + SHORT);
+    assert!(!own.is_told());
+    let failure = own.assign(&gift(Backend::Iommufd, node.to_str().unwrap())).unwrap_err();
+    assert_eq!((failure.kind, own.is_told()), ("timed_out", true));
+    let to = Target {
+        kind: TargetKind::Sriovctl,
+        name: "/run/control".to_owned(),
+    };
+    let failure = unsure(on(failure, bdf()), &to);
+    assert!(failure.message.contains("may have it"), "{}", failure.message);
+    let fix = failure.fix.as_deref().unwrap();
+    assert!(
+        fix.contains("sriovctl unassign 0000:01:10.0 --from sriovctl:/run/control"),
+        "{fix}"
     );
 }
 

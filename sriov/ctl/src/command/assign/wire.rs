@@ -1,5 +1,7 @@
 //! A Unix socket with one deadline for all that is said over it.
 
+use super::Pause;
+use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
@@ -25,11 +27,20 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    /// Connects; does not wait for one who does not accept.
+    /// Connects, and waits while others are in the queue: QEMU's has one place.
     pub(super) fn connect(path: &Path, deadline: Instant) -> io::Result<Self> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-        connect(&socket, &SocketAddrUnix::new(path)?)?;
+        let address = SocketAddrUnix::new(path)?;
+        let mut pause = Pause::until(deadline);
+        while let Err(errno) = connect(&socket, &address) {
+            if errno != Errno::AGAIN {
+                return Err(errno.into());
+            }
+            if !pause.next() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        }
         let stream = UnixStream::from(socket);
         stream.set_nonblocking(false)?;
         Ok(Self {
@@ -65,10 +76,14 @@ impl Wire {
 
     /// Up to and with the first line feed.
     pub(super) fn line(&mut self) -> io::Result<Vec<u8>> {
+        // What was looked through is not looked through again: who answers may send a byte at a time.
+        let mut seen = 0;
         loop {
-            if let Some(end) = self.bytes.iter().position(|byte| *byte == b'\n') {
-                return Ok(self.take(end.saturating_add(1)));
+            let new = self.bytes.get(seen..).unwrap_or_default();
+            if let Some(end) = new.iter().position(|byte| *byte == b'\n') {
+                return Ok(self.take(seen.saturating_add(end).saturating_add(1)));
             }
+            seen = self.bytes.len();
             self.more()?;
         }
     }
@@ -124,4 +139,31 @@ fn left(deadline: Instant) -> io::Result<Duration> {
         return Err(io::ErrorKind::TimedOut.into());
     }
     Ok(left)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::{accept, bind, listen};
+
+    #[test]
+    fn who_comes_while_another_waits_is_let_in_after() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let listener = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+        bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        listen(&listener, 0).unwrap();
+        let soon = || Instant::now() + Duration::from_millis(50);
+        let mut waiting = Vec::new();
+        let full = loop {
+            match Wire::connect(&path, soon()) {
+                Ok(wire) => waiting.push(wire),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!((full.kind(), waiting.is_empty()), (io::ErrorKind::TimedOut, false));
+        let let_in = std::thread::spawn(move || accept(&listener).map(|_stream| listener));
+        Wire::connect(&path, Instant::now() + Duration::from_secs(60)).unwrap();
+        let_in.join().unwrap().unwrap();
+    }
 }

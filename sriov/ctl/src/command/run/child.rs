@@ -3,7 +3,7 @@
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -22,11 +22,15 @@ pub(super) enum Ended {
     Itself(ExitStatus),
     /// It was killed when its time was over.
     TimedOut,
-    /// It was ended because of this signal.
-    Signal(i32),
+    /// It was ended because of a signal.
+    Signal {
+        signal: i32,
+        /// It did not end when it was asked to.
+        was_killed: bool,
+    },
 }
 
-/// SIGINT, SIGTERM and SIGHUP, taken from when this is made on.
+/// SIGINT, SIGTERM, SIGHUP and SIGQUIT, taken from when this is made on.
 #[derive(Debug)]
 pub(super) struct Signals {
     /// The last one that came.
@@ -39,7 +43,7 @@ impl Signals {
     pub(super) fn watch() -> io::Result<Self> {
         let (wake, handler) = UnixStream::pair()?;
         let last = Arc::new(AtomicUsize::new(0));
-        for signal in [SIGINT, SIGTERM, SIGHUP] {
+        for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT] {
             let number = usize::try_from(signal).map_err(io::Error::other)?;
             // In this order: who is woken finds the number.
             signal_hook::flag::register_usize(signal, Arc::clone(&last), number)?;
@@ -65,7 +69,10 @@ pub(super) fn wait(mut child: Child, limit: Option<Duration>, signals: &mut Sign
     Ok(match outcome? {
         Ending::Ended => Ended::Itself(status),
         Ending::TimedOut => Ended::TimedOut,
-        Ending::Signal(signal, _) => Ended::Signal(signal),
+        Ending::Signal(signal, has_ended) => Ended::Signal {
+            signal,
+            was_killed: !has_ended,
+        },
     })
 }
 
@@ -185,7 +192,10 @@ mod tests {
         let start = Instant::now();
         assert!(matches!(
             wait(child, None, &mut signals).unwrap(),
-            Ended::Signal(SIGTERM)
+            Ended::Signal {
+                signal: SIGTERM,
+                was_killed: true
+            }
         ));
         assert!(start.elapsed() < GRACE);
     }
@@ -197,7 +207,11 @@ mod tests {
         if std::env::var_os("SRIOVCTL_TEST_RUN").is_some() {
             let mut signals = Signals::watch().unwrap();
             let ended = wait(shell("echo guest $$ >&2; exec sleep 600"), None, &mut signals).unwrap();
-            let Ended::Signal(signal) = ended else {
+            let Ended::Signal {
+                signal,
+                was_killed: false,
+            } = ended
+            else {
                 panic!("{ended:?}")
             };
             std::process::exit(signal);
@@ -206,7 +220,12 @@ mod tests {
 
     #[test]
     fn a_signal_that_ends_the_program_ends_the_guest_before() {
-        for (signal, number) in [(Signal::TERM, SIGTERM), (Signal::INT, SIGINT), (Signal::HUP, SIGHUP)] {
+        for (signal, number) in [
+            (Signal::TERM, SIGTERM),
+            (Signal::INT, SIGINT),
+            (Signal::HUP, SIGHUP),
+            (Signal::QUIT, SIGQUIT),
+        ] {
             let mut program = Command::new(std::env::current_exe().unwrap())
                 .args(["--exact", "command::run::child::tests::runs_a_guest", "--nocapture"])
                 .env("SRIOVCTL_TEST_RUN", "1")

@@ -3,10 +3,10 @@
 //! The process gets one line of JSON ([`Spec`]) and the descriptors over a socket that is its standard input; it opens nothing itself
 //! ([`crate::command::vm`]).
 
-use super::terminal::Raw;
-use super::{Given, Report, finish, no_kvm, watch_signals};
-use crate::args::{HugePages, Pin, Run};
-use crate::command::vm::{self, Device, Spec};
+use super::terminal::{self, Raw};
+use super::{Given, Report, finish, no_kvm, nodes, watch_signals};
+use crate::args::{HugePages, Pin, QEMU, Run};
+use crate::command::vm::{self, Device, Node, Spec};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::output::Output;
@@ -18,14 +18,15 @@ use std::fs::File;
 use std::io::{self, IoSlice, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// What only QEMU can do with is refused, and what this VMM needs.
 pub(super) fn check(args: &Run) -> Result<(), Failure> {
-    if !args.extra.is_empty() || args.accel != "kvm" {
-        let failure = Failure::usage("--accel and arguments after -- are for QEMU");
+    if !args.extra.is_empty() || args.accel != "kvm" || args.qemu != Path::new(QEMU) {
+        let failure = Failure::usage("--accel, --qemu and arguments after -- are for QEMU");
         return Err(failure.fix("add --vmm qemu"));
     }
     if args.kernel.is_none() {
@@ -36,12 +37,20 @@ pub(super) fn check(args: &Run) -> Result<(), Failure> {
 }
 
 /// Boots it.
-pub(super) fn run(args: &Run, functions: &[Given], backend: Backend, output: &mut Output) -> Outcome {
-    let spec = spec(args, functions, backend, !output.is_json())?;
+pub(super) fn run(
+    args: &Run,
+    nodes: Vec<Node>,
+    slots: &[Vec<Given>],
+    backend: Backend,
+    output: &mut Output,
+) -> Outcome {
+    let has_input = !output.is_json() && terminal::is_ours();
+    let spec = spec(args, nodes, slots, backend, has_input)?;
+    let functions: Vec<Given> = slots.iter().flatten().copied().collect();
     let line = serde_json::to_string(&spec).map_err(|error| Failure::internal(error.to_string()))?;
     let report = Report::new(
         "own",
-        functions,
+        &functions,
         backend,
         vec!["sriovctl".to_owned(), vm::NAME.to_owned(), line.clone()],
     );
@@ -58,7 +67,7 @@ pub(super) fn run(args: &Run, functions: &[Given], backend: Backend, output: &mu
     if let Some(initrd) = &args.initrd {
         files.push(opened(initrd, false)?.into());
     }
-    for path in nodes(functions, backend)? {
+    for path in files_of(&functions, backend)? {
         files.push(opened(&path, true)?.into());
     }
     let clone = |file: BorrowedFd<'_>| file.try_clone_to_owned().map_err(|error| failed("dup", &error));
@@ -82,6 +91,8 @@ pub(super) fn run(args: &Run, functions: &[Given], backend: Backend, output: &mu
     if output.is_json() {
         command.stdout(Stdio::from(clone(io::stderr().as_fd())?));
     }
+    // What this program was started with is not the guest's: beside its standard streams its process has what it is sent.
+    vfio_core::close_on_exec(3).map_err(|error| Failure::new(Exit::Failed, "guest", error.to_string()))?;
     // Before the guest, which no signal may leave behind.
     let signals = watch_signals()?;
     let raw = match spec.has_input {
@@ -110,24 +121,32 @@ pub(super) fn run(args: &Run, functions: &[Given], backend: Backend, output: &mu
     outcome
 }
 
-fn spec(args: &Run, functions: &[Given], backend: Backend, has_input: bool) -> Result<Spec, Failure> {
+fn spec(
+    args: &Run,
+    nodes: Vec<Node>,
+    slots: &[Vec<Given>],
+    backend: Backend,
+    has_input: bool,
+) -> Result<Spec, Failure> {
     let append = args.append.as_deref().unwrap_or_default();
     let append = append
         .to_str()
         .ok_or_else(|| Failure::usage("the kernel's command line is not text"))?;
     let mut groups = Vec::new();
-    let devices = functions.iter().map(|given| {
+    let mut device = |given: &Given| {
         let is_new = !groups.contains(&given.group);
         groups.push(given.group);
         Device {
             bdf: given.bdf.to_string(),
             group: given.group.0,
             has_file: backend == Backend::Iommufd || is_new,
+            token: given.token.map(|token| token.to_string()),
         }
-    });
+    };
+    let near: Vec<Option<u32>> = slots.iter().flatten().map(|given| given.numa).collect();
     Ok(Spec {
-        memory_bytes: args.memory.bytes(),
-        cpus: args.cpus.into(),
+        pci_node: nodes::of_functions(&near, &nodes),
+        nodes,
         huge_pages_mib: args.hugepages.map(|pages| match pages {
             HugePages::TwoMib => 2,
             HugePages::OneGib => 1024,
@@ -135,7 +154,10 @@ fn spec(args: &Run, functions: &[Given], backend: Backend, has_input: bool) -> R
         // Ports are served by the guest's own driver: there is no ACPI method that would do it.
         append: format!("pcie_ports=native {append}").trim_end().to_owned(),
         is_iommufd: backend == Backend::Iommufd,
-        devices: devices.collect(),
+        slots: slots
+            .iter()
+            .map(|slot| slot.iter().map(&mut device).collect())
+            .collect(),
         pin: match args.pin {
             Pin::All => vm::Pin::All,
             Pin::WorkingSet => vm::Pin::WorkingSet,
@@ -144,12 +166,13 @@ fn spec(args: &Run, functions: &[Given], backend: Backend, has_input: bool) -> R
         has_initrd: args.initrd.is_some(),
         has_input,
         has_control: args.control.is_some(),
+        has_exit_port: args.exit_port,
         is_sandboxed: !args.no_sandbox,
     })
 }
 
 /// The nodes, in the order in which the process takes them.
-fn nodes(functions: &[Given], backend: Backend) -> Result<Vec<PathBuf>, Failure> {
+fn files_of(functions: &[Given], backend: Backend) -> Result<Vec<PathBuf>, Failure> {
     if backend == Backend::Iommufd {
         let mut paths = vec![PathBuf::from("/dev/iommu")];
         for given in functions {
@@ -157,6 +180,7 @@ fn nodes(functions: &[Given], backend: Backend) -> Result<Vec<PathBuf>, Failure>
                 Failure::new(Exit::Failed, "no_node", "has no character device of VFIO")
                     .device(given.bdf)
                     .step("run")
+                    .fix("Linux 6.6 with CONFIG_VFIO_DEVICE_CDEV is needed, or --interface type1")
             };
             let node = given.node.ok_or_else(none)?;
             paths.push(format!("/dev/vfio/devices/vfio{node}").into());
@@ -177,6 +201,8 @@ fn nodes(functions: &[Given], backend: Backend) -> Result<Vec<PathBuf>, Failure>
 struct Control {
     listener: UnixListener,
     path: PathBuf,
+    /// Its file: device and inode.
+    file: Option<(u64, u64)>,
 }
 
 impl Control {
@@ -193,14 +219,23 @@ impl Control {
         Ok(Self {
             listener,
             path: path.to_owned(),
+            file: file(path),
         })
     }
 }
 
+/// Which file is there.
+fn file(path: &Path) -> Option<(u64, u64)> {
+    let found = std::fs::symlink_metadata(path).ok()?;
+    Some((found.dev(), found.ino()))
+}
+
 impl Drop for Control {
     fn drop(&mut self) {
-        // Somebody else may have removed it.
-        drop(std::fs::remove_file(&self.path));
+        // Somebody else may have removed it, and put something else there.
+        if self.file.is_some() && file(&self.path) == self.file {
+            drop(std::fs::remove_file(&self.path));
+        }
     }
 }
 
@@ -233,4 +268,23 @@ fn failed(step: &str, error: &io::Error) -> Failure {
         _ => Exit::Failed,
     };
     Failure::new(exit, "guest", error.to_string()).step(step)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_control_socket_goes_with_its_program_and_nothing_else_does() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("control");
+        drop(Control::bind(&path).unwrap());
+        assert!(!path.exists());
+        let control = Control::bind(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        std::fs::remove_file(&path).unwrap();
+        let _other = UnixListener::bind(&path).unwrap();
+        drop(control);
+        assert!(path.exists(), "it is somebody else's");
+    }
 }

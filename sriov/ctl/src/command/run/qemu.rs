@@ -18,6 +18,9 @@ pub(super) fn check(args: &Run) -> Result<(), Failure> {
         (args.pin != Pin::All, "--pin"),
         (args.control.is_some(), "--control"),
         (args.no_sandbox, "--no-sandbox"),
+        (args.exit_port, "--exit-port"),
+        (!args.numa.is_empty(), "--numa"),
+        (args.device.iter().any(|device| device.place.is_some()), "slot="),
     ];
     match given.iter().find(|(is_given, _)| *is_given) {
         None => Ok(()),
@@ -71,17 +74,21 @@ fn check_kvm() -> Result<(), Failure> {
 fn arguments(args: &Run, functions: &[Given], backend: Backend) -> Vec<OsString> {
     let machine = format!("q35,accel={}", args.accel);
     let cpu = if args.accel == "kvm" { "host" } else { "max" };
-    let (memory, cpus) = (args.memory.to_string(), args.cpus.to_string());
+    let memory = args
+        .memory
+        .map_or_else(|| "1024M".to_owned(), |memory| memory.to_string());
+    let cpus = args.cpus.unwrap_or(1).to_string();
     let fixed = ["-machine", &machine, "-cpu", cpu, "-m", &memory, "-smp", &cpus];
     let quiet = ["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"];
     let mut arguments: Vec<OsString> = fixed.into_iter().chain(quiet).map(OsString::from).collect();
-    for (index, given) in functions.iter().enumerate() {
-        let device = sriov::qemu_device(given.bdf, backend);
-        // The object is there after the first.
-        let words = device
-            .split_whitespace()
-            .skip(if index > 0 && backend == Backend::Iommufd { 2 } else { 0 });
-        arguments.extend(words.map(OsString::from));
+    let devices = sriov::qemu_devices(functions.iter().map(|given| (given.bdf, backend)));
+    let mut tokens = functions.iter().map(|given| given.token);
+    for word in devices.split_whitespace() {
+        let is_device = word.starts_with("vfio-pci,");
+        arguments.push(match is_device.then(|| tokens.next()).flatten().flatten() {
+            Some(token) => format!("{word},vf-token={token}").into(),
+            None => word.into(),
+        });
     }
     let files = [("-kernel", args.kernel.as_deref()), ("-initrd", args.initrd.as_deref())];
     for (option, file) in files {

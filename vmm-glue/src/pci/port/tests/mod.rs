@@ -37,6 +37,10 @@ impl Irqs for Messages {
         Err(Error::new("route", ErrorKind::Unsupported("routes")))
     }
 
+    fn set(&self, _: &[(&dyn Route, MsiMessage)]) -> Result<()> {
+        Err(Error::new("route", ErrorKind::Unsupported("routes")))
+    }
+
     fn line(&self, _: u32) -> Result<Box<dyn Line>> {
         Err(Error::new("line", ErrorKind::Unsupported("lines")))
     }

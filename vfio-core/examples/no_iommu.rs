@@ -1,0 +1,91 @@
+//! Drives QEMU's edu in a machine without an IOMMU: `no_iommu 0000:01:00.0`. It is on vfio-pci, bound after somebody has set
+//! `/sys/module/vfio/parameters/enable_unsafe_noiommu_mode`, which taints the kernel.
+//!
+//! For machines that have nothing to lose: a function without an IOMMU reaches all memory, and this needs `unsafe` to say so. Edu computes and interrupts, by MSI
+//! and by INTx; it is asked for no DMA.
+#![expect(clippy::print_stdout, reason = "an example's output")]
+#![expect(unsafe_code, reason = "nothing but this program guards memory")]
+
+use pci::{Bdf, GroupId, Sysfs};
+use std::error::Error;
+use std::time::Duration;
+use vfio_core::{BoundDevice, Container, ContainerPath, EventFd, Group, IrqIndex, Region, RegionIndex, System};
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+/// Registers of edu, in BAR 0 (QEMU, `docs/specs/edu.rst`).
+const ID: u64 = 0x00;
+const FACTORIAL: u64 = 0x08;
+const STATUS: u64 = 0x20;
+const INTERRUPT: u64 = 0x24;
+const RAISE: u64 = 0x60;
+const ACKNOWLEDGE: u64 = 0x64;
+/// In [`STATUS`].
+const INTERRUPT_WHEN_DONE: u32 = 0x80;
+/// In [`INTERRUPT`].
+const DONE: u32 = 1;
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+fn main() -> Outcome<()> {
+    let bdf: Bdf = std::env::args().nth(1).ok_or("usage: no_iommu BDF")?.parse()?;
+    let (system, sysfs) = (System::host(), Sysfs::host());
+    let link = sysfs.link_name(format!("sys/bus/pci/devices/{bdf}/iommu_group"))?;
+    let id = GroupId(link.parse()?);
+    // SAFETY: edu accesses memory only for DMA, and when it interrupts by MSI, where the kernel has told it to. Its registers for DMA are never written.
+    let group = unsafe { Group::open_no_iommu(&system, id) }?;
+    let container = Container::open(&system, ContainerPath::Vfio)?;
+    let attached = container.add(&group)?;
+    // SAFETY: as above.
+    unsafe { container.set_no_iommu() }?;
+    let device = attached.device(bdf, None)?;
+    let config = device.config()?;
+    config.set_memory_decode(true)?;
+    // MSI is a write to memory.
+    config.set_bus_master(true)?;
+    let registers = device.region(RegionIndex(0))?;
+    let found = registers.read_u32(ID)?;
+    if found & 0xFF != 0xED {
+        return Err(format!("{bdf} is no edu: {found:#010x}").into());
+    }
+    for kind in [IrqIndex::Msi, IrqIndex::Intx] {
+        let (interrupts, factorial) = compute(&device, &registers, kind)?;
+        println!("edu: {kind}: {interrupts} interrupts, 10! = {factorial}");
+    }
+    Ok(())
+}
+
+/// How many interrupts came, and what edu has computed.
+fn compute(device: &BoundDevice, registers: &Region, kind: IrqIndex) -> Outcome<(u32, u32)> {
+    let event = EventFd::new()?;
+    let interrupts = device.interrupts(kind)?;
+    interrupts.enable(0, &[Some(&event)])?;
+    let mut count = 0;
+    let mut wait = |reason: u32| -> Outcome<()> {
+        event
+            .wait_timeout(LIMIT)?
+            .ok_or_else(|| format!("{kind} does not come"))?;
+        let reasons = registers.read_u32(INTERRUPT)?;
+        if reasons != reason {
+            return Err(format!("{kind} for {reasons:#x}, not {reason:#x}").into());
+        }
+        registers.write_u32(ACKNOWLEDGE, reasons)?;
+        if kind == IrqIndex::Intx {
+            interrupts.unmask(0)?;
+        }
+        count += 1;
+        Ok(())
+    };
+    for reason in [2, 4, 8] {
+        registers.write_u32(RAISE, reason)?;
+        wait(reason)?;
+    }
+    registers.write_u32(STATUS, INTERRUPT_WHEN_DONE)?;
+    registers.write_u32(FACTORIAL, 10)?;
+    wait(DONE)?;
+    let factorial = registers.read_u32(FACTORIAL)?;
+    if event.try_read()?.is_some() {
+        return Err(format!("{kind} comes for nothing").into());
+    }
+    Ok((count, factorial))
+}
