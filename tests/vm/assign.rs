@@ -213,7 +213,7 @@ fn second_of_a_group() -> Result<Outcome> {
     for function in &both {
         done(&["release", function])?;
     }
-    PASSED
+    crate::PASSED
 }
 
 /// Afterwards the host can use it.
