@@ -34,7 +34,9 @@ fn every_crate_forbids_unsafe_code_but_the_three_that_need_it() {
         says: "a crate root begins with #![forbid(unsafe_code)]; only vfio-core, vmm-glue and benches/raw do without",
         concerns: |path| {
             let is_root = path.ends_with("src/lib.rs") || path.ends_with("src/main.rs") || path.contains("src/bin/");
-            let is_free = ["vfio-core/", "vmm-glue/", "benches/raw/"].iter().any(|free| path.starts_with(free));
+            let is_free = ["vfio-core/", "vmm-glue/", "benches/raw/"]
+                .iter()
+                .any(|free| path.starts_with(free));
             (is_root || path == "tests/vm/main.rs") && !is_free
         },
         finds: |source| {
