@@ -13,6 +13,12 @@ use std::path::Path;
 use std::sync::Arc;
 use vfio_ioctls::{VfioContainer, VfioDevice, VfioIommufd, VfioOps};
 
+/// `VFIO_PCI_CONFIG_REGION_INDEX`.
+const CONFIG: u32 = 7;
+/// The command register (PCIe 6.0 §7.5.1.1.3), and its Memory Space Enable.
+const COMMAND: u64 = 4;
+const MEMORY_SPACE: u16 = 1 << 1;
+
 /// A container of `vfio-ioctls`, with a function of its own.
 pub struct VfioIoctlsContainer {
     _device: VfioDevice,
@@ -21,7 +27,7 @@ pub struct VfioIoctlsContainer {
 
 /// An IOAS of `vfio-ioctls`, with a function of its own.
 pub struct VfioIoctlsIommufd {
-    _device: VfioDevice,
+    device: VfioDevice,
     iommufd: Arc<VfioIommufd>,
 }
 
@@ -59,10 +65,19 @@ impl VfioIoctlsIommufd {
         let iommufd = Arc::new(VfioIommufd::new(iommufd, None, None).map_err(io::Error::other)?);
         let ops: Arc<dyn VfioOps> = Arc::<VfioIommufd>::clone(&iommufd);
         let device = VfioDevice::new(function, ops, true).map_err(io::Error::other)?;
-        Ok(Self {
-            _device: device,
-            iommufd,
-        })
+        Ok(Self { device, iommufd })
+    }
+
+    /// Lets the function decode memory, and reads the first register of its first BAR.
+    #[must_use]
+    pub fn first_register(&self) -> u32 {
+        let mut command = [0; 2];
+        self.device.region_read(CONFIG, &mut command, COMMAND);
+        let decodes = u16::from_le_bytes(command) | MEMORY_SPACE;
+        self.device.region_write(CONFIG, &decodes.to_le_bytes(), COMMAND);
+        let mut register = [0; 4];
+        self.device.region_read(0, &mut register, 0);
+        u32::from_le_bytes(register)
     }
 }
 

@@ -256,7 +256,7 @@ trait Level: Default {
     /// Changes the entries into which these pages are divided, as few as possible, as far as they touch `window`. The same pages are
     /// divided into the same entries every time. `change` is given the page at which an entry starts and what it is, and gives what it
     /// becomes.
-    fn write(&self, pages: (u64, u64), window: (u64, u64), change: &dyn Fn(u64, u64) -> u64);
+    fn write(&self, pages: (u64, u64), window: (u64, u64), change: &impl Fn(u64, u64) -> u64);
 
     fn index(page: u64) -> usize {
         usize::try_from((page >> Self::BITS) % ENTRIES as u64).unwrap_or(usize::MAX)
@@ -288,7 +288,7 @@ impl<Below: Level> Level for Table<Below> {
         below.map_or((0, Self::BITS), |below| below.read(page))
     }
 
-    fn write(&self, (first, last): (u64, u64), window: (u64, u64), change: &dyn Fn(u64, u64) -> u64) {
+    fn write(&self, (first, last): (u64, u64), window: (u64, u64), change: &impl Fn(u64, u64) -> u64) {
         let begin = first.max(window.0);
         let end = last.min(window.1);
         let mut slot_first = begin & !((1 << Self::BITS) - 1);
@@ -313,7 +313,8 @@ impl<Below: Level> Level for Table<Below> {
 }
 
 /// Changes an entry. Only one thread at a time does.
-fn replace(entry: &AtomicU64, page: u64, change: &dyn Fn(u64, u64) -> u64) {
+#[inline]
+fn replace(entry: &AtomicU64, page: u64, change: &impl Fn(u64, u64) -> u64) {
     let before = entry.load(Ordering::Relaxed);
     let after = change(page, before);
     if after != before {
@@ -330,7 +331,7 @@ impl Level for Last {
         (entry.map_or(0, |entry| entry.load(Ordering::Acquire)), 0)
     }
 
-    fn write(&self, (first, last): (u64, u64), window: (u64, u64), change: &dyn Fn(u64, u64) -> u64) {
+    fn write(&self, (first, last): (u64, u64), window: (u64, u64), change: &impl Fn(u64, u64) -> u64) {
         let (begin, end) = (first.max(window.0), last.min(window.1));
         for (page, entry) in (begin..=end).zip(self.entries.iter().skip(Self::index(begin))) {
             replace(entry, page, change);
