@@ -17,7 +17,7 @@ fn main() -> anyhow::Result<()> {
         return Ok(());
     }
     for functions in [16, 256, 4096] {
-        println!("{}", Comparison::run(&Machine::of(functions)?, 21)?);
+        println!("{}\n", Comparison::run(&Machine::of(functions)?, 21)?);
     }
     Ok(())
 }
