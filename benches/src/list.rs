@@ -1,4 +1,4 @@
-//! `sriovctl list` against `lspci -nnk`: whole processes on one generated machine, in turn, in one run.
+//! `sriovctl list`, as a table and as JSON, against `lspci -nnk`: whole processes on one generated machine, in turn, in one run.
 
 use crate::Machine;
 use crate::program::{Case, Turns};
@@ -18,63 +18,65 @@ pub fn lspci_is_missing() -> Option<String> {
         .map(|error| format!("lspci: {error}; it comes with pciutils"))
 }
 
-/// What both programs took.
+/// The programs, by what is typed.
+const WAYS: [&str; 3] = ["sriovctl list", "sriovctl list --json", "lspci -nnk"];
+
+/// What the programs took, round for round.
 #[derive(Debug)]
 pub struct Comparison {
     functions: usize,
-    sriovctl: Times,
-    lspci: Times,
+    /// In seconds.
+    times: [Vec<f64>; WAYS.len()],
 }
 
 impl Comparison {
-    /// Lists the machine so many times with each program, after a run that is not counted. Builds `sriovctl` as its users have it, unless it is given.
+    /// Lists the machine so many times with each program, after a run that is not counted. Builds `sriovctl` as its users have it.
     ///
     /// # Errors
     /// When a program cannot be built or run, fails, or does not list every function.
     pub fn run(machine: &Machine, rounds: usize, sriovctl: Option<PathBuf>) -> Result<Self> {
         let root = machine.tree.root();
-        let mut sriovctl = Command::new(sriovctl.map_or_else(build_sriovctl, Ok)?);
-        sriovctl
-            .args(["list", "--sysroot"])
-            .arg(root)
-            .env_remove("SRIOVCTL_SYSROOT");
+        let program = sriovctl.map_or_else(build_sriovctl, Ok)?;
+        let sriovctl = |arguments: &[&str]| {
+            let mut command = Command::new(&program);
+            command
+                .args(arguments)
+                .arg("--sysroot")
+                .arg(root)
+                .env_remove("SRIOVCTL_SYSROOT");
+            command
+        };
         let mut lspci = Command::new("lspci");
         let path = format!("sysfs.path={}", root.join("sys/bus/pci").display());
         lspci.args(["-A", "linux-sysfs", "-O", &path, "-nnk"]);
+        let mut commands = [sriovctl(&["list"]), sriovctl(&["list", "--json"]), lspci];
 
-        // Each line of the table but its heading; each line of lspci that is not about the function above it.
-        let listed = output(&mut sriovctl)?.lines().count() - 1;
-        let shown = output(&mut lspci)?
-            .lines()
-            .filter(|line| !line.starts_with('\t'))
-            .count();
-        ensure!(
-            listed == machine.functions && shown == machine.functions,
-            "of {} functions sriovctl lists {listed}, lspci {shown}",
-            machine.functions
-        );
-
-        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for (command, list) in commands.iter_mut().zip([count_table, count_json, count_lspci]) {
+            let listed = list(&output(command)?)?;
+            let functions = machine.functions;
+            ensure!(
+                listed == functions,
+                "of {functions} functions {command:?} lists {listed}"
+            );
+        }
+        let mut times = [const { Vec::new() }; WAYS.len()];
         for round in 0..rounds {
-            let mut both = [(&mut ours, &mut sriovctl), (&mut theirs, &mut lspci)];
-            // Neither always follows the other.
-            if round % 2 == 1 {
-                both.reverse();
-            }
-            for (times, command) in both {
-                times.push(time(command)?);
+            // None always follows the same one.
+            let first = round % WAYS.len();
+            for at in (first..WAYS.len()).chain(0..first) {
+                if let (Some(times), Some(command)) = (times.get_mut(at), commands.get_mut(at)) {
+                    times.push(time(command)?.as_secs_f64());
+                }
             }
         }
+        ensure!(rounds > 0, "no rounds");
         Ok(Self {
             functions: machine.functions,
-            sriovctl: Times::of(ours).context("no rounds")?,
-            lspci: Times::of(theirs).context("no rounds")?,
+            times,
         })
     }
-}
 
-impl Comparison {
-    /// The figures of both, in milliseconds.
+    /// The figures of all ways, in milliseconds.
     #[must_use]
     pub fn figures(&self) -> (Case, Turns) {
         let case = Case {
@@ -84,53 +86,56 @@ impl Comparison {
             unit: "ms",
         };
         let mut turns = Turns::default();
-        for (way, times) in [("ours", &self.sriovctl), ("lspci -nnk", &self.lspci)] {
-            for time in &times.turns {
-                turns.add(way, time.as_secs_f64() * 1e3);
+        for (way, times) in WAYS.iter().zip(&self.times) {
+            for seconds in times {
+                turns.add(&way.replace("sriovctl list", "ours"), seconds * 1e3);
             }
         }
         (case, turns)
     }
 }
 
-/// A table, and the ratio in a line of its own.
+/// Each line of the table but its heading.
+fn count_table(text: &str) -> Result<usize> {
+    text.lines().count().checked_sub(1).context("no table")
+}
+
+fn count_json(text: &str) -> Result<usize> {
+    let document: serde_json::Value = serde_json::from_str(text)?;
+    let functions = document.get("functions").and_then(serde_json::Value::as_array);
+    Ok(functions.context("no list of functions")?.len())
+}
+
+/// Each line that is not about the function above it.
+fn count_lspci(text: &str) -> Result<usize> {
+    Ok(text.lines().filter(|line| !line.starts_with('\t')).count())
+}
+
+/// A table, and the ratio of lspci to the first in a line of its own.
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            functions,
-            sriovctl,
-            lspci,
-        } = self;
-        writeln!(f, "{functions} functions, {} runs each in turn", sriovctl.turns.len())?;
-        writeln!(f, "{:14}{:>12}{:>12}", "", "min", "median")?;
-        for (name, times) in [("sriovctl list", sriovctl), ("lspci -nnk", lspci)] {
-            let [min, median] = [times.min, times.median].map(|time| time.as_secs_f64() * 1e3);
-            writeln!(f, "{name:14}{min:9.1} ms{median:9.1} ms")?;
+        let [ours, _, lspci] = &self.times;
+        writeln!(f, "{} functions, {} runs each in turn", self.functions, ours.len())?;
+        writeln!(f, "{:20}{:>12}{:>12}", "", "min", "median")?;
+        for (name, times) in WAYS.iter().zip(&self.times) {
+            let [min, median] = least_and_median(times).map(|time| time * 1e3);
+            writeln!(f, "{name:20}{min:9.1} ms{median:9.1} ms")?;
         }
-        let ratio = |lspci: Duration, sriovctl: Duration| lspci.as_secs_f64() / sriovctl.as_secs_f64();
-        let (min, median) = (ratio(lspci.min, sriovctl.min), ratio(lspci.median, sriovctl.median));
-        write!(f, "ratio         {min:11.1}x{median:11.1}x")
+        let [ours, lspci] = [ours, lspci].map(|times| least_and_median(times));
+        let [min, median] = std::array::from_fn(|at| {
+            lspci
+                .get(at)
+                .zip(ours.get(at))
+                .map_or(0.0, |(lspci, ours)| lspci / ours)
+        });
+        write!(f, "ratio               {min:11.1}x{median:11.1}x")
     }
 }
 
-#[derive(Debug)]
-struct Times {
-    /// In the order in which they were measured.
-    turns: Vec<Duration>,
-    min: Duration,
-    median: Duration,
-}
-
-impl Times {
-    fn of(turns: Vec<Duration>) -> Option<Self> {
-        let mut times = turns.clone();
-        times.sort_unstable();
-        Some(Self {
-            turns,
-            min: *times.first()?,
-            median: *times.get(times.len() / 2)?,
-        })
-    }
+fn least_and_median(times: &[f64]) -> [f64; 2] {
+    let mut times = times.to_vec();
+    times.sort_unstable_by(f64::total_cmp);
+    [0, times.len() / 2].map(|at| times.get(at).copied().unwrap_or(f64::NAN))
 }
 
 /// The optimised program. Where cargo puts it is cargo's affair, so it is asked.
@@ -171,18 +176,25 @@ mod tests {
 
     #[test]
     fn median_and_ratio_are_those_of_the_sorted_times() {
-        let times = |list: &[u64]| Times::of(list.iter().map(|ms| Duration::from_millis(*ms)).collect()).unwrap();
         let comparison = Comparison {
             functions: 8,
-            sriovctl: times(&[4, 2, 9]),
-            lspci: times(&[100, 90, 80]),
+            times: [[4.0, 2.0, 9.0], [5.0, 6.0, 7.0], [100.0, 90.0, 80.0]].map(|list| list.map(|ms| ms / 1e3).into()),
         };
         let text = comparison.to_string();
         let last = text.lines().last().unwrap().split_whitespace();
         assert_eq!(last.collect::<Vec<_>>(), ["ratio", "40.0x", "22.5x"], "{text}");
         assert!(text.contains("2.0 ms      4.0 ms"), "{text}");
         let (_, turns) = comparison.figures();
-        assert_eq!(turns.of("ours"), [4.0, 2.0, 9.0]);
-        assert!(Times::of(vec![]).is_none());
+        assert_eq!(turns.of("lspci -nnk").len(), 3);
+    }
+
+    #[test]
+    fn functions_are_counted_in_what_each_program_prints() {
+        assert_eq!(count_table("BDF CLASS\n00:00.0 x\n00:01.0 y\n").unwrap(), 2);
+        assert_eq!(count_json(r#"{"functions": [{}, {}, {}]}"#).unwrap(), 3);
+        assert_eq!(
+            count_lspci("00:00.0 x\n\tKernel driver in use: y\n00:01.0 z\n").unwrap(),
+            2
+        );
     }
 }

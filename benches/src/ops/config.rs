@@ -1,6 +1,7 @@
 //! Walking the capabilities of a configuration space.
 
 use super::{OURS, Operation, Subject, metered};
+use crate::record::Clock;
 use anyhow::{Context, Result};
 use pci::ConfigSpace;
 use std::hint::black_box;
@@ -11,7 +12,7 @@ const NIC: &str = include_str!("../../../tests/fixtures/config/igb-pf.txt");
 pub(super) fn operations() -> Vec<Operation> {
     vec![
         Operation::new("config", "walk both lists", OURS, 16, walk),
-        Operation::new("config", "describe all registers", OURS, 1, describe),
+        Operation::new("config", "describe all registers", OURS, 1, describe).by(&[Clock::Wall]),
     ]
 }
 

@@ -16,6 +16,8 @@ const PAGE: u64 = 4096;
 const SPACE: u64 = 1 << 47;
 const LIVE: [u64; 4] = [1_000, 10_000, 100_000, 1_000_000];
 const STEPS: u32 = 64;
+/// Steps until holes come and go in equal measure.
+const SETTLING: u32 = 4096;
 /// Steps until the same requests come again.
 const TRACE: u64 = 1 << 14;
 
@@ -157,8 +159,8 @@ fn subject<A: Allocator + 'static>(mix: Mix, count: u64) -> Result<Subject> {
     });
     let trace: Vec<(u64, u64)> = trace.collect();
     let mut at = 0;
-    Ok(Subject::new(move || {
-        for _ in 0..STEPS {
+    let mut churn = move |steps: u32| {
+        for _ in 0..steps {
             let &(victim, len) = trace.get(at).context("the trace is not empty")?;
             at = if at + 1 == trace.len() { 0 } else { at + 1 };
             let range = live.get_mut(usize::try_from(victim)?).context("a live range")?;
@@ -170,7 +172,9 @@ fn subject<A: Allocator + 'static>(mix: Mix, count: u64) -> Result<Subject> {
             range.1 = len;
         }
         Ok(())
-    }))
+    };
+    churn(SETTLING)?;
+    Ok(Subject::new(move || churn(STEPS)))
 }
 
 impl Allocator for IovaAllocator {

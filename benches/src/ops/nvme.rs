@@ -41,7 +41,7 @@ fn reads(depth: u32) -> Result<Subject> {
     let machine = backing.machine().clone();
     let mut lba = 0;
     let cycle = move || {
-        let done = device.counts().completions + u64::from(depth);
+        let done = device.counts().reads + u64::from(depth);
         metered(|| -> Result<()> {
             while let Some(buffer) = buffers.pop() {
                 lba = (lba + u64::from(BLOCKS)) % 4096;
@@ -52,11 +52,13 @@ fn reads(depth: u32) -> Result<Subject> {
             Ok(())
         })?;
         for _ in 0..4 * depth {
-            if device.counts().completions >= done {
+            if device.counts().reads >= done {
                 break;
             }
             backing.poke();
         }
+        // The last may have been executed, and not said so.
+        backing.poke();
         metered(|| -> Result<()> {
             while let Some(completion) = queue.pop()? {
                 ensure!(completion.status == Status::SUCCESS, "{:?}", completion.status);

@@ -42,6 +42,7 @@ pub(super) const MODULES: &[Requirement] = &[(Need::Program("xz"), "xz-utils")];
 /// To compare our results with those of others, and to make file systems in the lab.
 pub(super) const TESTS: &[Requirement] = &[
     (Need::Program("lspci"), "pciutils"),
+    (Need::Program("valgrind"), "valgrind"),
     (Need::Program("mke2fs"), "e2fsprogs"),
     (Need::Program("setsid"), "util-linux"),
 ];
@@ -49,6 +50,7 @@ pub(super) const TESTS: &[Requirement] = &[
 /// To compare our speed with that of others.
 pub(super) const BENCHES: &[Requirement] = &[
     (Need::Program("lspci"), "pciutils"),
+    (Need::Program("valgrind"), "valgrind"),
     (Need::Program("driverctl"), "driverctl"),
     (Need::Program("dpdk-testpmd"), "dpdk"),
     (Need::Program("fio"), "fio"),
