@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 /// What QEMU is to be told of the processor of a guest inside the lab. QEMU's emulated SVM now and then delivers an interrupt twice, the second time while
 /// the guest holds its locks: `helper_vmrun` leaves it in `exception_index`, where it is found again when another thread of QEMU interrupts the
-/// processor's before the guest's next exit. Without EOIs through memory that exit is the first thing a handler does.
+/// processor's before the guest's next exit. Without EOIs through memory that exit comes early in a handler, and mostly before it has locked anything.
 pub(crate) const QEMU_CPU: &str = "host,kvm-pv-eoi=off";
 
 /// Guests that said nothing any more, in this process.

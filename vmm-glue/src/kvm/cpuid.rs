@@ -104,7 +104,7 @@ impl Supported {
                 // A message's destination has 8 bits.
                 entry.eax &= !KVM_FEATURE_MSI_EXT_DEST_ID;
                 // QEMU's SVM delivers an injected interrupt a second time when its processor's thread is kicked before the guest's next exit
-                // (`exception_index` keeps it), which is a deadlock where the guest holds a lock. An EOI that is an exit comes before that.
+                // (`exception_index` keeps it), which is a deadlock where the guest holds a lock. An EOI that is an exit mostly comes before that.
                 if self.is_emulated {
                     entry.eax &= !KVM_FEATURE_PV_EOI;
                 }
