@@ -187,8 +187,8 @@ impl Bench {
         } else {
             &["-l", "0,1"]
         };
-        // It takes three seconds to come up, and the first second counts half.
-        let limit = (self.seconds + 5).to_string();
+        // It takes three seconds to come up, on a busy host ten, and the first second counts half.
+        let limit = (self.seconds + 12).to_string();
         let mut command = Command::new("timeout");
         command
             .args(["-s", "INT", "-k", "30", &limit, TESTPMD, "-n", "1"])

@@ -205,7 +205,7 @@ fn all(is_quick: bool) -> Vec<Step> {
             lab(wall(&igb)),
             "bench-packets",
             &["rates", "example:vf-pps"],
-            (1.5, 0.7),
+            (2.5, 0.7),
         ),
         step(
             Part::Packets,
