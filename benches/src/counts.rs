@@ -47,9 +47,9 @@ pub fn valgrind_is_missing() -> Option<String> {
 /// When one of them cannot be had.
 pub fn key() -> Result<String> {
     let rustc = output("rustc", &["--version"])?;
-    let libc = output("getconf", &["GNU_LIBC_VERSION"])?;
+    let c_library = output("getconf", &["GNU_LIBC_VERSION"])?;
     let valgrind = output("valgrind", &["--version"])?;
-    Ok(format!("{}, {rustc}, {libc}, {valgrind}", std::env::consts::ARCH))
+    Ok(format!("{}, {rustc}, {c_library}, {valgrind}", std::env::consts::ARCH))
 }
 
 /// What a program prints first.
