@@ -46,7 +46,7 @@ pub enum Clock {
     Wall,
     /// Instructions of the processor, or of the whole emulated machine.
     Instructions,
-    /// Something that is counted exactly: system calls, bytes.
+    /// Something that is counted exactly: calls, bytes.
     Count,
 }
 
@@ -64,7 +64,7 @@ pub struct Record {
     pub given: BTreeMap<String, String>,
     /// What it counts.
     pub clock: Clock,
-    /// Its unit: `ns/op`, `instructions/op`, `op/s`, `calls/op`, `bytes`.
+    /// Its unit: `ns/op`, `instructions/op`, `op/s`, `system calls/op`, `bytes`.
     pub unit: String,
     /// One value for each turn, in the order of the turns, which the ways of a case took by turns: the n-th of one way and the n-th of another
     /// were measured next to one another.

@@ -149,7 +149,7 @@ fn silent(session: &mut Session, function: Bdf) -> Result<()> {
     let reason = if map.stdout == DONE {
         "the kernel did not end the process that maps either".to_owned()
     } else if pool.stdout == DONE {
-        return session.tell_as(&case, "ours, pool", vec![0.0], Clock::Count, "calls/op", Vec::new());
+        return session.tell_as(&case, "ours, pool", vec![0.0], Clock::Count, "system calls/op", Vec::new());
     } else {
         format!("{}: {}", pool.status, String::from_utf8_lossy(&pool.stderr))
     };
