@@ -260,7 +260,7 @@ impl Aim {
                         && (other.clock, &other.unit) == (ours.clock, &ours.unit)
                 };
                 let other = all.iter().find(is_other)?.way(&ours.way)?;
-                (other.case.clone(), Ratio::of(&ours.turns, &other.turns)?)
+                (other.case.clone(), Ratio::of(ours, other)?)
             }
             Against::Nothing => {
                 let figure = median(&ours.turns);
@@ -285,7 +285,7 @@ impl Aim {
 }
 
 fn with(ours: &Record, theirs: &Record) -> Option<(String, Ratio)> {
-    Some((theirs.way.clone(), Ratio::of(&ours.turns, &theirs.turns)?))
+    Some((theirs.way.clone(), Ratio::of(ours, theirs)?))
 }
 
 #[cfg(test)]
@@ -301,6 +301,7 @@ mod tests {
             clock,
             unit: unit.to_owned(),
             turns: turns.to_vec(),
+            alone: false,
             distribution: Vec::new(),
         }
     }

@@ -147,6 +147,7 @@ impl Operation {
             clock,
             unit: unit.to_owned(),
             turns,
+            alone: false,
             distribution: Vec::new(),
         }
     }
