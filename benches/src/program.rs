@@ -78,6 +78,7 @@ impl Program {
                 clock: case.clock,
                 unit: case.unit.to_owned(),
                 turns,
+                alone: false,
                 distribution: Vec::new(),
             }))?;
         }

@@ -46,7 +46,7 @@ pub enum Clock {
     Wall,
     /// Instructions of the processor, or of the whole emulated machine.
     Instructions,
-    /// Something that is counted exactly: system calls, bytes.
+    /// Something that is counted exactly: calls, bytes.
     Count,
 }
 
@@ -64,11 +64,14 @@ pub struct Record {
     pub given: BTreeMap<String, String>,
     /// What it counts.
     pub clock: Clock,
-    /// Its unit: `ns/op`, `instructions/op`, `op/s`, `calls/op`, `bytes`.
+    /// Its unit: `ns/op`, `instructions/op`, `op/s`, `system calls/op`, `bytes`.
     pub unit: String,
     /// One value for each turn, in the order of the turns, which the ways of a case took by turns: the n-th of one way and the n-th of another
-    /// were measured next to one another.
+    /// were measured next to one another, if it is not [`alone`](Self::alone).
     pub turns: Vec<f64>,
+    /// Whether all its turns were measured at one time, and those of other ways at another.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub alone: bool,
     /// A histogram, where there is one: upper bounds and how many were at most that and above the one before.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub distribution: Vec<(f64, u64)>,

@@ -62,7 +62,10 @@ pub fn read(directory: &Path) -> Result<Vec<Record>> {
             let per_cycle = f64::from(operation.per_cycle);
             let turns = samples.times.iter().zip(&samples.iters);
             let turns = turns.map(|(time, cycles)| time / cycles / per_cycle).collect();
-            records.push(operation.record(Clock::Wall, turns));
+            records.push(Record {
+                alone: true,
+                ..operation.record(Clock::Wall, turns)
+            });
         }
     }
     Ok(records)
@@ -125,9 +128,10 @@ mod tests {
             "sample.json",
             serde_json::json!({"iters": [1.0, 10.0], "times": [7.0 * cycles, 80.0 * cycles]}),
         );
-        assert_eq!(
-            read(top.path()).unwrap(),
-            [operation.record(Clock::Wall, vec![7.0, 8.0])]
-        );
+        let expected = Record {
+            alone: true,
+            ..operation.record(Clock::Wall, vec![7.0, 8.0])
+        };
+        assert_eq!(read(top.path()).unwrap(), [expected]);
     }
 }

@@ -1,8 +1,8 @@
 //! VFs whose PF is in user space: a guest has them with the PF's VF token.
 
-use crate::PASSED;
 use crate::assign;
-use crate::machine::{attribute, dir, done, json, link, physical_function, read, refused, sriovctl, vfs, write};
+use crate::guest;
+use crate::machine::{attribute, dir, done, json, link, physical_function, read, refused, vfs, write};
 use anyhow::{Context, Result, ensure};
 use lab::case::{Case, Outcome};
 use std::path::Path;
@@ -50,7 +50,8 @@ fn with_vfs(test: impl FnOnce(&[String; 2]) -> Result<()>) -> Result<Outcome> {
     }
     done(&["release", &pf])?;
     write(ENABLE_SRIOV, &before)?;
-    outcome.and(PASSED)
+    outcome?;
+    guest::passed()
 }
 
 /// The first user of a PF sets its token, which stays.
@@ -87,18 +88,13 @@ fn boots(vfs: &[String; 2], interface: &str) -> Result<()> {
     let devices = ["--device", &places[0], "--device", &places[1], "--vf-token", TOKEN];
     let nodes = ["--numa", "memory=256M", "--numa", "memory=256M,host=0"];
     let with_both = [&common[..], &devices, &nodes].concat();
-    // Once in a while an emulated guest inside an emulated machine does not come up.
-    let mut ran = sriovctl(&with_both)?;
-    if ran.code != 0 && !ran.stdout.contains("guest: ") {
-        ran = sriovctl(&with_both)?;
-    }
-    ensure!(ran.code == 0, "{}{}", ran.stdout, ran.stderr);
+    let said = guest::boot(&with_both)?;
     for line in [
         "guest: NUMA nodes 0-1",
         "guest: 0000:02:00.0 8086:10ca",
         "guest: 0000:02:00.1 8086:10ca",
     ] {
-        ensure!(ran.stdout.contains(line), "no line {line}: {}", ran.stdout);
+        ensure!(said.contains(line), "no line {line}: {said}");
     }
     Ok(())
 }

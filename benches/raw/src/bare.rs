@@ -1,13 +1,15 @@
 //! Bare calls, with structures and numbers of `include/uapi/linux/{vfio,iommufd}.h`: the least that mapping can take.
 
-use crate::Table;
 use crate::ioctl::{call, size};
 use crate::sealed::Calls;
+use crate::{Place, Table};
 use iommufd_bindings as iommufd;
 use rustix::ioctl::{Opcode, opcode};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use vfio_bindings::bindings::vfio;
+use vfio_core::{Iova, Memory, StableMemory as _};
 
 const IOAS_COPY: Opcode = opcode::none(b';', 0x83);
 const IOAS_MAP: Opcode = opcode::none(b';', 0x85);
@@ -28,28 +30,78 @@ pub struct Container(pub OwnedFd);
 /// An IOAS, by its number in an iommufd.
 #[derive(Debug)]
 pub struct Ioas {
-    /// The iommufd.
-    pub iommufd: OwnedFd,
-    /// The IOAS.
-    pub id: u32,
+    iommufd: OwnedFd,
+    id: u32,
+    /// So that the number stays its own.
+    _held: vfio_core::iommufd::Ioas,
 }
 
-/// An IOAS that maps a file.
+/// An IOAS that maps a file: that of a `Memory`, and nothing else.
 #[derive(Debug)]
 pub struct IoasFile {
-    /// Where.
-    pub ioas: Ioas,
-    /// What; from its first byte.
-    pub file: OwnedFd,
+    ioas: Ioas,
+    file: OwnedFd,
+    memory: Arc<Memory>,
 }
 
 /// An IOAS that maps what it maps elsewhere: the pages are pinned already, which leaves the IOMMU's part.
 #[derive(Debug)]
 pub struct Copy {
-    /// Which.
-    pub ioas: Ioas,
-    /// Where it maps the memory already.
-    pub from: u64,
+    ioas: Arc<Ioas>,
+    /// All of the memory, mapped as long as this is there.
+    whole: Place,
+}
+
+impl Ioas {
+    /// By another descriptor of its iommufd.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`try_clone_fd`](vfio_core::iommufd::Iommufd::try_clone_fd).
+    pub fn new(ioas: &vfio_core::iommufd::Ioas) -> Result<Self, vfio_core::Error> {
+        Ok(Self {
+            iommufd: ioas.iommufd().try_clone_fd()?,
+            id: ioas.id().0,
+            _held: ioas.clone(),
+        })
+    }
+}
+
+impl IoasFile {
+    /// Of memory that is shared.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for memory that is no file; EMFILE.
+    pub fn new(ioas: Ioas, memory: &Arc<Memory>) -> io::Result<Self> {
+        let file = memory.file().ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(Self {
+            ioas,
+            file: file.try_clone_to_owned()?,
+            memory: Arc::clone(memory),
+        })
+    }
+}
+
+impl Copy {
+    /// Maps all of the memory at `from`, to copy parts of it from there.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Place::map`].
+    pub fn new(ioas: Ioas, memory: &Arc<Memory>, from: Iova) -> io::Result<Self> {
+        let ioas = Arc::new(ioas);
+        let table: Arc<dyn Table> = Arc::<Ioas>::clone(&ioas);
+        let whole = Place::new(&table, memory, 0..memory.len(), from);
+        let mut whole = whole.ok_or(io::ErrorKind::InvalidInput)?;
+        whole.map()?;
+        Ok(Self { ioas, whole })
+    }
+}
+
+/// Where in memory an address is. What is outside is refused by the kernel.
+fn offset(memory: &Memory, address: u64) -> u64 {
+    address.wrapping_sub(memory.address().expose_provenance() as u64)
 }
 
 impl Calls for Container {
@@ -112,17 +164,17 @@ impl Calls for Ioas {
 
 impl Calls for IoasFile {
     #[inline]
-    unsafe fn map(&self, _: u64, len: u64, iova: u64) -> io::Result<()> {
+    unsafe fn map(&self, address: u64, len: u64, iova: u64) -> io::Result<()> {
         let mut command = iommufd::iommu_ioas_map_file {
             size: size::<iommufd::iommu_ioas_map_file>(),
             flags: FLAGS,
             ioas_id: self.ioas.id,
             fd: std::os::fd::AsRawFd::as_raw_fd(&self.file),
-            start: 0,
+            start: offset(&self.memory, address),
             length: len,
             iova,
         };
-        // SAFETY: its structure, with no address in it; the kernel holds the file.
+        // SAFETY: its structure, with no address in it; the kernel holds the file, and the memory is the caller's, see `memory`.
         unsafe { call::<IOAS_MAP_FILE, _>(self.ioas.iommufd.as_fd(), &mut command) }
     }
 
@@ -130,11 +182,15 @@ impl Calls for IoasFile {
     fn unmap(&self, iova: u64, len: u64) -> io::Result<u64> {
         self.ioas.unmap(iova, len)
     }
+
+    fn memory(&self) -> Option<&Arc<Memory>> {
+        Some(&self.memory)
+    }
 }
 
 impl Calls for Copy {
     #[inline]
-    unsafe fn map(&self, _: u64, len: u64, iova: u64) -> io::Result<()> {
+    unsafe fn map(&self, address: u64, len: u64, iova: u64) -> io::Result<()> {
         let mut command = iommufd::iommu_ioas_copy {
             size: size::<iommufd::iommu_ioas_copy>(),
             flags: FLAGS,
@@ -142,15 +198,19 @@ impl Calls for Copy {
             src_ioas_id: self.ioas.id,
             length: len,
             dst_iova: iova,
-            src_iova: self.from,
+            src_iova: self.whole.iova.wrapping_add(offset(&self.whole.memory, address)),
         };
-        // SAFETY: its structure, with no address in it; the memory is promised by the caller.
+        // SAFETY: its structure, with no address in it; what is there is the caller's memory, see `memory`, mapped as long as `whole` is there.
         unsafe { call::<IOAS_COPY, _>(self.ioas.iommufd.as_fd(), &mut command) }
     }
 
     #[inline]
     fn unmap(&self, iova: u64, len: u64) -> io::Result<u64> {
         self.ioas.unmap(iova, len)
+    }
+
+    fn memory(&self) -> Option<&Arc<Memory>> {
+        Some(&self.whole.memory)
     }
 }
 

@@ -143,21 +143,19 @@ impl Bench {
         // IOMMU's tables instead of pinning.
         let whole = space.map(&memory, 0..shape.bytes, options)?;
         let probe = space.map(&memory, 0..shape.bytes, options)?;
-        let (from, iova) = (whole.iova().0, probe.iova());
+        let (from, iova) = (whole.iova(), probe.iova());
         probe.unmap()?;
-        let ioas = raw_ioas(space)?;
-        let copy: Arc<dyn Table> = Arc::new(raw_calls::Copy { ioas, from });
+        whole.unmap()?;
+        let copy: Arc<dyn Table> = Arc::new(raw_calls::Copy::new(raw_ioas(space)?, &memory, from)?);
         let ways: Vec<Box<dyn Way>> = vec![Box::new(Bare::new("raw, copy of a mapping", &copy, &memory, iova)?)];
         alternate(session, shape, ways, [&map, &unmap])
     }
 
-    fn bare_for(&self, shape: &Shape, memory: &Memory) -> Result<Arc<dyn Table>> {
-        Ok(match (shape.kind, memory.file()) {
-            (Kind::Memfd, Some(file)) => Arc::new(raw_calls::IoasFile {
-                ioas: raw_ioas(self.attached.space())?,
-                file: file.try_clone_to_owned()?,
-            }),
-            _ => Arc::clone(&self.bare),
+    fn bare_for(&self, shape: &Shape, memory: &Arc<Memory>) -> Result<Arc<dyn Table>> {
+        Ok(if shape.kind == Kind::Memfd {
+            Arc::new(raw_calls::IoasFile::new(raw_ioas(self.attached.space())?, memory)?)
+        } else {
+            Arc::clone(&self.bare)
         })
     }
 }
@@ -216,11 +214,7 @@ fn timed(session: &Session, way: &mut dyn Way, iterations: usize) -> Result<[f64
 }
 
 fn raw_ioas(space: &AddressSpace) -> Result<Ioas> {
-    let ioas = space.ioas().context("no iommufd")?;
-    Ok(Ioas {
-        iommufd: ioas.iommufd().try_clone_fd()?,
-        id: ioas.id().0,
-    })
+    Ok(Ioas::new(space.ioas().context("no iommufd")?)?)
 }
 
 fn directory(bdf: Bdf) -> PathBuf {

@@ -105,6 +105,7 @@ impl Session {
             clock,
             unit: unit.to_owned(),
             turns,
+            alone: false,
             distribution,
         };
         Ok(self.lines.say(&Line::Record(record))?)

@@ -1,5 +1,5 @@
 //! The table of operations that are measured, each once: `cargo bench -p benches` times them, the program `counts` counts their instructions and
-//! system calls.
+//! calls to VFIO and iommufd.
 //!
 //! An [`Operation`] is made ready, and then done in cycles. A cycle leaves everything as it found it, so that any number of cycles costs the
 //! same each. What belongs to the operation runs within [`metered`]; a model of a device does not.
@@ -45,7 +45,7 @@ pub struct Operation {
 /// What an operation is done to.
 pub struct Subject {
     cycle: Box<dyn FnMut() -> Result<()>>,
-    /// Notes the system calls.
+    /// Notes the calls to VFIO and iommufd. Other system calls do not reach it.
     machine: Option<Machine>,
     /// What the cycle stands on, dropped after it.
     _ground: Box<dyn Any>,
@@ -136,7 +136,7 @@ impl Operation {
         let unit = match clock {
             Clock::Wall => "ns/op",
             Clock::Instructions => "instructions/op",
-            Clock::Count => "calls/op",
+            Clock::Count => "VFIO calls/op",
         };
         let given = self.at.map(|(number, what)| (what.to_owned(), number.to_string()));
         Record {
@@ -147,6 +147,7 @@ impl Operation {
             clock,
             unit: unit.to_owned(),
             turns,
+            alone: false,
             distribution: Vec::new(),
         }
     }
@@ -183,7 +184,7 @@ impl Subject {
         (self.cycle)()
     }
 
-    /// How many system calls a cycle makes, where that is known.
+    /// How many calls to VFIO and iommufd a cycle makes, where that is known.
     ///
     /// # Errors
     /// What the parts of it say.

@@ -1,4 +1,4 @@
-//! How figures are compared: turn by turn, so that what slows the machine down for a while slows both.
+//! How figures are compared: turn by turn where they took turns, so that what slows the machine down for a while slows both.
 
 use crate::record::{Clock, Record};
 use serde::Serialize;
@@ -20,7 +20,7 @@ pub struct Ratio {
     /// Of the turns' ratios.
     pub median: f64,
     /// Where the median of many more turns would be at least, with a probability of 95 % for that and `high` when there were six turns or more;
-    /// the least of the turns when there were fewer.
+    /// the least of the turns when there were fewer; the least by the least of one and the most of the other when they took no turns.
     pub low: f64,
     /// As `low`, at most.
     pub high: f64,
@@ -85,7 +85,7 @@ impl<'a> Comparison<'a> {
         };
         let ours = self.records.iter().copied().filter(|record| is_ours(&record.way));
         ours.filter_map(|ours| {
-            let ratio = Ratio::of(&ours.turns, &peer.turns)?;
+            let ratio = Ratio::of(ours, peer)?;
             let (low, high) = ratio.range(ours.clock);
             let is_behind = if ours.more_is_better() { high < 1.0 } else { low > 1.0 };
             is_behind.then_some((ours, peer, ratio))
@@ -95,15 +95,19 @@ impl<'a> Comparison<'a> {
 }
 
 impl Ratio {
-    /// How many times as much `a` is as `b`. As many turns of both are compared turn by turn; else the farthest values of both give the range.
-    /// `None` where there is nothing, or nothing to divide by.
+    /// How many times as much `a` is as `b`. As many turns of both are compared turn by turn, unless one was measured [alone](Record::alone); else
+    /// the farthest values of both give the range. `None` where there is nothing, or nothing to divide by.
     #[must_use]
-    pub fn of(a: &[f64], b: &[f64]) -> Option<Self> {
+    pub fn of(a: &Record, b: &Record) -> Option<Self> {
+        Self::of_turns(&a.turns, &b.turns, !(a.alone || b.alone))
+    }
+
+    fn of_turns(a: &[f64], b: &[f64], in_turns: bool) -> Option<Self> {
         if a.is_empty() || b.is_empty() || b.contains(&0.0) {
             return None;
         }
         let turns = a.len().min(b.len());
-        if a.len() == b.len() {
+        if in_turns && a.len() == b.len() {
             let ratios: Vec<f64> = a.iter().zip(b).map(|(a, b)| a / b).collect();
             let (low, high) = interval(&ratios);
             return Some(Self {
@@ -206,12 +210,32 @@ mod tests {
     /// Both ways slow down together in the second turn: by turns they are alike, and by medians they would not be.
     #[test]
     fn turns_are_compared_with_one_another() {
-        let ratio = Ratio::of(&[1.0, 10.0, 1.1], &[1.0, 10.0, 1.0]).unwrap();
+        let ratio = Ratio::of_turns(&[1.0, 10.0, 1.1], &[1.0, 10.0, 1.0], true).unwrap();
         assert_eq!((ratio.median, ratio.low, ratio.turns), (1.0, 1.0, 3));
         assert!((ratio.high - 1.1).abs() < 1e-12);
-        let uneven = Ratio::of(&[1.0, 2.0], &[1.0, 2.0, 4.0]).unwrap();
+        let uneven = Ratio::of_turns(&[1.0, 2.0], &[1.0, 2.0, 4.0], true).unwrap();
         assert_eq!((uneven.low, uneven.high), (0.25, 2.0));
-        assert!(Ratio::of(&[1.0], &[0.0]).is_none() && Ratio::of(&[], &[]).is_none());
+        assert!(Ratio::of_turns(&[1.0], &[0.0], true).is_none() && Ratio::of_turns(&[], &[], true).is_none());
+    }
+
+    /// Ours was slower a hundred times, in another minute.
+    #[test]
+    fn what_took_no_turns_is_no_loss_as_long_as_the_values_of_both_meet() {
+        let operation = crate::ops::all().pop().unwrap();
+        let record = |way: &str, alone, values: [f64; 2]| Record {
+            way: way.to_owned(),
+            alone,
+            ..operation.record(Clock::Wall, values.repeat(50))
+        };
+        let is_lost = |alone, theirs| {
+            let [ours, theirs] = [record("ours", alone, [10.0, 12.0]), record("theirs", alone, theirs)];
+            let mut comparison = Comparison::of(&ours);
+            comparison.records.push(&theirs);
+            !comparison.losses().is_empty()
+        };
+        let (near, far) = ([9.0, 11.0], [4.0, 5.0]);
+        assert!(is_lost(false, near) && is_lost(false, far));
+        assert!(!is_lost(true, near) && is_lost(true, far));
     }
 
     /// Ranks of the two-sided 95 % interval of a median: 1 and 6 of 6 (97 %), 2 and 9 of 10 (98 %), 6 and 15 of 20 (96 %).

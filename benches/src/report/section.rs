@@ -287,7 +287,7 @@ fn cell(record: &Record, reference: Option<&Record>) -> String {
         cell += &format!(" ±{} %", plain((spread * 10.0).round() / 10.0));
     }
     let other = reference.filter(|reference| reference.way != record.way);
-    if let Some(times) = other.and_then(|ours| Ratio::of(&ours.turns, &record.turns)) {
+    if let Some(times) = other.and_then(|ours| Ratio::of(ours, record)) {
         cell += &format!(" · {}", ratio(times.median));
     }
     cell

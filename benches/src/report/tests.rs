@@ -12,6 +12,7 @@ fn record(case: &str, way: &str, clock: Clock, unit: &str, turns: &[f64]) -> Lin
         clock,
         unit: unit.to_owned(),
         turns: turns.to_vec(),
+        alone: false,
         distribution: Vec::new(),
     })
 }

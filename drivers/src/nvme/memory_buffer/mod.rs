@@ -1,6 +1,6 @@
 //! The controller memory buffer: memory on the controller's side, for submission queues and for data of commands (Base §8.2.2).
 //!
-//! The controller decodes its addresses itself, so they are none that memory is mapped at: they lie above all that the IOMMU allows. A queue's
+//! The controller decodes its addresses itself, so they are none that memory is mapped at: they lie above all that an IOMMU allows. A queue's
 //! entries are stored over the bus then, and fetched without it; which is faster is for a measurement of that controller to say.
 
 mod pages;

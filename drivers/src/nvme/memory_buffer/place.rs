@@ -13,6 +13,9 @@ use vfio_core::IovaRange;
 /// How long its registers may take to say what was asked: no time on a bus.
 const SOON: Duration = Duration::from_millis(10);
 const STEP: &str = "controller memory buffer";
+/// Where a buffer is told to be, if nothing can be mapped there: IOMMUs have 39 to 57 bits of addresses, and a space that grows when another function
+/// leaves it does not reach it.
+const FAR: u64 = 1 << 63;
 
 impl<B: Backing> Function<B> {
     /// Its memory buffer, which the controller is told the address of when it is asked for first. Nobody resets it meanwhile.
@@ -20,9 +23,11 @@ impl<B: Backing> Function<B> {
     /// # Errors
     ///
     /// [`Unsupported`](ErrorKind::Unsupported) of a controller without one whose place the host can choose (NVMe 1.4 and later);
-    /// [`Failed`](ErrorKind::Failed) of one that is not where the controller says, or that does not take its address; those of mapping it.
+    /// [`Failed`](ErrorKind::Failed) of one that is not where the controller says, that does not take its address, or where memory can be mapped by
+    /// now; those of mapping it.
     pub(crate) fn memory_buffer(&self) -> Result<Arc<Buffer>> {
         if let Some(buffer) = self.buffer.get() {
+            self.check_beyond(buffer.range)?;
             return Ok(Arc::clone(buffer));
         }
         let found = self.find().inspect_err(|_| {
@@ -38,7 +43,7 @@ impl<B: Backing> Function<B> {
     ///
     /// # Errors
     ///
-    /// [`Failed`](ErrorKind::Failed) when the buffer is not as it was.
+    /// [`Failed`](ErrorKind::Failed) when the buffer is not as it was, or memory can be mapped where it is.
     pub(crate) fn restore_memory_buffer(&self) -> Result<()> {
         let Some(buffer) = self.buffer.get() else {
             if self.capabilities().memory_buffer() && self.window().read(regs::CMBMSC).enable() {
@@ -46,6 +51,7 @@ impl<B: Backing> Function<B> {
             }
             return Ok(());
         };
+        self.check_beyond(buffer.range)?;
         self.tell(buffer.range.start())?;
         let now = (self.window().read(regs::CMBLOC), self.window().read(regs::CMBSZ));
         if now != (buffer.location, buffer.size) {
@@ -108,13 +114,32 @@ impl<B: Backing> Function<B> {
         taken.ok_or_else(|| self.failed(STEP, ErrorKind::Failed(why.into())))
     }
 
-    /// Addresses that nothing is ever mapped at, from a multiple of 4 GiB on.
+    /// Addresses that nothing is mapped at, from a multiple of 4 GiB on.
     fn beyond(&self, len: u64) -> Option<IovaRange> {
-        let allowed = self.backing.space().allowed();
-        let last = allowed.iter().map(|range| range.last().0).max()?;
-        let start = last.checked_add(1)?.checked_next_multiple_of(1 << 32)?;
-        IovaRange::new(Iova(start), len)
+        beyond(&self.backing.space().allowed(), len)
     }
+
+    /// Memory that is mapped where the controller has its buffer is none for the controller: it would read and write the buffer.
+    fn check_beyond(&self, range: IovaRange) -> Result<()> {
+        if self
+            .backing
+            .space()
+            .allowed()
+            .iter()
+            .any(|allowed| allowed.overlaps(&range))
+        {
+            let why = "memory can be mapped where it is, since the address space has grown";
+            return Err(self.failed(STEP, ErrorKind::Failed(why.into())));
+        }
+        Ok(())
+    }
+}
+
+/// Addresses outside of all these, and of what they may become as far as that can be.
+fn beyond(allowed: &[IovaRange], len: u64) -> Option<IovaRange> {
+    let last = allowed.iter().map(|range| range.last().0).max()?;
+    let start = last.checked_add(1)?.checked_next_multiple_of(1 << 32)?;
+    IovaRange::new(Iova(start.max(FAR)), len)
 }
 
 /// Its part of a BAR of so many bytes; what is told beyond that is not there. `None` if nothing of it is.
@@ -129,6 +154,17 @@ fn part(location: MemoryBufferLocation, size: MemoryBufferSize, there: u64) -> O
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_buffer_is_where_a_space_that_grows_does_not_come() {
+        let up_to = |last| [IovaRange::from_bounds(Iova(0), Iova(last)).unwrap()];
+        // 39 bits now, and 57 when a function with less has left.
+        let found = beyond(&up_to((1 << 39) - 1), 1 << 20).unwrap();
+        assert!(!found.overlaps(&up_to((1 << 57) - 1)[0]), "{found}");
+        let above = beyond(&up_to(FAR), 1 << 20).unwrap();
+        assert_eq!(above.start(), Iova(FAR + (1 << 32)));
+        assert!(beyond(&up_to(u64::MAX), 1).is_none() && beyond(&[], 1).is_none());
+    }
 
     proptest! {
         #[test]
