@@ -1,7 +1,6 @@
 use super::*;
 use std::fs::File;
 use std::io::Read as _;
-use std::os::fd::AsFd as _;
 use std::sync::{Arc, Barrier};
 
 /// Adds what has a descriptor, and gives back nothing in time.
