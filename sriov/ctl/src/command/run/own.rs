@@ -4,7 +4,7 @@
 //! ([`crate::command::vm`]).
 
 use super::terminal::{Input, Raw};
-use super::{Given, Report, finish, no_kvm, nodes, watch_signals};
+use super::{Given, Report, finish, no_kvm, nodes, token, watch_signals};
 use crate::args::{HugePages, Pin, QEMU, Run};
 use crate::command::vm::{self, Device, Node, Spec};
 use crate::exit::Exit;
@@ -53,7 +53,11 @@ pub(super) fn run(
         "own",
         &functions,
         backend,
-        vec!["sriovctl".to_owned(), vm::NAME.to_owned(), line.clone()],
+        vec![
+            "sriovctl".to_owned(),
+            vm::NAME.to_owned(),
+            token::hidden(&line, functions.iter().filter_map(|given| given.token)),
+        ],
     );
     if args.dry_run {
         return report.write_command(output);
