@@ -9,7 +9,7 @@
 //! {"remove":{"device":"0000:01:10.0","timeout_ms":10000}}
 //! "removed"
 //! "list"
-//! {"functions":{"process":4711,"functions":[]}}
+//! {"functions":[]}
 //! ```
 
 mod text;
@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, Write as _};
-use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -105,13 +105,8 @@ pub enum Reply {
     Added(Assigned),
     /// To [`Request::Remove`]: the guest has let go of it, and so has the machine.
     Removed,
-    /// To [`Request::List`].
-    Functions {
-        /// The process that has them.
-        process: u32,
-        /// In order of their slots.
-        functions: Vec<Assigned>,
-    },
+    /// To [`Request::List`], in order of their slots.
+    Functions(Vec<Assigned>),
     /// To [`Request::Stop`]: it will end.
     Stopping,
     /// What was asked was not done.
@@ -283,10 +278,7 @@ fn answer(request: Request, files: Vec<OwnedFd>, machine: &dyn Control, change: 
             let timeout = Duration::from_millis(timeout_ms).min(LONGEST);
             machine.remove(device, timeout).map(|()| Reply::Removed)
         }),
-        Request::List => Ok(Reply::Functions {
-            process: std::process::id(),
-            functions: machine.list(),
-        }),
+        Request::List => Ok(Reply::Functions(machine.list())),
         Request::Stop => {
             machine.stop();
             Ok(Reply::Stopping)
@@ -328,6 +320,13 @@ impl Client {
                 ErrorKind::Malformed(Cow::Borrowed("the connection ended")),
             )),
         }
+    }
+}
+
+/// For what the kernel knows of who listens (`SO_PEERCRED`, `socket(7)`), whatever that says of itself.
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.connection.stream.as_fd()
     }
 }
 

@@ -31,6 +31,7 @@ pub(crate) struct Run {
     /// Open VFs of a PF on vfio-pci, and that PF, with this VF token
     ///
     /// The kernel lets nobody at a VF whose PF user space has, unless with the token that the user of the PF has set.
+    /// With --vmm qemu it is an argument of QEMU, which everybody on this machine can read.
     #[arg(long, value_name = "UUID")]
     pub(crate) vf_token: Option<VfToken>,
     /// Run the guest with this

@@ -140,7 +140,11 @@ pub(crate) fn assign(args: &Assign, settings: &Settings, output: &mut Output) ->
         token,
         siblings: siblings(&snapshot, bdf),
     };
-    let mut report = Report::new(bdf, &args.to, vmm.steps(&gift));
+    let mut steps = vmm.steps(&gift);
+    for step in &mut steps {
+        step.request = token::hidden(&step.request, gift.token);
+    }
+    let mut report = Report::new(bdf, &args.to, steps);
     report.interface = Some(emit::name(backend));
     if args.dry_run {
         return report.dry_run(output);
@@ -334,7 +338,7 @@ struct Report {
     interface: Option<&'static str>,
     /// `null` where the VMM does not say.
     guest_address: Option<String>,
-    /// What was said, or would be.
+    /// What was said, or would be, but for a VF token.
     steps: Vec<Step>,
     /// `null` with `--dry-run`.
     elapsed_ms: Option<u64>,

@@ -39,6 +39,12 @@ pub(super) fn choose(
     })
 }
 
+/// A text without the tokens in it: what a program reports is kept and passed on, and a token is what keeps others from a function.
+pub(super) fn hidden(text: &str, tokens: impl IntoIterator<Item = VfToken>) -> String {
+    let hide = |text: String, token: VfToken| text.replace(&token.to_string(), "(not shown)");
+    tokens.into_iter().fold(text.to_owned(), hide)
+}
+
 fn none(function: &Function, own: Option<VfToken>, why: &str, step: &'static str) -> Result<Option<VfToken>, Failure> {
     if own.is_none() {
         return Ok(None);

@@ -11,7 +11,7 @@ use crate::output::Output;
 use crate::progress::Progress;
 use pci::GroupId;
 use rustix::net::sockopt::socket_peercred;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, listen, recvmsg};
 use rustix::process::{
     Gid, Pid, Resource, Rlimit, Signal, Uid, geteuid, getppid, getrlimit, set_parent_process_death_signal, setrlimit,
 };
@@ -47,6 +47,8 @@ const NOBODY: u32 = 65534;
 const FIRST_USER: u32 = 0x7000_0000;
 /// What may be locked beside the guest's memory, in bytes.
 const SPARE: u64 = 64 << 20;
+/// How many may wait to be heard.
+const BACKLOG: i32 = 128;
 /// Slots that functions can come into while the guest runs.
 const FREE_SLOTS: u8 = 4;
 
@@ -143,6 +145,10 @@ pub(crate) fn run(args: &VmProcess, output: &mut Output) -> Outcome {
         input: spec.has_input.then(&mut next).transpose()?,
     };
     let control = spec.has_control.then(&mut next).transpose()?.map(UnixListener::from);
+    if let Some(listener) = &control {
+        // From now on the kernel says of this process, not of the one that made the socket, that it has the functions.
+        listen(listener, BACKLOG).map_err(|errno| io_failure("listen", &errno.into()))?;
+    }
 
     let mut machine = Machine::new(
         machine_spec(&spec),

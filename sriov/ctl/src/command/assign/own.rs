@@ -3,6 +3,7 @@
 use super::{Gift, Given, REFUSED, Step, Vmm, failing, is_refused, open};
 use crate::failure::Failure;
 use pci::Bdf;
+use rustix::net::sockopt::socket_peercred;
 use serde::Serialize;
 use sriov::Backend;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -37,47 +38,52 @@ impl Own {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
+    fn connect(&self) -> Result<Client, Failure> {
+        Client::connect(&self.socket).map_err(|error| self.failed(&error))
+    }
+
+    fn failed(&self, error: &vmm_glue::Error) -> Failure {
+        let (kind, fix) = match &error.kind {
+            ErrorKind::TimedOut => (
+                "timed_out",
+                "see that the guest runs, then ask again, with a longer --timeout",
+            ),
+            ErrorKind::Malformed(_) => (
+                "malformed",
+                "name the socket of sriovctl run --control, of this version",
+            ),
+            _ => (
+                "connection",
+                "see that the guest was started with sriovctl run --control PATH and still runs",
+            ),
+        };
+        let step = format!("ask {}", self.socket.display());
+        failing(kind, error.to_string()).step(step).fix(fix)
+    }
+
     fn ask(&mut self, request: &Request, files: &[BorrowedFd<'_>]) -> Result<Reply, Failure> {
         let left = self.left();
-        let step = format!("ask {}", self.socket.display());
-        let failed = |error: vmm_glue::Error| {
-            let (kind, fix) = match &error.kind {
-                ErrorKind::TimedOut => (
-                    "timed_out",
-                    "see that the guest runs, then ask again, with a longer --timeout",
-                ),
-                ErrorKind::Malformed(_) => (
-                    "malformed",
-                    "name the socket of sriovctl run --control, of this version",
-                ),
-                _ => (
-                    "connection",
-                    "see that the guest was started with sriovctl run --control PATH and still runs",
-                ),
-            };
-            failing(kind, error.to_string()).step(&step).fix(fix)
-        };
-        let client = match &mut self.client {
+        let mut client = match self.client.take() {
             Some(client) => client,
-            none => none.insert(Client::connect(&self.socket).map_err(failed)?),
+            None => self.connect()?,
         };
-        let reply = client.ask(request, files, left).map_err(failed)?;
+        let reply = client.ask(request, files, left).map_err(|error| self.failed(&error))?;
+        self.client = Some(client);
         match reply {
             Reply::Failed(failed) => Err(refused(failed)),
             reply => Ok(reply),
         }
     }
 
-    /// The process that has the functions, and the functions.
-    fn functions(&mut self) -> Result<(u32, Vec<Assigned>), Failure> {
+    fn functions(&mut self) -> Result<Vec<Assigned>, Failure> {
         match self.ask(&Request::List, &[])? {
-            Reply::Functions { process, functions } => Ok((process, functions)),
+            Reply::Functions(functions) => Ok(functions),
             other => Err(strange(&other)),
         }
     }
 
     fn find(&mut self, bdf: Bdf) -> Result<Option<Assigned>, Failure> {
-        let (_, functions) = self.functions()?;
+        let functions = self.functions()?;
         Ok(functions.into_iter().find(|function| function.device == bdf))
     }
 }
@@ -125,8 +131,11 @@ fn text(request: &impl Serialize) -> String {
 
 impl Vmm for Own {
     fn peer(&mut self) -> Result<Option<u32>, Failure> {
-        let (process, _) = self.functions()?;
-        Ok(Some(process))
+        // The kernel's word: a guest may have taken its process over. And no connection stands while the machine is looked at, which may take longer than
+        // the guest has patience with who says nothing.
+        let client = self.connect()?;
+        let peer = socket_peercred(&client).ok();
+        Ok(peer.and_then(|peer| u32::try_from(peer.pid.as_raw_pid()).ok()))
     }
 
     fn steps(&self, gift: &Gift) -> Vec<Step> {
@@ -144,7 +153,7 @@ impl Vmm for Own {
     }
 
     fn assign(&mut self, gift: &Gift) -> Result<Given, Failure> {
-        let (_, functions) = self.functions()?;
+        let functions = self.functions()?;
         if functions.iter().any(|function| function.device == gift.bdf) {
             return Err(failing("assigned", "this guest has it already").step("list"));
         }

@@ -190,6 +190,25 @@ fn our_own_guest_is_asked_over_its_control_socket() {
 }
 
 #[test]
+fn who_has_the_functions_is_asked_of_the_kernel_and_no_connection_waits_meanwhile() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("control");
+    let listener = UnixListener::bind(&path).unwrap();
+    let mut own = Own::new(path, Instant::now() + LONG);
+    // It has not answered yet.
+    assert_eq!(own.peer().unwrap(), Some(std::process::id()));
+    assert_eq!(Ear::new(listener.accept().unwrap().0).line(), None);
+    let later = thread::spawn(move || {
+        let mut ear = Ear::new(listener.accept().unwrap().0);
+        ear.line().unwrap();
+        let nothing = json!({ "functions": [] });
+        writeln!(ear.stream, "{nothing}").unwrap();
+    });
+    assert!(!own.has(bdf()).unwrap());
+    later.join().unwrap();
+}
+
+#[test]
 fn of_a_guest_that_was_told_and_says_nothing_it_is_said_that_it_may_have_it() {
     let directory = tempfile::tempdir().unwrap();
     let (path, node) = (directory.path().join("control"), directory.path().join("vfio0"));
@@ -198,7 +217,7 @@ fn of_a_guest_that_was_told_and_says_nothing_it_is_said_that_it_may_have_it() {
     thread::spawn(move || {
         let mut ear = Ear::new(listener.accept().unwrap().0);
         ear.line().unwrap();
-        let nothing = json!({ "functions": { "process": 1, "functions": [] } });
+        let nothing = json!({ "functions": [] });
         writeln!(ear.stream, "{nothing}").unwrap();
         ear.line().unwrap();
         // Not a word.

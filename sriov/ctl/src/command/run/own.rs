@@ -3,8 +3,8 @@
 //! The process gets one line of JSON ([`Spec`]) and the descriptors over a socket that is its standard input; it opens nothing itself
 //! ([`crate::command::vm`]).
 
-use super::terminal::{self, Raw};
-use super::{Given, Report, finish, no_kvm, nodes, watch_signals};
+use super::terminal::{Input, Raw};
+use super::{Given, Report, finish, no_kvm, nodes, token, watch_signals};
 use crate::args::{HugePages, Pin, QEMU, Run};
 use crate::command::vm::{self, Device, Node, Spec};
 use crate::exit::Exit;
@@ -44,7 +44,8 @@ pub(super) fn run(
     backend: Backend,
     output: &mut Output,
 ) -> Outcome {
-    let has_input = !output.is_json() && terminal::is_ours();
+    let input = Input::new();
+    let has_input = !output.is_json() && input != Input::Background;
     let spec = spec(args, nodes, slots, backend, has_input)?;
     let functions: Vec<Given> = slots.iter().flatten().copied().collect();
     let line = serde_json::to_string(&spec).map_err(|error| Failure::internal(error.to_string()))?;
@@ -52,10 +53,17 @@ pub(super) fn run(
         "own",
         &functions,
         backend,
-        vec!["sriovctl".to_owned(), vm::NAME.to_owned(), line.clone()],
+        vec![
+            "sriovctl".to_owned(),
+            vm::NAME.to_owned(),
+            token::hidden(&line, functions.iter().filter_map(|given| given.token)),
+        ],
     );
     if args.dry_run {
         return report.write_command(output);
+    }
+    if !output.is_json() && input == Input::Background {
+        output.note("another program has the terminal: the guest has no keyboard");
     }
     let kernel = args.kernel.as_deref().unwrap_or(Path::new(""));
     let mut files: Vec<OwnedFd> = vec![
@@ -92,14 +100,18 @@ pub(super) fn run(
         command.stdout(Stdio::from(clone(io::stderr().as_fd())?));
     }
     // What this program was started with is not the guest's: beside its standard streams its process has what it is sent.
-    vfio_core::close_on_exec(3).map_err(|error| Failure::new(Exit::Failed, "guest", error.to_string()))?;
+    if let Err(error) = vfio_core::close_on_exec(3) {
+        output.note(format_args!(
+            "the guest's process gets what this program was started with, too: {error}"
+        ));
+    }
     // Before the guest, which no signal may leave behind.
     let signals = watch_signals()?;
     let raw = match spec.has_input {
-        true => Raw::enter().map_err(|error| failed("tcsetattr", &error))?,
+        true => Raw::enter(input).map_err(|error| failed("tcsetattr", &error))?,
         false => None,
     };
-    if raw.is_some() {
+    if raw.is_some() && input == Input::Controlling {
         output.note("Ctrl-] ends the guest");
     }
     let mut child = command
