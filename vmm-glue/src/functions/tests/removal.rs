@@ -166,3 +166,48 @@ fn what_the_kernel_tells_is_heard_on_a_thread_of_its_own_until_the_machine_ends(
     drop(functions);
     assert_eq!(machine.leaks(), Vec::<String>::new());
 }
+
+#[test]
+fn nobody_gives_the_guest_a_function_while_those_that_it_has_are_begun_to_be_listened_to() {
+    let machine = machine();
+    let Bench { functions, .. } = Bench::new(&machine, Way::Iommufd, &[&[1]]).unwrap();
+    let functions = Arc::new(functions);
+    std::thread::scope(|scope| {
+        let slots = functions.slots();
+        let served = scope.spawn(|| functions.serve());
+        while functions.listener.get().is_none() {
+            std::thread::yield_now();
+        }
+        let may_add = functions.space.try_lock().is_ok();
+        drop(slots);
+        served.join().unwrap().unwrap();
+        assert!(!may_add);
+    });
+    functions.stop().unwrap();
+}
+
+#[test]
+fn a_button_is_pressed_for_who_was_asked_and_not_for_who_came_after() {
+    let machine = machine();
+    let bench = Bench::new(&machine, Way::Iommufd, &[&[1], &[]]).unwrap();
+    let functions = &bench.functions;
+    let removal = functions.begin_removal(bdf(1)).unwrap();
+    functions.eject(bdf(1)).unwrap();
+    while removal.emptied().try_read().unwrap().is_some() {}
+    // Each slot holds somebody else.
+    bench.set_power(1, false);
+    for number in [2, 1] {
+        functions
+            .add(vec![opened(&machine, Way::Iommufd, number).unwrap()])
+            .unwrap();
+    }
+    for slot in [1, 2] {
+        bench.set_config(0, slot << 3, SLOT_CONTROL + 2, &[1, 0]);
+    }
+    assert!(functions.slots().asked(&removal).is_none());
+    functions.press(&removal).unwrap();
+    assert_eq!(removal.emptied().try_read().unwrap(), Some(1), "it is gone");
+    for slot in [1, 2] {
+        assert_eq!(bench.config(0, slot << 3, SLOT_CONTROL) >> 16 & 1, 0, "nobody asked");
+    }
+}
