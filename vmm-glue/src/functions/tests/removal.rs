@@ -131,6 +131,7 @@ fn nobody_waits_for_who_gives_the_guest_a_function_but_who_does_another() {
         scope.spawn(move || {
             machine.report_error(bdf(1));
             let listed = functions.list().len();
+            assert!(functions.refuses_balloon().is_some());
             functions.drop_silent_slots();
             let notices = functions.take_notices().unwrap();
             let removal = functions.begin_removal(bdf(2)).unwrap();
@@ -210,4 +211,20 @@ fn a_button_is_pressed_for_who_was_asked_and_not_for_who_came_after() {
     for slot in [1, 2] {
         assert_eq!(bench.config(0, slot << 3, SLOT_CONTROL) >> 16 & 1, 0, "nobody asked");
     }
+}
+
+#[test]
+fn memory_is_not_pinned_for_a_machine_that_has_ended() {
+    let machine = machine();
+    let bench = Bench::new(&machine, Way::Type1, &[]).unwrap();
+    let functions = &bench.functions;
+    let mut space = functions.space();
+    let members = space.open_all(vec![opened(&machine, Way::Type1, 1).unwrap()]).unwrap();
+    functions
+        .status
+        .is_ended
+        .store(true, std::sync::atomic::Ordering::Release);
+    space.map(&mut |_, _| ()).unwrap_err();
+    assert_eq!((machine.pinned(), functions.refuses_balloon()), (0, None));
+    space.close(members);
 }
