@@ -356,10 +356,11 @@ fn gsi(member: &Member, slot: u8) -> Option<u32> {
 
 impl Plugged for Functions {
     fn reset(&self) -> Result<()> {
-        let slots = self.slots();
+        // What takes long is done before the lock: whoever comes or goes meanwhile has the lock of its port.
         for port in self.root.ports() {
             port.reset();
         }
+        let slots = self.slots();
         let mut lost = Vec::new();
         for (slot, given) in slots.given.iter().enumerate() {
             for given in given {

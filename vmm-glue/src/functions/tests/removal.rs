@@ -228,3 +228,24 @@ fn memory_is_not_pinned_for_a_machine_that_has_ended() {
     assert_eq!((machine.pinned(), functions.refuses_balloon()), (0, None));
     space.close(members);
 }
+
+#[test]
+fn nobody_who_asks_for_the_slots_waits_for_functions_that_are_reset() {
+    let machine = machine();
+    let bench = Bench::new(&machine, Way::Iommufd, &[&[1]]).unwrap();
+    bench.set_config(0, 8, 4, &[6, 0]);
+    let command = || bench.config(0, 8, 4) & 0xFFFF;
+    assert_eq!(command(), 6);
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    std::thread::scope(|scope| {
+        let slots = bench.functions.slots();
+        let reset = scope.spawn(|| bench.functions.reset());
+        while command() == 6 && std::time::Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        let is_reset = command() != 6;
+        drop(slots);
+        reset.join().unwrap().unwrap();
+        assert!(is_reset);
+    });
+}
