@@ -7,7 +7,6 @@
 
 use anyhow::{Context, Result, ensure};
 use pci::{Bdf, Sysfs};
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use vfio_core::iommufd::{Iommufd, Placement};
@@ -43,7 +42,7 @@ fn drive(bdf: Bdf, mapper: Mapper) -> Result<()> {
         ..MemoryOptions::default()
     };
     let memory = Arc::new(Memory::new(LEN, options)?);
-    let shared = SharedIommufd::new(&iommufd, None)?;
+    let shared = SharedIommufd::new(&iommufd)?;
     let _mapped = match mapper {
         Mapper::VfioCore => {
             let ioas = iommufd.alloc_ioas()?;
@@ -52,15 +51,14 @@ fn drive(bdf: Bdf, mapper: Mapper) -> Result<()> {
             Some((bound.attach(&ioas, None)?, mapping))
         }
         Mapper::VfioIoctls => {
-            let file = memory.file().context("no memfd")?.as_raw_fd();
-            let ioas = shared.vfio_iommufd().ioas();
-            ioas.map_file(file, 0, LEN as u64, IOVA.0, true)?;
+            let file = memory.file().context("no memfd")?;
+            shared.map_file(file, 0..LEN as u64, IOVA, true)?;
             None
         }
     };
 
     // Theirs: the device.
-    let device = shared.hand_over(&bound, mapper)?;
+    let device = shared.hand_over(&bound, mapper, None)?;
     drop(bound);
     let id = read(&device, CONFIG, 0);
     println!("{bdf}: {:04x}:{:04x}", id & 0xFFFF, id >> 16);

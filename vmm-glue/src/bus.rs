@@ -119,9 +119,18 @@ impl Bus {
         let last = address.checked_add(u64::try_from(len).ok()?.checked_sub(1)?)?;
         self.look(address, last).or_else(|| {
             let is_wanted = |waiting: &&Waiting| waiting.range.contains(&address);
-            let heir = self.waiting().iter().find(is_wanted)?.heir.upgrade()?;
-            heir.claim();
-            self.look(address, last)
+            let waiting = self.waiting();
+            let heirs: Vec<_> = waiting
+                .iter()
+                .filter(is_wanted)
+                .map(|of| Weak::clone(&of.heir))
+                .collect();
+            drop(waiting);
+            // One whose range meets somebody else's cannot answer, and another may.
+            heirs.iter().filter_map(Weak::upgrade).find_map(|heir| {
+                heir.claim();
+                self.look(address, last)
+            })
         })
     }
 
@@ -171,6 +180,30 @@ mod tests {
         bus.write(0x1008, &[1, 2]);
         bus.write(0x1010, &[3]);
         assert_eq!(*device.0.lock().unwrap(), [(8, vec![1, 2])]);
+    }
+
+    #[derive(Debug)]
+    struct Claims(Arc<Bus>, Range<u64>);
+
+    impl Heir for Claims {
+        fn claim(&self) {
+            // Refused where its range meets another's.
+            drop(self.0.insert(self.1.clone(), Arc::new(Noted::default())));
+        }
+    }
+
+    #[test]
+    fn an_heir_that_cannot_claim_keeps_no_other_from_it() {
+        let bus = Arc::new(Bus::default());
+        bus.insert(0x2000..0x3000, Arc::new(Noted::default())).unwrap();
+        let heirs = [0x1000..0x3000, 0x1000..0x2000].map(|range| Arc::new(Claims(Arc::clone(&bus), range)));
+        let _waits = heirs.each_ref().map(|heir| {
+            let waits: Weak<dyn Heir> = Arc::<Claims>::downgrade(heir);
+            bus.wait_for(heir.1.clone(), waits)
+        });
+        let mut byte = [0];
+        bus.read(0x1004, &mut byte);
+        assert_eq!(byte, [4]);
     }
 
     #[test]

@@ -46,7 +46,8 @@ pub fn locked_bytes(ram: &[Ram]) -> u64 {
 
 impl Dma {
     /// Maps all of the guest's memory in a space that its devices are attached to: attaching first narrows where mappings may be made. Threads make
-    /// the pages present before; `progress` is told the bytes that are mapped or present, and those in all.
+    /// the pages present before; `progress` is told the bytes that are mapped or present, and those in all, and may
+    /// end it.
     ///
     /// # Errors
     ///
@@ -56,7 +57,7 @@ impl Dma {
         space: &AddressSpace,
         ram: &[Ram],
         threads: NonZeroUsize,
-        progress: &mut dyn FnMut(u64, u64),
+        progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
     ) -> Result<Self> {
         check_reserved(space, ram)?;
         let total = locked_bytes(ram);
@@ -66,8 +67,7 @@ impl Dma {
         for ram in ram {
             let mut tell = |now: Progress| {
                 // Making pages present is most of the work, and done a piece ahead.
-                progress(before + now.populated.max(now.mapped), total);
-                ControlFlow::Continue(())
+                progress(before + now.populated.max(now.mapped), total)
             };
             let options = at(ram).prefault(threads).progress(&mut tell);
             let mapping = match ram.memory.file() {
@@ -159,10 +159,7 @@ impl Dma {
     #[must_use]
     pub fn refuses_balloon(&self) -> Option<&'static str> {
         match &self.0 {
-            Kind::Pinned { .. } => Some(
-                "devices reach all of the guest's memory, which is pinned: pages that a balloon gave back would stay with the devices, and the guest \
-                 would get others",
-            ),
+            Kind::Pinned { .. } => Some(NO_BALLOON),
             Kind::Demand(_) => None,
         }
     }
@@ -176,6 +173,10 @@ impl Dma {
         }
     }
 }
+
+/// Why there is no balloon where memory is pinned.
+pub(crate) const NO_BALLOON: &str = "devices reach all of the guest's memory, which is pinned: pages that a balloon gave back would stay with the devices, \
+                                     and the guest would get others";
 
 /// Where a part is mapped.
 fn at(ram: &Ram) -> MapOptions {
@@ -326,6 +327,7 @@ mod tests {
         let threads = NonZeroUsize::new(2).unwrap();
         let dma = Dma::pinned(&space, memory.ram(), threads, &mut |done, total| {
             told.push((done, total));
+            ControlFlow::Continue(())
         })
         .unwrap();
         assert_eq!(space.mapped(), [range(0, 8 * MIB)]);
@@ -350,7 +352,10 @@ mod tests {
             .build();
         let (space, _attached) = space(&machine, bdf);
         let memory = memory(8 * MIB);
-        let error = Dma::pinned(&space, memory.ram(), NonZeroUsize::MIN, &mut |_, _| ()).unwrap_err();
+        let error = Dma::pinned(&space, memory.ram(), NonZeroUsize::MIN, &mut |_, _| {
+            ControlFlow::Continue(())
+        })
+        .unwrap_err();
         assert!(error.to_string().contains("0x200000..0x300000"), "{error}");
         assert!(error.fix().is_some());
         assert!(space.mapped().is_empty());
@@ -372,7 +377,11 @@ mod tests {
             (machine, space, None, Some(groups))
         };
         let memory = memory(8 * MIB);
-        let map = |space: &AddressSpace| Dma::pinned(space, memory.ram(), NonZeroUsize::MIN, &mut |_, _| ());
+        let map = |space: &AddressSpace| {
+            Dma::pinned(space, memory.ram(), NonZeroUsize::MIN, &mut |_, _| {
+                ControlFlow::Continue(())
+            })
+        };
         for (machine, space, attached, groups) in [on_iommufd(8 * MIB + 4095), on_type1(8 * MIB + 4095)] {
             // What is mapped already counts.
             let page = Arc::new(vfio_core::Memory::new(4096, vfio_core::MemoryOptions::default()).unwrap());

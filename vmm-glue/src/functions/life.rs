@@ -145,9 +145,11 @@ impl Functions {
             self.press(&removal)?;
         }
         // What the kernel has asked for stays asked for.
-        if !self.slots().is_leaving(removal.slot) {
+        let slots = self.slots();
+        if slots.has(removal.slot, &removal.function) && !slots.is_leaving(removal.slot) {
             self.port(removal.slot)?.cancel_removal();
         }
+        drop(slots);
         if self.is_held(&removal) {
             return Err(Error::new(UNPLUG, ErrorKind::TimedOut).on(bdf));
         }
@@ -180,6 +182,10 @@ impl Functions {
     /// Whether the button is pressed anew, the port knows.
     pub(super) fn press(&self, removal: &Removal) -> Result<()> {
         let waiting = self.waiting.get(removal.slot).map(Arc::clone);
+        let slots = self.slots();
+        if !slots.has(removal.slot, &removal.function) {
+            return Ok(removal.emptied.signal()?);
+        }
         let pressed = self.port(removal.slot)?.request_removal(move |functions| {
             // On a processor's thread: what takes time is done elsewhere.
             drop(functions);
@@ -187,6 +193,7 @@ impl Functions {
                 waiting.signal();
             }
         });
+        drop(slots);
         match pressed {
             // The guest has let go of it since.
             Err(_) if !self.is_held(removal) => Ok(removal.emptied.signal()?),
@@ -315,6 +322,12 @@ impl Filled {
     fn is_leaving(&self, slot: usize) -> bool {
         let mut given = self.given.get(slot).into_iter().flatten();
         given.any(|given| given.leaving.is_some())
+    }
+
+    /// What the guest was asked to let go of, if it is still there.
+    pub(super) fn asked(&mut self, removal: &Removal) -> Option<&mut Given> {
+        let mut functions = self.given.get_mut(removal.slot).into_iter().flatten();
+        functions.find(|given| std::ptr::eq(Arc::as_ptr(&given.function), removal.function.as_ptr()))
     }
 
     /// Whether a function is still in its slot.

@@ -27,8 +27,9 @@ use crate::slot::Slots;
 use crate::{Error, ErrorKind, Result};
 use ::pci::{BarIndex, Bdf, RoutingId, Segment};
 use life::Waiting;
-use space::{Member, Space};
+use space::{Member, Space, Status};
 use std::fmt;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use vfio_core::{KvmVfio, RegionIndex, VfToken};
 use watch::{Leaving, Listener, Watched};
@@ -84,6 +85,8 @@ pub struct Functions {
     slots: Mutex<Filled>,
     /// Locked before the slots, and for as long as it takes.
     space: Mutex<Space>,
+    /// Of the space; not locked.
+    status: Arc<Status>,
     /// For each slot, who waits for it to be emptied.
     waiting: Vec<Arc<Waiting>>,
     listener: OnceLock<Listener>,
@@ -174,6 +177,7 @@ impl Functions {
             options,
             backend,
             slots: Mutex::new(filled),
+            status: Arc::clone(space.status()),
             space: Mutex::new(space),
             waiting: (0..count).map(|_| Arc::default()).collect(),
             listener: OnceLock::new(),
@@ -204,7 +208,10 @@ impl Functions {
     /// Why the guest's memory cannot be taken from it by a balloon; `None` where it can.
     #[must_use]
     pub fn refuses_balloon(&self) -> Option<&'static str> {
-        self.space().dma().and_then(crate::dma::Dma::refuses_balloon)
+        self.status
+            .is_pinned
+            .load(Ordering::Acquire)
+            .then_some(crate::dma::NO_BALLOON)
     }
 
     fn slots(&self) -> MutexGuard<'_, Filled> {
@@ -349,10 +356,11 @@ fn gsi(member: &Member, slot: u8) -> Option<u32> {
 
 impl Plugged for Functions {
     fn reset(&self) -> Result<()> {
-        let slots = self.slots();
+        // What takes long is done before the lock: whoever comes or goes meanwhile has the lock of its port.
         for port in self.root.ports() {
             port.reset();
         }
+        let slots = self.slots();
         let mut lost = Vec::new();
         for (slot, given) in slots.given.iter().enumerate() {
             for given in given {
@@ -389,6 +397,7 @@ impl Plugged for Functions {
     fn stop(&self) -> Result<()> {
         // Whoever is adding one is refused when it comes to its slot.
         self.slots().is_stopped = true;
+        self.status.is_ended.store(true, Ordering::Release);
         let mut space = self.space();
         for port in self.root.ports() {
             drop(port.eject());

@@ -10,6 +10,9 @@ use crate::{Error, ErrorKind, Result};
 use ::pci::Bdf;
 use iommu::space::{AddressSpace, Attached};
 use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use vfio_core::iommufd::Iommufd;
 use vfio_core::{AttachedGroup, BoundDevice, Container, Group, IommuType, KvmFile, KvmVfio};
 
@@ -53,6 +56,16 @@ pub(super) struct Space {
     kvm: Option<KvmVfio>,
     memory: GuestMemory,
     options: DmaOptions,
+    status: Arc<Status>,
+}
+
+/// What nobody waits for the space to know, or to say.
+#[derive(Debug, Default)]
+pub(super) struct Status {
+    /// All of the guest's memory is pinned, or about to be.
+    pub(super) is_pinned: AtomicBool,
+    /// The machine has ended: no memory is mapped any more.
+    pub(super) is_ended: AtomicBool,
 }
 
 /// A group in the container.
@@ -95,16 +108,17 @@ impl Space {
             kvm,
             memory,
             options,
+            status: Arc::default(),
         }
+    }
+
+    pub(super) fn status(&self) -> &Arc<Status> {
+        &self.status
     }
 
     /// Where functions reach one another; `None` where memory comes on demand, and before there is a function.
     pub(super) fn peers(&self) -> Option<&AddressSpace> {
         self.space.as_ref()
-    }
-
-    pub(super) fn dma(&self) -> Option<&Dma> {
-        self.dma.as_ref()
     }
 
     /// Answers page requests from now on, where memory comes on demand.
@@ -193,8 +207,17 @@ impl Space {
     /// Gives all functions the guest's memory, if they do not have it yet.
     pub(super) fn map(&mut self, progress: &mut dyn FnMut(u64, u64)) -> Result<()> {
         if let (None, Some(space)) = (&self.dma, &self.space) {
-            let dma = Dma::pinned(space, self.memory.ram(), self.options.threads, progress)?;
-            self.dma = Some(dma);
+            self.status.is_pinned.store(true, Ordering::Release);
+            let mut tell = |done, total| {
+                progress(done, total);
+                match self.status.is_ended.load(Ordering::Acquire) {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                }
+            };
+            let mapped = Dma::pinned(space, self.memory.ram(), self.options.threads, &mut tell);
+            self.status.is_pinned.store(mapped.is_ok(), Ordering::Release);
+            self.dma = Some(mapped?);
         }
         Ok(())
     }
@@ -308,6 +331,7 @@ impl Space {
         }
         if self.groups.iter().all(|joined| joined.users == 0) {
             self.dma = None;
+            self.status.is_pinned.store(false, Ordering::Release);
             self.space = None;
         }
         self.groups.retain(|joined| joined.users != 0);

@@ -51,14 +51,16 @@ impl Functions {
     ///
     /// When there can be no thread, or no descriptor is left.
     pub fn serve(self: &Arc<Self>) -> Result<()> {
-        self.space().serve_pages()?;
+        // Who is giving the guest a function meanwhile sees that there is a listener, or is seen here.
+        let space = self.space();
+        space.serve_pages()?;
         match self.listener.get() {
             Some(listener) => listener.start(),
             None => self.listen(Arc::new(Events::new()?))?.start(),
         }
     }
 
-    /// Whoever dispatches these events listens.
+    /// Whoever dispatches these events listens. Nobody gives the guest a function meanwhile.
     pub(super) fn listen(self: &Arc<Self>, events: Arc<Events>) -> Result<&Listener> {
         let made = Listener::new(events, Arc::downgrade(self))?;
         let listener = self.listener.get_or_init(|| made);
@@ -125,7 +127,8 @@ impl Functions {
             }
         })?;
         let mut slots = self.slots();
-        if let Some(given) = slots.given.iter_mut().flatten().find(|given| given.bdf == bdf) {
+        // The guest may have let go of it by now, and have it again in another slot.
+        if let Some(given) = slots.asked(&removal) {
             given.leaving = Some(Leaving {
                 _watched: watched,
                 removal,

@@ -131,6 +131,7 @@ fn nobody_waits_for_who_gives_the_guest_a_function_but_who_does_another() {
         scope.spawn(move || {
             machine.report_error(bdf(1));
             let listed = functions.list().len();
+            assert!(functions.refuses_balloon().is_some());
             functions.drop_silent_slots();
             let notices = functions.take_notices().unwrap();
             let removal = functions.begin_removal(bdf(2)).unwrap();
@@ -165,4 +166,86 @@ fn what_the_kernel_tells_is_heard_on_a_thread_of_its_own_until_the_machine_ends(
     assert_eq!(Arc::strong_count(&functions), 1, "nobody listens any more");
     drop(functions);
     assert_eq!(machine.leaks(), Vec::<String>::new());
+}
+
+#[test]
+fn nobody_gives_the_guest_a_function_while_those_that_it_has_are_begun_to_be_listened_to() {
+    let machine = machine();
+    let Bench { functions, .. } = Bench::new(&machine, Way::Iommufd, &[&[1]]).unwrap();
+    let functions = Arc::new(functions);
+    std::thread::scope(|scope| {
+        let slots = functions.slots();
+        let served = scope.spawn(|| functions.serve());
+        while functions.listener.get().is_none() {
+            std::thread::yield_now();
+        }
+        let may_add = functions.space.try_lock().is_ok();
+        drop(slots);
+        served.join().unwrap().unwrap();
+        assert!(!may_add);
+    });
+    functions.stop().unwrap();
+}
+
+#[test]
+fn a_button_is_pressed_for_who_was_asked_and_not_for_who_came_after() {
+    let machine = machine();
+    let bench = Bench::new(&machine, Way::Iommufd, &[&[1], &[]]).unwrap();
+    let functions = &bench.functions;
+    let removal = functions.begin_removal(bdf(1)).unwrap();
+    functions.eject(bdf(1)).unwrap();
+    while removal.emptied().try_read().unwrap().is_some() {}
+    // Each slot holds somebody else.
+    bench.set_power(1, false);
+    for number in [2, 1] {
+        functions
+            .add(vec![opened(&machine, Way::Iommufd, number).unwrap()])
+            .unwrap();
+    }
+    for slot in [1, 2] {
+        bench.set_config(0, slot << 3, SLOT_CONTROL + 2, &[1, 0]);
+    }
+    assert!(functions.slots().asked(&removal).is_none());
+    functions.press(&removal).unwrap();
+    assert_eq!(removal.emptied().try_read().unwrap(), Some(1), "it is gone");
+    for slot in [1, 2] {
+        assert_eq!(bench.config(0, slot << 3, SLOT_CONTROL) >> 16 & 1, 0, "nobody asked");
+    }
+}
+
+#[test]
+fn memory_is_not_pinned_for_a_machine_that_has_ended() {
+    let machine = machine();
+    let bench = Bench::new(&machine, Way::Type1, &[]).unwrap();
+    let functions = &bench.functions;
+    let mut space = functions.space();
+    let members = space.open_all(vec![opened(&machine, Way::Type1, 1).unwrap()]).unwrap();
+    functions
+        .status
+        .is_ended
+        .store(true, std::sync::atomic::Ordering::Release);
+    space.map(&mut |_, _| ()).unwrap_err();
+    assert_eq!((machine.pinned(), functions.refuses_balloon()), (0, None));
+    space.close(members);
+}
+
+#[test]
+fn nobody_who_asks_for_the_slots_waits_for_functions_that_are_reset() {
+    let machine = machine();
+    let bench = Bench::new(&machine, Way::Iommufd, &[&[1]]).unwrap();
+    bench.set_config(0, 8, 4, &[6, 0]);
+    let command = || bench.config(0, 8, 4) & 0xFFFF;
+    assert_eq!(command(), 6);
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    std::thread::scope(|scope| {
+        let slots = bench.functions.slots();
+        let reset = scope.spawn(|| bench.functions.reset());
+        while command() == 6 && std::time::Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        let is_reset = command() != 6;
+        drop(slots);
+        reset.join().unwrap().unwrap();
+        assert!(is_reset);
+    });
 }
