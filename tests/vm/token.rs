@@ -108,5 +108,7 @@ fn comes(vf: &str, interface: &str) -> Result<()> {
     let given = json(&[&assign[..], &["--vf-token", TOKEN]].concat())?;
     let address = given.get("guest_address").and_then(serde_json::Value::as_str);
     let address = address.context("no address")?;
-    guest.wait_for(&format!("guest: {address} has come"), Duration::from_secs(60))
+    guest.wait_for(&format!("guest: {address} has come"), Duration::from_secs(60))?;
+    // It returns when the VF is free: the guest's process ends later than who started it.
+    done(&["unassign", vf, "--from", &to]).map(drop)
 }
