@@ -16,7 +16,7 @@ pub enum Fault {
     NeverStops,
     /// Its shutdown does not end.
     NeverShutDown,
-    /// It takes no address for its memory buffer (CMBSTS.CBAI), until the function is reset.
+    /// From now on it takes no address for its memory buffer (CMBSTS.CBAI), until the function is reset; one that it has taken stays.
     NeverTakesBuffer,
     /// All registers read as ones for so many pokes, and nothing is done; then it is as after a reset. `None` is for ever.
     AllOnes(Option<u64>),

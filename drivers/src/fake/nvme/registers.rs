@@ -22,6 +22,8 @@ pub(super) struct Registers {
     acq: u64,
     /// Controller Memory Buffer Memory Space Control.
     cmbmsc: u64,
+    /// The address that it has taken from it.
+    buffer_at: Option<u64>,
     is_ready: bool,
     /// CSTS.CFS, and whether it does not even end what it has begun.
     is_fatal: bool,
@@ -93,7 +95,7 @@ impl Controller {
             0x3c if self.has_visible_buffer() => self.buffer_told().1,
             0x50 => low32(registers.cmbmsc),
             0x54 => high32(registers.cmbmsc),
-            0x58 => u32::from(registers.cmbmsc & 3 == 3 && registers.never.contains(Never::TAKES_BUFFER)),
+            0x58 => u32::from(registers.cmbmsc & 3 == 3 && registers.buffer_at.is_none()),
             _ => 0,
         }
     }
@@ -157,8 +159,16 @@ impl Controller {
             0x2c => registers.asq = registers.asq & LOW | u64::from(value) << 32,
             0x30 => registers.acq = registers.acq & !LOW | u64::from(value),
             0x34 => registers.acq = registers.acq & LOW | u64::from(value) << 32,
-            0x50 if self.options.buffer != 0 => registers.cmbmsc = registers.cmbmsc & !LOW | u64::from(value),
-            0x54 if self.options.buffer != 0 => registers.cmbmsc = registers.cmbmsc & LOW | u64::from(value) << 32,
+            0x50 | 0x54 if self.options.buffer != 0 => {
+                let before = registers.cmbmsc;
+                registers.cmbmsc = if offset == 0x50 {
+                    before & !LOW | u64::from(value)
+                } else {
+                    before & LOW | u64::from(value) << 32
+                };
+                let takes = registers.cmbmsc & 3 == 3 && !registers.never.contains(Never::TAKES_BUFFER);
+                registers.buffer_at = takes.then_some(registers.cmbmsc & !0xfff);
+            }
             DOORBELLS..DOORBELLS_END => self.record(offset, value),
             _ => self.mistake(format!("a write of {offset:#x}, which is no register to be written")),
         }
@@ -325,10 +335,7 @@ impl Controller {
 
     /// Where the controller memory buffer is in the controller's address space (CMBMSC.CBA), if it is there (CMSE).
     pub(super) fn buffer_at(&self) -> Option<u64> {
-        let is_on = self.registers.cmbmsc & 3 == 3
-            && self.options.buffer != 0
-            && !self.registers.never.contains(Never::TAKES_BUFFER);
-        is_on.then_some(self.registers.cmbmsc & !0xfff)
+        self.registers.buffer_at
     }
 
     /// Whether memory begins in the controller memory buffer; and whether it ends there, too.

@@ -328,6 +328,14 @@ fn its_own_memory_takes_submission_queues_whole() {
         0
     );
     assert_eq!((host.nvme.queues_in_buffer(), host.nvme.mistakes().len()), (1, 0));
+    // It takes no other address; a queue that is there is not lost.
+    host.nvme
+        .inject(crate::fake::nvme::When::Now, crate::fake::nvme::Fault::NeverTakesBuffer);
+    assert_eq!(host.admin(0x0a, 0, 0, 0, [7, 0]).status, 0);
+    assert_eq!(
+        (host.nvme.queues_in_buffer(), host.registers.read_u32(0x58)),
+        (1, Some(0))
+    );
     host.registers.write_u64(0x50, 0).unwrap();
     assert_eq!((host.nvme.queues_in_buffer(), host.nvme.mistakes().len()), (1, 2));
 }
