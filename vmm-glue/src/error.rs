@@ -86,7 +86,7 @@ impl Error {
             ErrorKind::Exhausted("interrupt route" | "interrupt vector" | "memory slot") => {
                 Some("give the guest fewer functions, or such as have fewer vectors")
             }
-            ErrorKind::Exhausted("slot") => Some("remove a function first, or start the guest with more free slots"),
+            ErrorKind::Exhausted("slot") => Some("remove a function first: the guest has no free slot"),
             ErrorKind::Exhausted("address") => Some("give the guest less memory, or functions with smaller BARs"),
             ErrorKind::Exhausted(what) if what.starts_with("memory of the guest") => Some("give the guest more memory"),
             ErrorKind::Malformed(_) | ErrorKind::Unsupported(_) if self.step == LOAD_KERNEL => {
@@ -194,7 +194,7 @@ mod tests {
         assert!(
             fix("plug", ErrorKind::Exhausted("slot"))
                 .unwrap()
-                .contains("free slots")
+                .contains("no free slot")
         );
         assert_eq!(fix("receive", ErrorKind::TimedOut), None);
         let errno = |number| ErrorKind::Io(io::Error::from_raw_os_error(number));

@@ -123,8 +123,8 @@ pub(crate) enum Command {
     /// Boot a Linux guest that has functions
     ///
     /// The functions must be on vfio-pci already, in viable groups that nobody holds. The guest's serial console is on standard input and output; with
-    /// --json it goes to standard error. On a terminal Ctrl-] ends the guest. Its process opens nothing itself and runs as nobody, under Landlock and
-    /// seccomp. The exit code is 0 when the guest has switched itself off, with
+    /// --json it goes to standard error. On a terminal Ctrl-] ends the guest. Its process opens nothing itself (with --control it may read /sys) and
+    /// runs under Landlock and seccomp, when root starts it as a user that no other process has. The exit code is 0 when the guest has switched itself off, with
     /// --exit-port what it says; with --vmm qemu it is that of QEMU.
     Run(Run),
     /// Give a function to a guest that runs

@@ -337,7 +337,8 @@ pub(crate) fn resolve_one(selector: &Selector, topology: &Topology, sysfs: &Sysf
                 "{selector} selects {} functions and exactly one is needed",
                 found.len()
             ))
-            .cause(found.join(", ")))
+            .cause(found.join(", "))
+            .fix("name each function by a selector of its own"))
         }
     }
 }

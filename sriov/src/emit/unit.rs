@@ -24,6 +24,7 @@ pub(super) fn emit(functions: &[Handout]) -> Result<Emitted, Error> {
     }
     let mut notes = vec![
         "a file for /etc/systemd/system, such as sriovctl.service; then systemctl enable it".to_owned(),
+        "systemd must find sriovctl: install it into /usr/local/bin or /usr/bin, not only into ~/.cargo/bin".to_owned(),
         "addresses of VFs hold as long as cards stay in their slots and the PF has as many VFs".to_owned(),
     ];
     if functions

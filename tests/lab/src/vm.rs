@@ -196,13 +196,17 @@ impl Vm {
         }
     }
 
-    /// Runs a command to its end, or kills it when `limit` has passed. Output is handed over as it comes.
+    /// Runs a command to its end, or kills it when `limit` has passed. Output is handed over as it comes. `LAB_GUEST_INITRD` names the
+    /// [`guest_initrd`](Self::guest_initrd) for it.
     ///
     /// # Errors
     /// [`TimeLimit`] when the command does not end in time, with the console's last lines; when the machine is lost.
     pub fn run(&mut self, exec: &Exec, limit: Duration, mut output: impl FnMut(&Output<'_>)) -> Result<Finished> {
         let deadline = Instant::now() + limit;
-        Frame::Exec(exec.clone())
+        let mut command = exec.clone();
+        let initrd = self.guest_initrd().display().to_string();
+        command.env.push(("LAB_GUEST_INITRD".to_owned(), initrd));
+        Frame::Exec(command)
             .write(&mut self.control)
             .context("the machine is gone")?;
         let mut kernel_log = Vec::new();

@@ -47,10 +47,7 @@ pub fn run(
         }
         let Some((_, vm)) = &mut running else { continue };
         let start = Instant::now();
-        let mut command = exec(vec![program.display().to_string(), "run".to_owned(), case.name.clone()]);
-        command
-            .env
-            .push(("LAB_GUEST_INITRD".to_owned(), vm.guest_initrd().display().to_string()));
+        let command = exec(vec![program.display().to_string(), "run".to_owned(), case.name.clone()]);
         let (verdict, usable) = judge(vm, &case, &command);
         report.add(name, verdict, Some(start.elapsed()));
         if !usable {

@@ -19,7 +19,7 @@ pub(crate) use numa::{Numa, NumaNode};
 /// Boots a guest.
 #[derive(Debug, Args)]
 pub(crate) struct Run {
-    /// Functions, already on vfio-pci
+    /// Functions, already on vfio-pci; none are needed with --device or --control
     #[arg(value_name = "SELECTOR", required_unless_present_any = ["device", "control"], add = ArgValueCompleter::new(complete::functions))]
     pub(crate) functions: Vec<Selector>,
     /// A function, as one that is named without this, and how the guest has it
@@ -65,7 +65,7 @@ pub(crate) struct Run {
     /// How much of the guest's memory is kept in place for its functions
     #[arg(long, value_name = "WHAT", value_enum, default_value_t = Pin::All)]
     pub(crate) pin: Pin,
-    /// Listen here for sriovctl assign and unassign
+    /// Listen here for sriovctl assign and unassign; up to four functions can come later
     #[arg(long, value_name = "SOCKET")]
     pub(crate) control: Option<PathBuf>,
     /// Let the guest end with an exit code, which it writes to I/O port 0xF4
@@ -86,7 +86,7 @@ pub(crate) struct Run {
     /// End the guest after so many seconds
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
     pub(crate) timeout: Option<u64>,
-    /// Print what would be run, and do nothing
+    /// Print what would be run, and do nothing: QEMU's command line, or what the guest's process would be told; files are not looked at
     #[arg(short = 'N', long)]
     pub(crate) dry_run: bool,
     /// Further arguments of QEMU; none that sends it to the background or changes its user

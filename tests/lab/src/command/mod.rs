@@ -89,11 +89,3 @@ pub(crate) fn exec(qemu: &Qemu, kernel: &Kernel, programs: &Path, argv: Vec<Stri
         interactive: false,
     }
 }
-
-/// Where cargo puts the programs that go into the lab, as far as they are built.
-pub(crate) fn programs() -> PathBuf {
-    std::env::current_exe()
-        .ok()
-        .and_then(|program| Some(program.parent()?.parent()?.join("lab")))
-        .unwrap_or_default()
-}

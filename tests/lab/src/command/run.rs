@@ -1,8 +1,8 @@
 //! `cargo lab run`: one command of the host inside the lab.
 
-use super::{boot, exec, parts, programs, say};
+use super::{boot, exec, parts, say};
 use anyhow::Result;
-use lab::{Flavour, Machine, Output};
+use lab::{Flavour, Machine, Output, build_programs};
 use lab_init::Exit;
 use std::io::Write;
 use std::process::ExitCode;
@@ -15,9 +15,11 @@ pub(crate) fn run(
     limit: Duration,
     argv: &[String],
 ) -> Result<ExitCode> {
+    let programs = build_programs()?;
     let (qemu, kernel) = parts(kernel, offline)?;
     let mut vm = boot(&qemu, &kernel, machine)?;
-    let finished = vm.run(&exec(&qemu, &kernel, &programs(), argv.to_vec()), limit, pass_on)?;
+    let command = exec(&qemu, &kernel, &programs, argv.to_vec());
+    let finished = vm.run(&command, limit, pass_on)?;
     for (_, record) in finished.troubles() {
         say(&format!("lab: kernel: {}", record.text));
     }

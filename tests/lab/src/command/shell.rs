@@ -1,8 +1,8 @@
 //! `cargo lab shell`: a terminal inside the lab.
 
-use super::{exec, parts, programs, say};
+use super::{exec, parts, say};
 use anyhow::{Result, bail};
-use lab::{Flavour, Machine, Vm};
+use lab::{Flavour, Machine, Vm, build_programs};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,6 +11,7 @@ pub(crate) fn run(machine: &Machine, kernel: Option<Flavour>, offline: bool, lim
     if !std::io::stdin().is_terminal() {
         bail!("standard input is no terminal\n  fix      use `cargo lab run -- COMMAND`");
     }
+    let programs = build_programs()?;
     let (qemu, kernel) = parts(kernel, offline)?;
     say("lab: coming up; leave the shell with `exit`");
     let mut vm = Vm::boot(&qemu, &kernel, machine, true)?;
@@ -19,7 +20,7 @@ pub(crate) fn run(machine: &Machine, kernel: Option<Flavour>, offline: bool, lim
     } else {
         "/bin/sh"
     };
-    let mut command = exec(&qemu, &kernel, &programs(), vec![shell.to_owned(), "-i".to_owned()]);
+    let mut command = exec(&qemu, &kernel, &programs, vec![shell.to_owned(), "-i".to_owned()]);
     command.interactive = true;
     let finished = vm.run(&command, limit, |_| {})?;
     vm.power_off();

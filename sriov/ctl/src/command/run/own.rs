@@ -271,7 +271,21 @@ fn open(path: &Path, is_written: bool) -> io::Result<File> {
 }
 
 fn opened(path: &Path, is_written: bool) -> Result<File, Failure> {
-    open(path, is_written).map_err(|error| failed(&format!("open {}", path.display()), &error))
+    open(path, is_written).map_err(|error| {
+        let failure = failed(&format!("open {}", path.display()), &error);
+        match error.kind() {
+            io::ErrorKind::NotFound if path.starts_with("/dev/vfio") => {
+                failure.fix("load the module: modprobe vfio-pci")
+            }
+            io::ErrorKind::NotFound if path.starts_with("/dev/iommu") => {
+                failure.fix("load the module: modprobe iommufd")
+            }
+            io::ErrorKind::PermissionDenied if path.starts_with("/dev") => {
+                failure.fix("run as root, or let yourself at it with a udev rule")
+            }
+            _ => failure,
+        }
+    })
 }
 
 fn failed(step: &str, error: &io::Error) -> Failure {

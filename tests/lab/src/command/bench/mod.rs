@@ -161,9 +161,7 @@ impl Stage {
     fn in_lab(&self, machine: &Machine, kernel: &Kernel, step: &Step, lines: &mut Lines) -> Result<()> {
         let argv = self.argv(step)?;
         let mut vm = boot(&self.qemu, kernel, machine)?;
-        let mut exec = exec(&self.qemu, kernel, &self.programs, argv);
-        exec.env
-            .push(("LAB_GUEST_INITRD".to_owned(), vm.guest_initrd().display().to_string()));
+        let exec = exec(&self.qemu, kernel, &self.programs, argv);
         let finished = run_until(&mut vm, &exec, step.limit, |output| match output {
             Output::Stdout(bytes) => lines.take(bytes, |line| self.note(line)),
             Output::Stderr(bytes) => self.note(String::from_utf8_lossy(bytes).trim_end()),
