@@ -218,7 +218,11 @@ fn vectors_that_change_together_cost_one_table_of_kvm() {
             assert_eq!(counted(&|| bench.store(TABLE + 12, mask)), [0, 1, 0], "one mask");
         }
         bench.store(TABLE + 8, 11);
-        assert_eq!(counted(&|| bench.store(TABLE + 12, 0)), [1, 1, 0], "with another message");
+        assert_eq!(
+            counted(&|| bench.store(TABLE + 12, 0)),
+            [1, 1, 0],
+            "with another message"
+        );
         assert_eq!(counted(&|| bench.store(TABLE + 12, 0)), [0, 0, 0]);
         bench.store(HERE + RAISE_MSIX, 0);
         bench.store(HERE + RAISE_MSIX, 2047);
