@@ -1,7 +1,6 @@
 //! Addresses that leave the guest: ports and memory that a device answers for.
 
 use crate::{Error, ErrorKind, Result};
-use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
@@ -15,11 +14,11 @@ pub trait Device: fmt::Debug + Send + Sync {
     fn write(&self, offset: u64, from: &[u8]);
 }
 
-/// Who answers where. A look-up takes O(log n) for n ranges.
+/// Who answers where. A look-up takes O(log n) for n ranges, a change O(n).
 #[derive(Debug, Default)]
 pub struct Bus {
     /// By first address; they do not overlap.
-    ranges: RwLock<BTreeMap<u64, Occupant>>,
+    ranges: RwLock<Vec<Occupant>>,
     waiting: Mutex<Vec<Waiting>>,
 }
 
@@ -55,6 +54,7 @@ impl Drop for Wait {
 
 #[derive(Debug)]
 struct Occupant {
+    start: u64,
     end: u64,
     device: Arc<dyn Device>,
 }
@@ -71,12 +71,14 @@ impl Bus {
             return Err(failed(ErrorKind::Invalid("no address")));
         }
         let mut ranges = self.ranges.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some((start, before)) = ranges.range(..range.end).next_back()
+        let place = ranges.partition_point(|occupant| occupant.start < range.end);
+        if let Some(before) = place.checked_sub(1).and_then(|before| ranges.get(before))
             && before.end > range.start
         {
-            return Err(failed(ErrorKind::Occupied(*start..before.end)));
+            return Err(failed(ErrorKind::Occupied(before.start..before.end)));
         }
-        ranges.insert(range.start, Occupant { end: range.end, device });
+        let Range { start, end } = range;
+        ranges.insert(place, Occupant { start, end, device });
         Ok(())
     }
 
@@ -96,7 +98,8 @@ impl Bus {
     /// Takes away the device whose range begins at `start`. Somebody may still be calling it.
     pub fn remove(&self, start: u64) -> Option<Arc<dyn Device>> {
         let mut ranges = self.ranges.write().unwrap_or_else(PoisonError::into_inner);
-        ranges.remove(&start).map(|occupant| occupant.device)
+        let place = ranges.binary_search_by_key(&start, |occupant| occupant.start).ok()?;
+        Some(ranges.remove(place).device)
     }
 
     /// Reads; where nobody answers, or not for all bytes, all ones, as a PCI bus does.
@@ -136,8 +139,9 @@ impl Bus {
 
     fn look(&self, address: u64, last: u64) -> Option<(u64, Arc<dyn Device>)> {
         let ranges = self.ranges.read().unwrap_or_else(PoisonError::into_inner);
-        let (start, occupant) = ranges.range(..=address).next_back()?;
-        (last < occupant.end).then(|| (address - start, Arc::clone(&occupant.device)))
+        let behind = ranges.partition_point(|occupant| occupant.start <= address);
+        let occupant = ranges.get(behind.checked_sub(1)?)?;
+        (last < occupant.end).then(|| (address - occupant.start, Arc::clone(&occupant.device)))
     }
 
     fn waiting(&self) -> MutexGuard<'_, Vec<Waiting>> {

@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
-use text::{address, token};
+use text::{address, some};
 use vfio_core::VfToken;
 use vmm_sys_util::sock_ctrl_msg::ScmSocket as _;
 
@@ -72,7 +72,7 @@ pub struct Add {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<u32>,
     /// For a VF whose PF is on vfio-pci: what the user of the PF has set.
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "token")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "some")]
     pub token: Option<VfToken>,
 }
 
@@ -129,6 +129,9 @@ pub struct Assigned {
 /// Why something was not done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failed {
+    /// The function concerned, on the host, where one is.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "some")]
+    pub device: Option<Bdf>,
     /// The step.
     pub step: String,
     /// What happened.
@@ -143,15 +146,9 @@ pub struct Failed {
 impl From<&Error> for Failed {
     fn from(error: &Error) -> Self {
         Self {
+            device: error.device,
             step: error.step.to_string(),
-            message: match &error.kind {
-                // These say more than their kind.
-                ErrorKind::Device(_) | ErrorKind::Memory(_) => error.to_string(),
-                kind => match error.device {
-                    Some(device) => format!("{device}: {kind}"),
-                    None => kind.to_string(),
-                },
-            },
+            message: error.kind.to_string(),
             fix: error.fix().map(str::to_owned),
             timed_out: matches!(error.kind, ErrorKind::TimedOut),
         }

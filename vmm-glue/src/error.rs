@@ -20,9 +20,9 @@ pub struct Error {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The device, through the kernel; says the step itself.
+    /// The device, through the kernel.
     Device(Box<vfio_core::Error>),
-    /// Memory for devices; says the step itself.
+    /// Memory for devices.
     Memory(Box<iommu::Error>),
     /// The kernel refused, or a file.
     Io(io::Error),
@@ -127,12 +127,6 @@ pub(crate) const UNPLUG: &str = "unplug a function";
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Those below say device and step themselves.
-        match &self.kind {
-            ErrorKind::Device(error) => return error.fmt(f),
-            ErrorKind::Memory(error) => return error.fmt(f),
-            _ => {}
-        }
         if let Some(device) = self.device {
             write!(f, "{device}: ")?;
         }
@@ -140,11 +134,15 @@ impl fmt::Display for Error {
     }
 }
 
+/// The cause alone: device and step are the [`Error`]'s to say.
 impl fmt::Display for ErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Device(error) => error.fmt(f),
-            Self::Memory(error) => error.fmt(f),
+            Self::Device(error) => error.kind.fmt(f),
+            Self::Memory(error) => match &**error {
+                iommu::Error::Kernel(error) => error.kind.fmt(f),
+                error => error.fmt(f),
+            },
             Self::Io(error) => error.fmt(f),
             Self::Occupied(range) => write!(f, "{:#x}..{:#x} is taken", range.start, range.end),
             Self::Reserved { wanted, reserved } => write!(
@@ -167,7 +165,7 @@ impl From<vfio_core::Error> for Error {
     fn from(error: vfio_core::Error) -> Self {
         Self {
             device: error.device,
-            step: Cow::Borrowed("ask the device"),
+            step: Cow::Owned(error.step.to_string()),
             kind: ErrorKind::Device(Box::new(error)),
         }
     }
@@ -177,7 +175,10 @@ impl From<iommu::Error> for Error {
     fn from(error: iommu::Error) -> Self {
         Self {
             device: error.device(),
-            step: Cow::Borrowed("map memory for devices"),
+            step: match &error {
+                iommu::Error::Kernel(error) => Cow::Owned(error.step.to_string()),
+                _ => Cow::Borrowed("map memory for devices"),
+            },
             kind: ErrorKind::Memory(Box::new(error)),
         }
     }
@@ -224,6 +225,17 @@ mod tests {
         assert_eq!(error.to_string(), "0000:01:10.0: KVM_IRQFD: no interrupt route is left");
         let inner = vfio_core::Error::new("VFIO_DEVICE_RESET", vfio_core::ErrorKind::Gone(vfio_core::Errno::NODEV));
         let said = inner.to_string();
-        assert_eq!(Error::from(inner).to_string(), said);
+        assert_eq!(Error::from(inner.clone()).to_string(), said);
+        // One that the kernel's step did not know of is named, too.
+        let device = "0000:01:10.0".parse().unwrap();
+        for error in [Error::from(inner.clone()), Error::from(iommu::Error::from(inner))] {
+            assert_eq!(error.step, "VFIO_DEVICE_RESET");
+            assert_eq!(error.on(device).to_string(), format!("0000:01:10.0: {said}"));
+        }
+        let error = Error::from(iommu::Error::Cancelled).on(device);
+        assert_eq!(
+            error.to_string(),
+            "0000:01:10.0: map memory for devices: the map was cancelled"
+        );
     }
 }

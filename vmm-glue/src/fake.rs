@@ -296,12 +296,14 @@ impl Route for FakeRoute {
 
     fn deliver(&self, is_wanted: bool) -> Result<()> {
         let mut state = self.guest.state();
-        let is_delivered = |state: &State| state.routes.get(&self.number).is_some_and(|route| route.is_delivered);
-        if is_delivered(&state) == is_wanted {
+        let route = state.routes.get(&self.number);
+        if route.is_none_or(|route| route.is_delivered == is_wanted) {
             return Ok(());
         }
         state.enter("KVM_IRQFD")?;
-        state.settle(self.number);
+        if !is_wanted {
+            state.settle(self.number);
+        }
         if let Some(route) = state.routes.get_mut(&self.number) {
             route.is_delivered = is_wanted;
         }

@@ -15,7 +15,6 @@ use crate::interrupt::MsiMessage;
 use crate::view::{ConfigView, Device, Effect, Effects, Interrupts, Place, Vector};
 use crate::{Error, Result};
 use ::pci::{BarIndex, ConfigSpace};
-use std::iter;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use vfio_core::info::DeviceFlags;
@@ -144,8 +143,8 @@ impl State {
         let changed = self.view.msix_mut().and_then(|msix| msix.write(bar, offset, from));
         if let Some(number) = changed
             && self.view.interrupts() == Interrupts::Msix
-            && let Some(vectors) = &mut live.msix
-            && let Err(error) = vectors.set(iter::once((number.into(), live_message(self.view.vector(number)))))
+            && let (Some(vectors), Some(msix)) = (&mut live.msix, self.view.msix())
+            && let Err(error) = vectors.set(number.into(), live_message(msix.vector(number)))
         {
             live.places.told.tell(&Matter::VECTOR, live.device.bdf(), &error);
         }
@@ -259,7 +258,7 @@ impl Live {
                 .map_or(1, |number| number + 1),
         };
         vectors.enable(used.into())?;
-        vectors.set((0..view.vectors()).map(|number| (number.into(), live_message(view.vector(number)))))
+        vectors.set_all((0..view.vectors()).map(|number| (number.into(), live_message(view.vector(number)))))
     }
 
     /// Ends it: nothing comes from the function any more, and it has forgotten its user.

@@ -6,7 +6,7 @@
 //!
 //! KVM learns of messages by its whole table only, so those of one access of the guest are told together: n vectors that change cost one table, which is
 //! O(m) for m messages in the guest (n tables where KVM refuses that one), and for each vector a look-up in O(log n) and at most one call of KVM and one
-//! of VFIO.
+//! of VFIO. A vector that is masked and unmasked with the message that it had costs one call of KVM each time, no table and no allocation.
 //!
 //! Follows PCI Local Bus 3.0 §6.8 and `VFIO_DEVICE_SET_IRQS`.
 
@@ -33,10 +33,49 @@ pub(super) struct Vectors {
 #[derive(Debug)]
 struct Vector {
     route: Box<dyn Route>,
-    /// What is delivered; `None` while it is masked.
+    /// What the route stands for, as KVM was told.
     message: Option<MsiMessage>,
+    /// Whether that is delivered: it is not masked.
+    is_live: bool,
     /// Whether the host vector is enabled.
     is_enabled: bool,
+}
+
+impl Vector {
+    fn new(route: Box<dyn Route>) -> Self {
+        Self {
+            route,
+            message: None,
+            is_live: false,
+            is_enabled: false,
+        }
+    }
+
+    /// What is delivered; `None` while it is masked.
+    fn delivers(&self) -> Option<MsiMessage> {
+        self.message.filter(|_| self.is_live)
+    }
+
+    fn mask(&mut self) -> Result<()> {
+        self.route.deliver(false)?;
+        self.is_live = false;
+        Ok(())
+    }
+
+    /// Delivers what it stands for, beginning with what was kept.
+    fn unmask(&mut self) -> Result<()> {
+        if self.is_live {
+            return Ok(());
+        }
+        // It is signalled anew, to be delivered whether or not the route looks for it.
+        let was_pending = self.route.event().try_read()?.is_some();
+        let delivered = self.route.deliver(true);
+        if was_pending {
+            self.route.event().signal()?;
+        }
+        self.is_live = delivered.is_ok();
+        delivered
+    }
 }
 
 impl Vectors {
@@ -92,8 +131,29 @@ impl Vectors {
         Ok(())
     }
 
-    /// What vectors are to deliver from now on; `None` masks one. Only after [`enable`](Self::enable). One that fails keeps no other from being set.
-    pub(super) fn set(&mut self, wanted: impl Iterator<Item = (u32, Option<MsiMessage>)>) -> Result<()> {
+    /// What a vector is to deliver from now on; `None` masks it. Only after [`enable`](Self::enable).
+    pub(super) fn set(&mut self, number: u32, wanted: Option<MsiMessage>) -> Result<()> {
+        if !self.is_enabled() || number >= self.count() {
+            return Ok(());
+        }
+        let Some(message) = wanted else {
+            let live = self.routes.get_mut(&number).filter(|vector| vector.is_live);
+            return live.map_or(Ok(()), Vector::mask);
+        };
+        let vector = vector(&mut self.routes, &*self.irqs, number)?;
+        if vector.message != Some(message) {
+            self.irqs.set(&[(&*vector.route, message)])?;
+            vector.message = Some(message);
+        }
+        if vector.is_enabled {
+            return vector.unmask();
+        }
+        self.make_room(number)?;
+        self.unmask(number)
+    }
+
+    /// [Sets](Self::set) many, of which KVM is told at once. One that fails keeps no other from being set.
+    pub(super) fn set_all(&mut self, wanted: impl Iterator<Item = (u32, Option<MsiMessage>)>) -> Result<()> {
         if !self.is_enabled() {
             return Ok(());
         }
@@ -101,34 +161,28 @@ impl Vectors {
         let mut done = Ok(());
         let mut live = Vec::new();
         for (number, message) in wanted.take_while(|(number, _)| *number < count) {
-            let vector = self.routes.get(&number);
+            let now = self.routes.get(&number).and_then(Vector::delivers);
             match message {
-                message if vector.and_then(|vector| vector.message) == message => {}
-                None => done = done.and(self.mask(number)),
-                Some(message) => match self.route(number) {
-                    Ok(()) => live.push((number, message)),
+                message if now == message => {}
+                None => done = done.and(self.set(number, None)),
+                Some(message) => match vector(&mut self.routes, &*self.irqs, number) {
+                    Ok(_) => live.push((number, message)),
                     Err(error) => done = done.and(Err(error)),
                 },
             }
         }
-        let route = |(number, message): &(u32, MsiMessage)| Some((&*self.routes.get(number)?.route, *message));
-        let messages: Vec<(&dyn Route, MsiMessage)> = live.iter().filter_map(route).collect();
-        if let Err(error) = self.irqs.set(&messages) {
-            done = done.and(Err(error));
-            // One that is refused costs no more than its own vector.
-            let is_set = |one: &(u32, MsiMessage)| route(one).is_some_and(|message| self.irqs.set(&[message]).is_ok());
-            live = live.iter().copied().filter(is_set).collect();
-        }
-        done = done.and(self.make_room(&live));
+        done = done.and(self.tell(&mut live));
+        let last = live.iter().map(|(number, _)| *number).max();
+        done = done.and(last.map_or(Ok(()), |last| self.make_room(last)));
         live.into_iter()
-            .map(|(number, message)| self.unmask(number, message))
+            .map(|(number, _)| self.unmask(number))
             .fold(done, Result::and)
     }
 
     /// Which of 64 vectors the device has raised while they were masked, and events have kept; bit 0 is `first`. One system call at most.
     pub(super) fn pending(&self, first: u32) -> u64 {
         let range = first..first.saturating_add(64);
-        let masked = self.routes.range(range).filter(|(_, vector)| vector.message.is_none());
+        let masked = self.routes.range(range).filter(|(_, vector)| !vector.is_live);
         let (numbers, events): (Vec<u32>, Vec<&EventFd>) =
             masked.map(|(number, vector)| (*number, vector.route.event())).unzip();
         if events.is_empty() {
@@ -139,47 +193,36 @@ impl Vectors {
         numbers.fold(0, |bits, number| bits | 1 << (number - first))
     }
 
-    fn mask(&mut self, number: u32) -> Result<()> {
-        if let Some(vector) = self.routes.get_mut(&number) {
-            vector.route.deliver(false)?;
-            vector.message = None;
+    /// Lets routes stand for messages: at once, and one by one where KVM refuses that. One that is refused costs no more than its own vector, which is
+    /// taken out of the list.
+    fn tell(&mut self, live: &mut Vec<(u32, MsiMessage)>) -> Result<()> {
+        let route = |(number, message): &(u32, MsiMessage)| Some((&*self.routes.get(number)?.route, *message));
+        let messages: Vec<(&dyn Route, MsiMessage)> = live.iter().filter_map(route).collect();
+        let told = self.irqs.set(&messages);
+        if told.is_err() {
+            live.retain(|one| route(one).is_some_and(|message| self.irqs.set(&[message]).is_ok()));
         }
-        Ok(())
-    }
-
-    /// Sees to it that a vector has a route.
-    fn route(&mut self, number: u32) -> Result<()> {
-        if let Entry::Vacant(vacant) = self.routes.entry(number) {
-            vacant.insert(Vector {
-                route: self.irqs.route()?,
-                message: None,
-                is_enabled: false,
-            });
+        for (number, message) in live {
+            if let Some(vector) = self.routes.get_mut(number) {
+                vector.message = Some(*message);
+            }
         }
-        Ok(())
+        told
     }
 
     /// Lets a vector deliver the message that its route stands for.
-    fn unmask(&mut self, number: u32, message: MsiMessage) -> Result<()> {
+    fn unmask(&mut self, number: u32) -> Result<()> {
         let Some(vector) = self.routes.get_mut(&number) else {
             return Ok(());
         };
-        if vector.message.is_some() {
-            vector.message = Some(message);
+        vector.unmask()?;
+        if vector.is_enabled {
             return Ok(());
         }
-        // What was kept is signalled anew, to be delivered whether or not the route looks for it.
-        let was_pending = vector.route.event().try_read()?.is_some();
-        let delivered = vector.route.deliver(true);
-        if was_pending {
-            vector.route.event().signal()?;
-        }
-        delivered?;
-        vector.message = Some(message);
         let enabled = self.enable_host(number);
         if enabled.is_err() {
             // The guest may unmask it again, and has then another chance.
-            self.mask(number)?;
+            self.set(number, None)?;
         }
         enabled
     }
@@ -201,13 +244,12 @@ impl Vectors {
         Ok(())
     }
 
-    /// Has the kernel set apart vectors for all of these, once, where they do not come one by one.
-    fn make_room(&mut self, live: &[(u32, MsiMessage)]) -> Result<()> {
-        let last = live.iter().map(|(number, _)| *number).max();
-        match last {
-            Some(last) if last >= self.allocated && !self.is_resizable() => self.reallocate(last + 1),
-            _ => Ok(()),
+    /// Has the kernel set apart vectors up to this one, once, where they do not come one by one.
+    fn make_room(&mut self, last: u32) -> Result<()> {
+        if last < self.allocated || self.is_resizable() {
+            return Ok(());
         }
+        self.reallocate(last + 1)
     }
 
     /// Has the kernel set apart `count` vectors in place of those that it has, of which those that are enabled stay so. What is raised meanwhile is lost,
@@ -241,4 +283,12 @@ impl Vectors {
     fn is_resizable(&self) -> bool {
         !self.interrupts.info().flags.contains(IrqFlags::NORESIZE)
     }
+}
+
+/// The vector of this number, which has a route from now on.
+fn vector<'a>(routes: &'a mut BTreeMap<u32, Vector>, irqs: &dyn Irqs, number: u32) -> Result<&'a mut Vector> {
+    Ok(match routes.entry(number) {
+        Entry::Vacant(vacant) => vacant.insert(Vector::new(irqs.route()?)),
+        Entry::Occupied(occupied) => occupied.into_mut(),
+    })
 }

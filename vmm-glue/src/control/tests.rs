@@ -105,7 +105,17 @@ fn a_machine_can_be_stopped_while_a_removal_waits_and_another_one_is_told_to_com
 #[test]
 fn a_failure_says_of_which_function_it_is() {
     let failed = Failed::from(&Error::new("add", ErrorKind::Exhausted("slot")).on(device()));
-    assert!(failed.message.starts_with("0000:01:10.0: "), "{failed:?}");
+    assert_eq!((failed.device, &*failed.message), (Some(device()), "no slot is left"));
+    let sent = serde_json::to_string(&Reply::Failed(failed.clone())).unwrap();
+    assert!(
+        sent.starts_with(r#"{"failed":{"device":"0000:01:10.0","step":"add","#),
+        "{sent}"
+    );
+    assert_eq!(serde_json::from_str::<Reply>(&sent).unwrap(), Reply::Failed(failed));
+    let of_none = Failed::from(&Error::new("send", ErrorKind::TimedOut));
+    let sent = serde_json::to_string(&of_none).unwrap();
+    assert!(!sent.contains("device"), "{sent}");
+    assert_eq!(serde_json::from_str::<Failed>(&sent).unwrap(), of_none);
 }
 
 fn connect() -> (tempfile::TempDir, Client) {

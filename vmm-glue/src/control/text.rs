@@ -17,21 +17,26 @@ pub(super) mod address {
     }
 }
 
-/// VF tokens in their text form.
-pub(super) mod token {
+/// What may be left out.
+pub(super) mod some {
     use serde::de::Error as _;
     use serde::{Deserialize as _, Deserializer, Serializer};
     use std::borrow::Cow;
-    use vfio_core::VfToken;
+    use std::fmt::Display;
+    use std::str::FromStr;
 
-    pub(in super::super) fn serialize<S: Serializer>(token: &Option<VfToken>, to: S) -> Result<S::Ok, S::Error> {
-        match token {
-            Some(token) => to.collect_str(token),
+    pub(in super::super) fn serialize<T: Display, S: Serializer>(some: &Option<T>, to: S) -> Result<S::Ok, S::Error> {
+        match some {
+            Some(some) => to.collect_str(some),
             None => to.serialize_none(),
         }
     }
 
-    pub(in super::super) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Option<VfToken>, D::Error> {
+    pub(in super::super) fn deserialize<'a, T, D>(from: D) -> Result<Option<T>, D::Error>
+    where
+        T: FromStr<Err: Display>,
+        D: Deserializer<'a>,
+    {
         let text = Option::<Cow<'a, str>>::deserialize(from)?;
         text.map(|text| text.parse().map_err(D::Error::custom)).transpose()
     }

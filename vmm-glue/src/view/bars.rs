@@ -10,7 +10,8 @@ use crate::pci::layout::Need;
 use pci::BarIndex;
 use std::ops::Range;
 
-const REGISTERS: u16 = 0x10;
+/// From the first BAR to the ROM, with what is between.
+pub(super) const REGISTERS: Range<u16> = 0x10..ROM + 4;
 const ROM: u16 = 0x30;
 const ROM_ENABLE: u8 = 1;
 const IO: u32 = 1;
@@ -25,6 +26,8 @@ pub(super) struct Bars {
     list: [Option<Bar>; COUNT],
     /// Where each answers; nowhere, when not.
     decoded: [Option<u64>; COUNT],
+    /// What these windows allowed.
+    windows: Windows,
 }
 
 const COUNT: usize = 7;
@@ -44,7 +47,7 @@ impl Bars {
         let mut list = [None; COUNT];
         let mut is_upper_half = false;
         for ((place, number), size) in list.iter_mut().zip(0_u8..).zip(device.bar_sizes) {
-            let register = REGISTERS + 4 * u16::from(number);
+            let register = REGISTERS.start + 4 * u16::from(number);
             if std::mem::take(&mut is_upper_half) {
                 continue;
             }
@@ -65,6 +68,7 @@ impl Bars {
         Self {
             list,
             decoded: [None; COUNT],
+            windows: Windows::NONE,
         }
     }
 
@@ -98,7 +102,12 @@ impl Bars {
     }
 
     /// Looks where they answer now: nowhere but in `windows`, and never where an earlier one does. Says whether that has changed.
-    pub(super) fn decode(&mut self, patches: &Patches, windows: Windows) -> bool {
+    /// Their registers are looked at where those `may_differ` from the last time, or the windows do.
+    pub(super) fn decode(&mut self, patches: &Patches, windows: Windows, may_differ: bool) -> bool {
+        if !may_differ && windows == self.windows {
+            return false;
+        }
+        self.windows = windows;
         let mut decoded = [None; COUNT];
         for (number, bar) in self.list.iter().enumerate() {
             let address = bar.and_then(|bar| bar.address(patches).map(|start| (bar, start)));

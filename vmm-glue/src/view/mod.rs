@@ -87,6 +87,13 @@ pub struct ConfigView {
     is_down: bool,
 }
 
+/// All of configuration space.
+const ALL: Range<u16> = 0..0x1000;
+
+fn meet(one: &Range<u16>, other: &Range<u16>) -> bool {
+    one.start < other.end && other.start < one.end
+}
+
 /// What others act upon.
 #[derive(Clone, Copy)]
 struct State {
@@ -242,7 +249,8 @@ impl ConfigView {
             // A function that sleeps would lose it.
             effects = Effects::default();
         }
-        self.settle(before, &mut effects);
+        let len = u16::try_from(from.len()).unwrap_or(u16::MAX);
+        self.settle(before, &mut effects, &(offset..offset.saturating_add(len)));
         effects
     }
 
@@ -261,7 +269,7 @@ impl ConfigView {
             }
             BusEvent::Windows(windows) => self.windows = windows,
         }
-        self.settle(before, &mut effects);
+        self.settle(before, &mut effects, &ALL);
         effects
     }
 
@@ -273,7 +281,7 @@ impl ConfigView {
     fn reset_from(&mut self, before: State) -> Effects {
         let mut effects = Effects::default();
         self.clear();
-        self.settle(before, &mut effects);
+        self.settle(before, &mut effects, &ALL);
         effects.push(Effect::Reset);
         effects
     }
@@ -299,7 +307,7 @@ impl ConfigView {
         let before = self.state();
         let mut effects = Effects::default();
         self.bars.place(bar, address, &mut self.patches);
-        self.settle(before, &mut effects);
+        self.settle(before, &mut effects, &ALL);
         effects
     }
 
@@ -329,18 +337,22 @@ impl ConfigView {
         }
     }
 
-    /// Lets follow what follows from what was written, and says what others have to do.
-    fn settle(&mut self, before: State, effects: &mut Effects) {
+    /// Lets follow what follows from what was `written`, and says what others have to do. Most accesses are to a few registers: the others are not looked at
+    /// again.
+    fn settle(&mut self, before: State, effects: &mut Effects, written: &Range<u16>) {
         if let Some(at) = self.power_at {
             self.power = control::power(&mut self.patches, at, before.power);
         }
-        let has_msi_changed = self.msi.as_mut().is_some_and(|msi| msi.look(&self.patches));
+        let msi = self.msi.as_mut().filter(|msi| meet(&msi.registers(), written));
+        let has_msi_changed = msi.is_some_and(|msi| msi.look(&self.patches));
         let has_msix_changed = self.msix.as_mut().is_some_and(|msix| msix.look(&self.patches));
         let after = self.state();
         let is_awake = after.power == PowerStateCode::D0;
         let is_reached = after.command & header::COMMAND_MEMORY != 0 && is_awake && !self.is_down;
         let windows = if is_reached { self.windows } else { Windows::NONE };
-        let have_bars_moved = self.bars.decode(&self.patches, windows);
+        let have_bars_moved = self
+            .bars
+            .decode(&self.patches, windows, meet(&bars::REGISTERS, written));
         if before.power != after.power && is_awake {
             effects.push(Effect::Power(after.power));
         }

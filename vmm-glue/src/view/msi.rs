@@ -4,6 +4,7 @@ use super::Vector;
 use super::chain::Found;
 use super::patches::Patches;
 use crate::interrupt::MsiMessage;
+use std::ops::Range;
 
 const ENABLE: u16 = 1;
 const ADDRESS_64: u16 = 1 << 7;
@@ -72,6 +73,11 @@ impl Msi {
     pub(super) fn reset(&mut self, patches: &mut Patches) {
         self.pending = 0;
         self.show_pending(patches);
+    }
+
+    /// What there is to [look](Self::look) at.
+    pub(super) fn registers(&self) -> Range<u16> {
+        self.offset..self.offset + self.data + 12
     }
 
     /// Takes over what the guest has written. Says whether it makes a difference.

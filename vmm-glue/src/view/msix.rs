@@ -80,6 +80,11 @@ impl Entry {
         (u128::from(high) << 64 | u128::from(self.message.address)).to_le_bytes()
     }
 
+    /// Unless its own mask keeps it.
+    fn sent(&self) -> Option<MsiMessage> {
+        (!self.is_masked).then_some(self.message)
+    }
+
     /// Writes one word of four. Bits without a meaning stay zero.
     fn write(&mut self, word: u64, value: u32) {
         let MsiMessage { address, data } = &mut self.message;
@@ -219,13 +224,14 @@ impl Msix {
             return None;
         }
         let number = u16::try_from(at / ENTRY_LEN).ok()?;
-        let before = self.vector(number);
         let entry = self.entries.get_mut(usize::from(number))?;
+        let before = entry.sent();
         let words = from.as_chunks().0.iter();
         for (word, value) in (at % ENTRY_LEN / 4..).zip(words) {
             entry.write(word, u32::from_le_bytes(*value));
         }
-        (self.vector(number) != before).then_some(number)
+        let counts = self.is_enabled && !self.is_masked;
+        (counts && entry.sent() != before).then_some(number)
     }
 
     /// Takes over what the guest has written to the control register. Says whether it makes a difference.

@@ -60,6 +60,8 @@ pub(crate) struct Run {
     #[arg(long, value_name = "N|[cpus=FIRST-LAST][,memory=SIZE][,host=NODE]")]
     pub(crate) numa: Vec<Numa>,
     /// Take reserved huge pages of this size for the guest's memory
+    ///
+    /// Without, and with all of it pinned, they are pages that the kernel joins to 2 MiB where it can (transparent_hugepage).
     #[arg(long, value_name = "SIZE", value_enum)]
     pub(crate) hugepages: Option<HugePages>,
     /// How much of the guest's memory is kept in place for its functions

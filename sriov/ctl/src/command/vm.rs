@@ -99,7 +99,7 @@ pub(crate) struct Device {
 }
 
 /// As `--pin` has it.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Pin {
     All,
@@ -228,7 +228,9 @@ fn machine_spec(spec: &Spec) -> vmm_glue::machine::Spec {
         nodes: spec.nodes.iter().map(node).collect(),
         pci_node: spec.pci_node,
         pages: match spec.huge_pages_mib {
-            None => PageSize::Base,
+            // What is mapped page by page, as devices ask for it, is not to be there in large pieces.
+            None if spec.pin != Pin::All => PageSize::Base,
+            None => PageSize::Transparent,
             Some(2) => PageSize::Huge2M,
             Some(_) => PageSize::Huge1G,
         },
@@ -365,17 +367,8 @@ fn io_failure(step: &str, error: &io::Error) -> Failure {
 }
 
 fn failure(error: vmm_glue::Error) -> Failure {
-    use vmm_glue::ErrorKind;
     let fix = error.fix().map(str::to_owned);
-    let mut failure = match &error.kind {
-        // These say device and step themselves.
-        ErrorKind::Device(_) | ErrorKind::Memory(_) => Failure::new(Exit::Failed, "guest", error.to_string()),
-        kind => {
-            let mut failure = Failure::new(Exit::Failed, "guest", kind.to_string());
-            failure.device = error.device;
-            failure.step(error.step)
-        }
-    };
-    failure.fix = fix;
+    let mut failure = Failure::new(Exit::Failed, "guest", error.kind.to_string()).step(error.step);
+    (failure.device, failure.fix) = (error.device, fix);
     failure
 }

@@ -214,9 +214,19 @@ fn vectors_that_change_together_cost_one_table_of_kvm() {
         assert_eq!(counted(&|| bench.write(MSIX + 2, 2, 0b10 << 14)), [1, 2048, 0]);
         assert_eq!(counted(&|| bench.write(MSIX + 2, 2, 0b10 << 14)), [0, 0, 0]);
         assert_eq!(counted(&|| bench.store(TABLE + 8, 10)), [1, 0, 0], "one message");
+        for mask in [1, 0, 1] {
+            assert_eq!(counted(&|| bench.store(TABLE + 12, mask)), [0, 1, 0], "one mask");
+        }
+        bench.store(TABLE + 8, 11);
+        assert_eq!(
+            counted(&|| bench.store(TABLE + 12, 0)),
+            [1, 1, 0],
+            "with another message"
+        );
+        assert_eq!(counted(&|| bench.store(TABLE + 12, 0)), [0, 0, 0]);
         bench.store(HERE + RAISE_MSIX, 0);
         bench.store(HERE + RAISE_MSIX, 2047);
-        assert_eq!(bench.guest.delivered(), [message(10), message(9)]);
+        assert_eq!(bench.guest.delivered(), [message(11), message(9)]);
     }
 }
 

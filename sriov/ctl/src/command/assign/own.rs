@@ -94,7 +94,8 @@ fn strange(reply: &Reply) -> Failure {
 
 fn refused(failed: Failed) -> Failure {
     let kind = if failed.timed_out { "timed_out" } else { REFUSED };
-    let failure = failing(kind, failed.message).step(failed.step);
+    let mut failure = failing(kind, failed.message).step(failed.step);
+    failure.device = failed.device;
     match failed.fix {
         Some(fix) => failure.fix(fix),
         None => failure,
