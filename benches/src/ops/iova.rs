@@ -52,7 +52,7 @@ struct Mix {
     has_holes: bool,
 }
 
-const MIXES: [Mix; 4] = [
+const MIXES: [Mix; 5] = [
     Mix {
         name: "one size",
         pages: |_, _| 1,
@@ -70,6 +70,14 @@ const MIXES: [Mix; 4] = [
     Mix {
         name: "random sizes",
         pages: |_, random| 1 + random.below(64),
+        is_ring: false,
+        is_aligned: true,
+        has_holes: false,
+    },
+    // More than any allocator keeps a list of.
+    Mix {
+        name: "many sizes",
+        pages: |_, random| 1 + random.below(4096),
         is_ring: false,
         is_aligned: true,
         has_holes: false,

@@ -71,55 +71,83 @@ impl FreeRanges {
     }
 
     /// Adds grains that are not free, and joins them with their neighbours.
-    pub(super) fn insert(&mut self, mut grains: Grains) {
-        if let Some((&first, &last)) = self.ranges.range(..grains.first).next_back()
-            && last + 1 == grains.first
-        {
-            self.forget(Grains { first, last });
-            grains.first = first;
+    pub(super) fn insert(&mut self, grains: Grains) {
+        let before = self.ranges.range(..grains.first).next_back();
+        let before = before.map(|(&first, &last)| Grains { first, last });
+        let before = before.filter(|before| before.last + 1 == grains.first);
+        let next = grains.last.checked_add(1);
+        let after = next.and_then(|first| {
+            let last = *self.ranges.get(&first)?;
+            Some(Grains { first, last })
+        });
+        if let Some(after) = after {
+            self.ranges.remove(&after.first);
         }
-        if let Some(next) = grains.last.checked_add(1)
-            && let Some(&last) = self.ranges.get(&next)
-        {
-            self.forget(Grains { first: next, last });
-            grains.last = last;
-        }
-        self.note(grains);
+        let whole = Grains {
+            first: before.map_or(grains.first, |before| before.first),
+            last: after.map_or(grains.last, |after| after.last),
+        };
+        self.ranges.insert(whole.first, whole.last);
+        self.index([before, after], [Some(whole), None]);
     }
 
     /// Takes away grains that are free.
     pub(super) fn remove(&mut self, grains: Grains) {
-        let Some((&first, &last)) = self.ranges.range(..=grains.first).next_back() else {
+        let Some((&first, end)) = self.ranges.range_mut(..=grains.first).next_back() else {
             return;
         };
+        let last = *end;
         debug_assert!(grains.last <= last, "the caller has found it to be free");
-        self.forget(Grains { first, last });
-        if first < grains.first {
-            let last = grains.first - 1;
-            self.note(Grains { first, last });
+        let before = (first < grains.first).then(|| Grains {
+            first,
+            last: grains.first - 1,
+        });
+        let after = (grains.last < last).then(|| Grains {
+            first: grains.last + 1,
+            last,
+        });
+        match before {
+            Some(before) => *end = before.last,
+            None => {
+                self.ranges.remove(&first);
+            }
         }
-        if grains.last < last {
-            let first = grains.last + 1;
-            self.note(Grains { first, last });
+        if let Some(after) = after {
+            self.ranges.insert(after.first, after.last);
         }
+        self.index([Some(Grains { first, last }), None], [before, after]);
     }
 
-    fn note(&mut self, grains: Grains) {
-        self.ranges.insert(grains.first, grains.last);
-        for (zone, exponent, start) in starts(grains) {
-            if let Some(set) = self.zones.get_mut(zone).and_then(|zone| zone.set(exponent)) {
-                set.insert(start);
+    /// Replaces ranges in the index. What stays as it is is not touched: where a range begins changes nothing further up in it.
+    fn index(&mut self, old: [Option<Grains>; 2], new: [Option<Grains>; 2]) {
+        let mut old = old.into_iter().flatten().flat_map(starts).peekable();
+        let mut new = new.into_iter().flatten().flat_map(starts).peekable();
+        loop {
+            let (gone, come) = match (old.peek(), new.peek()) {
+                (None, None) => return,
+                (Some(gone), Some(come)) => (gone.first <= come.first, come.first <= gone.first),
+                (gone, come) => (gone.is_some(), come.is_some()),
+            };
+            let (gone, come) = (old.next_if(|_| gone), new.next_if(|_| come));
+            if gone == come {
+                continue;
+            }
+            if let Some(gone) = gone
+                && let Some(set) = self.set(gone)
+            {
+                set.remove(&(gone.count, gone.first));
+            }
+            if let Some(come) = come
+                && let Some(set) = self.set(come)
+            {
+                set.insert((come.count, come.first));
             }
         }
     }
 
-    fn forget(&mut self, grains: Grains) {
-        self.ranges.remove(&grains.first);
-        for (zone, exponent, start) in starts(grains) {
-            if let Some(set) = self.zones.get_mut(zone).and_then(|zone| zone.set(exponent)) {
-                set.remove(&start);
-            }
-        }
+    fn set(&mut self, start: Start) -> Option<&mut BTreeSet<(u64, u64)>> {
+        let (zone, exponent) = (bits(start.first), start.first.trailing_zeros());
+        self.zones.get_mut(zone as usize)?.set(exponent as usize)
     }
 }
 
@@ -144,15 +172,24 @@ fn bits(grain: u64) -> u32 {
     u64::BITS - grain.leading_zeros()
 }
 
-/// The grains that are the first multiple of some power of two: zone, exponent, and number of grains to the end with the grain itself.
-fn starts(grains: Grains) -> impl Iterator<Item = (usize, usize, (u64, u64))> {
+/// A grain that is the first multiple of some power of two in a range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Start {
+    first: u64,
+    /// Grains from it to the end of the range or the zone.
+    count: u64,
+}
+
+fn starts(grains: Grains) -> impl Iterator<Item = Start> {
     // Grain 0 belongs to nobody.
     let mut next = Some(grains.first).filter(|&first| first > 0);
     std::iter::from_fn(move || {
         let first = next.filter(|&first| first <= grains.last)?;
-        let (zone, exponent) = (bits(first), first.trailing_zeros());
-        next = first.checked_add(1 << exponent);
-        let end = grains.last.min(u64::MAX >> (u64::BITS - zone));
-        Some((zone as usize, exponent as usize, (end - first + 1, first)))
+        next = first.checked_add(1 << first.trailing_zeros());
+        let end = grains.last.min(u64::MAX >> first.leading_zeros());
+        Some(Start {
+            first,
+            count: end - first + 1,
+        })
     })
 }

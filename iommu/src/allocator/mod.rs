@@ -18,14 +18,14 @@
 //! over, and again for each further alignment that it is indexed under.
 
 mod free;
+mod live;
 mod recent;
 
 use crate::error::Obstacle;
 use crate::{Error, Result};
 use free::FreeRanges;
+use live::Live;
 use recent::Recent;
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use vfio_core::{Iova, IovaRange};
 
 /// Hands out IOVA ranges that never overlap.
@@ -49,8 +49,7 @@ pub struct IovaAllocator {
     allowed: Vec<Grains>,
     /// Allowed, and neither live nor recent; never grain 0.
     free: FreeRanges,
-    /// First grain and number of grains.
-    live: BTreeMap<u64, u64>,
+    live: Live,
     recent: Recent,
 }
 
@@ -76,6 +75,9 @@ const LARGEST_PAGE: u64 = 1 << 30;
 /// Sizes of large pages that processors and IOMMUs share, from the largest.
 const LARGE_PAGES: [u64; 2] = [LARGEST_PAGE, 2 << 20];
 
+/// Grains that a range in the way is first looked for at.
+const NEAR: usize = 64;
+
 /// Bits of an address that every device is expected to have.
 const NARROW: u32 = 32;
 
@@ -94,7 +96,7 @@ impl IovaAllocator {
             granule,
             allowed: Vec::new(),
             free: FreeRanges::new(NARROW.saturating_sub(granule.trailing_zeros())),
-            live: BTreeMap::new(),
+            live: Live::new(),
             recent: Recent::default(),
         };
         allocator.set_allowed(allowed);
@@ -172,10 +174,12 @@ impl IovaAllocator {
         Ok(self.in_bytes(grains))
     }
 
-    /// The last range handed out that has a part of these.
+    /// A range handed out that has a part of these: mostly one that begins there.
     fn live_in(&self, grains: Grains) -> Option<Grains> {
-        let (first, count) = self.live.range(..=grains.last).next_back()?;
-        Some(Grains::new(*first, *count)).filter(|live| live.last >= grains.first)
+        let near = (grains.first..=grains.last).take(NEAR);
+        let begins = near.filter_map(|first| Some(Grains::new(first, self.live.count(first)?)));
+        let overlaps = |live: &Grains| live.first <= grains.last && grains.first <= live.last;
+        begins.chain(self.live.iter()).find(overlaps)
     }
 
     /// Takes back a range that was handed out.
@@ -186,21 +190,17 @@ impl IovaAllocator {
     pub fn release(&mut self, range: IovaRange) -> Result<()> {
         let (first, last) = (range.start().0 / self.granule, range.last().0 / self.granule);
         let grains = Grains { first, last };
-        let found = match self.live.entry(first) {
-            Entry::Occupied(found) if *found.get() == last - first + 1 => found,
-            _ => return Err(Error::NotAllocated(range)),
-        };
-        if grains.in_bytes(self.granule) != range {
+        if grains.in_bytes(self.granule) != range || !self.live.remove(first, last - first + 1) {
             return Err(Error::NotAllocated(range));
         }
-        found.remove();
         // What is no longer allowed must not come back, and grain 0 belongs to nobody.
         let is_ordinary = first != 0 && self.is_allowed(grains);
-        if is_ordinary && self.recent.is_full(last - first + 1) {
-            self.flush();
-        }
-        if !is_ordinary || !self.recent.put(last - first + 1, first) {
-            self.give(grains);
+        let free = match is_ordinary {
+            true => self.recent.put(last - first + 1, first),
+            false => Some(grains),
+        };
+        if let Some(free) = free {
+            self.give(free);
         }
         Ok(())
     }
@@ -210,8 +210,8 @@ impl IovaAllocator {
     pub fn set_allowed(&mut self, allowed: &[IovaRange]) -> Vec<IovaRange> {
         self.recent = Recent::default();
         self.allowed = merged(allowed.iter().filter_map(|range| self.inside(range)).collect());
-        let live = self.live.iter().map(|(&first, &count)| Grains::new(first, count));
-        let live: Vec<_> = live.collect();
+        let mut live: Vec<_> = self.live.iter().collect();
+        live.sort_unstable();
         self.free.clear();
         for &allowed in &self.allowed {
             let mut next = allowed.first.max(1);
@@ -262,7 +262,7 @@ impl IovaAllocator {
     }
 
     fn is_free(&self, grains: Grains) -> bool {
-        let is_zero_free = grains.first != 0 || !self.live.contains_key(&0);
+        let is_zero_free = grains.first != 0 || self.live.count(0).is_none();
         is_zero_free && grains.without_zero().is_none_or(|rest| self.free.contains(rest))
     }
 
