@@ -25,6 +25,15 @@ const TOLERANCE: f64 = 0.03;
 /// Operations on more are not checked: to make them ready takes minutes under callgrind.
 const MOST: u64 = 100_000;
 
+/// Functions of the fake machine, which do not count: registers, and with them the model of a device, and what maps and unmaps.
+const MODELS: [&str; 5] = [
+    "<vfio_core::fake::vfio::mapping::Mapping as*",
+    "<vfio_core::fake::iommu::calls::Handle as vfio_core::sys::iommufd::Calls>::ioas_map",
+    "<vfio_core::fake::iommu::calls::Handle as vfio_core::sys::iommufd::Calls>::ioas_unmap",
+    "<vfio_core::fake::vfio::container::Handle as vfio_core::sys::vfio::ContainerCalls>::map_dma",
+    "<vfio_core::fake::vfio::container::Handle as vfio_core::sys::vfio::ContainerCalls>::unmap_dma",
+];
+
 /// Instructions for each operation that is checked, by its name.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Baselines {
@@ -121,8 +130,7 @@ pub fn count(program: &Path, arguments: &[&str], operations: &[Operation]) -> Re
     command
         .args(["--quiet", "--tool=callgrind", "--collect-atstart=no"])
         .arg("--toggle-collect=benches::ops::metered*")
-        // The registers of the fake machine, and with them the model of a device.
-        .arg("--toggle-collect=<vfio_core::fake::vfio::mapping::Mapping as*")
+        .args(MODELS.map(|function| format!("--toggle-collect={function}")))
         .arg("--dump-after=benches::counts::counted_turn*")
         .arg(format!("--callgrind-out-file={}", files.display()))
         .arg(program)

@@ -8,7 +8,8 @@
 use crate::{Error, ErrorKind};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
 use rustix::io::{Errno, ReadWriteFlags, retry_on_intr};
-use std::io::{IoSlice, IoSliceMut};
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,8 @@ use std::time::{Duration, Instant};
 #[doc(alias = "eventfd")]
 pub struct EventFd {
     fd: OwnedFd,
+    /// Whether it was made so that a plain read does not block.
+    is_nonblocking: bool,
 }
 
 impl EventFd {
@@ -50,10 +53,21 @@ impl EventFd {
         Self::create(EventfdFlags::SEMAPHORE)
     }
 
+    /// An event for those who mostly [`try_read`](Self::try_read), which is cheaper of this one (`EFD_NONBLOCK`), while [`wait`](Self::wait) may take two
+    /// calls more. Whoever gets the descriptor leaves it nonblocking.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn nonblocking() -> Result<Self, Error> {
+        Self::create(EventfdFlags::NONBLOCK)
+    }
+
     /// Takes over an eventfd, blocking or not.
     #[must_use]
     pub fn from_fd(fd: OwnedFd) -> Self {
-        Self { fd }
+        let is_nonblocking = false;
+        Self { fd, is_nonblocking }
     }
 
     /// Waits until the event is signalled, and takes the signals: their number, 1 of a semaphore.
@@ -66,8 +80,8 @@ impl EventFd {
         loop {
             match retry_on_intr(|| rustix::io::read(&self.fd, &mut count)) {
                 Ok(len) => return number(len, count),
-                // Somebody made the descriptor nonblocking.
-                Err(Errno::AGAIN) => wait_any(&[self], None).map(drop)?,
+                // The descriptor is nonblocking.
+                Err(Errno::AGAIN) => readable([self], None).map(drop)?,
                 Err(errno) => return Err(failed("read eventfd", errno)),
             }
         }
@@ -83,10 +97,10 @@ impl EventFd {
         let deadline = Instant::now().checked_add(timeout);
         loop {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            let is_over = wait_any(&[self], left)?.is_empty();
+            let [is_there] = readable([self], left)?;
             // Somebody else may take the signals in between.
             let taken = self.try_read()?;
-            if taken.is_some() || is_over {
+            if taken.is_some() || !is_there {
                 return Ok(taken);
             }
         }
@@ -100,6 +114,9 @@ impl EventFd {
     pub fn try_read(&self) -> Result<Option<u64>, Error> {
         let mut count = [0; 8];
         let read = retry_on_intr(|| {
+            if self.is_nonblocking {
+                return rustix::io::read(&self.fd, &mut count);
+            }
             // The position is of no meaning for an eventfd; all ones stand for `read`.
             rustix::io::preadv2(
                 &self.fd,
@@ -122,9 +139,7 @@ impl EventFd {
     /// When the descriptor is no eventfd.
     pub fn signal(&self) -> Result<(), Error> {
         let one = 1_u64.to_ne_bytes();
-        let write =
-            retry_on_intr(|| rustix::io::pwritev2(&self.fd, &[IoSlice::new(&one)], u64::MAX, ReadWriteFlags::empty()));
-        match write {
+        match retry_on_intr(|| rustix::io::write(&self.fd, &one)) {
             Ok(_) | Err(Errno::AGAIN) => Ok(()),
             Err(errno) => Err(failed("write eventfd", errno)),
         }
@@ -138,12 +153,14 @@ impl EventFd {
     pub fn try_clone(&self) -> Result<Self, Error> {
         let fd =
             rustix::io::fcntl_dupfd_cloexec(&self.fd, 0).map_err(|errno| failed("fcntl F_DUPFD_CLOEXEC", errno))?;
-        Ok(Self { fd })
+        let is_nonblocking = self.is_nonblocking;
+        Ok(Self { fd, is_nonblocking })
     }
 
     fn create(flags: EventfdFlags) -> Result<Self, Error> {
         let fd = eventfd(0, EventfdFlags::CLOEXEC | flags).map_err(|errno| failed("eventfd", errno))?;
-        Ok(Self { fd })
+        let is_nonblocking = flags.contains(EventfdFlags::NONBLOCK);
+        Ok(Self { fd, is_nonblocking })
     }
 }
 
@@ -178,6 +195,11 @@ pub fn wait_any<F: AsFd>(files: &[F], timeout: Option<Duration>) -> Result<Vec<u
 ///
 /// As [`wait_any`].
 pub fn wait_either<F: AsFd>(files: [&F; 2], timeout: Option<Duration>) -> Result<[bool; 2], Error> {
+    readable(files, timeout)
+}
+
+/// Waits until one of the files is readable, or the time is over: which of them are.
+fn readable<F: AsFd, const N: usize>(files: [&F; N], timeout: Option<Duration>) -> Result<[bool; N], Error> {
     let mut fds = files.map(|file| PollFd::new(file, PollFlags::IN));
     until(timeout, |left| poll(&mut fds, left)).map_err(|errno| failed("poll", errno))?;
     Ok(fds.map(|fd| !fd.revents().is_empty()))
@@ -223,19 +245,21 @@ impl EventSet {
         epoll::delete(&self.fd, file).map_err(|errno| failed("epoll_ctl EPOLL_CTL_DEL", errno))
     }
 
-    /// Waits until a file is readable, or the time is over: the keys of those that are, at most 64 at a time, none after a timeout. Takes
-    /// nothing: signals stay until they are read.
+    /// Waits until a file is readable, or the time is over, and calls `each` with the key of each that is, at most 64 at a time; says how many
+    /// there were, none after a timeout. Takes nothing: signals stay until they are read. Allocates nothing.
     ///
     /// # Errors
     ///
     /// None that a valid set has.
-    pub fn wait(&self, timeout: Option<Duration>) -> Result<Vec<u64>, Error> {
-        let mut events = Vec::with_capacity(64);
-        until(timeout, |left| {
-            epoll::wait(&self.fd, rustix::buffer::spare_capacity(&mut events), left)
-        })
-        .map_err(|errno| failed("epoll_wait", errno))?;
-        Ok(events.iter().map(|event: &epoll::Event| event.data.u64()).collect())
+    #[doc(alias = "epoll_wait")]
+    pub fn wait(&self, timeout: Option<Duration>, mut each: impl FnMut(u64)) -> Result<usize, Error> {
+        let mut events = [const { MaybeUninit::uninit() }; 64];
+        let waited = until(timeout, |left| {
+            let (ready, _) = epoll::wait(&self.fd, &mut events, left)?;
+            ready.iter().for_each(|event| each(event.data.u64()));
+            Ok(ready.len())
+        });
+        waited.map_err(|errno| failed("epoll_wait", errno))
     }
 }
 
@@ -313,6 +337,20 @@ mod tests {
     }
 
     #[test]
+    fn an_event_that_does_not_block_is_read_and_waited_for_as_any_other() {
+        let event = EventFd::nonblocking().unwrap();
+        let clone = event.try_clone().unwrap();
+        assert_eq!([event.try_read().unwrap(), clone.try_read().unwrap()], [None, None]);
+        assert_eq!(event.wait_timeout(Duration::from_millis(1)).unwrap(), None);
+        clone.signal().unwrap();
+        clone.signal().unwrap();
+        assert_eq!([event.try_read().unwrap(), event.try_read().unwrap()], [Some(2), None]);
+        let thread = std::thread::spawn(move || clone.signal());
+        assert_eq!(event.wait().unwrap(), 1);
+        thread.join().unwrap().unwrap();
+    }
+
+    #[test]
     fn a_full_counter_stays_signalled() {
         let event = EventFd::new().unwrap();
         fcntl_setfl(&event, OFlags::NONBLOCK).unwrap();
@@ -365,9 +403,11 @@ mod tests {
         set.remove(&removed).unwrap();
         assert!(set.remove(&removed).is_err(), "it is not in the set any more");
         drop(closed);
-        assert_eq!(set.wait(LATE).unwrap(), [1]);
+        let mut keys = Vec::new();
+        assert_eq!(set.wait(LATE, |key| keys.push(key)).unwrap(), 1);
         kept.wait().unwrap();
-        assert_eq!(set.wait(SOON).unwrap(), [0_u64; 0]);
+        assert_eq!(set.wait(SOON, |key| keys.push(key)).unwrap(), 0);
+        assert_eq!(keys, [1]);
     }
 
     proptest! {
@@ -383,7 +423,8 @@ mod tests {
             }
             let expected: Vec<_> = (0..9_usize).filter(|place| signalled[*place]).collect();
             prop_assert_eq!(&wait_any(&events, Some(Duration::ZERO)).unwrap(), &expected);
-            let mut keys = set.wait(Some(Duration::ZERO)).unwrap();
+            let mut keys = Vec::new();
+            set.wait(Some(Duration::ZERO), |key| keys.push(key)).unwrap();
             keys.sort_unstable();
             let expected: Vec<_> = expected.into_iter().map(|place| place as u64).collect();
             prop_assert_eq!(keys, expected);

@@ -95,7 +95,7 @@ pub struct Memory {
 
 impl Memory {
     /// Maps `len` bytes, rounded up to whole pages. The pages are zero, and come into being when they are first touched
-    /// ([`populate`](Self::populate)).
+    /// ([`populate`](Self::populate)). From 2 MiB on it begins at a multiple of 2 MiB.
     ///
     /// A page that is not there to be had then ends the process with SIGBUS, whoever touches it. Reserved pages (hugetlb) are set apart here, and still may
     /// not be had: the control group's limit for them counts when they are touched. Populated memory is safe from that, and populating it tells by
@@ -344,6 +344,28 @@ mod tests {
             let mut last = [0; 4];
             std::os::unix::fs::FileExt::read_exact_at(&file, &mut last, memory.len() as u64 - 4).unwrap();
             assert_eq!(&last, b"last");
+        }
+    }
+
+    #[test]
+    #[cfg(not(miri))]
+    fn from_a_large_page_on_memory_begins_at_one_and_is_no_longer_than_asked_for() {
+        const HUGE: usize = 2 << 20;
+        for backing in [Backing::Anonymous, Backing::Shared] {
+            for len in [HUGE, HUGE + 4096, 3 * HUGE] {
+                let options = MemoryOptions {
+                    backing,
+                    ..MemoryOptions::default()
+                };
+                let memories = [(); 3].map(|()| Memory::new(len, options).unwrap());
+                for memory in &memories {
+                    assert_eq!((memory.map().address().addr() % HUGE, memory.len()), (0, len));
+                    memory.write(len - 1, &[7]).unwrap();
+                    if let Some(file) = memory.file() {
+                        assert_eq!(rustix::fs::fstat(file).unwrap().st_size, i64::try_from(len).unwrap());
+                    }
+                }
+            }
         }
     }
 

@@ -68,7 +68,7 @@ pub fn run(session: &mut Session, functions: &[Bdf]) -> Result<()> {
     let function = *functions.first().context("no function to measure on")?;
     let reason = "a guest that stamps the time in its handler is not among the programs here";
     session.miss(SUITE, "wake of a guest's handler by irqfd", "ours", reason)?;
-    let events = [EventFd::new()?, waiter::nonblocking()?];
+    let events = [EventFd::new()?, EventFd::nonblocking()?];
     let raiser = match Raiser::new(function, events.each_ref()) {
         Ok(raiser) => raiser,
         Err(error) => return session.miss(SUITE, "", "ours", &format!("{function}: {error:#}")),

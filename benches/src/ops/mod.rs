@@ -8,6 +8,7 @@ mod config;
 mod igbvf;
 mod iova;
 mod lookup;
+mod map;
 mod nvme;
 mod plan;
 mod pool;
@@ -60,6 +61,7 @@ pub fn all() -> Vec<Operation> {
         plan::operations,
         iova::operations,
         lookup::operations,
+        map::operations,
         pool::operations,
         nvme::operations,
         igbvf::operations,

@@ -33,7 +33,7 @@ pub(super) fn operations() -> Vec<Operation> {
     ]
 }
 
-fn space() -> Result<(Machine, AddressSpace)> {
+pub(super) fn space() -> Result<(Machine, AddressSpace)> {
     let bdf = Bdf::new(Segment(0), RoutingId(0x100));
     let machine = Machine::builder().device(bdf, GroupId(1), Copier::new()).build();
     let system = machine.system();

@@ -166,16 +166,11 @@ impl Drop for Signals {
 
 impl Shared {
     fn run(&self) {
-        loop {
-            let ready = match self.set.wait(None) {
-                Ok(ready) => ready,
-                Err(error) => {
-                    tracing::error!(%error, "no task is woken any more");
-                    return;
-                }
-            };
-            for key in ready {
+        let mut has_ended = false;
+        while !has_ended {
+            let waited = self.set.wait(None, |key| {
                 if key == END {
+                    has_ended = true;
                     return;
                 }
                 let watched = locked(&self.watched).get(&(key & !REMOVAL)).map(Arc::clone);
@@ -190,6 +185,10 @@ impl Shared {
                     }
                     None => {}
                 }
+            });
+            if let Err(error) = waited {
+                tracing::error!(%error, "no task is woken any more");
+                return;
             }
         }
     }

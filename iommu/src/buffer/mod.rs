@@ -89,10 +89,11 @@ impl<D: Direction> DmaBuffer<D> {
         })
     }
 
-    /// The first `len` bytes of a slot of a pool.
-    pub(crate) fn in_slot(offset: usize, len: NonZeroUsize, slot: Slot) -> Self {
+    /// The first `len` bytes of a slot of a pool, which is there for devices and in its chunk.
+    #[inline]
+    pub(crate) fn in_slot(iova: Iova, offset: usize, len: NonZeroUsize, slot: Slot) -> Self {
         Self {
-            iova: slot.chunk().iova(offset),
+            iova,
             home: Home::Pool(slot),
             offset,
             len,

@@ -14,7 +14,7 @@ mod returned;
 use crate::buffer::{BufferOptions, Chunk, Direction, DmaBuffer, some};
 use crate::space::AddressSpace;
 use crate::sync::{AtomicU32, Ordering};
-use crate::{Error, Result};
+use crate::{Error, Iova, Result};
 use returned::{END, Returned};
 use std::fmt;
 use std::marker::PhantomData;
@@ -78,6 +78,8 @@ struct Class {
 struct Span {
     chunk: Arc<Chunk>,
     offset: usize,
+    /// Of its first byte: not to be looked for with each slot.
+    iova: Iova,
     /// Number in its class of its first slot.
     first: u32,
     /// The free slot that follows, for each that is free.
@@ -151,12 +153,13 @@ impl<D: Direction> DmaPool<D> {
             }
         };
         let index = number - span.first;
-        let offset = span.offset + index as usize * slot_len;
+        let inside = index as usize * slot_len;
+        let (iova, offset) = (Iova(span.iova.0 + inside as u64), span.offset + inside);
         let slot = Slot {
             span: Arc::clone(span),
             index,
         };
-        Ok(DmaBuffer::in_slot(offset, bytes, slot))
+        Ok(DmaBuffer::in_slot(iova, offset, bytes, slot))
     }
 
     /// Maps chunks ahead, so that `count` buffers of `len` bytes can be taken without a system call.
@@ -294,6 +297,7 @@ impl Class {
         let end = first.checked_add(self.per_span);
         let end = end.ok_or(TOO_MANY)?;
         self.spans.push(Arc::new(Span {
+            iova: chunk.iova(offset),
             chunk,
             offset,
             first,

@@ -1,6 +1,6 @@
 //! Which devices use a space.
 
-use super::{AddressSpace, Kind};
+use super::{AddressSpace, Backend};
 use crate::{Error, IovaRange, Result};
 use vfio_core::iommufd::{Hwpt, HwptData, HwptFlags, HwptParent, IommuDevice};
 use vfio_core::{Attachment, BoundDevice, Pasid};
@@ -39,9 +39,9 @@ impl AddressSpace {
     /// [`Busy`](vfio_core::ErrorKind::Busy), and EADDRINUSE when something is mapped where this device cannot have it. Devices of one
     /// group share one space: while one of them is in another, the kernel answers EINVAL.
     pub fn attach(&self, device: &BoundDevice) -> Result<Attached> {
-        let attachment = match &self.shared.kind {
-            Kind::Iommufd(ioas) => Some(device.attach(ioas, None)?),
-            Kind::Type1(container) => {
+        let attachment = match &self.shared.backend {
+            Backend::Iommufd(ioas) => Some(device.attach(ioas, None)?),
+            Backend::Type1(container) => {
                 let own = device
                     .group()
                     .ok_or(Error::Invalid("the device is on an iommufd, the space in a container"))?;
@@ -51,7 +51,7 @@ impl AddressSpace {
                 None
             }
             #[cfg(test)]
-            Kind::Test => None,
+            Backend::Test(_) => None,
         };
         self.attached(attachment, device, Table::Any)
     }

@@ -186,6 +186,9 @@ impl AddressSpace {
             memory: whole.memory.clone(),
             is_reserved: false,
         };
+        if piece.end == whole.len {
+            return self.enter(&whole.source, entry);
+        }
         self.enter(&whole.source.piece(piece)?, entry)
     }
 
@@ -197,10 +200,8 @@ impl AddressSpace {
             return Err(Error::Cancelled);
         }
         let range = part_of(mapping.range(), piece)?;
-        let mapped = self
-            .shared
-            .backend
-            .map(&whole.source.piece(piece)?, range, mapping.access())?;
+        let source = whole.source.piece(piece)?;
+        let mapped = self.shared.backend.map(&source, range, mapping.access())?;
         let mut mappings = locked(&self.shared.mappings);
         let entry = mappings.get_mut(&mapping.iova()).ok_or(Error::Cancelled)?;
         entry.more.push(mapped);
@@ -253,12 +254,12 @@ impl AddressSpace {
     /// Maps, with the gate held, and notes it; returns the guard's number.
     fn enter(&self, source: &Source, new: NewEntry) -> Result<u64> {
         self.check_access(new.access)?;
-        let mapped = self.shared.backend.map(source, new.range, new.access)?;
         let memory = match source {
             Source::Memory(memory, _) => Some(Arc::clone(memory)),
             Source::File(..) => new.memory,
         };
-        let mut entry = Entry {
+        let mapped = self.shared.backend.map(source, new.range, new.access)?;
+        let mut entry = Box::new(Entry {
             id: self.shared.next_id.fetch_add(1, Ordering::Relaxed),
             range: new.range,
             taken: new.taken,
@@ -269,7 +270,7 @@ impl AddressSpace {
             is_reserved: new.is_reserved,
             noted: new.noted,
             memory,
-        };
+        });
         self.shared.note(&mut entry);
         let id = entry.id;
         locked(&self.shared.mappings).insert(new.range.start(), entry);
@@ -356,8 +357,10 @@ fn pieces(start: Iova, len: u64) -> (Range<u64>, Vec<Range<u64>>) {
 /// The IOVAs of a piece of what has `taken`.
 fn part_of(taken: IovaRange, piece: &Range<u64>) -> Result<IovaRange> {
     let start = taken.start().checked_add(piece.start);
-    let range = start.and_then(|start| IovaRange::new(start, piece.end - piece.start));
-    range.ok_or(Error::Invalid("the IOVAs overflow"))
+    match start.and_then(|start| IovaRange::new(start, piece.end - piece.start)) {
+        Some(range) => Ok(range),
+        None => Err(Error::Invalid("the IOVAs overflow")),
+    }
 }
 
 /// The bytes of a piece, in memory of which the whole begins at `start`.
@@ -367,8 +370,10 @@ pub(super) fn in_memory(start: usize, piece: &Range<u64>) -> Result<Range<usize>
             .ok()
             .and_then(|offset| start.checked_add(offset))
     };
-    let part = at(piece.start).zip(at(piece.end)).map(|(start, end)| start..end);
-    part.ok_or(Error::Invalid("no part of the memory"))
+    match at(piece.start).zip(at(piece.end)) {
+        Some((start, end)) => Ok(start..end),
+        None => Err(Error::Invalid("no part of the memory")),
+    }
 }
 
 /// Bytes of a part, at least one, that lies inside memory of `len` bytes.

@@ -55,12 +55,11 @@ pub struct AddressSpace {
 }
 
 struct Shared {
-    backend: Box<dyn Backend>,
-    kind: Kind,
+    backend: Backend,
     allocator: Mutex<IovaAllocator>,
     translator: Translator,
     /// By first IOVA.
-    mappings: Mutex<BTreeMap<Iova, Entry>>,
+    mappings: Mutex<BTreeMap<Iova, Box<Entry>>>,
     next_id: AtomicU64,
     /// Shared by those who make or undo one mapping, held alone by those who undo all in a range: what is noted and what is mapped
     /// change together.
@@ -75,15 +74,6 @@ struct Shared {
     groups: Mutex<Vec<AttachedGroup>>,
 }
 
-/// Which of the kernel's interfaces it is on.
-#[derive(Debug)]
-enum Kind {
-    Iommufd(Ioas),
-    Type1(Container),
-    #[cfg(test)]
-    Test,
-}
-
 /// What is mapped at a range.
 #[derive(Debug)]
 struct Entry {
@@ -96,9 +86,9 @@ struct Entry {
     /// Where the process has the bytes.
     address: Option<usize>,
     access: Access,
-    mapped: Box<dyn Mapped>,
+    mapped: Mapped,
     /// The pieces that follow the first.
-    more: Vec<Box<dyn Mapped>>,
+    more: Vec<Mapped>,
     /// Whether the IOVAs are a reservation's, which keeps them.
     is_reserved: bool,
     /// Where the translator has it.
@@ -123,7 +113,7 @@ impl AddressSpace {
     ///
     /// Those of reading its ranges.
     pub fn from_ioas(ioas: Ioas) -> Result<Self> {
-        Self::over(Box::new(ioas.clone()), Kind::Iommufd(ioas))
+        Self::over(Backend::Iommufd(ioas))
     }
 
     /// The address space of a container that has a group and an IOMMU, and in which nobody else maps.
@@ -132,15 +122,14 @@ impl AddressSpace {
     ///
     /// Those of reading its ranges.
     pub fn type1(container: Container) -> Result<Self> {
-        Self::over(Box::new(container.clone()), Kind::Type1(container))
+        Self::over(Backend::Type1(container))
     }
 
-    fn over(backend: Box<dyn Backend>, kind: Kind) -> Result<Self> {
-        let (ranges, granule) = reach(&*backend)?;
+    fn over(backend: Backend) -> Result<Self> {
+        let (ranges, granule) = reach(&backend)?;
         let shared = Shared {
             allocator: Mutex::new(IovaAllocator::new(&ranges, granule)?),
             backend,
-            kind,
             translator: Translator::new(),
             mappings: Mutex::new(BTreeMap::new()),
             next_id: AtomicU64::new(0),
@@ -178,7 +167,7 @@ impl AddressSpace {
     pub fn refresh(&self) -> Result<Vec<IovaRange>> {
         // Locked first: of two who refresh, the later one must not note the older answer.
         let mut allocator = locked(&self.shared.allocator);
-        let (ranges, granule) = reach(&*self.shared.backend)?;
+        let (ranges, granule) = reach(&self.shared.backend)?;
         if granule <= allocator.granule() {
             return Ok(allocator.set_allowed(&ranges));
         }
@@ -216,19 +205,19 @@ impl AddressSpace {
     ///
     /// [`MemlockExceeded`](vfio_core::ErrorKind::MemlockExceeded) with the limit that is needed.
     pub fn check_memlock(&self, bytes: u64) -> Result<()> {
-        match &self.shared.kind {
-            Kind::Iommufd(ioas) => Ok(ioas.iommufd().check_memlock(bytes)?),
-            Kind::Type1(container) => Ok(container.check_memlock(bytes)?),
+        match &self.shared.backend {
+            Backend::Iommufd(ioas) => Ok(ioas.iommufd().check_memlock(bytes)?),
+            Backend::Type1(container) => Ok(container.check_memlock(bytes)?),
             #[cfg(test)]
-            Kind::Test => Ok(()),
+            Backend::Test(_) => Ok(()),
         }
     }
 
     /// The kernel object, on iommufd.
     #[must_use]
     pub fn ioas(&self) -> Option<&Ioas> {
-        match &self.shared.kind {
-            Kind::Iommufd(ioas) => Some(ioas),
+        match &self.shared.backend {
+            Backend::Iommufd(ioas) => Some(ioas),
             _ => None,
         }
     }
@@ -236,8 +225,8 @@ impl AddressSpace {
     /// The container, on type1.
     #[must_use]
     pub fn container(&self) -> Option<&Container> {
-        match &self.shared.kind {
-            Kind::Type1(container) => Some(container),
+        match &self.shared.backend {
+            Backend::Type1(container) => Some(container),
             _ => None,
         }
     }
@@ -316,7 +305,7 @@ impl Entry {
     /// Whether any of it is mapped, or all.
     fn is_mapped(&self) -> (bool, bool) {
         let is_first = self.mapped.is_mapped();
-        let states = self.more.iter().map(|mapped| mapped.is_mapped());
+        let states = self.more.iter().map(Mapped::is_mapped);
         states.fold((is_first, is_first), |(any, all), is| (any || is, all && is))
     }
 }
@@ -331,7 +320,7 @@ impl fmt::Debug for AddressSpace {
 }
 
 /// Where mappings may be made, and in which units. Without a device the kernel names no unit, but it pins whole pages.
-fn reach(backend: &dyn Backend) -> Result<(Vec<IovaRange>, u64)> {
+fn reach(backend: &Backend) -> Result<(Vec<IovaRange>, u64)> {
     let (ranges, alignment) = backend.ranges()?;
     Ok((ranges, alignment.max(PageSize::Base.bytes() as u64)))
 }

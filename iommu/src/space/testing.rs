@@ -1,6 +1,6 @@
 //! A backend in memory that fails on demand and checks what is asked of it.
 
-use super::{AddressSpace, Backend, Kind, Mapped, Source};
+use super::{AddressSpace, Backend, Source};
 use crate::{Error, Iova, IovaRange, Result};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -34,7 +34,7 @@ pub(crate) struct State {
 pub(crate) type Held = (IovaRange, Access, Option<Arc<dyn StableMemory>>);
 
 #[derive(Debug)]
-struct Guard(Ledger, IovaRange);
+pub(crate) struct Guard(Ledger, IovaRange);
 
 impl Ledger {
     pub(crate) fn new() -> Self {
@@ -48,7 +48,7 @@ impl Ledger {
     }
 
     pub(crate) fn space(&self) -> Result<AddressSpace> {
-        AddressSpace::over(Box::new(self.clone()), Kind::Test)
+        AddressSpace::over(Backend::Test(self.clone()))
     }
 
     /// Bytes that devices reach.
@@ -81,12 +81,12 @@ impl Source {
     }
 }
 
-impl Backend for Ledger {
-    fn ranges(&self) -> Result<(Vec<IovaRange>, u64)> {
+impl Ledger {
+    pub(super) fn ranges(&self) -> Result<(Vec<IovaRange>, u64)> {
         Ok((self.call()?.allowed.clone(), 4096))
     }
 
-    fn map(&self, source: &Source, range: IovaRange, access: Access) -> Result<Box<dyn Mapped>> {
+    pub(super) fn map(&self, source: &Source, range: IovaRange, access: Access) -> Result<Guard> {
         let mut state = self.call()?;
         if state.is_full {
             let kind = vfio_core::ErrorKind::Os(vfio_core::Errno::NOMEM);
@@ -106,10 +106,10 @@ impl Backend for Ledger {
             Source::File(..) => None,
         };
         state.mapped.insert(range.start(), (range, access, memory));
-        Ok(Box::new(Guard(self.clone(), range)))
+        Ok(Guard(self.clone(), range))
     }
 
-    fn unmap(&self, range: IovaRange) -> Result<u64> {
+    pub(super) fn unmap(&self, range: IovaRange) -> Result<u64> {
         let failure = self.call().map(drop);
         let mut state = self.state();
         let limit = if failure.is_ok() {
@@ -138,18 +138,18 @@ impl Backend for Ledger {
     }
 }
 
-impl Mapped for Guard {
-    fn is_mapped(&self) -> bool {
+impl Guard {
+    pub(super) fn is_mapped(&self) -> bool {
         let state = self.0.state();
         state.mapped.contains_key(&self.1.start()) && !state.unclear.contains(&self.1)
     }
 
-    fn unmap(self: Box<Self>) -> Result<()> {
+    pub(super) fn unmap(self) -> Result<()> {
         if !self.0.state().mapped.contains_key(&self.1.start()) {
             return Ok(());
         }
         // On failure the entry stays, and with it the memory: leaked, as the kernel's pins would be.
-        let Self(ledger, range) = *self;
+        let Self(ledger, range) = self;
         if ledger.state().unclear.contains(&range) {
             ledger.state().stuck.push(range);
             return Err(Error::Invalid("whether it is mapped cannot be told"));

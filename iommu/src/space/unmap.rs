@@ -115,7 +115,11 @@ impl AddressSpace {
     fn keep_dirty(&self, entry: &Entry) {
         let written = entry.address.filter(|_| entry.access.contains(Access::WRITE));
         let Some(address) = written else { return };
-        locked(&self.shared.logs).retain(|logs| {
+        let mut logs = locked(&self.shared.logs);
+        if logs.is_empty() {
+            return;
+        }
+        logs.retain(|logs| {
             let logs = logs.upgrade();
             logs.inspect(|logs| logs.keep(entry.range, address)).is_some()
         });
@@ -128,7 +132,7 @@ impl AddressSpace {
     }
 
     /// Whoever calls lets go of the memory, later.
-    fn finish(&self, entry: Entry) -> Result<()> {
+    fn finish(&self, entry: Box<Entry>) -> Result<()> {
         let mut unmapped = entry.mapped.unmap();
         for piece in entry.more {
             let next = piece.unmap();
@@ -148,11 +152,11 @@ impl AddressSpace {
 }
 
 /// The mappings inside a range; none may lie across its ends.
-fn inside(mappings: &BTreeMap<Iova, Entry>, range: IovaRange) -> Result<Vec<Iova>> {
+fn inside(mappings: &BTreeMap<Iova, Box<Entry>>, range: IovaRange) -> Result<Vec<Iova>> {
     let before = mappings.range(..range.start()).next_back();
     let touched = before.into_iter().chain(mappings.range(range.start()..=range.last()));
     let touched = touched.filter(|(_, entry)| entry.range.overlaps(&range));
-    let check = |(start, entry): (&Iova, &Entry)| {
+    let check = |(start, entry): (&Iova, &Box<Entry>)| {
         let is_inside = range.contains(&entry.range);
         is_inside
             .then_some(*start)

@@ -90,7 +90,7 @@ impl Ioas {
         access: Access,
     ) -> Result<Mapping, Error> {
         let command = command::IOAS_MAP;
-        let located = Arc::new(Located::new(memory));
+        let located = Located::new(memory);
         let len = part.end.checked_sub(part.start).filter(|_| part.end <= located.len());
         let len = len.ok_or_else(|| command.invalid("the part lies outside the memory"))? as u64;
         check(command, len, access)?;

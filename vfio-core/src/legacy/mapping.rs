@@ -44,7 +44,7 @@ impl Container {
         access: Access,
     ) -> Result<LegacyMapping, Error> {
         let invalid = |why| Error::new(MAP, ErrorKind::Invalid(why));
-        let located = Arc::new(Located::new(memory));
+        let located = Located::new(memory);
         let len = part.end.checked_sub(part.start).filter(|_| part.end <= located.len());
         let len = len.ok_or_else(|| invalid("the part lies outside the memory"))? as u64;
         if len == 0 {

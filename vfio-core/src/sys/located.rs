@@ -23,8 +23,18 @@ impl Located {
     }
 
     /// The memory that was asked.
-    pub(crate) fn memory(&self) -> &Arc<dyn StableMemory> {
-        &self.memory
+    pub(crate) fn into_memory(self) -> Arc<dyn StableMemory> {
+        self.memory
+    }
+}
+
+impl Clone for Located {
+    fn clone(&self) -> Self {
+        Self {
+            address: AtomicPtr::new(self.address()),
+            len: self.len,
+            memory: Arc::clone(&self.memory),
+        }
     }
 }
 

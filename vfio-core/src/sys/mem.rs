@@ -120,9 +120,33 @@ pub(crate) fn copy_to(memory: &dyn StableMemory, offset: usize, from: &[u8]) -> 
     Some(())
 }
 
-/// What transparent huge pages are aligned to.
+/// The smallest large page.
 #[cfg(not(miri))]
 const HUGE: usize = 2 << 20;
+
+/// Addresses of `len` bytes, from a multiple of [`HUGE`] on, that nobody else gets: to be mapped over.
+#[cfg(not(miri))]
+fn reserve(len: usize) -> Result<*mut c_void> {
+    let total = len.checked_add(HUGE).ok_or(Errno::NOMEM)?;
+    // SAFETY: a new mapping without access, at an address of the kernel's choice, touches no other memory.
+    let start = unsafe { mmap_anonymous(null_mut(), total, ProtFlags::empty(), MapFlags::PRIVATE) }?;
+    let head = start.addr().wrapping_neg() % HUGE;
+    // SAFETY: `head` is less than what the reservation has over `len`.
+    let place = unsafe { start.byte_add(head) };
+    // SAFETY: `place + len` is less than the reservation's end.
+    let end = unsafe { place.byte_add(len) };
+    for (start, len) in [(start, head), (end, HUGE - head)] {
+        if len > 0 {
+            // SAFETY: both ends of our own reservation, which nobody uses.
+            let trimmed = unsafe { munmap(start, len) };
+            if let Err(errno) = trimmed {
+                // What is between is there all the same.
+                tracing::error!(address = ?start, len, %errno, "munmap failed; the addresses are lost");
+            }
+        }
+    }
+    Ok(place)
+}
 
 /// A mapping that is unmapped when dropped.
 #[derive(Debug)]
@@ -146,39 +170,38 @@ impl Map {
             PageSize::Huge2M => Some((MemfdFlags::HUGE_2MB, MapFlags::HUGE_2MB)),
             PageSize::Huge1G => Some((MemfdFlags::HUGE_1GB, MapFlags::HUGE_1GB)),
         };
-        // Joined pages need their alignment.
-        let slack = if options.pages == PageSize::Transparent {
-            HUGE
-        } else {
-            0
-        };
-        let reserved = len.checked_add(slack).ok_or(Errno::NOMEM)?;
-        let read_write = ProtFlags::READ | ProtFlags::WRITE;
-        let (base, file) = match options.backing {
-            Backing::Anonymous => {
-                let flags = MapFlags::PRIVATE | huge.map_or(MapFlags::empty(), |(_, size)| MapFlags::HUGETLB | size);
-                // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no other memory.
-                let base = unsafe { mmap_anonymous(null_mut(), reserved, read_write, flags) }?;
-                (base, None)
-            }
+        let file = match options.backing {
+            Backing::Anonymous => None,
             Backing::Shared => {
                 let flags = huge.map_or(MemfdFlags::empty(), |(size, _)| MemfdFlags::HUGETLB | size);
                 let file = memfd_create("dma", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | flags)?;
-                ftruncate(&file, reserved as u64)?;
+                ftruncate(&file, len as u64)?;
                 // Whoever gets the file cannot shrink it: an access past its end would be a SIGBUS.
                 fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
-                // SAFETY: a new mapping at an address of the kernel's choice touches no other memory.
-                let base = unsafe { mmap(null_mut(), reserved, read_write, MapFlags::SHARED, &file, 0) }?;
-                (base, Some(file))
+                Some(file)
             }
         };
-        let base = NonNull::new(base.cast()).ok_or(Errno::NOMEM)?;
-        let whole = Self {
-            base,
-            len: reserved,
-            file,
+        // Joined pages need it, and so does whoever notes the memory's place in large pages.
+        let is_aligned = huge.is_none() && (len >= HUGE || options.pages == PageSize::Transparent);
+        let (place, fixed) = if is_aligned {
+            (reserve(len)?, MapFlags::FIXED)
+        } else {
+            (null_mut(), MapFlags::empty())
         };
-        let map = if slack == 0 { whole } else { whole.aligned(len)? };
+        let read_write = ProtFlags::READ | ProtFlags::WRITE;
+        // If this fails, the kernel may have left a hole in the reservation, in which somebody else has mapped by now: addresses are leaked rather
+        // than his memory taken.
+        let base = match &file {
+            None => {
+                let huge = huge.map_or(MapFlags::empty(), |(_, size)| MapFlags::HUGETLB | size);
+                // SAFETY: a new anonymous mapping, over our own reservation or at an address of the kernel's choice, touches no other memory.
+                unsafe { mmap_anonymous(place, len, read_write, MapFlags::PRIVATE | fixed | huge) }?
+            }
+            // SAFETY: as above, of a file.
+            Some(file) => unsafe { mmap(place, len, read_write, MapFlags::SHARED | fixed, file, 0) }?,
+        };
+        let base = NonNull::new(base.cast()).ok_or(Errno::NOMEM)?;
+        let map = Self { base, len, file };
         if let Some(node) = options.numa_node {
             map.prefer(node.0)?;
         }
@@ -207,53 +230,6 @@ impl Map {
         let base = unsafe { std::alloc::alloc_zeroed(layout) };
         let base = NonNull::new(base).ok_or(Errno::NOMEM)?;
         Ok(Self { base, len, file: None })
-    }
-
-    /// Moves the start to the first multiple of [`HUGE`] and gives back what lies before it and after `len` bytes from there. A file
-    /// keeps the slack at its end.
-    #[cfg(not(miri))]
-    fn aligned(self, len: usize) -> Result<Self> {
-        let head = self.base.as_ptr().align_offset(HUGE);
-        let mut whole = std::mem::ManuallyDrop::new(self);
-        let file = whole.file.take();
-        if let Some(file) = file {
-            // The file begins where the mapping does: map it anew at the aligned place, over the reservation.
-            // SAFETY: `head` is less than the slack that the reservation has over `len`.
-            let base = unsafe { whole.base.add(head) };
-            let read_write = ProtFlags::READ | ProtFlags::WRITE;
-            // SAFETY: the range is inside our own reservation, which nobody uses yet.
-            let placed = unsafe {
-                mmap(
-                    base.as_ptr().cast(),
-                    len,
-                    read_write,
-                    MapFlags::SHARED | MapFlags::FIXED,
-                    &file,
-                    0,
-                )
-            };
-            // The kernel may have left a hole there, in which somebody else has mapped by now: addresses are leaked rather than his
-            // memory taken.
-            placed?;
-            whole.file = Some(file);
-        }
-        let tail = whole.len - head - len;
-        // SAFETY: as above.
-        let base = unsafe { whole.base.add(head) };
-        // SAFETY: `base + len` is at most the reservation's end.
-        let end = unsafe { base.add(len) };
-        let file = whole.file.take();
-        for (start, len) in [(whole.base, head), (end, tail)] {
-            if len > 0 {
-                // SAFETY: both ends of our own reservation, which nobody uses.
-                let trimmed = unsafe { munmap(start.as_ptr().cast(), len) };
-                if let Err(errno) = trimmed {
-                    // The memory is whole all the same.
-                    tracing::error!(address = ?start, len, %errno, "munmap failed; the addresses are lost");
-                }
-            }
-        }
-        Ok(Self { base, len, file })
     }
 
     pub(crate) fn address(&self) -> *mut u8 {

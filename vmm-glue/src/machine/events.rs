@@ -69,7 +69,7 @@ impl Events {
 
     /// Waits once, and calls what there is to call.
     pub(crate) fn dispatch(&self, timeout: Option<Duration>) -> Result<()> {
-        for key in self.set.wait(timeout)? {
+        self.set.wait(timeout, |key| {
             // May be gone since.
             let handler = self
                 .handlers()
@@ -80,7 +80,7 @@ impl Events {
                 // Nothing is locked that it could want: it may add and remove.
                 (call.lock().unwrap_or_else(PoisonError::into_inner))();
             }
-        }
+        })?;
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! How a thread waits for an event: as ours does it, and by bare system calls.
 
 use anyhow::{Result, ensure};
-use rustix::event::{EventfdFlags, epoll, eventfd};
+use rustix::event::epoll;
 use rustix::io::{Errno, read};
 use std::mem::MaybeUninit;
 use vfio_core::{EventFd, EventSet};
@@ -38,12 +38,6 @@ impl How {
     }
 }
 
-/// An event of which a read does not block.
-pub(super) fn nonblocking() -> Result<EventFd> {
-    let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-    Ok(EventFd::from_fd(eventfd(0, flags)?))
-}
-
 /// Ours and bare calls. The events are that of vector 0, which blocks, and that of vector 1, which does not.
 pub(super) fn ways(how: How, events: &[EventFd; 2]) -> Result<Vec<Way<'_>>> {
     let [event, nonblocking] = events;
@@ -62,7 +56,7 @@ pub(super) fn ways(how: How, events: &[EventFd; 2]) -> Result<Vec<Way<'_>>> {
             epoll::add(&bare, event, epoll::EventData::new_u64(1), epoll::EventFlags::IN)?;
             (
                 Box::new(move || {
-                    set.wait(None)?;
+                    set.wait(None, |_| ())?;
                     let taken = event.try_read()?;
                     ensure!(taken.is_some(), "the event was not there");
                     Ok(())

@@ -5,6 +5,7 @@ use super::pages::Source;
 use crate::fake::state::Shared;
 use crate::sys::Result;
 use crate::sys::iommufd::{Calls, HwInfo, HwptAlloc, Id, Queue};
+use crate::sys::located::Located;
 use crate::sys::space::Lent;
 use crate::{Access, StableMemory};
 use rustix::io::Errno;
@@ -103,13 +104,13 @@ impl Calls for Handle {
     fn ioas_map(
         &self,
         ioas: Id,
-        memory: Lent<&Arc<dyn StableMemory>>,
+        memory: &Lent<Located>,
         part: Range<usize>,
         iova: Option<u64>,
         access: Access,
     ) -> Result<u64> {
         self.0.step("IOMMU_IOAS_MAP", |context, env| {
-            let source = Source::of_memory(*memory, &part)?;
+            let source = Source::of_memory(memory, &part)?;
             context.ioas_map(env, ioas, source, iova, access)
         })
     }
@@ -312,13 +313,13 @@ impl Drop for QueueFile {
 
 impl Source {
     /// A part of memory, and its length.
-    pub(crate) fn of_memory(memory: &Arc<dyn StableMemory>, part: &Range<usize>) -> Result<(Self, u64)> {
+    pub(crate) fn of_memory(memory: &Located, part: &Range<usize>) -> Result<(Self, u64)> {
         let len = part.end.checked_sub(part.start).ok_or(Errno::INVAL)?;
         if part.end > memory.len() {
             return Err(Errno::FAULT);
         }
         let source = Self::Memory {
-            memory: Arc::clone(memory),
+            memory: Arc::new(memory.clone()),
             start: part.start,
         };
         Ok((source, len as u64))

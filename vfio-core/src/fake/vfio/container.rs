@@ -1,13 +1,14 @@
 //! Container files (`container.c`), and `/dev/iommu` as one (`vfio_compat.c`).
 
 use super::type1::{INFO_LEN, Type1, add_ranges, info};
+use crate::Access;
 use crate::fake::iommu::{Accounts, Context, ContextFile, Env, PAGE, Source};
 use crate::fake::options::Iommu;
 use crate::fake::state::{Shared, State};
 use crate::sys::Result;
+use crate::sys::located::Located;
 use crate::sys::space::Lent;
 use crate::sys::vfio::ContainerCalls;
-use crate::{Access, StableMemory};
 use rustix::io::Errno;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
@@ -121,15 +122,9 @@ impl ContainerCalls for Handle {
             .step("VFIO_IOMMU_GET_INFO", |container, _, iommu| container.info(iommu))
     }
 
-    fn map_dma(
-        &self,
-        memory: Lent<&Arc<dyn StableMemory>>,
-        part: Range<usize>,
-        iova: u64,
-        access: Access,
-    ) -> Result<()> {
+    fn map_dma(&self, memory: &Lent<Located>, part: Range<usize>, iova: u64, access: Access) -> Result<()> {
         self.0.step("VFIO_IOMMU_MAP_DMA", |container, accounts, iommu| {
-            let source = Source::of_memory(*memory, &part)?;
+            let source = Source::of_memory(memory, &part)?;
             container.map(accounts, iommu, source, iova, access)
         })
     }
@@ -234,15 +229,9 @@ impl ContainerCalls for Compatible {
         })
     }
 
-    fn map_dma(
-        &self,
-        memory: Lent<&Arc<dyn StableMemory>>,
-        part: Range<usize>,
-        iova: u64,
-        access: Access,
-    ) -> Result<()> {
+    fn map_dma(&self, memory: &Lent<Located>, part: Range<usize>, iova: u64, access: Access) -> Result<()> {
         self.on_ioas("VFIO_IOMMU_MAP_DMA", |context, env, ioas| {
-            let source = Source::of_memory(*memory, &part)?;
+            let source = Source::of_memory(memory, &part)?;
             context.ioas_map(env, ioas, source, Some(iova), access).map(|_| ())
         })
     }

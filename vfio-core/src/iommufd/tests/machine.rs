@@ -2,6 +2,7 @@
 
 use crate::sys::Result;
 use crate::sys::iommufd::{Calls, HwInfo, HwptAlloc, Id, Queue};
+use crate::sys::located::Located;
 use crate::sys::space::Lent;
 use crate::{Access, StableMemory};
 use rustix::io::Errno;
@@ -170,7 +171,7 @@ impl Calls for Open {
     fn ioas_map(
         &self,
         ioas: Id,
-        memory: Lent<&Arc<dyn StableMemory>>,
+        memory: &Lent<Located>,
         part: Range<usize>,
         iova: Option<u64>,
         _: Access,

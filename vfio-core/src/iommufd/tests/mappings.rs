@@ -108,7 +108,7 @@ fn a_failed_ranged_unmap_tells_nothing_where_others_unmap_too() {
 #[test]
 fn memory_comes_back_by_its_own_unmap_only() {
     let (machine, ioas, memory) = set_up();
-    let located = Arc::new(Located::new(memory.clone()));
+    let located = Located::new(memory.clone());
     let loan = ioas.space().map(located, 0..4096, Some(0x1000), RW);
     drop(loan.unwrap());
     assert_eq!(machine.state().mappings.len(), 1, "nobody has unmapped it");

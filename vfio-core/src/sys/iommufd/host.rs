@@ -2,6 +2,7 @@
 
 use super::super::Result;
 use super::super::bitmap::{self, Bounce};
+use super::super::located::Located;
 use super::super::mmio::{Map, Mapped};
 use super::super::space::Lent;
 use super::command::{Command, HwInfoCommand, NoiommuGetPa};
@@ -100,7 +101,7 @@ impl Calls for Descriptor {
     fn ioas_map(
         &self,
         ioas: Id,
-        memory: Lent<&Arc<dyn StableMemory>>,
+        memory: &Lent<Located>,
         part: Range<usize>,
         iova: Option<u64>,
         access: Access,

@@ -11,14 +11,14 @@ pub(crate) use host::{Descriptor, open};
 pub(crate) use test::{TestBuffer, TestCommand};
 
 use super::Result;
+use super::located::Located;
 use super::mmio::Map;
 use super::space::Lent;
-use crate::{Access, StableMemory};
+use crate::Access;
 use rustix::io::Errno;
 use std::fmt::Debug;
 use std::ops::Range;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::Arc;
 
 /// Number of an object in its iommufd.
 pub(crate) type Id = u32;
@@ -35,7 +35,7 @@ pub(crate) trait Calls: Debug + Send + Sync {
     fn ioas_map(
         &self,
         ioas: Id,
-        memory: Lent<&Arc<dyn StableMemory>>,
+        memory: &Lent<Located>,
         part: Range<usize>,
         iova: Option<u64>,
         access: Access,

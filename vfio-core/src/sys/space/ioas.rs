@@ -3,7 +3,8 @@
 use super::{Failed, Left, Lent, Loan, NotLent, Shared, Space, Table, enter, length};
 use crate::sys::Result;
 use crate::sys::iommufd::{Calls, Id};
-use crate::{Access, IovaRange, StableMemory};
+use crate::sys::located::Located;
+use crate::{Access, IovaRange};
 use rustix::io::Errno;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
@@ -50,13 +51,7 @@ impl IoasTable {
 }
 
 impl Table for IoasTable {
-    fn map(
-        &self,
-        memory: Lent<&Arc<dyn StableMemory>>,
-        part: Range<usize>,
-        iova: Option<u64>,
-        access: Access,
-    ) -> Result<u64> {
+    fn map(&self, memory: &Lent<Located>, part: Range<usize>, iova: Option<u64>, access: Access) -> Result<u64> {
         self.calls.ioas_map(self.id, memory, part, iova, access)
     }
 

@@ -49,16 +49,18 @@ impl<T> Lent<T> {
     }
 }
 
+#[cfg(all(test, feature = "fake"))]
+impl Lent<Located> {
+    /// As [`to_fake`](Self::to_fake).
+    pub(crate) fn memory_to_fake(memory: &Arc<dyn StableMemory>) -> Self {
+        Self(Located::new(Arc::clone(memory)))
+    }
+}
+
 /// An address space in the kernel.
 pub(crate) trait Table {
     /// Returns the IOVA.
-    fn map(
-        &self,
-        memory: Lent<&Arc<dyn StableMemory>>,
-        part: Range<usize>,
-        iova: Option<u64>,
-        access: Access,
-    ) -> Result<u64>;
+    fn map(&self, memory: &Lent<Located>, part: Range<usize>, iova: Option<u64>, access: Access) -> Result<u64>;
 
     /// Unmaps what lies inside, and returns how many bytes that were.
     fn unmap(&self, range: IovaRange) -> Result<u64>;
@@ -131,21 +133,20 @@ impl<T: Table> Space<T> {
     /// Maps a part of memory. EINVAL outside it.
     pub(crate) fn map(
         self: &Arc<Self>,
-        located: Arc<Located>,
+        located: Located,
         part: Range<usize>,
         iova: Option<u64>,
         access: Access,
     ) -> std::result::Result<Loan<T>, NotLent> {
         let len = part.len() as u64;
-        let memory = Arc::clone(located.memory());
-        let located: Arc<dyn StableMemory> = located;
+        let lent = Lent(located);
         let entered = {
             let shared = self.registry.share();
-            let mapped = self.table.map(Lent(&located), part, iova, access);
+            let mapped = self.table.map(&lent, part, iova, access);
             enter(&shared, mapped, iova, len)
         };
         // With nothing locked: what its drop does is not known here.
-        self.lend(entered, Some(memory))
+        self.lend(entered, Some(lent.0.into_memory()))
     }
 
     /// Unmaps all mappings that lie inside a range, and returns how many bytes that were. Their loans have nothing left to unmap, and those which may

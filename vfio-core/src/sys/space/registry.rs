@@ -14,6 +14,7 @@
 //! - Shared holders do not wait for each other in the kernel's work: the inner lock is held for a look into the tree only.
 
 use crate::{Iova, IovaRange};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
@@ -79,9 +80,11 @@ impl Shared<'_> {
     /// of it.
     pub(super) fn enter(&self, range: IovaRange) -> GuardId {
         let mut entries = self.lock();
-        for (start, id) in entries.overlapping(range) {
-            entries.live.remove(&start);
-            entries.unclear.insert(id);
+        if entries.is_touched(range) {
+            for (start, id) in entries.overlapping(range) {
+                entries.live.remove(&start);
+                entries.unclear.insert(id);
+            }
         }
         let id = entries.next;
         entries.next += 1;
@@ -101,13 +104,15 @@ impl Shared<'_> {
     /// Takes a guard's entry out, for good.
     pub(super) fn claim(&self, start: Iova, id: GuardId) -> Claim {
         let mut entries = self.lock();
-        if entries.unclear.remove(&id) {
-            Claim::Unclear
-        } else if entries.live.get(&start.0).is_some_and(|(_, live)| *live == id) {
-            entries.live.remove(&start.0);
-            Claim::Live
-        } else {
-            Claim::Gone
+        if !entries.unclear.is_empty() && entries.unclear.remove(&id) {
+            return Claim::Unclear;
+        }
+        match entries.live.entry(start.0) {
+            Entry::Occupied(live) if live.get().1 == id => {
+                live.remove();
+                Claim::Live
+            }
+            _ => Claim::Gone,
         }
     }
 
@@ -117,6 +122,12 @@ impl Shared<'_> {
 }
 
 impl Entries {
+    /// Whether an entry shares an address with `range`. As they do not overlap, the last that begins in it or before it tells.
+    fn is_touched(&self, range: IovaRange) -> bool {
+        let last = self.live.range(..=range.last().0).next_back();
+        last.is_some_and(|(_, (last, _))| *last >= range.start().0)
+    }
+
     /// First addresses and ids of the entries that share an address with `range`, in order.
     fn overlapping(&self, range: IovaRange) -> Vec<(u64, GuardId)> {
         let (first, last) = (range.start().0, range.last().0);

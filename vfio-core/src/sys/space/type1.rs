@@ -2,8 +2,9 @@
 
 use super::{Failed, Left, Lent, Loan, Space, Table, length};
 use crate::sys::Result;
+use crate::sys::located::Located;
 use crate::sys::vfio::ContainerCalls;
-use crate::{Access, IovaRange, StableMemory};
+use crate::{Access, IovaRange};
 use rustix::io::Errno;
 use std::ops::Range;
 use std::sync::Arc;
@@ -19,13 +20,7 @@ impl Type1Table {
 }
 
 impl Table for Type1Table {
-    fn map(
-        &self,
-        memory: Lent<&Arc<dyn StableMemory>>,
-        part: Range<usize>,
-        iova: Option<u64>,
-        access: Access,
-    ) -> Result<u64> {
+    fn map(&self, memory: &Lent<Located>, part: Range<usize>, iova: Option<u64>, access: Access) -> Result<u64> {
         // It chooses none.
         let iova = iova.ok_or(Errno::INVAL)?;
         self.0.map_dma(memory, part, iova, access).map(|()| iova)

@@ -1,6 +1,7 @@
 //! A container file of the running kernel, or an iommufd in its compatible mode.
 
 use super::{ContainerCalls, Result, ask, request, word};
+use crate::sys::located::Located;
 use crate::sys::space::Lent;
 use crate::sys::{bitmap, ioctl};
 use crate::{Access, StableMemory};
@@ -8,7 +9,6 @@ use rustix::io::Errno;
 use rustix::ioctl::Opcode;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::Arc;
 use vfio_bindings::bindings::vfio::{
     VFIO_DMA_MAP_FLAG_READ, VFIO_DMA_MAP_FLAG_WRITE, VFIO_DMA_UNMAP_FLAG_ALL, VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP,
     VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP, VFIO_IOMMU_DIRTY_PAGES_FLAG_START, VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP,
@@ -108,13 +108,7 @@ impl ContainerCalls for Container {
         })
     }
 
-    fn map_dma(
-        &self,
-        memory: Lent<&Arc<dyn StableMemory>>,
-        part: Range<usize>,
-        iova: u64,
-        access: Access,
-    ) -> Result<()> {
+    fn map_dma(&self, memory: &Lent<Located>, part: Range<usize>, iova: u64, access: Access) -> Result<()> {
         let size = part.end.checked_sub(part.start).ok_or(Errno::INVAL)?;
         if part.end > memory.len() {
             return Err(Errno::INVAL);

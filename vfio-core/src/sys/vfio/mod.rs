@@ -9,9 +9,10 @@ mod place;
 
 use super::Result;
 use super::iommufd::Id;
+use super::located::Located;
 use super::mmio::Map;
 use super::space::Lent;
-use crate::{Access, StableMemory};
+use crate::Access;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::ioctl::{Opcode, opcode};
@@ -97,13 +98,7 @@ pub(crate) trait ContainerCalls: Debug + Send + Sync {
     /// `struct vfio_iommu_type1_info` with its capabilities, as the kernel wrote it.
     fn info(&self) -> Result<Vec<u8>>;
     /// Maps a part of `memory`.
-    fn map_dma(
-        &self,
-        memory: Lent<&Arc<dyn StableMemory>>,
-        part: Range<usize>,
-        iova: u64,
-        access: Access,
-    ) -> Result<()>;
+    fn map_dma(&self, memory: &Lent<Located>, part: Range<usize>, iova: u64, access: Access) -> Result<()>;
     /// Returns the bytes unmapped. With `bitmap` the dirty bits of the range are reported, one for each page of the size given.
     fn unmap_dma(&self, iova: u64, len: u64, bitmap: Option<(u64, &mut [u64])>) -> Result<u64>;
     /// `VFIO_DMA_UNMAP_FLAG_ALL`.

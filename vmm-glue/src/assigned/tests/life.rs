@@ -65,7 +65,12 @@ fn a_function_that_has_failed_is_stopped_and_one_that_is_wanted_back_is_not() {
         }
         assert_eq!(bench.function.take_notices().unwrap(), []);
         bench.machine.request_release(bdf(1));
-        assert_eq!(events.wait(Some(Duration::from_secs(9))).unwrap(), [1]);
+        assert_eq!(
+            events
+                .wait(Some(Duration::from_secs(9)), |key| assert_eq!(key, 1))
+                .unwrap(),
+            1
+        );
         assert_eq!(bench.function.take_notices().unwrap(), [Notice::Wanted]);
         assert_eq!(bench.guest_has(), (2, 0, 1), "it works on");
         bench.machine.report_error(bdf(1));

@@ -43,14 +43,14 @@ fn arguments_that_make_no_sense() {
     let iommufd = open(&machine);
     let ioas = iommufd.ioas_alloc().unwrap();
     let memory = memory();
-    let try_map = |part, iova, access| iommufd.ioas_map(ioas, Lent::to_fake(&memory), part, iova, access);
+    let try_map = |part, iova, access| iommufd.ioas_map(ioas, &Lent::memory_to_fake(&memory), part, iova, access);
     assert_eq!(try_map(0..0, None, BOTH), Err(Errno::INVAL));
     assert_eq!(try_map(0..4096, Some(u64::MAX), BOTH), Err(Errno::OVERFLOW));
     assert_eq!(try_map(0..8192, Some(u64::MAX - 0xfff), BOTH), Err(Errno::OVERFLOW));
     assert_eq!(try_map(0..4096, None, Access::empty()), Err(Errno::INVAL));
     assert_eq!(try_map(0..SIZE + 1, None, BOTH), Err(Errno::FAULT));
     assert_eq!(
-        iommufd.ioas_map(9, Lent::to_fake(&memory), 0..4096, None, BOTH),
+        iommufd.ioas_map(9, &Lent::memory_to_fake(&memory), 0..4096, None, BOTH),
         Err(Errno::NOENT)
     );
     assert_eq!(iommufd.ioas_unmap(ioas, 0x1000, u64::MAX), Err(Errno::OVERFLOW));
@@ -66,17 +66,23 @@ fn a_chosen_iova_keeps_the_alignment_of_the_memory() {
     let address = memory.address() as u64;
     let memory: Arc<dyn StableMemory> = memory;
     let iova = iommufd
-        .ioas_map(ioas, Lent::to_fake(&memory), 0..4096, None, BOTH)
+        .ioas_map(ioas, &Lent::memory_to_fake(&memory), 0..4096, None, BOTH)
         .unwrap();
     assert_eq!(iova, PAGE, "never 0");
     // The first part that begins on a huge page.
     let start = usize::try_from(address.next_multiple_of(2 << 20) - address).unwrap();
     let iova = iommufd
-        .ioas_map(ioas, Lent::to_fake(&memory), start..start + (4 << 20), None, BOTH)
+        .ioas_map(
+            ioas,
+            &Lent::memory_to_fake(&memory),
+            start..start + (4 << 20),
+            None,
+            BOTH,
+        )
         .unwrap();
     assert_eq!(iova % (2 << 20), 0);
     let odd = iommufd
-        .ioas_map(ioas, Lent::to_fake(&memory), 0x3123..0x3456, None, BOTH)
+        .ioas_map(ioas, &Lent::memory_to_fake(&memory), 0x3123..0x3456, None, BOTH)
         .unwrap();
     assert_eq!(odd % PAGE, 0x123, "the offset in the page stays");
 }
@@ -88,7 +94,7 @@ fn allowed_and_reserved_ranges_exclude_each_other() {
     let ioas = iommufd.ioas_alloc().unwrap();
     iommufd.ioas_allow_iovas(ioas, &[(0x50000, 0x5ffff)]).unwrap();
     let chosen = iommufd
-        .ioas_map(ioas, Lent::to_fake(&memory()), 0..4096, None, BOTH)
+        .ioas_map(ioas, &Lent::memory_to_fake(&memory()), 0..4096, None, BOTH)
         .unwrap();
     assert!((0x50000..0x60000).contains(&chosen));
     iommufd.ioas_allow_iovas(ioas, &[(0xfee0_0000, 0xfee0_0fff)]).unwrap();
@@ -127,12 +133,12 @@ fn an_attach_needs_what_is_mapped_to_fit() {
     let (iommufd, device, _) = bound(&machine);
     let ioas = iommufd.ioas_alloc().unwrap();
     iommufd
-        .ioas_map(ioas, Lent::to_fake(&memory()), 0..100, Some(0x1001), BOTH)
+        .ioas_map(ioas, &Lent::memory_to_fake(&memory()), 0..100, Some(0x1001), BOTH)
         .unwrap();
     assert_eq!(device.attach(ioas, None), Err(Errno::ADDRINUSE));
     iommufd.ioas_unmap(ioas, 0, u64::MAX).unwrap();
     device.attach(ioas, None).unwrap();
-    let off = iommufd.ioas_map(ioas, Lent::to_fake(&memory()), 0..100, Some(0x1000), BOTH);
+    let off = iommufd.ioas_map(ioas, &Lent::memory_to_fake(&memory()), 0..100, Some(0x1000), BOTH);
     assert_eq!(off, Err(Errno::INVAL), "no whole page");
 }
 
@@ -142,7 +148,13 @@ fn copies_share_what_is_pinned() {
     let (iommufd, device, _) = bound(&machine);
     let (from, to) = (iommufd.ioas_alloc().unwrap(), iommufd.ioas_alloc().unwrap());
     iommufd
-        .ioas_map(from, Lent::to_fake(&memory()), 0..SIZE, Some(0x10000), Access::READ)
+        .ioas_map(
+            from,
+            &Lent::memory_to_fake(&memory()),
+            0..SIZE,
+            Some(0x10000),
+            Access::READ,
+        )
         .unwrap();
     assert_eq!(machine.pinned(), 0, "no device yet");
     let copied = iommufd
@@ -264,7 +276,7 @@ proptest! {
                 Step::Map { iova, pages } => {
                     let len = pages * PAGE;
                     let part = 0..usize::try_from(len).unwrap();
-                    let result = iommufd.ioas_map(ioas, Lent::to_fake(&memory), part, Some(iova), BOTH);
+                    let result = iommufd.ioas_map(ioas, &Lent::memory_to_fake(&memory), part, Some(iova), BOTH);
                     let expected = if attached && is_reserved(iova, iova + len) {
                         Err(Errno::INVAL)
                     } else if !hits(&model, iova, iova + len).is_empty() {
@@ -277,7 +289,7 @@ proptest! {
                 }
                 Step::Choose { pages } => {
                     let len = pages * PAGE;
-                    let iova = iommufd.ioas_map(ioas, Lent::to_fake(&memory), 0..usize::try_from(len).unwrap(), None, BOTH).unwrap();
+                    let iova = iommufd.ioas_map(ioas, &Lent::memory_to_fake(&memory), 0..usize::try_from(len).unwrap(), None, BOTH).unwrap();
                     prop_assert!(hits(&model, iova, iova + len).is_empty() && iova >= PAGE);
                     prop_assert!(!attached || !is_reserved(iova, iova + len));
                     // Nothing lower would have done.

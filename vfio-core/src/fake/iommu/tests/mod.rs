@@ -69,7 +69,13 @@ fn bound(machine: &Machine) -> (Arc<dyn Calls>, Arc<dyn DeviceCalls>, Id) {
 }
 
 fn map(iommufd: &Arc<dyn Calls>, ioas: Id, iova: u64, pages: usize) -> Result<u64, Errno> {
-    iommufd.ioas_map(ioas, Lent::to_fake(&memory()), 0..pages * 4096, Some(iova), BOTH)
+    iommufd.ioas_map(
+        ioas,
+        &Lent::memory_to_fake(&memory()),
+        0..pages * 4096,
+        Some(iova),
+        BOTH,
+    )
 }
 
 fn hwpt(device: Id, parent: Id, flags: u32) -> HwptAlloc<'static> {

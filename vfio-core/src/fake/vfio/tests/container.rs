@@ -38,7 +38,7 @@ fn groups_and_containers() {
     assert_eq!(group.set_container(&*container), Err(Errno::INVAL));
     assert_eq!(group.status(), Ok(3));
     assert_eq!(
-        container.map_dma(Lent::to_fake(&memory(1)), 0..4096, 0, BOTH),
+        container.map_dma(&Lent::memory_to_fake(&memory(1)), 0..4096, 0, BOTH),
         Err(Errno::INVAL),
         "no IOMMU"
     );
@@ -84,7 +84,7 @@ fn version_2_unmaps_what_was_mapped() {
     let machine = limited();
     let (container, _group) = type1(uapi::VFIO_TYPE1v2_IOMMU, &machine);
     let memory = memory(64);
-    let map = |pages: usize, iova| container.map_dma(Lent::to_fake(&memory), 0..pages * 4096, iova, BOTH);
+    let map = |pages: usize, iova| container.map_dma(&Lent::memory_to_fake(&memory), 0..pages * 4096, iova, BOTH);
     map(4, 0x10000).unwrap();
     assert_eq!(map(1, 0x13000), Err(Errno::EXIST));
     assert_eq!(map(1, 0xfee0_0000), Err(Errno::INVAL), "reserved");
@@ -131,7 +131,7 @@ fn version_1_unmaps_from_the_first_byte_of_a_mapping() {
     let machine = limited();
     let (container, group) = type1(uapi::VFIO_TYPE1_IOMMU, &machine);
     container
-        .map_dma(Lent::to_fake(&memory(4)), 0..4 * 4096, 0x10000, BOTH)
+        .map_dma(&Lent::memory_to_fake(&memory(4)), 0..4 * 4096, 0x10000, BOTH)
         .unwrap();
     assert_eq!(
         container.unmap_dma(0x11000, 0x1000, None),
@@ -141,7 +141,7 @@ fn version_1_unmaps_from_the_first_byte_of_a_mapping() {
     assert_eq!(container.dirty_start(), Err(Errno::ACCESS));
     assert_eq!(container.unmap_dma(0x10000, 0x1000, None), Ok(0x4000), "all of it");
     container
-        .map_dma(Lent::to_fake(&memory(4)), 0..4 * 4096, 0x10000, BOTH)
+        .map_dma(&Lent::memory_to_fake(&memory(4)), 0..4 * 4096, 0x10000, BOTH)
         .unwrap();
     group.unset_container().unwrap();
     assert_eq!(machine.pinned(), 0, "the last group takes it all along");
@@ -158,7 +158,7 @@ fn an_iommufd_as_a_container() {
     container.set_iommu(uapi::VFIO_TYPE1_IOMMU).unwrap();
     let device = group.device("0000:01:00.0").unwrap();
     container
-        .map_dma(Lent::to_fake(&memory(4)), 0..4 * 4096, 0x10000, BOTH)
+        .map_dma(&Lent::memory_to_fake(&memory(4)), 0..4 * 4096, 0x10000, BOTH)
         .unwrap();
     assert_eq!(
         container.unmap_dma(0x11000, 0x1000, None),

@@ -243,10 +243,22 @@ fn dma_goes_where_it_is_mapped() {
     memory.write(0, b"hello, device").unwrap();
     let stable: Arc<dyn StableMemory> = memory.clone();
     iommufd
-        .ioas_map(ioas, Lent::to_fake(&stable), 0..4096, Some(0x10000), Access::READ)
+        .ioas_map(
+            ioas,
+            &Lent::memory_to_fake(&stable),
+            0..4096,
+            Some(0x10000),
+            Access::READ,
+        )
         .unwrap();
     iommufd
-        .ioas_map(ioas, Lent::to_fake(&stable), 4096..3 * 4096, Some(0x20000), BOTH)
+        .ioas_map(
+            ioas,
+            &Lent::memory_to_fake(&stable),
+            4096..3 * 4096,
+            Some(0x20000),
+            BOTH,
+        )
         .unwrap();
     let copy = |from: u64, to: u64, len: u64| {
         device
@@ -286,7 +298,13 @@ fn written_pages_are_logged() {
     device.write(CONFIG + 4, &MASTER).unwrap();
     let ioas = iommufd.ioas_alloc().unwrap();
     iommufd
-        .ioas_map(ioas, Lent::to_fake(&memory(64)), 0..64 * 4096, Some(0x100000), BOTH)
+        .ioas_map(
+            ioas,
+            &Lent::memory_to_fake(&memory(64)),
+            0..64 * 4096,
+            Some(0x100000),
+            BOTH,
+        )
         .unwrap();
     device.attach(ioas, None).unwrap();
     let fill = |to: u64, len: u64| {

@@ -214,7 +214,7 @@ fn without_an_iommu_addresses_are_physical() {
     let memory = Arc::new(Memory::new(8192, MemoryOptions::default()).unwrap());
     let stable: Arc<dyn StableMemory> = memory.clone();
     iommufd
-        .ioas_map(ioas, Lent::to_fake(&stable), 0..8192, Some(0x10000), BOTH)
+        .ioas_map(ioas, &Lent::memory_to_fake(&stable), 0..8192, Some(0x10000), BOTH)
         .unwrap();
     assert_eq!(
         iommufd.ioas_noiommu_get_pa(ioas, 0x10000),
@@ -249,7 +249,7 @@ fn memory_is_held_as_long_as_it_is_mapped() {
     let ioas = iommufd.ioas_alloc().unwrap();
     let memory = memory(1);
     iommufd
-        .ioas_map(ioas, Lent::to_fake(&memory), 0..4096, None, BOTH)
+        .ioas_map(ioas, &Lent::memory_to_fake(&memory), 0..4096, None, BOTH)
         .unwrap();
     let held = Arc::downgrade(&memory);
     drop(memory);
