@@ -10,7 +10,8 @@ use super::{boot, exec, say};
 use anyhow::{Context, Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use lab::{
-    Cache, Flavour, Kernel, Machine, Output, Qemu, Setup, Vm, build_release_example, build_release_programs, cargo,
+    Cache, Flavour, Kernel, Machine, Output, Qemu, Setup, Vm, build_guest_driver, build_release_example,
+    build_release_programs, cargo,
 };
 use lines::Lines;
 pub(crate) use plan::Part;
@@ -162,8 +163,15 @@ impl Stage {
         let argv = self.argv(step)?;
         let mut vm = boot(&self.qemu, kernel, machine)?;
         let mut exec = exec(&self.qemu, kernel, &self.programs, argv);
+        let initrd = vm.guest_initrd();
         exec.env
-            .push(("LAB_GUEST_INITRD".to_owned(), vm.guest_initrd().display().to_string()));
+            .push(("LAB_GUEST_INITRD".to_owned(), initrd.display().to_string()));
+        if step.part == Part::Guest {
+            let with_driver = self.out.join("guest.cpio");
+            lab::add_program(&initrd, &build_guest_driver()?, "no_iommu", &with_driver)?;
+            exec.env
+                .push(("LAB_GUEST_EDU_INITRD".to_owned(), with_driver.display().to_string()));
+        }
         let finished = run_until(&mut vm, &exec, step.limit, |output| match output {
             Output::Stdout(bytes) => lines.take(bytes, |line| self.note(line)),
             Output::Stderr(bytes) => self.note(String::from_utf8_lossy(bytes).trim_end()),
