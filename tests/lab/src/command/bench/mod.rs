@@ -32,7 +32,7 @@ pub(crate) struct Options {
     /// Kernel to boot [default: full when it is built, else stock]
     #[arg(long, value_enum)]
     kernel: Option<Flavour>,
-    /// Fewer cases and turns: ten minutes instead of forty
+    /// Fewer cases and turns: a quarter of an hour instead of fifty minutes
     #[arg(long)]
     quick: bool,
     /// Refuse to begin when a program that is compared with is missing, instead of leaving it out
