@@ -1,7 +1,7 @@
 //! What the programs that measure in the lab have in common: where they run, and how they say what they saw.
 
 use crate::record::{Absence, Clock, Environment, Line, Lines, Record};
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use std::collections::BTreeMap;
 use std::io::{Stdout, Write, stdout};
 use std::process::{Command, Stdio};
@@ -11,6 +11,51 @@ use std::process::{Command, Stdio};
 pub struct Program {
     suite: &'static str,
     lines: Lines<Stdout>,
+}
+
+/// What a program that compares a driver of ours with others is asked for.
+#[derive(Debug)]
+pub struct Arguments {
+    /// Rates or costs.
+    pub what: What,
+    /// Path of our driver's example.
+    pub program: String,
+    /// Fewer cases and turns.
+    pub is_quick: bool,
+}
+
+/// Which figures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// How many in a second.
+    Rates,
+    /// Instructions for each.
+    Costs,
+}
+
+impl Arguments {
+    /// Those of this process.
+    ///
+    /// # Errors
+    /// When they are not `rates|costs PROGRAM [--quick]`.
+    pub fn of_process(name: &str) -> Result<Self> {
+        let mut words: Vec<String> = std::env::args().skip(1).collect();
+        let is_quick = words.pop_if(|word| word == "--quick").is_some();
+        let [what, program] = words.as_slice() else {
+            bail!("usage: {name} rates|costs PROGRAM [--quick]");
+        };
+        let what = match what.as_str() {
+            "rates" => What::Rates,
+            "costs" => What::Costs,
+            other => bail!("{other:?} is neither rates nor costs"),
+        };
+        let program = program.clone();
+        Ok(Self {
+            what,
+            program,
+            is_quick,
+        })
+    }
 }
 
 /// What a figure is of, and in what circumstances.
@@ -62,6 +107,11 @@ impl Program {
             peers: versions.collect(),
         }))?;
         Ok(Self { suite, lines })
+    }
+
+    /// What it says from here on belongs to another suite.
+    pub fn turn_to(&mut self, suite: &'static str) {
+        self.suite = suite;
     }
 
     /// Says the figures of a case.

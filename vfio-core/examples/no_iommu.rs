@@ -1,5 +1,5 @@
 //! Drives QEMU's edu in a machine without an IOMMU: `no_iommu 0000:01:00.0`. It is on vfio-pci, bound after somebody has set
-//! `/sys/module/vfio/parameters/enable_unsafe_noiommu_mode`, which taints the kernel.
+//! `/sys/module/vfio/parameters/enable_unsafe_noiommu_mode`, which taints the kernel. `no_iommu BDF 1000` says how long so many interrupts took, too.
 //!
 //! For machines that have nothing to lose: a function without an IOMMU reaches all memory, and this needs `unsafe` to say so. Edu computes and interrupts, by MSI
 //! and by INTx; it is asked for no DMA.
@@ -8,7 +8,7 @@
 
 use pci::{Bdf, GroupId, Sysfs};
 use std::error::Error;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use vfio_core::{BoundDevice, Container, ContainerPath, EventFd, Group, IrqIndex, Region, RegionIndex, System};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -28,7 +28,9 @@ const DONE: u32 = 1;
 const LIMIT: Duration = Duration::from_secs(20);
 
 fn main() -> Outcome<()> {
-    let bdf: Bdf = std::env::args().nth(1).ok_or("usage: no_iommu BDF")?.parse()?;
+    let mut arguments = std::env::args().skip(1);
+    let bdf: Bdf = arguments.next().ok_or("usage: no_iommu BDF [COUNT]")?.parse()?;
+    let count: usize = arguments.next().map_or(Ok(0), |count| count.parse())?;
     let (system, sysfs) = (System::host(), Sysfs::host());
     let link = sysfs.link_name(format!("sys/bus/pci/devices/{bdf}/iommu_group"))?;
     let id = GroupId(link.parse()?);
@@ -52,7 +54,34 @@ fn main() -> Outcome<()> {
         let (interrupts, factorial) = compute(&device, &registers, kind)?;
         println!("edu: {kind}: {interrupts} interrupts, 10! = {factorial}");
     }
+    if count > 0 {
+        let mut times = wakes(&device, &registers, count)?;
+        times.sort_unstable();
+        let at = |percent: usize| times.get((times.len() * percent / 100).min(times.len() - 1));
+        let [median, high, highest] = [50, 90, 99].map(|percent| at(percent).map_or(0, Duration::as_nanos));
+        println!("edu: MSI: wakes in ns: median {median}, 90th percentile {high}, 99th percentile {highest}");
+    }
     Ok(())
+}
+
+/// From each store that raises an MSI until this thread, which waits for it, has it. The first are for caches to fill.
+fn wakes(device: &BoundDevice, registers: &Region, count: usize) -> Outcome<Vec<Duration>> {
+    const FILLING: usize = 10;
+    let event = EventFd::new()?;
+    let interrupts = device.interrupts(IrqIndex::Msi)?;
+    interrupts.enable(0, &[Some(&event)])?;
+    let mut times = Vec::with_capacity(count);
+    for number in 0..count + FILLING {
+        let begin = Instant::now();
+        registers.write_u32(RAISE, 2)?;
+        event.wait_timeout(LIMIT)?.ok_or("MSI does not come")?;
+        let time = begin.elapsed();
+        registers.write_u32(ACKNOWLEDGE, 2)?;
+        if number >= FILLING {
+            times.push(time);
+        }
+    }
+    Ok(times)
 }
 
 /// How many interrupts came, and what edu has computed.

@@ -13,7 +13,7 @@ mod ioctl;
 mod peer;
 
 pub use bare::{Container, Copy, Ioas, IoasFile};
-pub use peer::{IommufdIoctls, VfioIoctlsContainer, VfioIoctlsIommufd};
+pub use peer::{IommufdIoctls, VfioIoctls};
 
 use std::fmt::Debug;
 use std::io;

@@ -19,16 +19,10 @@ const CONFIG: u32 = 7;
 const COMMAND: u64 = 4;
 const MEMORY_SPACE: u16 = 1 << 1;
 
-/// A container of `vfio-ioctls`, with a function of its own.
-pub struct VfioIoctlsContainer {
-    _device: VfioDevice,
-    container: Arc<VfioContainer>,
-}
-
-/// An IOAS of `vfio-ioctls`, with a function of its own.
-pub struct VfioIoctlsIommufd {
+/// A container or an IOAS of `vfio-ioctls`, with a function of its own.
+pub struct VfioIoctls {
     device: VfioDevice,
-    iommufd: Arc<VfioIommufd>,
+    ops: Arc<dyn VfioOps>,
 }
 
 /// An IOAS by its number, mapped by `iommufd-ioctls`.
@@ -37,35 +31,30 @@ pub struct IommufdIoctls {
     id: u32,
 }
 
-impl VfioIoctlsContainer {
+impl VfioIoctls {
     /// Opens a function by its directory in `/sys`, in a container of type1 version 2. That no group of it is open is the caller's to see.
     ///
     /// # Errors
     ///
     /// What `vfio-ioctls` says.
-    pub fn open(function: &Path) -> io::Result<Self> {
-        let container = Arc::new(VfioContainer::new(None).map_err(io::Error::other)?);
-        let ops: Arc<dyn VfioOps> = Arc::<VfioContainer>::clone(&container);
-        let device = VfioDevice::new(function, ops, true).map_err(io::Error::other)?;
-        Ok(Self {
-            _device: device,
-            container,
-        })
+    pub fn container(function: &Path) -> io::Result<Self> {
+        Self::open(function, Arc::new(VfioContainer::new(None).map_err(io::Error::other)?))
     }
-}
 
-impl VfioIoctlsIommufd {
     /// Opens a function by its directory in `/sys`, attached to an IOAS of its own in an iommufd of its own.
     ///
     /// # Errors
     ///
     /// What `vfio-ioctls` and `iommufd-ioctls` say.
-    pub fn open(function: &Path) -> io::Result<Self> {
+    pub fn iommufd(function: &Path) -> io::Result<Self> {
         let iommufd = Arc::new(IommuFd::new().map_err(io::Error::other)?);
-        let iommufd = Arc::new(VfioIommufd::new(iommufd, None, None).map_err(io::Error::other)?);
-        let ops: Arc<dyn VfioOps> = Arc::<VfioIommufd>::clone(&iommufd);
-        let device = VfioDevice::new(function, ops, true).map_err(io::Error::other)?;
-        Ok(Self { device, iommufd })
+        let ioas = VfioIommufd::new(iommufd, None, None).map_err(io::Error::other)?;
+        Self::open(function, Arc::new(ioas))
+    }
+
+    fn open(function: &Path, ops: Arc<dyn VfioOps>) -> io::Result<Self> {
+        let device = VfioDevice::new(function, Arc::clone(&ops), true).map_err(io::Error::other)?;
+        Ok(Self { device, ops })
     }
 
     /// Lets the function decode memory, and reads the first register of its first BAR.
@@ -103,36 +92,19 @@ fn pointer(address: u64) -> io::Result<*mut u8> {
     ))
 }
 
-impl Calls for VfioIoctlsContainer {
+impl Calls for VfioIoctls {
     #[inline]
     unsafe fn map(&self, address: u64, len: u64, iova: u64) -> io::Result<()> {
         let (len, address) = (usize::try_from(len).map_err(too_large)?, pointer(address)?);
         // SAFETY: promised by the caller.
-        unsafe { self.container.vfio_dma_map(iova, len, address) }.map_err(io::Error::other)
+        unsafe { self.ops.vfio_dma_map(iova, len, address) }.map_err(io::Error::other)
     }
 
     /// It compares the length itself.
     #[inline]
     fn unmap(&self, iova: u64, len: u64) -> io::Result<u64> {
         let bytes = usize::try_from(len).map_err(too_large)?;
-        self.container.vfio_dma_unmap(iova, bytes).map_err(io::Error::other)?;
-        Ok(len)
-    }
-}
-
-impl Calls for VfioIoctlsIommufd {
-    #[inline]
-    unsafe fn map(&self, address: u64, len: u64, iova: u64) -> io::Result<()> {
-        let (len, address) = (usize::try_from(len).map_err(too_large)?, pointer(address)?);
-        // SAFETY: promised by the caller.
-        unsafe { self.iommufd.vfio_dma_map(iova, len, address) }.map_err(io::Error::other)
-    }
-
-    /// It compares the length itself.
-    #[inline]
-    fn unmap(&self, iova: u64, len: u64) -> io::Result<u64> {
-        let bytes = usize::try_from(len).map_err(too_large)?;
-        self.iommufd.vfio_dma_unmap(iova, bytes).map_err(io::Error::other)?;
+        self.ops.vfio_dma_unmap(iova, bytes).map_err(io::Error::other)?;
         Ok(len)
     }
 }
@@ -167,19 +139,12 @@ impl Calls for IommufdIoctls {
     }
 }
 
-impl Table for VfioIoctlsContainer {}
-impl Table for VfioIoctlsIommufd {}
+impl Table for VfioIoctls {}
 impl Table for IommufdIoctls {}
 
-impl fmt::Debug for VfioIoctlsContainer {
+impl fmt::Debug for VfioIoctls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("VfioIoctlsContainer").finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for VfioIoctlsIommufd {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("VfioIoctlsIommufd").finish_non_exhaustive()
+        f.debug_struct("VfioIoctls").finish_non_exhaustive()
     }
 }
 

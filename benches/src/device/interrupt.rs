@@ -1,101 +1,88 @@
 //! From a store into a device's register to a thread that knows of its interrupt: ours, and the same system calls without anything around
 //! them.
 //!
-//! A VF of an 82576 raises it, when it is told to. *There already*: the thread that raises it waits for it then, and finds it: no wake is in this.
-//! *Asleep*: another thread sleeps, by what the kernel says of it, before the interrupt is raised.
+//! A VF of an 82576 and an edu raise it when a register tells them to, an NVMe controller when it has done a flush. *There already*: the thread that raises it
+//! waits for it then, and finds it: no wake is in this. *Asleep*: another thread sleeps, by what the kernel says of it, before the interrupt is
+//! raised. A guest's handler is in the part of guests.
 
 mod asleep;
+mod source;
 mod waiter;
 
 use super::meter::{Meter, distribution, median, order, percentile};
-use super::{Case, Session};
-use anyhow::{Context, Result, ensure};
-use drivers::igbvf::regs::{EIAC, EICS, EIMS, LEN};
-use drivers::{Backing, Registers, VfioBacking};
+use super::{Case, Session, lab};
+use crate::record::Clock;
+use anyhow::Result;
 use pci::Bdf;
-use std::time::Duration;
-use vfio_core::mmio::Window;
-use vfio_core::{EventFd, Interrupts, IrqIndex};
+use source::Source;
 use waiter::{How, Way};
 
 const SUITE: &str = "interrupt";
 
-/// A vector for an event that blocks, and one for an event that does not.
-const VECTORS: u32 = 0b11;
+/// Opens a device, for events of which a read blocks or for others.
+type Open = fn(Bdf, bool) -> Result<Source>;
 
-/// A VF that interrupts on command.
-struct Raiser {
-    registers: Window<Registers, LEN>,
-    _interrupts: Interrupts,
-    _backing: VfioBacking,
-}
-
-impl Raiser {
-    fn new(function: Bdf, events: [&EventFd; 2]) -> Result<Self> {
-        let backing = VfioBacking::open(function)?;
-        backing.start()?;
-        let interrupts = backing.device().interrupts(IrqIndex::Msix)?;
-        interrupts.enable(0, &events.map(Some))?;
-        let registers = backing.map_bar(0, 0..LEN as u64)?;
-        let registers = Window::new(registers, 0).context("a BAR that is too small")?;
-        // The message clears its cause, so that the next one is raised too.
-        registers.write(EIAC, VECTORS);
-        registers.write(EIMS, VECTORS);
-        let raiser = Self {
-            registers,
-            _interrupts: interrupts,
-            _backing: backing,
-        };
-        for (vector, event) in (0..).zip(events) {
-            raiser.raise(vector);
-            let came = event.wait_timeout(Duration::from_secs(5))?;
-            ensure!(came == Some(1), "vector {vector} signalled {came:?} times");
-        }
-        Ok(raiser)
-    }
-
-    #[inline]
-    fn raise(&self, vector: u32) {
-        self.registers.write(EICS, 1 << vector);
-    }
-}
-
-/// Measures on one function, which is a VF of an 82576.
+/// Measures on one function, which is a VF of an 82576, and in the lab on an edu and an NVMe controller.
 ///
 /// # Errors
 /// Of ours, and of system calls.
 pub fn run(session: &mut Session, functions: &[Bdf]) -> Result<()> {
-    let function = *functions.first().context("no function to measure on")?;
-    let reason = "a guest that stamps the time in its handler is not among the programs here";
-    session.miss(SUITE, "wake of a guest's handler by irqfd", "ours", reason)?;
-    let events = [EventFd::new()?, EventFd::nonblocking()?];
-    let raiser = match Raiser::new(function, events.each_ref()) {
-        Ok(raiser) => raiser,
-        Err(error) => return session.miss(SUITE, "", "ours", &format!("{function}: {error:#}")),
-    };
+    if let Some(function) = functions.first() {
+        on_device(session, "82576 VF, MSI-X", *function, source::vf)?;
+    }
+    if lab::is_here() {
+        let others: [(&str, Result<Bdf>, Open); 2] = [
+            ("edu, MSI", lab::edu(), source::edu),
+            ("NVMe, MSI-X", lab::taken("nvme"), source::nvme),
+        ];
+        for (device, function, open) in others {
+            match function {
+                Ok(function) => on_device(session, device, function, open)?,
+                Err(error) => session.miss(SUITE, device, "ours", &format!("{error:#}"))?,
+            }
+        }
+    }
+    Ok(())
+}
+
+fn on_device(session: &mut Session, device: &str, function: Bdf, open: Open) -> Result<()> {
     for how in How::ALL {
-        let case = case(how, "there already");
+        let source = match open(function, how != How::Busy) {
+            Ok(source) => source,
+            Err(error) => {
+                session.miss(
+                    SUITE,
+                    &format!("{}, {device}", how.name()),
+                    "ours",
+                    &format!("{error:#}"),
+                )?;
+                continue;
+            }
+        };
+        let Source { event, raise, settle } = &source;
+        let case = case(how, device, "there already");
         if session.wants(&case.name) {
-            measure(session, &case, waiter::ways(how, &events)?, |meter, way| {
+            measure(session, &case, waiter::ways(how, event)?, |meter, way| {
                 let begin = meter.look();
-                raiser.raise(way.vector);
+                raise()?;
                 (way.wait)()?;
-                Ok(vec![meter.between(begin, meter.look())])
+                let took = meter.between(begin, meter.look());
+                settle()?;
+                Ok(vec![took])
             })?;
         }
-        let case = self::case(how, "asleep");
+        let case = self::case(how, device, "asleep");
         if how != How::Busy && session.wants(&case.name) {
-            measure(session, &case, waiter::ways(how, &events)?, |meter, way| {
-                asleep::measure(meter, way, |vector| raiser.raise(vector))
+            measure(session, &case, waiter::ways(how, event)?, |meter, way| {
+                asleep::measure(meter, way, raise, settle)
             })?;
         }
     }
     Ok(())
 }
 
-fn case(how: How, state: &str) -> Case {
-    let name = format!("{}, {state}", how.name());
-    Case::new(SUITE, name, &[("device", "82576 VF, MSI-X")])
+fn case(how: How, device: &str, state: &str) -> Case {
+    Case::new(SUITE, format!("{}, {state}", how.name()), &[("device", device)])
 }
 
 /// Lets both ways take their turns. `sample` gives the figures of one wait or of several.
@@ -130,7 +117,9 @@ fn measure(
     for ((way, medians), all) in ways.iter().zip(medians).zip(all) {
         let name = way.name;
         session.tell_as(case, name, medians, clock, unit, distribution(&all))?;
-        for percent in [90, 99] {
+        // Of instructions, what is far from the median is a tick of the clock that fell into it.
+        let percents: &[usize] = if clock == Clock::Wall { &[90, 99] } else { &[] };
+        for &percent in percents {
             let mut case = case.clone();
             case.name.push_str(&format!(", {percent}th percentile"));
             session.tell(&case, name, vec![percentile(&all, percent)])?;

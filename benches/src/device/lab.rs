@@ -39,19 +39,33 @@ pub fn taken(driver: &str) -> Result<Bdf> {
     Ok(pf)
 }
 
+/// QEMU's edu, bound to vfio-pci.
+///
+/// # Errors
+/// Without one; what `sriovctl` says.
+pub fn edu() -> Result<Bdf> {
+    let is = |bdf: Bdf, name: &str, number: &str| {
+        super::file(&directory(bdf).join(name).to_string_lossy()).is_some_and(|text| text.trim() == number)
+    };
+    let edu = first(|bdf| is(bdf, "vendor", "0x1234") && is(bdf, "device", "0x11e8"))?;
+    let edu = edu.context("the machine has no edu")?;
+    sriovctl(&["bind", &edu.to_string(), "--driver", "vfio-pci"])?;
+    Ok(edu)
+}
+
 fn physical_function(driver: &str) -> Result<Bdf> {
+    let is_it = |bdf| directory(bdf).join("sriov_totalvfs").exists() && super::driver(bdf).as_deref() == Some(driver);
+    first(is_it)?.with_context(|| format!("the machine has no PF on {driver}"))
+}
+
+/// The first of all functions that is as wanted.
+fn first(wanted: impl Fn(Bdf) -> bool) -> Result<Option<Bdf>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/sys/bus/pci/devices")? {
-        let bdf: Bdf = entry?.file_name().to_string_lossy().parse()?;
-        if directory(bdf).join("sriov_totalvfs").exists() && super::driver(bdf).as_deref() == Some(driver) {
-            found.push(bdf);
-        }
+        found.push(entry?.file_name().to_string_lossy().parse::<Bdf>()?);
     }
     found.sort();
-    found
-        .first()
-        .copied()
-        .with_context(|| format!("the machine has no PF on {driver}"))
+    Ok(found.into_iter().find(|bdf| wanted(*bdf)))
 }
 
 fn directory(bdf: Bdf) -> std::path::PathBuf {

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use iommu::OpenOptions;
 use iommu::space::Attached;
 use pci::Bdf;
-use raw_calls::VfioIoctlsIommufd;
+use raw_calls::VfioIoctls;
 use std::path::PathBuf;
 use vfio_core::{Backend, RegionIndex};
 
@@ -102,16 +102,24 @@ fn opened(function: Bdf) -> Result<Attached> {
 }
 
 /// Functions that are open.
-type Held = Vec<Box<dyn Send>>;
+pub type Held = Vec<Box<dyn Send>>;
 
-fn one_by_one(functions: &[Bdf]) -> Result<Held> {
+/// Ours, one after another, each in an address space of its own.
+///
+/// # Errors
+/// Of ours.
+pub fn one_by_one(functions: &[Bdf]) -> Result<Held> {
     functions
         .iter()
         .map(|function| Ok(Box::new(opened(*function)?) as Box<dyn Send>))
         .collect()
 }
 
-fn all_at_once(functions: &[Bdf]) -> Result<Held> {
+/// Ours, each by a thread of its own.
+///
+/// # Errors
+/// Of ours.
+pub fn all_at_once(functions: &[Bdf]) -> Result<Held> {
     std::thread::scope(|scope| {
         let threads: Vec<_> = functions
             .iter()
@@ -140,11 +148,14 @@ fn in_one_space(functions: &[Bdf]) -> Result<Held> {
     Ok(held)
 }
 
-/// Their constructor reads the function's regions and vectors itself.
-fn theirs(functions: &[Bdf]) -> Result<Held> {
+/// By `vfio-ioctls`, whose constructor reads the function's regions and vectors itself.
+///
+/// # Errors
+/// What it says.
+pub fn theirs(functions: &[Bdf]) -> Result<Held> {
     let open = |bdf: &Bdf| {
         let directory = PathBuf::from(format!("/sys/bus/pci/devices/{bdf}"));
-        let opened = VfioIoctlsIommufd::open(&directory)?;
+        let opened = VfioIoctls::iommufd(&directory)?;
         std::hint::black_box(opened.first_register());
         Ok(Box::new(opened) as Box<dyn Send>)
     };

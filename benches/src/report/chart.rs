@@ -67,14 +67,15 @@ impl Chart {
         let Some(axis) = self.axis(self.names_end()) else {
             return String::new();
         };
-        let height = TOP + count(lines) * LINE + count(self.groups.len() + 1) * GAP + BOTTOM;
+        let (top, legend) = self.legend();
+        let height = top + count(lines) * LINE + count(self.groups.len() + 1) * GAP + BOTTOM;
         let bottom = height - BOTTOM;
         let mut svg = Plot::begin(height);
         for tick in &axis.ticks {
             let x = axis.x(*tick);
             element(
                 &mut svg,
-                &format!("<path d=\"M{x:.1} {TOP}V{bottom:.1}\" stroke=\"#dddddd\"/>"),
+                &format!("<path d=\"M{x:.1} {top}V{bottom:.1}\" stroke=\"#dddddd\"/>"),
             );
             let y = bottom + 16.0;
             text(&mut svg, x, y, "middle", "#444444", &round(*tick));
@@ -86,12 +87,12 @@ impl Chart {
         element(
             &mut svg,
             &format!(
-                "<path d=\"M{left:.1} {TOP}V{bottom:.1}H{:.1}\" fill=\"none\" stroke=\"#444444\"/>",
+                "<path d=\"M{left:.1} {top}V{bottom:.1}H{:.1}\" fill=\"none\" stroke=\"#444444\"/>",
                 WIDTH - Plot::RIGHT
             ),
         );
-        self.legend(&mut svg);
-        let mut y = TOP;
+        svg.push_str(&legend);
+        let mut y = top;
         for group in &self.groups {
             y += GAP + LINE;
             let title = format!("<tspan font-weight=\"bold\">{}</tspan>", escape(&group.title));
@@ -132,17 +133,23 @@ impl Chart {
         COLOURS.get(position % COLOURS.len()).copied().unwrap_or("#000000")
     }
 
-    fn legend(&self, svg: &mut String) {
-        let mut x = 8.0;
+    /// Where what is below the legend begins, and the legend: a second line begins where the first is full.
+    fn legend(&self) -> (f64, String) {
+        let (mut x, mut down, mut svg) = (8.0, 0.0, String::new());
         for way in &self.ways {
-            let colour = self.colour(way);
+            let width = letters(way) + 42.0;
+            if x > 8.0 && x + width > WIDTH {
+                (x, down) = (8.0, down + LINE);
+            }
+            let (colour, y) = (self.colour(way), 9.0 + down);
             element(
-                svg,
-                &format!("<rect x=\"{x:.1}\" y=\"9\" width=\"12\" height=\"12\" fill=\"{colour}\"/>"),
+                &mut svg,
+                &format!("<rect x=\"{x:.1}\" y=\"{y}\" width=\"12\" height=\"12\" fill=\"{colour}\"/>"),
             );
-            text(svg, x + 17.0, 19.0, "start", "#000000", way);
-            x += letters(way) + 42.0;
+            text(&mut svg, x + 17.0, y + 10.0, "start", "#000000", way);
+            x += width;
         }
+        (TOP + down, svg)
     }
 
     fn mark(&self, svg: &mut String, axis: &Axis, mark: &Mark, y: f64) {
@@ -338,6 +345,15 @@ mod tests {
     #[test]
     fn values_far_apart_are_dots_on_a_logarithmic_axis() {
         insta::assert_snapshot!(chart(&[6900.0, 6800.0, 9000.0, 1.9e6, 1.8e6, 8.0e7]).svg());
+    }
+
+    #[test]
+    fn a_legend_that_is_too_wide_goes_on_below() {
+        let mut chart = chart(&[1.0, 2.0, 3.0]);
+        let (one, _) = chart.legend();
+        chart.ways = vec!["a way with quite a name".to_owned(); 7];
+        let (two, legend) = chart.legend();
+        assert!(two > one && legend.contains("y=\"26\""), "{legend}");
     }
 
     #[test]

@@ -74,7 +74,9 @@ impl Live {
     pub(super) fn remove(&mut self, first: u64, count: u64) -> bool {
         let (hash, seed) = (hash(first, self.seed), self.seed);
         let index = self.page_of(hash);
-        let Some(page) = self.pages.get_mut(index) else { return false };
+        let Some(page) = self.pages.get_mut(index) else {
+            return false;
+        };
         let found = page.find(first, hash);
         let found = found.filter(|&at| page.slots.get(at) == Some(&(first, count)));
         let Some(at) = found else { return false };
@@ -245,7 +247,11 @@ mod tests {
             live.insert(first << 9, 1);
         }
         assert!((0..ranges).all(|first| live.count(first << 9) == Some(1)));
-        assert!(live.pages.len() > 2 && live.len() * 3 > live.pages.len() * SLOTS, "{}", live.pages.len());
+        assert!(
+            live.pages.len() > 2 && live.len() * 3 > live.pages.len() * SLOTS,
+            "{}",
+            live.pages.len()
+        );
         assert!(live.directory.len() < 32 * live.pages.len(), "{}", live.depth);
     }
 }

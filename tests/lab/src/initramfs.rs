@@ -214,14 +214,23 @@ pub fn build_guest_tests() -> Result<()> {
         .find_map(executable)
         .context("cargo names no program of the guests' tests")?;
     std::fs::copy(&program, &named).with_context(|| format!("copy {program} to {}", named.display()))?;
-    let program = build_static(
-        &["--package", "vfio-core", "--example", "no_iommu"],
-        "examples/no_iommu",
-        "a driver for guests",
-    )?;
+    let program = build_guest_driver()?;
     let named = target.join("lab/examples/no_iommu-static");
     std::fs::copy(&program, &named).with_context(|| format!("copy {}", program.display()))?;
     Ok(())
+}
+
+/// Builds the driver of edu that runs in guests, which have no library; returns where it is.
+///
+/// # Errors
+///
+/// cargo's.
+pub fn build_guest_driver() -> Result<PathBuf> {
+    build_static(
+        &["--package", "vfio-core", "--example", "no_iommu"],
+        "examples/no_iommu",
+        "a driver for guests",
+    )
 }
 
 /// The program that a message of cargo's tells of.

@@ -25,7 +25,7 @@ pub mod vm_tests;
 
 pub use cache::Cache;
 pub use initramfs::{
-    Role, add_program, build_examples, build_guest_tests, build_programs, build_release_example,
+    Role, add_program, build_examples, build_guest_driver, build_guest_tests, build_programs, build_release_example,
     build_release_programs, cargo, target_dir,
 };
 pub use kernel::{Flavour, Kernel};

@@ -1,5 +1,6 @@
 //! Who reads, and how its figures are had.
 
+use super::peers;
 use anyhow::{Context, Result, bail, ensure};
 use benches::meter::Meter;
 use serde_json::Value;
@@ -22,6 +23,10 @@ pub(crate) enum Way {
     KernelPolled,
     /// QEMU's own driver in user space, by `qemu-img bench`.
     Qemu,
+    /// SPDK's `spdk_nvme_perf`.
+    Spdk,
+    /// libvfn's `perf`.
+    Libvfn,
 }
 
 /// Random reads.
@@ -47,6 +52,8 @@ pub(crate) struct Bench {
     program: String,
     /// Why peers have no figures for some loads.
     absent: BTreeSet<(Way, String)>,
+    /// Peers that are not on this machine.
+    missing: BTreeSet<Way>,
     /// The rate that was seen last, for programs that want to be told how many reads to do.
     last: f64,
 }
@@ -59,12 +66,14 @@ const MANY: u64 = 8000;
 const OWN: u64 = 2560;
 
 impl Way {
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Poll,
         Self::Interrupt,
         Self::Kernel,
         Self::KernelPolled,
         Self::Qemu,
+        Self::Spdk,
+        Self::Libvfn,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -74,13 +83,15 @@ impl Way {
             Self::Kernel => "fio io_uring",
             Self::KernelPolled => "fio iopoll",
             Self::Qemu => "qemu-img (strided)",
+            Self::Spdk => "SPDK",
+            Self::Libvfn => "libvfn",
         }
     }
 
     fn driver(self) -> &'static str {
         match self {
             Self::Kernel | Self::KernelPolled => "nvme",
-            Self::Poll | Self::Interrupt | Self::Qemu => "vfio-pci",
+            Self::Poll | Self::Interrupt | Self::Qemu | Self::Spdk | Self::Libvfn => "vfio-pci",
         }
     }
 
@@ -95,6 +106,7 @@ impl Bench {
             nvme: physical_function("nvme")?,
             program: program.to_owned(),
             absent: BTreeSet::new(),
+            missing: BTreeSet::new(),
             last: 10_000.0,
         };
         // For the kernel's driver when it takes the controller the next time; it wants no more of them than there are CPUs.
@@ -148,6 +160,9 @@ impl Bench {
 
     /// The rate, and how many reads it was.
     fn figures(&mut self, way: Way, load: Load, end: End) -> Result<Option<(f64, u64)>> {
+        if self.missing.contains(&way) {
+            return Ok(None);
+        }
         self.bind(way.driver())?;
         let figures = match way {
             Way::Poll | Way::Interrupt => {
@@ -159,10 +174,16 @@ impl Bench {
             }
             Way::Kernel | Way::KernelPolled => fio(load, end, way == Way::KernelPolled),
             Way::Qemu => self.qemu(load, end),
+            Way::Spdk => peers::spdk(&self.nvme, load),
+            Way::Libvfn => peers::libvfn(&self.nvme, load),
         };
         match figures {
             Ok(figures) => Ok(Some(figures)),
             Err(error) if !way.is_ours() => {
+                // A program that cannot be started need not be tried again.
+                if error.downcast_ref::<std::io::Error>().is_some() {
+                    self.missing.insert(way);
+                }
                 self.absent.insert((way, format!("{error:#}")));
                 Ok(None)
             }
@@ -268,7 +289,7 @@ fn fio(load: Load, end: End, polls: bool) -> Result<(f64, u64)> {
 }
 
 /// What a command prints, which must succeed.
-fn checked(command: &mut Command) -> Result<String> {
+pub(crate) fn checked(command: &mut Command) -> Result<String> {
     let program = command.get_program().display().to_string();
     let output = command.output().with_context(|| format!("start {program}"))?;
     let [stdout, stderr] = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());

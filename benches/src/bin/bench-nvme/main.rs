@@ -5,42 +5,28 @@
 #![forbid(unsafe_code)]
 
 mod load;
+mod peers;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use benches::meter::Meter;
-use benches::program::{Case, Program, Turns, in_turns};
+use benches::program::{Arguments, Case, Program, Turns, What, in_turns};
 use benches::record::Clock;
 use load::{Bench, Load, Way};
-use std::process::Command;
 
 /// Runs of each kind.
 const TURNS: usize = 3;
 
 fn main() -> Result<()> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let (what, program, is_quick) = match arguments.as_slice() {
-        [what, program] => (*what, *program, false),
-        [what, program, "--quick"] => (*what, *program, true),
-        _ => bail!("usage: bench-nvme rates|costs PROGRAM [--quick]"),
-    };
+    let arguments = Arguments::of_process("bench-nvme")?;
     let versions: [(&str, &[&str]); 2] = [("fio", &["fio", "--version"]), ("qemu-img", &["qemu-img", "--version"])];
     let mut out = Program::in_lab("nvme", &versions)?;
-    let mut bench = Bench::new(program)?;
-    match what {
-        "rates" => rates(&mut out, &mut bench, is_quick)?,
-        "costs" => costs(&mut out, &mut bench, is_quick)?,
-        other => bail!("{other:?} is neither rates nor costs"),
+    let mut bench = Bench::new(&arguments.program)?;
+    match arguments.what {
+        What::Rates => rates(&mut out, &mut bench, arguments.is_quick)?,
+        What::Costs => costs(&mut out, &mut bench, arguments.is_quick)?,
     }
     for (way, why) in bench.absent() {
         out.absent("", way.name(), why)?;
-    }
-    for (way, program) in [("SPDK", "spdk_nvme_perf"), ("libvfn", "vfn-perf")] {
-        let why = match Command::new(program).arg("--help").output() {
-            Ok(_) => "it is there, and nobody has yet said how its figures are read",
-            Err(_) => "not on the path",
-        };
-        out.absent("", way, &format!("{program}: {why}"))?;
     }
     out.absent(
         "",

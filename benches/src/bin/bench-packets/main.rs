@@ -1,11 +1,12 @@
 //! Frames of a virtual function of an 82576 by our driver and by DPDK's testpmd: how many in a second, or what each costs the CPU.
 //!
 //! `bench-packets rates|costs PROGRAM [--quick]`, with the path of `vf-pps`; costs are for a machine whose clock counts instructions, where a
-//! reading of the time-stamp counter is the number of instructions, too. Frames have 60 bytes and come in bursts of 32 over rings of 512.
+//! reading of the time-stamp counter is the number of instructions, too. Frames have 60 bytes and come in bursts of 32 over rings of 512. What a sender
+//! sends in a second is what another VF gets of it: the senders' own counts have frames in them that nobody saw.
 #![forbid(unsafe_code)]
 
-use anyhow::{Context, Result, bail, ensure};
-use benches::program::{Case, Program, Turns, in_turns};
+use anyhow::{Context, Result, ensure};
+use benches::program::{Arguments, Case, Program, Turns, What, in_turns};
 use benches::record::Clock;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -17,6 +18,8 @@ const PAGES: &str = "/run/huge";
 /// Those of the two functions, and one that nobody has.
 const MACS: [&str; 2] = ["02:00:00:00:00:20", "02:00:00:00:00:21"];
 const NOBODY: &str = "02:00:00:00:00:99";
+/// Seconds that a sender sends at most: longer than any receiver looks.
+const LONG: u64 = 50;
 
 /// Who moves the frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,40 +35,28 @@ enum Direction {
     Receive,
 }
 
-/// What is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Figure {
-    /// Frames in a second.
-    Rate,
-    /// Instructions for a frame.
-    Cost,
-}
-
 /// Two functions on vfio-pci whose PF is up, and the program.
 struct Bench {
     program: String,
     functions: [String; 2],
-    figure: Figure,
+    figure: What,
     seconds: u64,
 }
 
 fn main() -> Result<()> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let (what, program, is_quick) = match arguments.as_slice() {
-        [what, program] => (*what, *program, false),
-        [what, program, "--quick"] => (*what, *program, true),
-        _ => bail!("usage: bench-packets rates|costs PROGRAM [--quick]"),
-    };
+    let Arguments {
+        what: figure,
+        program,
+        is_quick,
+    } = Arguments::of_process("bench-packets")?;
     let version: (&str, &[&str]) = ("testpmd", &["dpkg-query", "-W", "-f", "${Version}", "dpdk"]);
     let mut out = Program::in_lab("packets", &[version])?;
-    let (figure, turns) = match what {
-        "rates" => (Figure::Rate, if is_quick { 1 } else { 3 }),
-        "costs" => (Figure::Cost, 1),
-        other => bail!("{other:?} is neither rates nor costs"),
+    let turns = match figure {
+        What::Rates if !is_quick => 3,
+        _ => 1,
     };
     let bench = Bench {
-        program: program.to_owned(),
+        program,
         functions: functions()?,
         figure,
         seconds: if is_quick { 2 } else { 4 },
@@ -110,8 +101,8 @@ impl Way {
 impl Bench {
     fn case(&self, direction: Direction) -> Case {
         let (clock, unit) = match self.figure {
-            Figure::Rate => (Clock::Wall, "frames/s"),
-            Figure::Cost => (Clock::Instructions, "instructions/frame"),
+            What::Rates => (Clock::Wall, "frames/s"),
+            What::Costs => (Clock::Instructions, "instructions/frame"),
         };
         let name = match direction {
             Direction::Send => "a VF sends 60 bytes",
@@ -127,60 +118,89 @@ impl Bench {
 
     fn once(&self, way: Way, direction: Direction) -> Result<f64> {
         let [first, second] = &self.functions;
+        let to = self.receiver();
         match (way, direction) {
+            // testpmd writes the headers of every frame, too.
             (Way::Ours, Direction::Send) => {
-                // testpmd writes the headers of every frame, too.
-                let said = checked(self.vf_pps(first, self.seconds).args(["tx", "--fill", "--to", NOBODY]))?;
-                let rate = rate(&said)?;
-                Ok(match self.figure {
-                    Figure::Rate => rate,
-                    Figure::Cost => 1e9 / rate,
-                })
-            }
-            (Way::Ours, Direction::Receive) => {
-                let _sender = Sender(self.send_meanwhile()?);
-                let said = checked(self.vf_pps(second, self.seconds).arg("rx"))?;
+                let mut sender = self.vf_pps(first, self.seconds_of_sender());
+                sender.args(["tx", "--fill", "--to", to]);
                 match self.figure {
-                    Figure::Rate => rate(&said),
-                    Figure::Cost => word_before(&said, "ns of the driver"),
+                    What::Rates => self.received_from(sender),
+                    What::Costs => Ok(1e9 / rate(&checked(&mut sender)?)?),
                 }
             }
             (Way::Testpmd, Direction::Send) => {
-                let peer = format!("--eth-peer=0,{NOBODY}");
-                self.testpmd(
-                    first,
-                    &["--forward-mode=txonly", "--txpkts=60", "--txd=512", &peer],
-                    "Tx-pps:",
-                )
+                let peer = format!("--eth-peer=0,{to}");
+                let mode = ["--forward-mode=txonly", "--txpkts=60", "--txd=512", &peer];
+                let sender = self.testpmd(first, &mode, self.seconds_of_sender())?;
+                match self.figure {
+                    What::Rates => self.received_from(sender),
+                    What::Costs => Ok(cycles(sender)?),
+                }
+            }
+            (Way::Ours, Direction::Receive) => {
+                let _sender = self.send_meanwhile()?;
+                let said = checked(self.vf_pps(second, self.seconds).arg("rx"))?;
+                match self.figure {
+                    What::Rates => rate(&said),
+                    What::Costs => word_before(&said, "ns of the driver"),
+                }
             }
             (Way::Testpmd, Direction::Receive) => {
-                let _sender = Sender(self.send_meanwhile()?);
-                self.testpmd(second, &["--forward-mode=rxonly", "--rxd=512"], "Rx-pps:")
+                let _sender = self.send_meanwhile()?;
+                let receiver = self.testpmd(second, &["--forward-mode=rxonly", "--rxd=512"], self.seconds)?;
+                match self.figure {
+                    What::Rates => median_rate(receiver),
+                    What::Costs => cycles(receiver),
+                }
             }
         }
+    }
+
+    /// Whom frames that are sent are for: of rates, the other function; instructions are counted on one CPU, which nobody shares with the sender.
+    fn receiver(&self) -> &'static str {
+        let [_, second] = MACS;
+        match self.figure {
+            What::Rates => second,
+            What::Costs => NOBODY,
+        }
+    }
+
+    /// For rates it is ended when its receiver has seen enough.
+    fn seconds_of_sender(&self) -> u64 {
+        match self.figure {
+            What::Rates => LONG,
+            What::Costs => self.seconds,
+        }
+    }
+
+    /// Frames that the second function gets of a sender in a second.
+    fn received_from(&self, mut sender: Command) -> Result<f64> {
+        let [_, second] = &self.functions;
+        let _sender = Sender::start(&mut sender)?;
+        rate(&checked(self.vf_pps(second, self.seconds).arg("rx"))?)
     }
 
     fn vf_pps(&self, function: &str, seconds: u64) -> Command {
         let mut command = Command::new("timeout");
-        command.args(["60", &self.program, function, "--seconds", &seconds.to_string()]);
+        command.args(["90", &self.program, function, "--seconds", &seconds.to_string()]);
         command
     }
 
     /// Our sender, for longer than any receiver looks. A clock that counts instructions belongs to one CPU, which it leaves now and then.
-    fn send_meanwhile(&self) -> Result<Child> {
+    fn send_meanwhile(&self) -> Result<Sender> {
         let [first, _] = &self.functions;
         let [_, to] = MACS;
-        let mut command = self.vf_pps(first, 50);
+        let mut command = self.vf_pps(first, LONG);
         command.args(["tx", "--to", to]);
-        if self.figure == Figure::Cost {
+        if self.figure == What::Costs {
             command.arg("--nap");
         }
-        let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        quiet.spawn().context("start the sender")
+        Sender::start(&mut command)
     }
 
-    /// The median of the rates that it shows each second, or its instructions for a frame in the bursts that had any.
-    fn testpmd(&self, function: &str, mode: &[&str], rates: &str) -> Result<f64> {
+    /// It shows its rates each second.
+    fn testpmd(&self, function: &str, mode: &[&str], seconds: u64) -> Result<Command> {
         let cpus = std::thread::available_parallelism()?.get();
         let cores: &[&str] = if cpus == 1 {
             &["--lcores", "0@0,1@0"]
@@ -188,7 +208,7 @@ impl Bench {
             &["-l", "0,1"]
         };
         // It takes three seconds to come up, on a busy host ten, and the first second counts half.
-        let limit = (self.seconds + 12).to_string();
+        let limit = (seconds + 12).to_string();
         let mut command = Command::new("timeout");
         command
             .args(["-s", "INT", "-k", "30", &limit, TESTPMD, "-n", "1"])
@@ -202,25 +222,35 @@ impl Bench {
             "1",
             "--record-core-cycles",
         ]);
-        let ran = run(&mut command)?;
-        if self.figure == Figure::Cost {
-            return after(&ran.stdout, "CPU cycles/packet=")
-                .next()
-                .with_context(|| tail(&ran.stdout, &ran.stderr));
-        }
-        let mut seen: Vec<f64> = after(&ran.stdout, rates)
-            .filter(|rate| *rate > 1000.0)
-            .skip(1)
-            .collect();
-        seen.sort_by(f64::total_cmp);
-        seen.get(seen.len() / 2)
-            .copied()
-            .with_context(|| tail(&ran.stdout, &ran.stderr))
+        Ok(command)
     }
+}
+
+/// testpmd's instructions for a frame, in the bursts that had any.
+fn cycles(mut testpmd: Command) -> Result<f64> {
+    let ran = run(&mut testpmd)?;
+    let mut said = after(&ran.stdout, "CPU cycles/packet=");
+    said.next().with_context(|| tail(&ran.stdout, &ran.stderr))
+}
+
+/// The median of the rates at which testpmd says it received.
+fn median_rate(mut testpmd: Command) -> Result<f64> {
+    let ran = run(&mut testpmd)?;
+    let seen: Vec<f64> = after(&ran.stdout, "Rx-pps:").filter(|rate| *rate > 1000.0).collect();
+    let whole = seen.get(1..).unwrap_or_default();
+    ensure!(!whole.is_empty(), "{}", tail(&ran.stdout, &ran.stderr));
+    Ok(benches::report::compare::median(whole))
 }
 
 /// Ends when it is dropped.
 struct Sender(Child);
+
+impl Sender {
+    fn start(command: &mut Command) -> Result<Self> {
+        let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Ok(Self(quiet.spawn().context("start the sender")?))
+    }
+}
 
 impl Drop for Sender {
     fn drop(&mut self) {

@@ -1,9 +1,13 @@
-//! How long bringing VFs up takes: by sriovctl, by bare writes to sysfs, and by what others offer, all in one run.
+//! How long bringing VFs up takes: by sriovctl, by bare writes to sysfs, and by what others offer, all in one run; and until all are open.
+//!
+//! VFs of an NVMe controller, for it can have 127; and those of an 82576, for dpdk-devbind binds no NVMe.
 #![forbid(unsafe_code)]
 
 use anyhow::{Context, Result, ensure};
+use benches::device::open;
 use benches::program::{Case, Program, Turns, in_turns};
 use benches::record::Clock;
+use pci::Bdf;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -20,6 +24,8 @@ const DEVBIND: &str = "dpdk-devbind.py";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     Ours,
+    /// As that; a thread for each VF opens it.
+    OursAtOnce,
     /// A shell's loop over files of sysfs.
     Script,
     /// The same writes by one process, with no care for anything.
@@ -31,9 +37,14 @@ enum Way {
 }
 
 impl Way {
+    fn is_ours(self) -> bool {
+        matches!(self, Self::Ours | Self::OursAtOnce)
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Ours => "ours",
+            Self::OursAtOnce => "ours, opened at once",
             Self::Script => "shell script",
             Self::Bare => "bare writes",
             Self::Driverctl => "driverctl",
@@ -51,34 +62,59 @@ fn main() -> Result<()> {
     let mut program = Program::in_lab("vfs", &versions)?;
     let peers = peers(&mut program)?;
     let pf = physical_function("nvme")?;
+    if peers.contains(&Way::Devbind) {
+        program.absent(
+            "VFs of an NVMe controller",
+            Way::Devbind.name(),
+            "it binds no NVMe function that it does not know: see the VFs of an 82576",
+        )?;
+    }
     let total: usize = attribute(&pf, "sriov_totalvfs")?.parse()?;
     let turns = if is_quick { 1 } else { 3 };
-    let with = |ways: &[Way]| [ways, peers.as_slice()].concat();
+    let of_nvme = |ways: &[Way]| {
+        let peers = peers.iter().copied().filter(|way| *way != Way::Devbind);
+        ways.iter().copied().chain(peers).collect::<Vec<Way>>()
+    };
 
     let counts = if is_quick { vec![1, 16] } else { vec![1, 8, 16, total] };
     for count in counts {
-        // What one of these takes for 127 VFs is many minutes, and it has nothing to do with how many there are.
-        let mut ways = with(&[Way::Script, Way::Bare, Way::Ours]);
-        ways.retain(|way| *way != Way::Devbind || count <= 16);
-        measure(&mut program, turns, &created_and_bound(count), &ways, |way| {
+        let ways = of_nvme(&[Way::Script, Way::Bare, Way::Ours]);
+        measure(&mut program, turns, &case(count, "created and bound"), &ways, |way| {
             create_and_bind(&pf, count, way)
         })?;
     }
     let few = 16.min(total);
-    let bound = Case {
-        name: format!("{few} VFs bound"),
-        ..created_and_bound(few)
+    measure(
+        &mut program,
+        turns,
+        &case(few, "bound"),
+        &of_nvme(&[Way::Ours]),
+        |way| bind_only(&pf, few, way),
+    )?;
+    let many = if is_quick { few } else { total };
+    let to_the_end = case(many, "created, bound and opened");
+    let ways = of_nvme(&[Way::Ours, Way::OursAtOnce]);
+    measure(&mut program, turns, &to_the_end, &ways, |way| {
+        create_and_open(&pf, many, way)
+    })?;
+
+    let pf = physical_function("igb")?;
+    let count: usize = attribute(&pf, "sriov_totalvfs")?.parse()?;
+    let of_igb = Case {
+        name: format!("{count} VFs of an 82576 created and bound"),
+        ..case(count, "")
     };
-    measure(&mut program, turns, &bound, &with(&[Way::Ours]), |way| {
-        bind_only(&pf, few, way)
+    let ways = [&[Way::Script, Way::Bare, Way::Ours], peers.as_slice()].concat();
+    measure(&mut program, turns, &of_igb, &ways, |way| {
+        create_and_bind(&pf, count, way)
     })?;
     program.end()
 }
 
-fn created_and_bound(count: usize) -> Case {
+fn case(count: usize, what: &str) -> Case {
     let plural = if count == 1 { "" } else { "s" };
     Case {
-        name: format!("{count} VF{plural} created and bound"),
+        name: format!("{count} VF{plural} {what}"),
         given: [].into(),
         clock: Clock::Wall,
         unit: "s",
@@ -121,7 +157,7 @@ fn measure(
                     program.note(&format!("{}: {} in {seconds:.3} s", way.name(), case.name))?;
                     seen.add(way.name(), seconds);
                 }
-                Err(error) if way != Way::Ours => {
+                Err(error) if !way.is_ours() => {
                     program.absent(&case.name, way.name(), &format!("{error:#}"))?;
                     ways.retain(|other| *other != way);
                 }
@@ -134,9 +170,31 @@ fn measure(
 
 /// From none to all on vfio-pci, and none again.
 fn create_and_bind(pf: &str, count: usize, way: Way) -> Result<f64> {
+    let seconds = timed(|| bring_up(pf, count, way));
+    end(pf, count, seconds)
+}
+
+/// As above, and each has answered a read of its registers before they go. Closing them is not in it.
+fn create_and_open(pf: &str, count: usize, way: Way) -> Result<f64> {
+    let mut held = None;
+    let seconds = timed(|| {
+        bring_up(pf, count, way)?;
+        let functions: Vec<Bdf> = vfs(pf).iter().map(|vf| vf.parse()).collect::<Result<_, _>>()?;
+        held = Some(match way {
+            Way::Ours => open::one_by_one(&functions)?,
+            Way::OursAtOnce => open::all_at_once(&functions)?,
+            _ => open::theirs(&functions)?,
+        });
+        Ok(())
+    });
+    drop(held);
+    end(pf, count, seconds)
+}
+
+fn bring_up(pf: &str, count: usize, way: Way) -> Result<()> {
     let number = count.to_string();
-    let seconds = timed(|| match way {
-        Way::Ours => done(&["vf", "create", pf, &number, "--driver", "vfio-pci"]).map(drop),
+    match way {
+        Way::Ours | Way::OursAtOnce => done(&["vf", "create", pf, &number, "--driver", "vfio-pci"]).map(drop),
         Way::Script => {
             let script = format!("cd {} && {SCRIPT}", dir(pf).display());
             command(Command::new("sh").args(["-c", &script, &number]))
@@ -145,8 +203,7 @@ fn create_and_bind(pf: &str, count: usize, way: Way) -> Result<f64> {
             create(pf, &number)?;
             bind(pf, way)
         }
-    });
-    end(pf, count, seconds)
+    }
 }
 
 /// As above, without what creating takes.

@@ -14,8 +14,13 @@ const WAITS: usize = 25;
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Raises the interrupt for a thread that sleeps: what passes until it has it, several times.
-pub(super) fn measure(meter: Meter, way: &mut Way<'_>, raise: impl Fn(u32)) -> Result<Vec<f64>> {
-    let (vector, event) = (way.vector, way.event);
+pub(super) fn measure(
+    meter: Meter,
+    way: &mut Way<'_>,
+    raise: impl Fn() -> Result<()>,
+    settle: impl Fn() -> Result<()>,
+) -> Result<Vec<f64>> {
+    let event = way.event;
     let wait = &mut way.wait;
     let (number, numbers) = channel();
     let (woken, wakes) = channel();
@@ -32,7 +37,7 @@ pub(super) fn measure(meter: Meter, way: &mut Way<'_>, raise: impl Fn(u32)) -> R
             }
             Ok(())
         });
-        let raised = pin(0).and_then(|()| raise_all(meter, &numbers, &wakes, || raise(vector)));
+        let raised = pin(0).and_then(|()| raise_all(meter, &numbers, &wakes, raise, settle));
         drop(wakes);
         if raised.is_err() {
             // Whoever still waits finds that nobody listens.
@@ -49,7 +54,13 @@ pub(super) fn measure(meter: Meter, way: &mut Way<'_>, raise: impl Fn(u32)) -> R
 }
 
 /// From each raise to the wake that it brought.
-fn raise_all(meter: Meter, numbers: &Receiver<i32>, wakes: &Receiver<Look>, raise: impl Fn()) -> Result<Vec<f64>> {
+fn raise_all(
+    meter: Meter,
+    numbers: &Receiver<i32>,
+    wakes: &Receiver<Look>,
+    raise: impl Fn() -> Result<()>,
+    settle: impl Fn() -> Result<()>,
+) -> Result<Vec<f64>> {
     let number = numbers
         .recv_timeout(LIMIT)
         .context("the thread that waits did not start")?;
@@ -57,8 +68,9 @@ fn raise_all(meter: Meter, numbers: &Receiver<i32>, wakes: &Receiver<Look>, rais
         .map(|_| {
             until_asleep(number)?;
             let begin = meter.look();
-            raise();
+            raise()?;
             let woken = wakes.recv_timeout(LIMIT).context("the interrupt woke nobody")?;
+            settle()?;
             Ok(meter.between(begin, woken))
         })
         .collect()

@@ -20,8 +20,6 @@ type Wait<'a> = Box<dyn FnMut() -> Result<()> + Send + 'a>;
 /// Somebody who waits.
 pub(super) struct Way<'a> {
     pub(super) name: &'static str,
-    /// What is raised for it.
-    pub(super) vector: u32,
     pub(super) event: &'a EventFd,
     pub(super) wait: Wait<'a>,
 }
@@ -38,9 +36,8 @@ impl How {
     }
 }
 
-/// Ours and bare calls. The events are that of vector 0, which blocks, and that of vector 1, which does not.
-pub(super) fn ways(how: How, events: &[EventFd; 2]) -> Result<Vec<Way<'_>>> {
-    let [event, nonblocking] = events;
+/// Ours and bare calls, for an event of which a read blocks, but for [`How::Busy`].
+pub(super) fn ways(how: How, event: &EventFd) -> Result<Vec<Way<'_>>> {
     let (ours, raw): (Wait<'_>, Wait<'_>) = match how {
         How::Blocking => (
             Box::new(move || {
@@ -70,13 +67,13 @@ pub(super) fn ways(how: How, events: &[EventFd; 2]) -> Result<Vec<Way<'_>>> {
         }
         How::Busy => (
             Box::new(move || {
-                while nonblocking.try_read()?.is_none() {}
+                while event.try_read()?.is_none() {}
                 Ok(())
             }),
             Box::new(move || {
                 let mut count = [0; 8];
                 loop {
-                    match read(nonblocking, &mut count) {
+                    match read(event, &mut count) {
                         Err(Errno::AGAIN) => {}
                         other => return Ok(other.map(drop)?),
                     }
@@ -84,24 +81,9 @@ pub(super) fn ways(how: How, events: &[EventFd; 2]) -> Result<Vec<Way<'_>>> {
             }),
         ),
     };
-    let (vector, event) = match how {
-        How::Busy => (1, nonblocking),
-        How::Blocking | How::Epoll => (0, event),
-    };
-    Ok(vec![
-        Way {
-            name: "ours",
-            vector,
-            event,
-            wait: ours,
-        },
-        Way {
-            name: "raw",
-            vector,
-            event,
-            wait: raw,
-        },
-    ])
+    Ok([("ours", ours), ("raw", raw)]
+        .map(|(name, wait)| Way { name, event, wait })
+        .into())
 }
 
 #[inline]

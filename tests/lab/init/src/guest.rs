@@ -21,7 +21,8 @@ const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 const PROBE: Duration = Duration::from_secs(30);
 
 /// Reports on the console, line by line; each line begins with `guest:`. With `lab.hotplug` on the kernel's command line it goes on with
-/// what comes and goes, until the machine is switched off from outside; with `lab.edu` it lets a program of ours drive the edus that it has.
+/// what comes and goes, until the machine is switched off from outside; with `lab.edu` it lets a program of ours drive the edus that it has, and with
+/// `lab.edu=COUNT` time so many of their interrupts.
 pub(crate) fn report() -> Result<()> {
     say(&format!("guest: Linux {} is up", uname().release().to_string_lossy()));
     if let Ok(nodes) = mounts::read("/sys/devices/system/node/online")
@@ -39,9 +40,11 @@ pub(crate) fn report() -> Result<()> {
         seen = true;
         use_interface(interface)?;
     }
-    if mounts::command_line()?.contains("lab.edu") {
+    let options = mounts::command_line()?;
+    if let Some(option) = options.split_whitespace().find(|option| option.starts_with("lab.edu")) {
+        let count = option.split_once('=').map(|(_, count)| count);
         for device in devices.iter().filter(|device| is_edu(device)) {
-            drive(device)?;
+            drive(device, count)?;
         }
         return Ok(());
     }
@@ -64,13 +67,14 @@ fn is_edu(device: &Path) -> bool {
 }
 
 /// Lets a program of ours drive an edu, without an IOMMU: this guest has nothing to lose, and ends with it.
-fn drive(device: &Path) -> Result<()> {
+fn drive(device: &Path, count: Option<&str>) -> Result<()> {
     let name = device.file_name().unwrap_or_default().to_string_lossy();
     set(Path::new("/sys/module/vfio/parameters/enable_unsafe_noiommu_mode"), "Y")?;
     set(&device.join("driver_override"), "vfio-pci")?;
     set(Path::new("/sys/bus/pci/drivers_probe"), &name)?;
     let output = Command::new(PROGRAM)
         .arg(&*name)
+        .args(count)
         .output()
         .with_context(|| format!("start {PROGRAM}"))?;
     for line in String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).lines() {

@@ -59,15 +59,23 @@ pub(super) fn machine(machine: &Machine, kernel: &Kernel, qemu: &Qemu) -> Result
     } else {
         "time"
     };
-    let facts = [
+    let mut facts = BTreeMap::from([
         ("QEMU", format!("{}, TCG", qemu.version)),
         ("kernel's flavour", kernel.flavour.to_string()),
         ("kernel's image", format!("SHA-256 {}", digest(&kernel.image)?)),
         ("IOMMU", format!("{:?}", machine.iommu)),
         ("memory", format!("{} MiB", machine.memory_mib)),
         ("clock", clock.to_owned()),
-    ];
-    Ok(facts.map(|(name, value)| (name.to_owned(), value)).into())
+    ]);
+    // Where it was built here, its options lie beside it; of a package's, the image says it all.
+    let options = kernel.image.with_file_name("config");
+    if options.exists() {
+        facts.insert("kernel's options", format!("SHA-256 {}", digest(&options)?));
+    }
+    Ok(facts
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect())
 }
 
 /// The load averages.
@@ -76,7 +84,7 @@ pub(super) fn load() -> String {
     text.split_whitespace().take(2).collect::<Vec<_>>().join(", ")
 }
 
-/// The beginning of a file's digest, by which kernels of other options are told apart.
+/// The beginning of a file's digest, by which kernels are told apart.
 fn digest(path: &Path) -> Result<String> {
     let mut bytes = Vec::new();
     let file = File::open(path).and_then(|mut file| file.read_to_end(&mut bytes));

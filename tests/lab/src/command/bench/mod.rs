@@ -10,7 +10,8 @@ use super::{boot, exec, say};
 use anyhow::{Context, Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use lab::{
-    Cache, Flavour, Kernel, Machine, Output, Qemu, Setup, Vm, build_release_example, build_release_programs, cargo,
+    Cache, Flavour, Kernel, Machine, Output, Qemu, Setup, Vm, build_guest_driver, build_release_example,
+    build_release_programs, cargo,
 };
 use lines::Lines;
 pub(crate) use plan::Part;
@@ -31,7 +32,7 @@ pub(crate) struct Options {
     /// Kernel to boot [default: full when it is built, else stock]
     #[arg(long, value_enum)]
     kernel: Option<Flavour>,
-    /// Fewer cases and turns: ten minutes instead of forty
+    /// Fewer cases and turns: a quarter of an hour instead of fifty minutes
     #[arg(long)]
     quick: bool,
     /// Refuse to begin when a program that is compared with is missing, instead of leaving it out
@@ -161,7 +162,13 @@ impl Stage {
     fn in_lab(&self, machine: &Machine, kernel: &Kernel, step: &Step, lines: &mut Lines) -> Result<()> {
         let argv = self.argv(step)?;
         let mut vm = boot(&self.qemu, kernel, machine)?;
-        let exec = exec(&self.qemu, kernel, &self.programs, argv);
+        let mut exec = exec(&self.qemu, kernel, &self.programs, argv);
+        if step.part == Part::Guest {
+            let with_driver = self.out.join("guest.cpio");
+            lab::add_program(&vm.guest_initrd(), &build_guest_driver()?, "no_iommu", &with_driver)?;
+            exec.env
+                .push(("LAB_GUEST_EDU_INITRD".to_owned(), with_driver.display().to_string()));
+        }
         let finished = run_until(&mut vm, &exec, step.limit, |output| match output {
             Output::Stdout(bytes) => lines.take(bytes, |line| self.note(line)),
             Output::Stderr(bytes) => self.note(String::from_utf8_lossy(bytes).trim_end()),
