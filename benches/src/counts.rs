@@ -1,5 +1,5 @@
 //! Counting instructions: each operation in a few turns under callgrind, which counts what [`metered`](crate::ops::metered) runs, and not what a model
-//! of a device does meanwhile.
+//! of a device, or of KVM, does meanwhile.
 //!
 //! Compared are the sums of all turns with those of [`Baselines`], which hold for one compiler, C library and valgrind: what they have in common is
 //! in their [`key`]. gungraun would do the same, with a program of its own that has to be installed in the right version.
@@ -123,6 +123,8 @@ pub fn count(program: &Path, arguments: &[&str], operations: &[Operation]) -> Re
         .arg("--toggle-collect=benches::ops::metered*")
         // The registers of the fake machine, and with them the model of a device.
         .arg("--toggle-collect=<vfio_core::fake::vfio::mapping::Mapping as*")
+        // What stands for calls of KVM.
+        .arg("--toggle-collect=<vmm_glue::fake::FakeRoute as*")
         .arg("--dump-after=benches::counts::counted_turn*")
         .arg(format!("--callgrind-out-file={}", files.display()))
         .arg(program)
