@@ -1,5 +1,5 @@
 //! Counting instructions: each operation in a few turns under callgrind, which counts what [`metered`](crate::ops::metered) runs, and not what a model
-//! of a device does meanwhile.
+//! of a device, or of KVM, does meanwhile.
 //!
 //! Compared are the sums of all turns with those of [`Baselines`], which hold for one compiler, C library and valgrind: what they have in common is
 //! in their [`key`]. gungraun would do the same, with a program of its own that has to be installed in the right version.

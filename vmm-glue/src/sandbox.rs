@@ -14,9 +14,14 @@ use seccompiler::{
 };
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+use vfio_core::EventFd;
 
 /// The newest Landlock that is asked for; older kernels do what they can of it.
 const LANDLOCK: ABI = ABI::V6;
+
+/// How long a thread that has been joined may be seen, on a busy machine.
+const LINGERING: Duration = Duration::from_secs(2);
 
 /// What is allowed whatever its arguments are: moving data, waiting, memory, threads, clocks, and ending.
 const ALLOWED: [libc::c_long; 68] = [
@@ -152,17 +157,25 @@ fn lock(left: Left) -> Result<Enclosure> {
     Ok(enclosure)
 }
 
-/// Checks that there is no other thread, which would keep its rights. To be called before rights are given up.
+/// Checks that there is no other thread, which would keep its rights. To be called before rights are given up. One that is at its end has time to go:
+/// whoever has joined it still sees it for a moment.
 ///
 /// # Errors
 ///
 /// [`ErrorKind::Invalid`] when there is one; when `/proc` cannot be read.
 pub fn alone() -> Result<()> {
     let failed = |kind| Error::new("look for other threads", kind);
-    let threads = std::fs::read_dir("/proc/self/task").map_err(|error| failed(ErrorKind::Io(error)))?;
-    match threads.count() {
-        1 => Ok(()),
-        _ => Err(failed(ErrorKind::Invalid("another thread would keep its rights"))),
+    // Nobody signals it.
+    let (deadline, pause) = (Instant::now() + LINGERING, EventFd::new()?);
+    loop {
+        let threads = std::fs::read_dir("/proc/self/task").map_err(|error| failed(ErrorKind::Io(error)))?;
+        if threads.count() == 1 {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            return Err(failed(ErrorKind::Invalid("another thread would keep its rights")));
+        }
+        pause.wait_timeout(Duration::from_millis(1))?;
     }
 }
 
@@ -315,7 +328,7 @@ mod tests {
         let thread = std::thread::spawn(|| vec![1_u8; 8 << 20].len());
         let works = [
             thread.join().is_ok_and(|len| len == 8 << 20),
-            vfio_core::EventFd::new().is_ok_and(|event| event.signal().is_ok()),
+            EventFd::new().is_ok_and(|event| event.signal().is_ok()),
         ];
         let all = denied.iter().chain(&works).all(|is_so| *is_so);
         std::process::exit(if all { 7 } else { 8 });
