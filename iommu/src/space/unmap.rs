@@ -156,11 +156,11 @@ fn inside(mappings: &BTreeMap<Iova, Box<Entry>>, range: IovaRange) -> Result<Vec
     let before = mappings.range(..range.start()).next_back();
     let touched = before.into_iter().chain(mappings.range(range.start()..=range.last()));
     let touched = touched.filter(|(_, entry)| entry.range.overlaps(&range));
-    let check = |(start, entry): (&Iova, &Box<Entry>)| {
+    let checked = touched.map(|(start, entry)| {
         let is_inside = range.contains(&entry.range);
         is_inside
             .then_some(*start)
             .ok_or(Error::Invalid("a mapping lies across an end of the range"))
-    };
-    touched.map(check).collect()
+    });
+    checked.collect()
 }
