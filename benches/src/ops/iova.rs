@@ -16,8 +16,8 @@ const PAGE: u64 = 4096;
 const SPACE: u64 = 1 << 47;
 const LIVE: [u64; 4] = [1_000, 10_000, 100_000, 1_000_000];
 const STEPS: u32 = 64;
-/// Where instructions are counted: few steps search, so that turns of few steps differ.
-const COUNTED_STEPS: u32 = 8192;
+/// Where instructions are counted, the whole trace: few of its steps search, so that parts of it differ.
+const COUNTED_STEPS: u32 = 16_384;
 /// Steps until holes come and go in equal measure.
 const SETTLING: u32 = 4096;
 /// Steps until the same requests come again.
