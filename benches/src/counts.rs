@@ -26,13 +26,15 @@ const TOLERANCE: f64 = 0.03;
 /// Operations on more are not checked: to make them ready takes minutes under callgrind.
 const MOST: u64 = 100_000;
 
-/// Functions of the fake machine, which do not count: registers, and with them the model of a device, and what maps and unmaps.
-const MODELS: [&str; 5] = [
+/// Functions of the fake machine, which do not count: registers, and with them the model of a device, what maps and unmaps, and
+/// what stands for calls of KVM.
+const MODELS: [&str; 6] = [
     "<vfio_core::fake::vfio::mapping::Mapping as*",
     "<vfio_core::fake::iommu::calls::Handle as vfio_core::sys::iommufd::Calls>::ioas_map",
     "<vfio_core::fake::iommu::calls::Handle as vfio_core::sys::iommufd::Calls>::ioas_unmap",
     "<vfio_core::fake::vfio::container::Handle as vfio_core::sys::vfio::ContainerCalls>::map_dma",
     "<vfio_core::fake::vfio::container::Handle as vfio_core::sys::vfio::ContainerCalls>::unmap_dma",
+    "<vmm_glue::fake::FakeRoute as*",
 ];
 
 /// Instructions for each operation that is checked, by its name.

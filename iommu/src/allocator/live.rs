@@ -1,8 +1,8 @@
 //! The ranges that are handed out, by their first grain.
 //!
 //! Extendible hashing (Fagin, Nievergelt, Pippenger, Strong, ACM TODS 4(3), 1979): a directory leads from the first bits of a hash to a page
-//! of a few ranges, and a page that is full becomes two. No call ever moves more than a page, and a directory of four bytes for each of
-//! them, and nothing is copied when the table grows. The hash is another one for each table, so nobody can choose ranges that fill one page.
+//! of a few ranges, and a page that is full becomes two. A call moves what is in a page or two, and copies the directory where that
+//! doubles, but never all ranges. The hash is another one for each table, so nobody can choose ranges that fill one page.
 
 use super::Grains;
 use std::fmt;
@@ -13,31 +13,30 @@ pub(super) struct Live {
     /// Indices of pages, by the first [`depth`](Self::depth) bits of a hash.
     directory: Vec<u32>,
     depth: u32,
+    #[expect(clippy::vec_box, reason = "they are not to be copied when there are more of them")]
     pages: Vec<Box<Page>>,
     seed: u64,
     len: usize,
 }
 
-/// The ranges whose hashes have the first `depth` bits in common, each at the place that its hash gives or, where others are, behind them.
+/// The ranges whose hashes have the first `depth` bits in common, in no order.
+#[derive(Default)]
 struct Page {
     depth: u32,
-    used: usize,
-    slots: [Slot; SLOTS],
+    used: u32,
+    firsts: [u64; SLOTS],
+    counts: [u64; SLOTS],
 }
 
-/// None has no grains.
-type Slot = (u64, u64);
-
-const SLOTS: usize = 64;
-/// More in a page, and a search would take long.
-const MOST: usize = SLOTS - SLOTS / 8;
+/// Fewer, and the directory would outgrow the pages; more, and a search would take long.
+const SLOTS: usize = 16;
 
 impl Live {
     pub(super) fn new() -> Self {
         Self {
             directory: vec![0],
             depth: 0,
-            pages: vec![Box::new(Page::new(0))],
+            pages: vec![Box::default()],
             seed: RandomState::new().hash_one(()),
             len: 0,
         }
@@ -49,10 +48,8 @@ impl Live {
 
     /// How many grains the range has that begins there.
     pub(super) fn count(&self, first: u64) -> Option<u64> {
-        let hash = hash(first, self.seed);
-        let page = self.pages.get(self.page_of(hash))?;
-        let (_, count) = page.slots.get(page.find(first, hash)?)?;
-        Some(*count)
+        let page = self.pages.get(self.page_of(hash(first, self.seed)))?;
+        page.counts.get(page.find(first)?).copied()
     }
 
     /// Adds a range of at least one grain. None may begin there.
@@ -61,8 +58,7 @@ impl Live {
         loop {
             let index = self.page_of(hash);
             let Some(page) = self.pages.get_mut(index) else { return };
-            if page.used < MOST {
-                page.insert((first, count), hash);
+            if page.push(first, count) {
                 self.len += 1;
                 return;
             }
@@ -72,24 +68,15 @@ impl Live {
 
     /// Removes this range, if there is this very one.
     pub(super) fn remove(&mut self, first: u64, count: u64) -> bool {
-        let (hash, seed) = (hash(first, self.seed), self.seed);
-        let index = self.page_of(hash);
-        let Some(page) = self.pages.get_mut(index) else {
-            return false;
-        };
-        let found = page.find(first, hash);
-        let found = found.filter(|&at| page.slots.get(at) == Some(&(first, count)));
-        let Some(at) = found else { return false };
-        page.remove(at, seed);
-        self.len -= 1;
-        true
+        let index = self.page_of(hash(first, self.seed));
+        let is_removed = self.pages.get_mut(index).is_some_and(|page| page.remove(first, count));
+        self.len -= usize::from(is_removed);
+        is_removed
     }
 
     /// All of them, in no order.
     pub(super) fn iter(&self) -> impl Iterator<Item = Grains> {
-        let slots = self.pages.iter().flat_map(|page| &page.slots);
-        let used = slots.filter(|(_, count)| *count > 0);
-        used.map(|&(first, count)| Grains::new(first, count))
+        self.pages.iter().flat_map(|page| page.iter())
     }
 
     fn page_of(&self, hash: u64) -> usize {
@@ -107,12 +94,17 @@ impl Live {
             self.depth += 1;
         }
         let depth = page.depth + 1;
-        let full = std::mem::replace(&mut **page, Page::new(depth));
-        let mut upper = Box::new(Page::new(depth));
-        for slot in full.slots.into_iter().filter(|(_, count)| *count > 0) {
-            let hash = self::hash(slot.0, self.seed);
-            let is_upper = leading(hash, depth) % 2 == 1;
-            if is_upper { &mut upper } else { &mut *page }.insert(slot, hash);
+        let empty = || Page {
+            depth,
+            ..Page::default()
+        };
+        let full = std::mem::replace(&mut **page, empty());
+        let mut upper = Box::new(empty());
+        for range in full.iter() {
+            let is_upper = leading(self::hash(range.first, self.seed), depth) % 2 == 1;
+            let half = if is_upper { &mut upper } else { &mut *page };
+            // A new page has room for all that was in one.
+            let _has_room = half.push(range.first, range.last - range.first + 1);
         }
         self.pages.push(upper);
         // Those with one more bit in common, of which it is set.
@@ -123,60 +115,41 @@ impl Live {
 }
 
 impl Page {
-    fn new(depth: u32) -> Self {
-        Self {
-            depth,
-            used: 0,
-            slots: [(0, 0); SLOTS],
-        }
+    fn iter(&self) -> impl Iterator<Item = Grains> {
+        let ranges = self.firsts.iter().zip(&self.counts);
+        let ranges = ranges.take(self.used as usize);
+        ranges.map(|(&first, &count)| Grains::new(first, count))
     }
 
     /// Where the range is that begins there.
-    fn find(&self, first: u64, hash: u64) -> Option<usize> {
-        let mut at = place(hash);
-        // Some place is vacant.
-        loop {
-            match self.slots.get(at)? {
-                (_, 0) => return None,
-                (found, _) if *found == first => return Some(at),
-                _ => at = (at + 1) % SLOTS,
-            }
-        }
+    fn find(&self, first: u64) -> Option<usize> {
+        let used = self.firsts.get(..self.used as usize)?;
+        used.iter().position(|found| *found == first)
     }
 
-    /// Adds a range to a page that is not full.
-    fn insert(&mut self, slot: Slot, hash: u64) {
-        let mut at = place(hash);
-        while let Some(there) = self.slots.get_mut(at) {
-            if there.1 == 0 {
-                *there = slot;
-                self.used += 1;
-                return;
-            }
-            at = (at + 1) % SLOTS;
-        }
+    /// Adds a range; `false` if the page is full.
+    #[must_use]
+    fn push(&mut self, first: u64, count: u64) -> bool {
+        let at = self.used as usize;
+        let (Some(place), Some(its_count)) = (self.firsts.get_mut(at), self.counts.get_mut(at)) else {
+            return false;
+        };
+        (*place, *its_count) = (first, count);
+        self.used += 1;
+        true
     }
 
-    /// Vacates a place, and moves those up that would not be found behind a vacant one.
-    fn remove(&mut self, at: usize, seed: u64) {
+    /// Removes this range, if there is this very one. The last one takes its place.
+    fn remove(&mut self, first: u64, count: u64) -> bool {
+        let found = self.find(first);
+        let Some(at) = found.filter(|&at| self.counts.get(at) == Some(&count)) else {
+            return false;
+        };
         self.used -= 1;
-        let (mut vacant, mut at) = (at, at);
-        let distance = |from: usize, to: usize| to.wrapping_sub(from) % SLOTS;
-        loop {
-            at = (at + 1) % SLOTS;
-            let next = self.slots.get(at).filter(|(_, count)| *count > 0).copied();
-            let moved = next.filter(|(first, _)| distance(place(hash(*first, seed)), at) >= distance(vacant, at));
-            if next.is_some() && moved.is_none() {
-                continue;
-            }
-            if let Some(slot) = self.slots.get_mut(vacant) {
-                *slot = moved.unwrap_or_default();
-            }
-            if next.is_none() {
-                return;
-            }
-            vacant = at;
-        }
+        let last = self.used as usize;
+        self.firsts.swap(at, last);
+        self.counts.swap(at, last);
+        true
     }
 }
 
@@ -196,11 +169,6 @@ fn hash(first: u64, seed: u64) -> u64 {
 fn leading(hash: u64, bits: u32) -> usize {
     let leading = hash.checked_shr(u64::BITS - bits).unwrap_or(0);
     usize::try_from(leading).unwrap_or(usize::MAX)
-}
-
-/// By bits that are no leading ones, as these are the same in a page.
-fn place(hash: u64) -> usize {
-    usize::try_from((hash >> 24) % SLOTS as u64).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -248,7 +216,7 @@ mod tests {
         }
         assert!((0..ranges).all(|first| live.count(first << 9) == Some(1)));
         assert!(
-            live.pages.len() > 2 && live.len() * 3 > live.pages.len() * SLOTS,
+            live.pages.len() > 2 && live.len() * 2 > live.pages.len() * SLOTS,
             "{}",
             live.pages.len()
         );

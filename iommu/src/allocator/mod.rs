@@ -8,14 +8,19 @@
 //!
 //! # Cost
 //!
-//! Freed ranges of sizes that recur wait in a stack per size, and are handed out again without a search. Everything is O(log n) in the
-//! number of ranges. The factor is the bits of an address: a free range is indexed once for each alignment that an address in it is the
-//! first to have, at most 64 times, and a search looks once at each alignment of each power of two of addresses, at most 2000 times when
-//! nothing is found. Two things cost more: a request that fails at first joins the waiting ranges, at most 4096, with their neighbours
-//! and looks again, as does the release of a 33rd size; and [`set_allowed`](IovaAllocator::set_allowed) goes through all ranges.
+//! Live ranges are in a hash table, and the last 4096 that were released wait in a stack for each size: what is handed out from there
+//! costs the same however many are live. What has waited too long is joined with its neighbours, and what is not found there is searched
+//! for: both are O(log n) in the number of ranges. The factor is the bits of an address: a free range is indexed once for each alignment
+//! that an address in it is the first to have, at most 64 times, and a search looks once at each alignment of each power of two of
+//! addresses, at most 2000 times when nothing is found.
 //!
-//! A live range takes 16 bytes in a B-tree whose nodes are at least half full: 20 to 40 bytes. A free range takes about as much twice
-//! over, and again for each further alignment that it is indexed under.
+//! Some calls cost more: a request that fails at first joins the waiting ranges with their neighbours and looks again;
+//! [`set_allowed`](IovaAllocator::set_allowed) goes through all ranges, and so may a [`reserve`](IovaAllocator::reserve) that is refused,
+//! to say what is in the way; and when the number of live ranges has grown to several times what it was, a table of some 4 bytes for each
+//! is copied.
+//!
+//! A live range takes 20 to 40 bytes. A free range takes twice 16 bytes in B-trees whose nodes are at least half full, and 16 again for each
+//! further alignment that it is indexed under. The waiting ranges take 96 KiB at most.
 
 mod free;
 mod live;
@@ -43,8 +48,8 @@ use vfio_core::{Iova, IovaRange};
 /// ```
 #[derive(Debug)]
 pub struct IovaAllocator {
-    /// Bytes to a grain, the unit of everything below.
-    granule: u64,
+    /// Binary logarithm of the bytes to a grain, the unit of everything below.
+    shift: u32,
     /// Sorted, disjoint, not touching.
     allowed: Vec<Grains>,
     /// Allowed, and neither live nor recent; never grain 0.
@@ -93,7 +98,7 @@ impl IovaAllocator {
             return Err(Error::Invalid("the granule is not a power of two above 1"));
         }
         let mut allocator = Self {
-            granule,
+            shift: granule.trailing_zeros(),
             allowed: Vec::new(),
             free: FreeRanges::new(NARROW.saturating_sub(granule.trailing_zeros())),
             live: Live::new(),
@@ -106,7 +111,7 @@ impl IovaAllocator {
     /// Bytes to which starts and lengths are rounded.
     #[must_use]
     pub fn granule(&self) -> u64 {
-        self.granule
+        1 << self.shift
     }
 
     /// How many ranges are handed out.
@@ -124,16 +129,20 @@ impl IovaAllocator {
     pub fn allocate(&mut self, request: Request) -> Result<IovaRange> {
         let (count, order) = self.in_grains(&request)?;
         let first = self.last_grain(request.width).and_then(|last| {
-            let beside = request.pages_begun().find_map(|(size, offset)| {
-                let order = (size / self.granule).checked_ilog2()?;
-                self.take(count, order, offset / self.granule, last)
+            let beside = request.pages_begun().and_then(|mut pages| {
+                pages.find_map(|(size, offset)| {
+                    let order = (size >> self.shift).checked_ilog2()?;
+                    self.take(count, order, offset >> self.shift, last)
+                })
             });
             beside.or_else(|| self.take(count, order, 0, last))
         });
-        let first = first.ok_or(Error::NoSpace {
-            len: request.len,
-            alignment: self.granule << order,
-        })?;
+        let Some(first) = first else {
+            return Err(Error::NoSpace {
+                len: request.len,
+                alignment: self.granule() << order,
+            });
+        };
         self.live.insert(first, count);
         Ok(self.in_bytes(Grains::new(first, count)))
     }
@@ -145,8 +154,8 @@ impl IovaAllocator {
     /// [`Error::NotAllowed`] if part of it may not be used, [`Error::InUse`] if part of it is handed out.
     pub fn reserve(&mut self, range: IovaRange) -> Result<IovaRange> {
         let grains = Grains {
-            first: range.start().0 / self.granule,
-            last: range.last().0 / self.granule,
+            first: range.start().0 >> self.shift,
+            last: range.last().0 >> self.shift,
         };
         if !self.is_allowed(grains) {
             return Err(Error::NotAllowed(range));
@@ -188,9 +197,11 @@ impl IovaAllocator {
     ///
     /// [`Error::NotAllocated`] if it was not, or not as one whole; nothing changes then.
     pub fn release(&mut self, range: IovaRange) -> Result<()> {
-        let (first, last) = (range.start().0 / self.granule, range.last().0 / self.granule);
+        let (first, last) = (range.start().0 >> self.shift, range.last().0 >> self.shift);
         let grains = Grains { first, last };
-        if grains.in_bytes(self.granule) != range || !self.live.remove(first, last - first + 1) {
+        // Whole grains: nothing below the first, and all of the last.
+        let is_whole = (range.start().0 | !range.last().0).trailing_zeros() >= self.shift;
+        if !is_whole || !self.live.remove(first, last - first + 1) {
             return Err(Error::NotAllocated(range));
         }
         // What is no longer allowed must not come back, and grain 0 belongs to nobody.
@@ -292,34 +303,34 @@ impl IovaAllocator {
         if request.len == 0 {
             return Err(Error::Invalid("a range of no bytes"));
         }
-        let count = request.len.div_ceil(self.granule);
+        let count = ((request.len - 1) >> self.shift) + 1;
         let alignment = match request.alignment {
             Some(alignment) if !alignment.is_power_of_two() => {
                 return Err(Error::Invalid("the alignment is not a power of two"));
             }
-            Some(alignment) => alignment.max(self.granule),
-            None => request.len.min(LARGEST_PAGE).next_power_of_two().max(self.granule),
+            Some(alignment) => alignment,
+            None => request.len.min(LARGEST_PAGE).next_power_of_two(),
         };
-        Ok((count, (alignment / self.granule).trailing_zeros()))
+        Ok((count, alignment.trailing_zeros().saturating_sub(self.shift)))
     }
 
     /// The last whole grain that an address of `width` bits reaches.
     fn last_grain(&self, width: u32) -> Option<u64> {
         // A granule is a power of two above 1.
-        let bits = width.min(u64::BITS).checked_sub(self.granule.trailing_zeros())?;
+        let bits = width.min(u64::BITS).checked_sub(self.shift)?;
         Some((1 << bits) - 1)
     }
 
     /// The whole grains of a range.
     fn inside(&self, range: &IovaRange) -> Option<Grains> {
-        let first = range.start().0.div_ceil(self.granule);
-        let end = (u128::from(range.last().0) + 1) / u128::from(self.granule);
+        let first = range.start().0.div_ceil(self.granule());
+        let end = (u128::from(range.last().0) + 1) >> self.shift;
         let last = u64::try_from(end).ok()?.checked_sub(1)?;
         (first <= last).then_some(Grains { first, last })
     }
 
     fn in_bytes(&self, grains: Grains) -> IovaRange {
-        grains.in_bytes(self.granule)
+        grains.in_bytes(self.shift)
     }
 }
 
@@ -361,10 +372,16 @@ impl Request {
 
 impl Request {
     /// Sizes of large pages that the range can hold, down to the first in which its address is aligned; and where in one it begins.
-    fn pages_begun(self) -> impl Iterator<Item = (u64, u64)> {
+    /// `None` where there are none, as mostly.
+    #[inline]
+    fn pages_begun(self) -> Option<impl Iterator<Item = (u64, u64)>> {
+        let [.., least] = LARGE_PAGES;
+        if self.len < least || self.address == 0 {
+            return None;
+        }
         let fitting = LARGE_PAGES.into_iter().filter(move |size| *size <= self.len);
         let begun = fitting.map(move |size| (size, self.address % size));
-        begun.take_while(|(_, offset)| *offset != 0)
+        Some(begun.take_while(|(_, offset)| *offset != 0))
     }
 }
 
@@ -377,9 +394,9 @@ impl Grains {
         }
     }
 
-    fn in_bytes(self, granule: u64) -> IovaRange {
-        let last = Iova(self.last * granule + (granule - 1));
-        IovaRange::from_bounds(Iova(self.first * granule), last).unwrap_or(IovaRange::ALL)
+    fn in_bytes(self, shift: u32) -> IovaRange {
+        let last = Iova((self.last << shift) | ((1 << shift) - 1));
+        IovaRange::from_bounds(Iova(self.first << shift), last).unwrap_or(IovaRange::ALL)
     }
 
     fn contains(self, other: Self) -> bool {

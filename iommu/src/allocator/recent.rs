@@ -22,11 +22,11 @@ struct Waiting {
     below: u64,
 }
 
-/// Ranges that wait at a time.
-const MOST: u64 = 1024;
+/// Ranges that wait at a time. Few where tests are to see what comes of waiting too long.
+const MOST: u64 = if cfg!(test) { 8 } else { 4096 };
 /// Sizes below this have a class of their own, the others share as many.
 const SMALL: u64 = 64;
-const CLASSES: usize = 2 * SMALL as usize;
+const CLASSES: usize = 128;
 /// How many in a class are looked at: others may not lie where they are wanted, or be of another size.
 const LOOKED_AT: usize = 4;
 /// A number that is too old to wait.
