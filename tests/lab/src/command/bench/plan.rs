@@ -160,15 +160,6 @@ fn all(is_quick: bool) -> Vec<Step> {
             &["open"],
             (0.5, 0.3),
         ),
-        // All of its VFs.
-        step(
-            Part::Open,
-            "open 127",
-            lab(wall(&[Device::Nvme127])),
-            "device-bench",
-            &["open"],
-            (1.5, 0.5),
-        ),
         Step {
             quick: &[],
             ..step(
@@ -198,7 +189,7 @@ fn all(is_quick: bool) -> Vec<Step> {
             lab(wall(&[Device::Nvme127, Device::Igb])),
             "bench-vfs",
             &[],
-            (8.0, 1.4),
+            (13.0, 2.0),
         ),
         step(
             Part::Nvme,
