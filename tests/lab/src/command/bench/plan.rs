@@ -194,7 +194,8 @@ fn all(is_quick: bool) -> Vec<Step> {
         step(
             Part::Nvme,
             "nvme rates",
-            lab(wall(&nvme)),
+            // fio wants System V's shared memory, which the full kernel does not have.
+            Place::Lab(wall(&nvme), Some(Flavour::Stock)),
             "bench-nvme",
             &["rates", "example:nvme-perf"],
             (4.5, 0.7),
@@ -202,7 +203,7 @@ fn all(is_quick: bool) -> Vec<Step> {
         step(
             Part::Nvme,
             "nvme instructions",
-            lab(counting(&nvme)),
+            Place::Lab(counting(&nvme), Some(Flavour::Stock)),
             "bench-nvme",
             &["costs", "example:nvme-perf"],
             (2.0, 0.7),
