@@ -87,10 +87,10 @@ impl Record {
     /// The case with its circumstances, as far as it does not say them itself.
     #[must_use]
     pub fn title(&self) -> String {
-        let given = self
-            .given
-            .iter()
-            .filter(|(name, value)| !self.case.contains(&format!("{value} {name}")));
+        let given = self.given.iter().filter(|(name, value)| {
+            let is_word = value.parse::<f64>().is_err() && self.case.contains(value.as_str());
+            !is_word && !self.case.contains(&format!("{value} {name}"))
+        });
         let given = given.map(|(name, value)| format!(", {name} {value}"));
         std::iter::once(self.case.clone()).chain(given).collect()
     }

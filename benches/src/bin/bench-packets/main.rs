@@ -1,8 +1,8 @@
 //! Frames of a virtual function of an 82576 by our driver and by DPDK's testpmd: how many in a second, or what each costs the CPU.
 //!
 //! `bench-packets rates|costs PROGRAM [--quick]`, with the path of `vf-pps`; costs are for a machine whose clock counts instructions, where a
-//! reading of the time-stamp counter is the number of instructions, too. Frames have 60 bytes and come in bursts of 32 over rings of 512. What a sender
-//! sends in a second is what another VF gets of it: the senders' own counts have frames in them that nobody saw.
+//! reading of the time-stamp counter is the number of instructions, too. Frames have 60 bytes and come in bursts of 32 over rings of 512. What was
+//! sent is what the device took, as its own counter says; far less arrives where another VF has to take it.
 #![forbid(unsafe_code)]
 
 use anyhow::{Context, Result, ensure};
@@ -31,7 +31,10 @@ enum Way {
 /// Which way frames go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Direction {
+    /// To nobody.
     Send,
+    /// To another VF, on which ours receives.
+    Deliver,
     Receive,
 }
 
@@ -66,7 +69,10 @@ fn main() -> Result<()> {
         Ok(_) => ways.push(Way::Testpmd),
         Err(error) => out.absent("", Way::Testpmd.name(), &format!("{TESTPMD}: {error}"))?,
     }
-    for direction in [Direction::Send, Direction::Receive] {
+    let mut directions = vec![Direction::Send, Direction::Deliver, Direction::Receive];
+    // Instructions are counted on one CPU, and a receiver's would be among them.
+    directions.retain(|direction| figure == What::Rates || *direction != Direction::Deliver);
+    for direction in directions {
         let case = bench.case(direction);
         let mut seen = Turns::default();
         for turn in 0..turns {
@@ -106,6 +112,7 @@ impl Bench {
         };
         let name = match direction {
             Direction::Send => "a VF sends 60 bytes",
+            Direction::Deliver => "a VF sends 60 bytes, what another one gets of it",
             Direction::Receive => "a VF receives 60 bytes",
         };
         Case {
@@ -118,26 +125,24 @@ impl Bench {
 
     fn once(&self, way: Way, direction: Direction) -> Result<f64> {
         let [first, second] = &self.functions;
-        let to = self.receiver();
+        let [_, to] = MACS;
         match (way, direction) {
-            // testpmd writes the headers of every frame, too.
             (Way::Ours, Direction::Send) => {
-                let mut sender = self.vf_pps(first, self.seconds_of_sender());
-                sender.args(["tx", "--fill", "--to", to]);
-                match self.figure {
-                    What::Rates => self.received_from(sender),
-                    What::Costs => Ok(1e9 / rate(&checked(&mut sender)?)?),
-                }
+                let rate = rate(&checked(&mut self.our_sender(NOBODY, self.seconds))?)?;
+                Ok(match self.figure {
+                    What::Rates => rate,
+                    What::Costs => 1e9 / rate,
+                })
             }
             (Way::Testpmd, Direction::Send) => {
-                let peer = format!("--eth-peer=0,{to}");
-                let mode = ["--forward-mode=txonly", "--txpkts=60", "--txd=512", &peer];
-                let sender = self.testpmd(first, &mode, self.seconds_of_sender())?;
+                let sender = self.testpmd_sender(first, NOBODY, self.seconds)?;
                 match self.figure {
-                    What::Rates => self.received_from(sender),
-                    What::Costs => Ok(cycles(sender)?),
+                    What::Rates => median_rate(sender, "Tx-pps:"),
+                    What::Costs => cycles(sender),
                 }
             }
+            (Way::Ours, Direction::Deliver) => self.received_from(self.our_sender(to, LONG)),
+            (Way::Testpmd, Direction::Deliver) => self.received_from(self.testpmd_sender(first, to, LONG)?),
             (Way::Ours, Direction::Receive) => {
                 let _sender = self.send_meanwhile()?;
                 let said = checked(self.vf_pps(second, self.seconds).arg("rx"))?;
@@ -150,28 +155,25 @@ impl Bench {
                 let _sender = self.send_meanwhile()?;
                 let receiver = self.testpmd(second, &["--forward-mode=rxonly", "--rxd=512"], self.seconds)?;
                 match self.figure {
-                    What::Rates => median_rate(receiver),
+                    What::Rates => median_rate(receiver, "Rx-pps:"),
                     What::Costs => cycles(receiver),
                 }
             }
         }
     }
 
-    /// Whom frames that are sent are for: of rates, the other function; instructions are counted on one CPU, which nobody shares with the sender.
-    fn receiver(&self) -> &'static str {
-        let [_, second] = MACS;
-        match self.figure {
-            What::Rates => second,
-            What::Costs => NOBODY,
-        }
+    /// testpmd writes the headers of every frame, so ours does, too.
+    fn our_sender(&self, to: &str, seconds: u64) -> Command {
+        let [first, _] = &self.functions;
+        let mut command = self.vf_pps(first, seconds);
+        command.args(["tx", "--fill", "--to", to]);
+        command
     }
 
-    /// For rates it is ended when its receiver has seen enough.
-    fn seconds_of_sender(&self) -> u64 {
-        match self.figure {
-            What::Rates => LONG,
-            What::Costs => self.seconds,
-        }
+    fn testpmd_sender(&self, function: &str, to: &str, seconds: u64) -> Result<Command> {
+        let peer = format!("--eth-peer=0,{to}");
+        let mode = ["--forward-mode=txonly", "--txpkts=60", "--txd=512", &peer];
+        self.testpmd(function, &mode, seconds)
     }
 
     /// Frames that the second function gets of a sender in a second.
@@ -233,10 +235,10 @@ fn cycles(mut testpmd: Command) -> Result<f64> {
     said.next().with_context(|| tail(&ran.stdout, &ran.stderr))
 }
 
-/// The median of the rates at which testpmd says it received.
-fn median_rate(mut testpmd: Command) -> Result<f64> {
+/// The median of the rates that testpmd shows each second behind these words: what the device has counted.
+fn median_rate(mut testpmd: Command, words: &str) -> Result<f64> {
     let ran = run(&mut testpmd)?;
-    let seen: Vec<f64> = after(&ran.stdout, "Rx-pps:").filter(|rate| *rate > 1000.0).collect();
+    let seen: Vec<f64> = after(&ran.stdout, words).filter(|rate| *rate > 1000.0).collect();
     let whole = seen.get(1..).unwrap_or_default();
     ensure!(!whole.is_empty(), "{}", tail(&ran.stdout, &ran.stderr));
     Ok(benches::report::compare::median(whole))

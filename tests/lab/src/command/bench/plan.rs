@@ -160,15 +160,6 @@ fn all(is_quick: bool) -> Vec<Step> {
             &["open"],
             (0.5, 0.3),
         ),
-        // All of its VFs.
-        step(
-            Part::Open,
-            "open 127",
-            lab(wall(&[Device::Nvme127])),
-            "device-bench",
-            &["open"],
-            (1.5, 0.5),
-        ),
         Step {
             quick: &[],
             ..step(
@@ -198,12 +189,13 @@ fn all(is_quick: bool) -> Vec<Step> {
             lab(wall(&[Device::Nvme127, Device::Igb])),
             "bench-vfs",
             &[],
-            (8.0, 1.4),
+            (13.0, 2.0),
         ),
         step(
             Part::Nvme,
             "nvme rates",
-            lab(wall(&nvme)),
+            // fio wants System V's shared memory, which the full kernel does not have.
+            Place::Lab(wall(&nvme), Some(Flavour::Stock)),
             "bench-nvme",
             &["rates", "example:nvme-perf"],
             (4.5, 0.7),
@@ -211,7 +203,7 @@ fn all(is_quick: bool) -> Vec<Step> {
         step(
             Part::Nvme,
             "nvme instructions",
-            lab(counting(&nvme)),
+            Place::Lab(counting(&nvme), Some(Flavour::Stock)),
             "bench-nvme",
             &["costs", "example:nvme-perf"],
             (2.0, 0.7),
