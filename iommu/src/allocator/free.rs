@@ -9,6 +9,7 @@
 
 use super::Grains;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 
 #[derive(Debug)]
 pub(super) struct FreeRanges {
@@ -41,28 +42,58 @@ impl FreeRanges {
         *self = Self::new(self.narrow);
     }
 
-    /// Where `count` grains fit at a multiple of 2^`order`, up to `last`, which is all ones.
-    ///
-    /// From the first address that is not narrow upwards, because a device that comes later may reach less; then from there downwards,
-    /// because the lowest ones are all that the narrowest have.
-    pub(super) fn find(&self, count: u64, order: u32, last: u64) -> Option<u64> {
-        let (narrow, reach) = (self.narrow, bits(last));
-        let zones = || (narrow + 1..=reach).chain((0..=narrow.min(reach)).rev());
-        let whole = zones().find_map(|zone| self.zones.get(zone as usize)?.find(count, order));
+    /// The first grain that is not kept for narrow devices.
+    pub(super) fn wide(&self) -> u64 {
+        1 << self.narrow
+    }
+
+    /// Where `count` grains fit at a multiple of 2^`order`, from the first one that is not narrow up to `last`, which is all ones: low
+    /// ones first, because a device that comes later may reach less.
+    pub(super) fn find_wide(&self, count: u64, order: u32, last: u64) -> Option<u64> {
+        self.find(self.narrow + 1..=bits(last), count, order, self.wide()..=last)
+    }
+
+    /// As [`find_wide`](Self::find_wide), but among those that are narrow, or begin there: high ones first, because the lowest are all
+    /// that the narrowest devices have.
+    pub(super) fn find_narrow(&self, count: u64, order: u32, last: u64) -> Option<u64> {
+        self.find((0..=self.narrow.min(bits(last))).rev(), count, order, 0..=last)
+    }
+
+    fn find(
+        &self,
+        zones: impl Iterator<Item = u32> + Clone,
+        count: u64,
+        order: u32,
+        within: RangeInclusive<u64>,
+    ) -> Option<u64> {
+        let mut all = zones.clone();
+        let whole = all.find_map(|zone| self.zones.get(zone as usize)?.find(count, order));
         // What is left lies across the end of a zone, but not of the last one.
         whole.or_else(|| {
-            zones()
-                .filter(|zone| *zone < reach)
-                .find_map(|zone| self.find_across(zone, count, order, last))
+            let mut inner = zones.filter(|zone| *zone < bits(*within.end()));
+            inner.find_map(|zone| self.find_across(zone, count, order, &within))
         })
     }
 
+    /// The last grain of the free range that has this one.
+    pub(super) fn end(&self, grain: u64) -> Option<u64> {
+        let (_, &last) = self.ranges.range(..=grain).next_back()?;
+        (last >= grain).then_some(last)
+    }
+
+    /// The last free grain before this one.
+    pub(super) fn last_before(&self, grain: u64) -> Option<u64> {
+        let (_, &last) = self.ranges.range(..grain).next_back()?;
+        Some(last)
+    }
+
     /// The highest fit in the range that goes on behind a zone.
-    fn find_across(&self, zone: u32, count: u64, order: u32, last: u64) -> Option<u64> {
-        let (&first, &end) = self.ranges.range(..1_u64.checked_shl(zone)?).next_back()?;
-        let highest = end.min(last).checked_sub(count - 1)?;
+    fn find_across(&self, zone: u32, count: u64, order: u32, within: &RangeInclusive<u64>) -> Option<u64> {
+        let next = 1_u64.checked_shl(zone)?;
+        let (&first, &end) = self.ranges.range(..next).next_back().filter(|(_, end)| **end >= next)?;
+        let highest = end.min(*within.end()).checked_sub(count - 1)?;
         let start = highest & u64::MAX.checked_shl(order)?;
-        (start >= first).then_some(start)
+        (start >= first.max(*within.start())).then_some(start)
     }
 
     pub(super) fn contains(&self, grains: Grains) -> bool {

@@ -14,23 +14,24 @@
 //! that an address in it is the first to have, at most 64 times, and a search looks once at each alignment of each power of two of
 //! addresses, at most 2000 times when nothing is found.
 //!
-//! Some calls cost more: a request that fails at first joins the waiting ranges with their neighbours and looks again;
-//! [`set_allowed`](IovaAllocator::set_allowed) goes through all ranges, and so may a [`reserve`](IovaAllocator::reserve) that is refused,
-//! to say what is in the way; and when the number of live ranges has grown to several times what it was, a table of some 4 bytes for each
-//! is copied.
+//! Some calls cost more: a request that finds nothing at first, or nothing above 4 GiB, joins the waiting ranges with their neighbours,
+//! which their releases have paid for, and looks again; [`set_allowed`](IovaAllocator::set_allowed) goes through all ranges; and when
+//! the number of live ranges has grown to several times what it was, a table of some 4 bytes for each is copied.
 //!
-//! A live range takes 20 to 40 bytes. A free range takes twice 16 bytes in B-trees whose nodes are at least half full, and 16 again for each
+//! A live range takes 20 to 40 bytes, of as many as were live at most since `set_allowed`. A free range takes twice 16 bytes in B-trees whose nodes are at least half full, and 16 again for each
 //! further alignment that it is indexed under. The waiting ranges take 96 KiB at most.
 
 mod free;
 mod live;
 mod recent;
+mod request;
 
 use crate::error::Obstacle;
 use crate::{Error, Result};
 use free::FreeRanges;
 use live::Live;
 use recent::Recent;
+pub use request::Request;
 use vfio_core::{Iova, IovaRange};
 
 /// Hands out IOVA ranges that never overlap.
@@ -58,15 +59,6 @@ pub struct IovaAllocator {
     recent: Recent,
 }
 
-/// What is asked of the allocator.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Request {
-    len: u64,
-    alignment: Option<u64>,
-    width: u32,
-    address: u64,
-}
-
 /// Grains from the first to the last, both included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Grains {
@@ -77,14 +69,17 @@ struct Grains {
 /// Ranges are aligned to their size up to this one: no IOMMU has larger pages.
 const LARGEST_PAGE: u64 = 1 << 30;
 
-/// Sizes of large pages that processors and IOMMUs share, from the largest.
-const LARGE_PAGES: [u64; 2] = [LARGEST_PAGE, 2 << 20];
-
-/// Grains that a range in the way is first looked for at.
+/// Ranges beside each other that are looked at to say which one is in the way.
 const NEAR: usize = 64;
+
+/// Released ranges that wait at a time.
+const WAITING: u64 = 4096;
 
 /// Bits of an address that every device is expected to have.
 const NARROW: u32 = 32;
+
+/// Finds so many grains at a multiple of a power of two, up to a last one.
+type Find = fn(&FreeRanges, u64, u32, u64) -> Option<u64>;
 
 impl IovaAllocator {
     /// Hands out ranges inside `allowed`, in units of `granule` bytes (the kernel's `out_iova_alignment`). IOVA 0 is handed out only by
@@ -102,7 +97,7 @@ impl IovaAllocator {
             allowed: Vec::new(),
             free: FreeRanges::new(NARROW.saturating_sub(granule.trailing_zeros())),
             live: Live::new(),
-            recent: Recent::default(),
+            recent: Recent::new(WAITING),
         };
         allocator.set_allowed(allowed);
         Ok(allocator)
@@ -183,12 +178,29 @@ impl IovaAllocator {
         Ok(self.in_bytes(grains))
     }
 
-    /// A range handed out that has a part of these: mostly one that begins there.
+    /// The first range handed out that has a part of these, of which not all are free and none is recent; `None` also when it would have
+    /// to be searched for.
     fn live_in(&self, grains: Grains) -> Option<Grains> {
-        let near = (grains.first..=grains.last).take(NEAR);
-        let begins = near.filter_map(|first| Some(Grains::new(first, self.live.count(first)?)));
-        let overlaps = |live: &Grains| live.first <= grains.last && grains.first <= live.last;
-        begins.chain(self.live.iter()).find(overlaps)
+        let live = |first| Some(Grains::new(first, self.live.count(first)?));
+        if grains.first == 0 && self.live.count(0).is_some() {
+            return live(0);
+        }
+        let first = grains.first.max(1);
+        // What is allowed and not free is live.
+        let taken = self.free.end(first).map_or(first, |last| last + 1);
+        if let Some(found) = live(taken) {
+            return Some(found);
+        }
+        let index = self.allowed.partition_point(|allowed| allowed.last < taken);
+        let begin = self.allowed.get(index)?.first;
+        let mut next = self.free.last_before(taken).map_or(begin, |last| begin.max(last + 1));
+        let mut beside = std::iter::repeat_with(|| {
+            let found = live(next)?;
+            next = found.last.checked_add(1)?;
+            Some(found)
+        });
+        let mut beside = beside.by_ref().take(NEAR).map_while(|found| found);
+        beside.find(|found| found.last >= taken)
     }
 
     /// Takes back a range that was handed out.
@@ -211,7 +223,7 @@ impl IovaAllocator {
             false => Some(grains),
         };
         if let Some(free) = free {
-            self.give(free);
+            give(&mut self.free, &self.allowed, free);
         }
         Ok(())
     }
@@ -219,10 +231,14 @@ impl IovaAllocator {
     /// Replaces the allowed ranges, as they are to be read again after each attach. Ranges that are handed out stay so; those that are not
     /// wholly allowed any more are returned, sorted.
     pub fn set_allowed(&mut self, allowed: &[IovaRange]) -> Vec<IovaRange> {
-        self.recent = Recent::default();
+        self.recent.drain().for_each(drop);
         self.allowed = merged(allowed.iter().filter_map(|range| self.inside(range)).collect());
         let mut live: Vec<_> = self.live.iter().collect();
         live.sort_unstable();
+        self.live = Live::new();
+        for range in &live {
+            self.live.insert(range.first, range.last - range.first + 1);
+        }
         self.free.clear();
         for &allowed in &self.allowed {
             let mut next = allowed.first.max(1);
@@ -254,17 +270,29 @@ impl IovaAllocator {
 
     /// Takes `count` grains from `offset` behind a multiple of 2^`order`, up to `last`.
     fn take(&mut self, count: u64, order: u32, offset: u64, last: u64) -> Option<u64> {
-        if let Some(recent) = self.recent.take(count, order, offset, last) {
+        let highest = self.allowed.last()?.last.min(last);
+        let wide = Some(self.free.wide()).filter(|&wide| wide <= highest);
+        let within = Grains {
+            first: wide.unwrap_or(0),
+            last,
+        };
+        if let Some(recent) = self.recent.take(count, order, offset, within) {
             return Some(recent);
         }
-        let with_offset = count.checked_add(offset)?;
-        let start = self.free.find(with_offset, order, last).or_else(|| {
-            self.flush();
-            self.free.find(with_offset, order, last)
-        })?;
+        let count_behind = count.checked_add(offset)?;
+        let start = match wide.and_then(|_| self.find(FreeRanges::find_wide, count_behind, order, last)) {
+            Some(start) => start,
+            None => self.find(FreeRanges::find_narrow, count_behind, order, last)?,
+        };
         let first = start + offset;
         self.free.remove(Grains::new(first, count));
         Some(first)
+    }
+
+    /// Looks for free grains, if need be once more when those that wait are joined with them.
+    fn find(&mut self, find: Find, count: u64, order: u32, last: u64) -> Option<u64> {
+        let found = find(&self.free, count, order, last);
+        found.or_else(|| self.flush().then(|| find(&self.free, count, order, last))?)
     }
 
     fn is_allowed(&self, grains: Grains) -> bool {
@@ -277,25 +305,14 @@ impl IovaAllocator {
         is_zero_free && grains.without_zero().is_none_or(|rest| self.free.contains(rest))
     }
 
-    fn flush(&mut self) {
-        for grains in std::mem::take(&mut self.recent).into_ranges() {
-            self.give(grains);
+    /// Makes all free that wait; whether there were any.
+    fn flush(&mut self) -> bool {
+        let mut any = false;
+        for grains in self.recent.drain() {
+            give(&mut self.free, &self.allowed, grains);
+            any = true;
         }
-    }
-
-    /// Makes the allowed parts of a range free.
-    fn give(&mut self, grains: Grains) {
-        let from = self.allowed.partition_point(|allowed| allowed.last < grains.first);
-        let touched = self.allowed.iter().skip(from);
-        for allowed in touched.take_while(|allowed| allowed.first <= grains.last) {
-            let part = Grains {
-                first: allowed.first.max(grains.first),
-                last: allowed.last.min(grains.last),
-            };
-            if let Some(rest) = part.without_zero() {
-                self.free.insert(rest);
-            }
-        }
+        any
     }
 
     /// Number of grains, and the power of two of grains to align to.
@@ -334,57 +351,6 @@ impl IovaAllocator {
     }
 }
 
-impl Request {
-    /// `len` bytes, aligned to the next power of two of up to 1 GiB, anywhere.
-    #[must_use]
-    pub const fn new(len: u64) -> Self {
-        Self {
-            len,
-            alignment: None,
-            width: u64::BITS,
-            address: 0,
-        }
-    }
-
-    /// Aligned to `alignment` bytes, a power of two, and not to its size.
-    #[must_use]
-    pub const fn aligned_to(self, alignment: u64) -> Self {
-        Self {
-            alignment: Some(alignment),
-            ..self
-        }
-    }
-
-    /// Not aligned to its size, but as far behind a multiple of 1 GiB or 2 MiB as `address` is, so that the IOMMU can use pages of this
-    /// size where the memory at that address has them: of the larger size that is not above the length, if there is such a place. Where
-    /// there is none, and for an address that is aligned itself, the request stays as it was.
-    #[must_use]
-    pub const fn congruent_to(self, address: u64) -> Self {
-        Self { address, ..self }
-    }
-
-    /// Within reach of a device that has `bits` address bits; 64 unless this is called, where the allowed ranges are the limit.
-    #[must_use]
-    pub const fn within(self, bits: u32) -> Self {
-        Self { width: bits, ..self }
-    }
-}
-
-impl Request {
-    /// Sizes of large pages that the range can hold, down to the first in which its address is aligned; and where in one it begins.
-    /// `None` where there are none, as mostly.
-    #[inline]
-    fn pages_begun(self) -> Option<impl Iterator<Item = (u64, u64)>> {
-        let [.., least] = LARGE_PAGES;
-        if self.len < least || self.address == 0 {
-            return None;
-        }
-        let fitting = LARGE_PAGES.into_iter().filter(move |size| *size <= self.len);
-        let begun = fitting.map(move |size| (size, self.address % size));
-        Some(begun.take_while(|(_, offset)| *offset != 0))
-    }
-}
-
 impl Grains {
     /// `count` grains, at least one.
     fn new(first: u64, count: u64) -> Self {
@@ -406,6 +372,21 @@ impl Grains {
     fn without_zero(self) -> Option<Self> {
         let first = self.first.max(1);
         (first <= self.last).then_some(Self { first, ..self })
+    }
+}
+
+/// Makes the allowed parts of a range free.
+fn give(free: &mut FreeRanges, allowed: &[Grains], grains: Grains) {
+    let from = allowed.partition_point(|allowed| allowed.last < grains.first);
+    let touched = allowed.iter().skip(from);
+    for allowed in touched.take_while(|allowed| allowed.first <= grains.last) {
+        let part = Grains {
+            first: allowed.first.max(grains.first),
+            last: allowed.last.min(grains.last),
+        };
+        if let Some(rest) = part.without_zero() {
+            free.insert(rest);
+        }
     }
 }
 

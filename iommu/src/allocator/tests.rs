@@ -23,10 +23,11 @@ impl Model {
                 .any(|&(first, count)| (first..first + count).contains(&page))
     }
 
-    fn fits(&self, count: usize, align: usize, limit: usize) -> bool {
+    fn fits(&self, count: usize, align: usize, from: usize, limit: usize) -> bool {
         let end = self.allowed.len().min(limit);
         let mut starts = (0..end).step_by(align);
-        starts.any(|first| first != 0 && first + count <= end && (first..first + count).all(|page| self.is_free(page)))
+        starts
+            .any(|first| first >= from && first + count <= end && (first..first + count).all(|page| self.is_free(page)))
     }
 }
 
@@ -67,11 +68,14 @@ proptest! {
     #[test]
     fn finds_a_range_exactly_if_a_search_of_every_page_does(
         actions in prop::collection::vec(action(), 1..120), shift in prop::sample::select(vec![12_u32, 26]),
+        waiting in prop::sample::select(vec![1_u64, 8, WAITING]),
     ) {
         // With large grains some lie above 4 GiB.
         let page = 1_u64 << shift;
         let range = |first: u64, count: u64| IovaRange::new(Iova(first * page), count * page).unwrap();
         let mut allocator = IovaAllocator::new(&[range(0, PAGES as u64)], page).unwrap();
+        allocator.recent = Recent::new(waiting);
+        let wide = if shift == 26 { 64 } else { PAGES };
         let mut model = Model { allowed: vec![true; PAGES], live: vec![] };
         for action in actions {
             match action {
@@ -82,13 +86,15 @@ proptest! {
                         request = request.aligned_to(page << order);
                     }
                     let limit = 1 << bits;
-                    let expected = model.fits(count, align, limit);
+                    let expected = model.fits(count, align, 1, limit);
                     match allocator.allocate(request) {
                         Ok(got) => {
                             let first = usize::try_from(got.start().0 / page).unwrap();
                             prop_assert_eq!(got, range(first as u64, count as u64));
                             prop_assert!(first != 0 && first.is_multiple_of(align) && first + count <= limit);
                             prop_assert!((first..first + count).all(|page| model.is_free(page)));
+                            let is_last_resort = !model.fits(count, align, wide, limit);
+                            prop_assert!(first >= wide || is_last_resort, "below 4 GiB: {first}");
                             model.live.push((first, count));
                         }
                         Err(Error::NoSpace { .. }) => prop_assert!(!expected, "a fit was missed"),
@@ -104,7 +110,11 @@ proptest! {
                             prop_assert!(free);
                             model.live.push((first, count));
                         }
-                        Err(Error::InUse { .. }) => prop_assert!(allowed && !free),
+                        Err(Error::InUse { wanted, range: found, .. }) => {
+                            prop_assert!(allowed && !free && found.overlaps(&wanted));
+                            let is_live = |&(first, count): &(usize, usize)| range(first as u64, count as u64) == found;
+                            prop_assert!(found == wanted || model.live.iter().any(is_live));
+                        }
                         Err(error) => prop_assert!(matches!(error, Error::NotAllowed(_)) && !allowed),
                     }
                 }
@@ -131,6 +141,48 @@ proptest! {
             prop_assert_eq!(allocator.live(), model.live.len());
         }
     }
+}
+
+#[test]
+fn narrow_addresses_are_left_while_wide_ones_wait() {
+    const GIB: u64 = 1 << 30;
+    let allowed = IovaRange::from_bounds(Iova(0), Iova((1 << 39) - 1)).unwrap();
+    let mut allocator = IovaAllocator::new(&[allowed], PAGE).unwrap();
+    let mut allocate = |len: u64, bits: u32| allocator.allocate(Request::new(len).within(bits));
+    let all: Vec<_> = (0..508).map(|_| allocate(GIB, 64).unwrap()).collect();
+    let narrow = allocate(GIB, 32).unwrap();
+    assert!(all.iter().all(|range| range.start().0 >= 4 * GIB) && narrow.last().0 < 4 * GIB);
+    for range in all.into_iter().chain([narrow]) {
+        allocator.release(range).unwrap();
+    }
+    let again = allocator.allocate(Request::new(GIB)).unwrap();
+    assert!(again.start().0 >= 4 * GIB, "not the narrow one that came back last");
+    for _ in 0..250 {
+        let other = allocator.allocate(Request::new(GIB + PAGE)).unwrap();
+        assert!(other.start().0 >= 4 * GIB, "{other}");
+    }
+}
+
+#[test]
+fn what_is_in_the_way_is_named_without_a_search() {
+    let mut allocator = IovaAllocator::new(&[range(0, 1 << 20)], PAGE).unwrap();
+    let mut in_the_way = |first, count| match allocator.reserve(range(first, count)) {
+        Ok(_) => None,
+        Err(Error::InUse { range, .. }) => Some(range),
+        Err(error) => panic!("{error}"),
+    };
+    assert_eq!(in_the_way(0, 1), None);
+    assert_eq!(in_the_way(0, 9), Some(range(0, 1)));
+    assert_eq!(in_the_way(100, 50), None);
+    assert_eq!(in_the_way(90, 11), Some(range(100, 50)));
+    assert_eq!(in_the_way(120, 3), Some(range(100, 50)));
+    for first in 150..300 {
+        assert_eq!(in_the_way(first, 1), None);
+    }
+    assert_eq!(in_the_way(170, 1), Some(range(170, 1)));
+    assert_eq!(in_the_way(300, 2), None);
+    // Too many lie before it.
+    assert_eq!(in_the_way(301, 2), Some(range(301, 2)));
 }
 
 #[test]
