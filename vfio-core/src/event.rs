@@ -54,7 +54,10 @@ impl EventFd {
     }
 
     /// An event for those who mostly [`try_read`](Self::try_read), which is cheaper of this one (`EFD_NONBLOCK`), while [`wait`](Self::wait) may take two
-    /// calls more. Whoever gets the descriptor leaves it nonblocking.
+    /// calls more.
+    ///
+    /// For events that no other process has: being nonblocking is of the open file (`O_NONBLOCK`), so whoever holds a duplicate of the descriptor can
+    /// make it block again, and `try_read` then waits for a signal.
     ///
     /// # Errors
     ///
@@ -132,7 +135,8 @@ impl EventFd {
         }
     }
 
-    /// Signals the event. At 2⁶⁴−2 signals that nobody has taken, further ones are lost: the event stays signalled.
+    /// Signals the event. At 2⁶⁴−2 signals that nobody has taken, which whoever else has the event can add at once, this waits until they are taken; of a
+    /// nonblocking descriptor the signal is lost, and the event stays signalled.
     ///
     /// # Errors
     ///

@@ -95,7 +95,8 @@ pub struct Memory {
 
 impl Memory {
     /// Maps `len` bytes, rounded up to whole pages. The pages are zero, and come into being when they are first touched
-    /// ([`populate`](Self::populate)). From 2 MiB on it begins at a multiple of 2 MiB.
+    /// ([`populate`](Self::populate)). From 2 MiB on it begins at a multiple of 2 MiB; shared memory may not where
+    /// other threads keep mapping at the places found for it.
     ///
     /// A page that is not there to be had then ends the process with SIGBUS, whoever touches it. Reserved pages (hugetlb) are set apart here, and still may
     /// not be had: the control group's limit for them counts when they are touched. Populated memory is safe from that, and populating it tells by

@@ -28,6 +28,7 @@ impl Located {
     }
 }
 
+#[cfg(feature = "fake")]
 impl Clone for Located {
     fn clone(&self) -> Self {
         Self {

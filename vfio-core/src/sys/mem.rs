@@ -5,6 +5,7 @@
 
 use super::Result;
 use super::copy;
+use super::span;
 use crate::{Backing, Memory, MemoryOptions, PageSize};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::io::Errno;
@@ -120,34 +121,6 @@ pub(crate) fn copy_to(memory: &dyn StableMemory, offset: usize, from: &[u8]) -> 
     Some(())
 }
 
-/// The smallest large page.
-#[cfg(not(miri))]
-const HUGE: usize = 2 << 20;
-
-/// Addresses of `len` bytes, from a multiple of [`HUGE`] on, that nobody else gets: to be mapped over.
-#[cfg(not(miri))]
-fn reserve(len: usize) -> Result<*mut c_void> {
-    let total = len.checked_add(HUGE).ok_or(Errno::NOMEM)?;
-    // SAFETY: a new mapping without access, at an address of the kernel's choice, touches no other memory.
-    let start = unsafe { mmap_anonymous(null_mut(), total, ProtFlags::empty(), MapFlags::PRIVATE) }?;
-    let head = start.addr().wrapping_neg() % HUGE;
-    // SAFETY: `head` is less than what the reservation has over `len`.
-    let place = unsafe { start.byte_add(head) };
-    // SAFETY: `place + len` is less than the reservation's end.
-    let end = unsafe { place.byte_add(len) };
-    for (start, len) in [(start, head), (end, HUGE - head)] {
-        if len > 0 {
-            // SAFETY: both ends of our own reservation, which nobody uses.
-            let trimmed = unsafe { munmap(start, len) };
-            if let Err(errno) = trimmed {
-                // What is between is there all the same.
-                tracing::error!(address = ?start, len, %errno, "munmap failed; the addresses are lost");
-            }
-        }
-    }
-    Ok(place)
-}
-
 /// A mapping that is unmapped when dropped.
 #[derive(Debug)]
 pub(crate) struct Map {
@@ -182,23 +155,18 @@ impl Map {
             }
         };
         // Joined pages need it, and so does whoever notes the memory's place in large pages.
-        let is_aligned = huge.is_none() && (len >= HUGE || options.pages == PageSize::Transparent);
-        let (place, fixed) = if is_aligned {
-            (reserve(len)?, MapFlags::FIXED)
-        } else {
-            (null_mut(), MapFlags::empty())
-        };
+        let is_aligned = huge.is_none() && (len >= span::HUGE || options.pages == PageSize::Transparent);
         let read_write = ProtFlags::READ | ProtFlags::WRITE;
-        // If this fails, the kernel may have left a hole in the reservation, in which somebody else has mapped by now: addresses are leaked rather
-        // than his memory taken.
         let base = match &file {
+            None if is_aligned => span::anonymous(len)?.keep(),
+            Some(file) if is_aligned => span::shared(file, len)?.keep(),
             None => {
                 let huge = huge.map_or(MapFlags::empty(), |(_, size)| MapFlags::HUGETLB | size);
-                // SAFETY: a new anonymous mapping, over our own reservation or at an address of the kernel's choice, touches no other memory.
-                unsafe { mmap_anonymous(place, len, read_write, MapFlags::PRIVATE | fixed | huge) }?
+                // SAFETY: a new anonymous mapping, at an address of the kernel's choice, touches no other memory.
+                unsafe { mmap_anonymous(null_mut(), len, read_write, MapFlags::PRIVATE | huge) }?
             }
             // SAFETY: as above, of a file.
-            Some(file) => unsafe { mmap(place, len, read_write, MapFlags::SHARED | fixed, file, 0) }?,
+            Some(file) => unsafe { mmap(null_mut(), len, read_write, MapFlags::SHARED, file, 0) }?,
         };
         let base = NonNull::new(base.cast()).ok_or(Errno::NOMEM)?;
         let map = Self { base, len, file };

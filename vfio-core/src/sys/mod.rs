@@ -22,6 +22,8 @@ pub(crate) mod located;
 pub(crate) mod mem;
 pub(crate) mod mmio;
 pub(crate) mod space;
+#[cfg_attr(miri, expect(dead_code, reason = "the interpreter has no mmap"))]
+mod span;
 pub(crate) mod vfio;
 pub(crate) mod words;
 

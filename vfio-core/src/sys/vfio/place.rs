@@ -3,30 +3,11 @@
 use super::Result;
 use crate::Access;
 use crate::sys::mmio::Mapped;
+use crate::sys::span::Span;
 use rustix::io::Errno;
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
-use std::ffi::c_void;
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous};
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
-
-/// Addresses that nothing else gets, until they are given back by drop.
-struct Reservation {
-    base: *mut c_void,
-    len: usize,
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        if self.len == 0 {
-            return;
-        }
-        // SAFETY: the range is our own reservation, and nothing else is mapped there.
-        let unmapped = unsafe { munmap(self.base, self.len) };
-        if let Err(errno) = unmapped {
-            tracing::error!(base = ?self.base, len = self.len, %errno, "munmap failed; the addresses are lost");
-        }
-    }
-}
 
 /// Maps `len` bytes of `file` from `offset`, at an address that is a multiple of `alignment`, a power of two, plus `beyond`. Both count
 /// whole pages.
@@ -48,7 +29,7 @@ pub(super) fn map(
     let total = span.checked_add(alignment).ok_or(Errno::NOMEM)?;
     // SAFETY: a new mapping without access, at an address of the kernel's choice, touches no other memory.
     let base = unsafe { mmap_anonymous(std::ptr::null_mut(), total, ProtFlags::empty(), MapFlags::PRIVATE) }?;
-    let mut reservation = Reservation { base, len: total };
+    let mut reservation = Span { base, len: total };
     let skip = beyond.wrapping_sub(base.addr()) & (alignment - 1);
     // SAFETY: `skip` is less than the alignment, so the place and its whole span lie inside the reservation.
     let place = unsafe { base.byte_add(skip) };
@@ -70,7 +51,7 @@ pub(super) fn map(
     let after = skip + span;
     // SAFETY: inside the reservation, or one past its end.
     let tail = unsafe { base.byte_add(after) };
-    drop(Reservation {
+    drop(Span {
         base: tail,
         len: total - after,
     });
