@@ -1,8 +1,10 @@
 //! Drives QEMU's edu in a machine without an IOMMU: `no_iommu 0000:01:00.0`. It is on vfio-pci, bound after somebody has set
 //! `/sys/module/vfio/parameters/enable_unsafe_noiommu_mode`, which taints the kernel. `no_iommu BDF 1000` says how long so many interrupts took, too.
 //!
+//! `no_iommu EDU OTHER` lets edu read and write registers of an NVMe controller that nobody drives, too: one function of this machine reaches another one's BAR.
+//!
 //! For machines that have nothing to lose: a function without an IOMMU reaches all memory, and this needs `unsafe` to say so. Edu computes and interrupts, by MSI
-//! and by INTx; it is asked for no DMA.
+//! and by INTx; it is asked for no DMA to memory.
 #![expect(clippy::print_stdout, reason = "an example's output")]
 #![expect(unsafe_code, reason = "nothing but this program guards memory")]
 
@@ -30,17 +32,12 @@ const LIMIT: Duration = Duration::from_secs(20);
 fn main() -> Outcome<()> {
     let mut arguments = std::env::args().skip(1);
     let bdf: Bdf = arguments.next().ok_or("usage: no_iommu BDF [COUNT]")?.parse()?;
-    let count: usize = arguments.next().map_or(Ok(0), |count| count.parse())?;
-    let (system, sysfs) = (System::host(), Sysfs::host());
-    let link = sysfs.link_name(format!("sys/bus/pci/devices/{bdf}/iommu_group"))?;
-    let id = GroupId(link.parse()?);
-    // SAFETY: edu accesses memory only for DMA, and when it interrupts by MSI, where the kernel has told it to. Its registers for DMA are never written.
-    let group = unsafe { Group::open_no_iommu(&system, id) }?;
-    let container = Container::open(&system, ContainerPath::Vfio)?;
-    let attached = container.add(&group)?;
-    // SAFETY: as above.
-    unsafe { container.set_no_iommu() }?;
-    let device = attached.device(bdf, None)?;
+    let second = arguments.next();
+    let other: Option<Bdf> = second.as_deref().and_then(|text| text.parse().ok());
+    let count: usize = second
+        .filter(|_| other.is_none())
+        .map_or(Ok(0), |count| count.parse())?;
+    let device = open(bdf)?;
     let config = device.config()?;
     config.set_memory_decode(true)?;
     // MSI is a write to memory.
@@ -49,6 +46,9 @@ fn main() -> Outcome<()> {
     let found = registers.read_u32(ID)?;
     if found & 0xFF != 0xED {
         return Err(format!("{bdf} is no edu: {found:#010x}").into());
+    }
+    if let Some(other) = other {
+        return reach(&registers, other);
     }
     for kind in [IrqIndex::Msi, IrqIndex::Intx] {
         let (interrupts, factorial) = compute(&device, &registers, kind)?;
@@ -61,6 +61,58 @@ fn main() -> Outcome<()> {
         let [median, high, highest] = [50, 90, 99].map(|percent| at(percent).map_or(0, Duration::as_nanos));
         println!("edu: MSI: wakes in ns: median {median}, 90th percentile {high}, 99th percentile {highest}");
     }
+    Ok(())
+}
+
+fn open(bdf: Bdf) -> Outcome<BoundDevice> {
+    let (system, sysfs) = (System::host(), Sysfs::host());
+    let link = sysfs.link_name(format!("sys/bus/pci/devices/{bdf}/iommu_group"))?;
+    // SAFETY: edu accesses memory only for DMA, and when it interrupts by MSI, where the kernel has told it to. Its registers for DMA are written in `reach` only,
+    // where the addresses are those of another function's BAR. That one, an NVMe controller that is not enabled, accesses none.
+    let group = unsafe { Group::open_no_iommu(&system, GroupId(link.parse()?)) }?;
+    let container = Container::open(&system, ContainerPath::Vfio)?;
+    let attached = container.add(&group)?;
+    // SAFETY: as above.
+    unsafe { container.set_no_iommu() }?;
+    Ok(attached.device(bdf, None)?)
+}
+
+/// Edu reads the capabilities of an NVMe controller (NVMe 2.0 §3.1.3) and writes them where the address of its admin queue would be, where a processor finds them.
+fn reach(edu: &Region, other: Bdf) -> Outcome<()> {
+    /// Edu's registers and memory for DMA.
+    const SOURCE: u64 = 0x80;
+    const TARGET: u64 = 0x88;
+    const COUNT: u64 = 0x90;
+    const COMMAND: u64 = 0x98;
+    const BUFFER: u64 = 0x4_0000;
+    const CAPABILITIES: u64 = 0x00;
+    const CONFIGURATION: u64 = 0x14;
+    const ADMIN_QUEUE: u64 = 0x28;
+    let nvme = open(other)?;
+    nvme.config()?.set_memory_decode(true)?;
+    let registers = nvme.region(RegionIndex(0))?;
+    if registers.read_u32(CONFIGURATION)? & 1 != 0 {
+        return Err(format!("{other} is enabled").into());
+    }
+    let text = Sysfs::host().read(format!("sys/bus/pci/devices/{other}/resource"))?;
+    let first = text.split_whitespace().next().unwrap_or_default();
+    let bar = u64::from_str_radix(first.trim_start_matches("0x"), 16)?;
+    registers.write_u64(ADMIN_QUEUE, 0)?;
+    for (source, target, command) in [(bar + CAPABILITIES, BUFFER, 1), (BUFFER, bar + ADMIN_QUEUE, 1 | 2)] {
+        for (register, value) in [(SOURCE, source), (TARGET, target), (COUNT, 8), (COMMAND, command)] {
+            edu.write_u64(register, value)?;
+        }
+        let deadline = Instant::now() + LIMIT;
+        while edu.read_u64(COMMAND)? & 1 != 0 {
+            if Instant::now() > deadline {
+                return Err("edu does not end its DMA".into());
+            }
+        }
+    }
+    // The lowest bits are not the address's.
+    let [wanted, found] = [CAPABILITIES, ADMIN_QUEUE].map(|at| registers.read_u64(at).map(|value| value & !0xFFF));
+    let (wanted, found) = (wanted?, found?);
+    println!("edu: peer {other}: wrote {found:#x} of {wanted:#x} at {bar:#x}");
     Ok(())
 }
 

@@ -40,6 +40,7 @@ pub mod info;
 mod ioeventfd;
 pub mod iommufd;
 mod iova;
+mod iova_map;
 mod irq;
 #[cfg(feature = "kvm")]
 mod kvm;
@@ -74,6 +75,7 @@ pub use hot_reset::{Affected, HotResetSet, Owner};
 pub use info::{DeviceInfo, RegionIndex, RegionInfo};
 pub use ioeventfd::{IoEventFd, Width};
 pub use iova::{Iova, IovaRange};
+pub use iova_map::IovaMap;
 pub use irq::{Interrupts, IrqFlags, IrqIndex, IrqInfo};
 #[cfg(feature = "kvm")]
 pub use kvm::{KvmFile, KvmVfio};

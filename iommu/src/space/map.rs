@@ -203,7 +203,7 @@ impl AddressSpace {
         let source = whole.source.piece(piece)?;
         let mapped = self.shared.backend.map(&source, range, mapping.access())?;
         let mut mappings = locked(&self.shared.mappings);
-        let entry = mappings.get_mut(&mapping.iova()).ok_or(Error::Cancelled)?;
+        let entry = mappings.get_mut(mapping.iova()).ok_or(Error::Cancelled)?;
         entry.more.push(mapped);
         entry.range = IovaRange::from_bounds(mapping.iova(), range.last()).unwrap_or(range);
         Ok(())
@@ -213,7 +213,7 @@ impl AddressSpace {
     fn complete(&self, mapping: &DmaMapping, id: u64) -> Result<()> {
         let _shared = self.shared.share();
         let mut mappings = locked(&self.shared.mappings);
-        let entry = mappings.get_mut(&mapping.iova()).filter(|entry| entry.id == id);
+        let entry = mappings.get_mut(mapping.iova()).filter(|entry| entry.id == id);
         let entry = entry.filter(|entry| entry.is_mapped().1).ok_or(Error::Cancelled)?;
         entry.noted = entry.address;
         self.shared.note(entry);
@@ -321,7 +321,7 @@ impl Shared {
             return Obstacle::Leaked;
         }
         let mappings = locked(&self.mappings);
-        let before = mappings.range(..=range.last()).next_back();
+        let before = mappings.last_until(range.last());
         match before
             .map(|(_, entry)| entry)
             .filter(|entry| entry.range.overlaps(&range))

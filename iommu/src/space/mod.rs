@@ -28,13 +28,12 @@ use crate::error::Obstacle;
 use crate::lookup::Translator;
 use crate::sync::{Mutex, MutexGuard, locked};
 use crate::{Error, Iova, IovaRange, Result};
-use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, Weak};
 use vfio_core::iommufd::{Ioas, Iommufd};
-use vfio_core::{Access, AttachedGroup, Container, PageSize, StableMemory};
+use vfio_core::{Access, AttachedGroup, Container, IovaMap, PageSize, StableMemory};
 
 /// Memory for devices, at IOVAs of its own choice. Cheap to clone: clones are the same space.
 ///
@@ -59,7 +58,7 @@ struct Shared {
     allocator: Mutex<IovaAllocator>,
     translator: Translator,
     /// By first IOVA.
-    mappings: Mutex<BTreeMap<Iova, Box<Entry>>>,
+    mappings: Mutex<IovaMap<Box<Entry>>>,
     next_id: AtomicU64,
     /// Shared by those who make or undo one mapping, held alone by those who undo all in a range: what is noted and what is mapped
     /// change together.
@@ -131,7 +130,7 @@ impl AddressSpace {
             allocator: Mutex::new(IovaAllocator::new(&ranges, granule)?),
             backend,
             translator: Translator::new(),
-            mappings: Mutex::new(BTreeMap::new()),
+            mappings: Mutex::new(IovaMap::default()),
             next_id: AtomicU64::new(0),
             gate: RwLock::new(()),
             logs: Mutex::new(Vec::new()),
@@ -235,6 +234,7 @@ impl AddressSpace {
     #[must_use]
     pub fn mapped(&self) -> Vec<IovaRange> {
         locked(&self.shared.mappings)
+            .sorted()
             .values()
             .map(|entry| entry.range)
             .collect()

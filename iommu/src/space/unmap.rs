@@ -4,7 +4,7 @@ use super::{AddressSpace, Entry};
 use crate::dirty::Logs;
 use crate::sync::locked;
 use crate::{Error, Iova, IovaRange, Result};
-use std::collections::{BTreeMap, btree_map};
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use vfio_core::{Access, StableMemory};
 
@@ -26,8 +26,9 @@ impl AddressSpace {
 
     fn unmap_alone(&self, range: IovaRange, kept: &mut Kept) -> Result<u64> {
         let _alone = self.shared.gate.write().unwrap_or_else(PoisonError::into_inner);
-        let mut mappings = locked(&self.shared.mappings);
-        let inside = inside(&mappings, range)?;
+        let mut locked_mappings = locked(&self.shared.mappings);
+        let mappings = locked_mappings.sorted();
+        let inside = inside(mappings, range)?;
         if inside.is_empty() {
             return Ok(0);
         }
@@ -49,7 +50,7 @@ impl AddressSpace {
                 _ => gone.extend(mappings.remove(&start)),
             }
         }
-        drop(mappings);
+        drop(locked_mappings);
         // Each finds that it is unmapped, and lets go of its IOVAs.
         let finished = gone.into_iter().map(|mut entry| {
             let said = |error: &Error| tracing::error!(%range, %error, "not unmapped; memory and IOVA are leaked");
@@ -80,10 +81,7 @@ impl AddressSpace {
     fn unmap_own(&self, range: IovaRange, id: u64) -> (Option<Arc<dyn StableMemory>>, Result<()>) {
         let _shared = self.shared.share();
         let mut mappings = locked(&self.shared.mappings);
-        let own = match mappings.entry(range.start()) {
-            btree_map::Entry::Occupied(found) if found.get().id == id => Some(found.remove()),
-            _ => None,
-        };
+        let own = mappings.remove_if(range.start(), |entry| entry.id == id);
         drop(mappings);
         let Some(mut entry) = own else {
             // IOVAs that are leaked have had no other mapping since.
@@ -106,7 +104,7 @@ impl AddressSpace {
         let _shared = self.shared.share();
         work(&|| {
             let mappings = locked(&self.shared.mappings);
-            let before = mappings.range(..=range.start()).next_back();
+            let before = mappings.last_until(range.start());
             before.is_some_and(|(_, entry)| entry.range.contains(&range))
         })
     }
@@ -127,7 +125,7 @@ impl AddressSpace {
 
     pub(super) fn is_live(&self, start: Iova, id: u64) -> bool {
         locked(&self.shared.mappings)
-            .get(&start)
+            .get(start)
             .is_some_and(|entry| entry.id == id)
     }
 

@@ -23,6 +23,7 @@ impl AddressSpace {
     pub(crate) fn all_writable(&self) -> Result<AllWritable> {
         let _alone = self.shared.gate.write().unwrap_or_else(PoisonError::into_inner);
         if crate::sync::locked(&self.shared.mappings)
+            .sorted()
             .values()
             .any(|entry| !entry.access.contains(Access::WRITE))
         {

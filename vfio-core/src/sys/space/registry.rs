@@ -13,9 +13,8 @@
 //! - A guard whose unmap fails leaves a mapping without an entry. Its memory is leaked, so a ranged unmap may take it away or not.
 //! - Shared holders do not wait for each other in the kernel's work: the inner lock is held for a look into the tree only.
 
-use crate::{Iova, IovaRange};
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
+use crate::{Iova, IovaMap, IovaRange};
+use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 /// All guards' entries of one address space.
@@ -30,7 +29,7 @@ pub(super) type GuardId = u64;
 #[derive(Debug, Default)]
 pub(super) struct Entries {
     /// By first address; they do not overlap.
-    live: BTreeMap<u64, (u64, GuardId)>,
+    live: IovaMap<(Iova, GuardId)>,
     /// Guards of which it is unclear whether their mappings exist: a ranged unmap failed, or somebody else unmapped there.
     unclear: BTreeSet<GuardId>,
     next: GuardId,
@@ -82,18 +81,18 @@ impl Shared<'_> {
         let mut entries = self.lock();
         if entries.is_touched(range) {
             for (start, id) in entries.overlapping(range) {
-                entries.live.remove(&start);
+                entries.live.remove(start);
                 entries.unclear.insert(id);
             }
         }
         let id = entries.next;
         entries.next += 1;
-        entries.live.insert(range.start().0, (range.last().0, id));
+        entries.live.insert(range.start(), (range.last(), id));
         id
     }
 
     pub(super) fn is_live(&self, start: Iova, id: GuardId) -> bool {
-        self.lock().live.get(&start.0).is_some_and(|(_, live)| *live == id)
+        self.lock().live.get(start).is_some_and(|(_, live)| *live == id)
     }
 
     /// Whether a range has a part of a mapping, but not all of it.
@@ -107,12 +106,9 @@ impl Shared<'_> {
         if !entries.unclear.is_empty() && entries.unclear.remove(&id) {
             return Claim::Unclear;
         }
-        match entries.live.entry(start.0) {
-            Entry::Occupied(live) if live.get().1 == id => {
-                live.remove();
-                Claim::Live
-            }
-            _ => Claim::Gone,
+        match entries.live.remove_if(start, |(_, live)| *live == id) {
+            Some(_) => Claim::Live,
+            None => Claim::Gone,
         }
     }
 
@@ -124,26 +120,25 @@ impl Shared<'_> {
 impl Entries {
     /// Whether an entry shares an address with `range`. As they do not overlap, the last that begins in it or before it tells.
     fn is_touched(&self, range: IovaRange) -> bool {
-        let last = self.live.range(..=range.last().0).next_back();
-        last.is_some_and(|(_, (last, _))| *last >= range.start().0)
+        let last = self.live.last_until(range.last());
+        last.is_some_and(|(_, (last, _))| *last >= range.start())
     }
 
     /// First addresses and ids of the entries that share an address with `range`, in order.
-    fn overlapping(&self, range: IovaRange) -> Vec<(u64, GuardId)> {
-        let (first, last) = (range.start().0, range.last().0);
+    fn overlapping(&mut self, range: IovaRange) -> Vec<(Iova, GuardId)> {
         // Backwards: as they do not overlap, the first that ends before the range is followed by such only. Mostly that is the first at all.
-        let behind = self.live.range(..=last).rev();
-        let found = behind.take_while(|(_, (entry_last, _))| *entry_last >= first);
+        let behind = self.live.sorted().range(..=range.last()).rev();
+        let found = behind.take_while(|(_, (last, _))| *last >= range.start());
         let mut found: Vec<_> = found.map(|(start, (_, id))| (*start, *id)).collect();
         found.reverse();
         found
     }
 
     /// The entries that lie inside `range`, in order; `None` if one lies partly outside.
-    pub(super) fn inside(&self, range: IovaRange) -> Option<Vec<IovaRange>> {
+    pub(super) fn inside(&mut self, range: IovaRange) -> Option<Vec<IovaRange>> {
         let found = self.overlapping(range).into_iter().filter_map(|(start, _)| {
-            let (last, _) = self.live.get(&start)?;
-            IovaRange::from_bounds(Iova(start), Iova(*last))
+            let (last, _) = self.live.get(start)?;
+            IovaRange::from_bounds(start, *last)
         });
         let found: Vec<_> = found.collect();
         found.iter().all(|entry| range.contains(entry)).then_some(found)
@@ -151,12 +146,12 @@ impl Entries {
 
     /// The mapping is gone in the kernel.
     pub(super) fn remove(&mut self, entry: IovaRange) {
-        self.live.remove(&entry.start().0);
+        self.live.remove(entry.start());
     }
 
     /// Whether the mapping is still there cannot be found out.
     pub(super) fn make_unclear(&mut self, entry: IovaRange) {
-        if let Some((_, id)) = self.live.remove(&entry.start().0) {
+        if let Some((_, id)) = self.live.remove(entry.start()) {
             self.unclear.insert(id);
         }
     }
