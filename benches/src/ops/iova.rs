@@ -15,9 +15,10 @@ const PAGE: u64 = 4096;
 /// Where all ranges are.
 const SPACE: u64 = 1 << 47;
 const LIVE: [u64; 4] = [1_000, 10_000, 100_000, 1_000_000];
-const STEPS: u32 = 64;
-/// Where instructions are counted, the whole trace: few of its steps search, so that parts of it differ.
-const COUNTED_STEPS: u32 = 16_384;
+/// The whole trace: few of its steps search, so that parts of it differ, and what was just touched is quick.
+const STEPS: u32 = 16_384;
+/// Of what takes microseconds each.
+const FEW: u32 = 64;
 /// Steps until holes come and go in equal measure.
 const SETTLING: u32 = 4096;
 /// Steps until the same requests come again.
@@ -85,11 +86,12 @@ const MIXES: [Mix; 4] = [
     },
 ];
 
-/// An allocator by its name, and how many live ranges it can have before a figure takes minutes.
+/// An allocator by its name; how many live ranges it can have before a figure takes minutes, and its steps in a cycle.
 type Way = (
     &'static str,
     fn(Mix, u64, u32) -> Result<Subject>,
     u64,
+    u32,
     &'static [Clock],
 );
 
@@ -98,20 +100,25 @@ const WAYS: [Way; 4] = [
         OURS,
         subject::<IovaAllocator>,
         1_000_000,
+        STEPS,
         &[Clock::Wall, Clock::Instructions],
     ),
-    ("first fit by address", subject::<FirstFit>, 1_000_000, &[Clock::Wall]),
-    ("best fit in a list", subject::<BestFit>, 100_000, &[Clock::Wall]),
-    ("vm-allocator", subject::<AddressAllocator>, 100_000, &[Clock::Wall]),
+    (
+        "first fit by address",
+        subject::<FirstFit>,
+        1_000_000,
+        STEPS,
+        &[Clock::Wall],
+    ),
+    ("best fit in a list", subject::<BestFit>, 100_000, STEPS, &[Clock::Wall]),
+    ("vm-allocator", subject::<AddressAllocator>, 10_000, FEW, &[Clock::Wall]),
 ];
 
 pub(super) fn operations() -> Vec<Operation> {
     let mut operations = Vec::new();
     for mix in MIXES {
-        for (way, subject, most, clocks) in WAYS {
+        for (way, subject, most, steps, clocks) in WAYS {
             for live in LIVE.into_iter().filter(|live| *live <= most) {
-                let is_counted = clocks.contains(&Clock::Instructions);
-                let steps = if is_counted { COUNTED_STEPS } else { STEPS };
                 let prepare = move || subject(mix, live, steps);
                 operations.push(
                     Operation::new("iova", mix.name, way, steps, prepare)
@@ -127,7 +134,7 @@ pub(super) fn operations() -> Vec<Operation> {
 pub(super) fn absences() -> Vec<Absence> {
     let mut absences = Vec::new();
     for mix in MIXES {
-        for (way, _, most, _) in WAYS {
+        for (way, _, most, _, _) in WAYS {
             absences.extend(LIVE.into_iter().filter(|live| *live > most).map(|live| Absence {
                 suite: "iova".to_owned(),
                 case: format!("{}, {live} live", mix.name),

@@ -1,43 +1,37 @@
-//! The ranges that are handed out, by their first grain.
+//! The ranges that are handed out.
 //!
-//! Extendible hashing (Fagin, Nievergelt, Pippenger, Strong, ACM TODS 4(3), 1979): a directory leads from the first bits of a hash to a page
-//! of a few ranges, and a page that is full becomes two. A call moves what is in a page or two, and copies the directory where that
-//! doubles, but never all ranges. The hash is another one for each table, so nobody can choose ranges that fill one page.
+//! Neighbours are mostly of one size and aligned alike. So ranges are counted in the largest power of 16 grains of which they begin and end at
+//! a multiple, and those that lie in the same 32 such units share an entry of a [table](super::table), with a bit for each unit: a ring
+//! goes through few entries, and a million pages take no more than a cache has room for. A range that goes across the end of such a group
+//! has an entry of its own, by its first grain.
 
 use super::Grains;
+use super::table::Table;
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
 
 /// First grain and number of grains of each.
 pub(super) struct Live {
-    /// Indices of pages, by the first [`depth`](Self::depth) bits of a hash.
-    directory: Vec<u32>,
-    depth: u32,
-    #[expect(clippy::vec_box, reason = "they are not to be copied when there are more of them")]
-    pages: Vec<Box<Page>>,
-    seed: u64,
+    /// [`Group`]s, and numbers of grains of ranges that lie [across](across) two.
+    table: Table,
     len: usize,
 }
 
-/// The ranges whose hashes have the first `depth` bits in common, in no order.
-#[derive(Default)]
-struct Page {
-    depth: u32,
-    used: u32,
-    firsts: [u64; SLOTS],
-    counts: [u64; SLOTS],
-}
+/// Units of which the first is a multiple of 32: a bit for each that belongs to a range, and above these one for each that is a range's last.
+#[derive(Clone, Copy)]
+struct Group(u64);
 
-/// Fewer, and the directory would outgrow the pages; more, and a search would take long.
-const SLOTS: usize = 16;
+/// Where a range is that lies in a group.
+#[derive(Clone, Copy)]
+struct Place {
+    group: u64,
+    /// Its units, a bit each.
+    bits: u64,
+}
 
 impl Live {
     pub(super) fn new() -> Self {
         Self {
-            directory: vec![0],
-            depth: 0,
-            pages: vec![Box::default()],
-            seed: RandomState::new().hash_one(()),
+            table: Table::new(),
             len: 0,
         }
     }
@@ -46,129 +40,128 @@ impl Live {
         self.len
     }
 
-    /// How many grains the range has that begins there.
+    /// How many grains the range has that begins there. Looks for it in units of each size.
     pub(super) fn count(&self, first: u64) -> Option<u64> {
-        let page = self.pages.get(self.page_of(hash(first, self.seed)))?;
-        page.counts.get(page.find(first)?).copied()
+        let mut shifts = (0..u64::BITS)
+            .step_by(STEP as usize)
+            .take_while(|shift| first.trailing_zeros() >= *shift);
+        let inside = shifts.find_map(|shift| {
+            let group = Group(self.table.value(group(first, shift)));
+            Some(group.count(first >> shift)? << shift)
+        });
+        inside.or_else(|| Some(self.table.value(across(first))).filter(|count| *count > 0))
     }
 
     /// Adds a range of at least one grain. None may begin there.
     pub(super) fn insert(&mut self, first: u64, count: u64) {
-        let hash = hash(first, self.seed);
-        loop {
-            let index = self.page_of(hash);
-            let Some(page) = self.pages.get_mut(index) else { return };
-            if page.push(first, count) {
-                self.len += 1;
-                return;
-            }
-            self.split(index, hash);
+        // No two overlap; were they to, neither would be lost.
+        let is_inside = Place::new(first, count).is_some_and(|Place { group, bits }| {
+            let add = |found| Group(found).with(bits);
+            self.table.update(group, add)
+        });
+        if is_inside || self.table.update(across(first), |_| Some(count)) {
+            self.len += 1;
         }
     }
 
     /// Removes this range, if there is this very one.
     pub(super) fn remove(&mut self, first: u64, count: u64) -> bool {
-        let index = self.page_of(hash(first, self.seed));
-        let is_removed = self.pages.get_mut(index).is_some_and(|page| page.remove(first, count));
+        let is_inside = Place::new(first, count).is_some_and(|Place { group, bits }| {
+            let take = |found| Group(found).without(bits);
+            self.table.update(group, take)
+        });
+        let is_it = |found| (found == count).then_some(0);
+        let is_removed = is_inside || self.table.update(across(first), is_it);
         self.len -= usize::from(is_removed);
         is_removed
     }
 
     /// All of them, in no order.
     pub(super) fn iter(&self) -> impl Iterator<Item = Grains> {
-        self.pages.iter().flat_map(|page| page.iter())
-    }
-
-    fn page_of(&self, hash: u64) -> usize {
-        let page = self.directory.get(leading(hash, self.depth));
-        page.map_or(usize::MAX, |page| *page as usize)
-    }
-
-    /// Makes two of the full page that a hash leads to.
-    fn split(&mut self, index: usize, hash: u64) {
-        let (Ok(new), Some(page)) = (u32::try_from(self.pages.len()), self.pages.get_mut(index)) else {
-            return;
-        };
-        if page.depth == self.depth {
-            self.directory = self.directory.iter().flat_map(|&page| [page, page]).collect();
-            self.depth += 1;
-        }
-        let depth = page.depth + 1;
-        let empty = || Page {
-            depth,
-            ..Page::default()
-        };
-        let full = std::mem::replace(&mut **page, empty());
-        let mut upper = Box::new(empty());
-        for range in full.iter() {
-            let is_upper = leading(self::hash(range.first, self.seed), depth) % 2 == 1;
-            let half = if is_upper { &mut upper } else { &mut *page };
-            // A new page has room for all that was in one.
-            let _has_room = half.push(range.first, range.last - range.first + 1);
-        }
-        self.pages.push(upper);
-        // Those with one more bit in common, of which it is set.
-        let (from, width) = (leading(hash, depth) | 1, self.depth - depth);
-        let upper = self.directory.get_mut(from << width..(from + 1) << width);
-        upper.unwrap_or_default().fill(new);
+        self.table.iter().flat_map(|(key, value)| {
+            let is_across = key & ACROSS != 0;
+            let whole = is_across.then(|| Grains::new(key & !ACROSS, value));
+            let group = Group(if is_across { 0 } else { value });
+            let (begin, shift) = (key % (1 << SIZE) * UNITS, (key >> SIZE) * u64::from(STEP));
+            let starts = (0..UNITS).filter_map(move |at| Some((at, group.count(at)?)));
+            let ranges = starts.map(move |(at, count)| Grains::new((begin + at) << shift, count << shift));
+            whole.into_iter().chain(ranges)
+        })
     }
 }
 
-impl Page {
-    fn iter(&self) -> impl Iterator<Item = Grains> {
-        let ranges = self.firsts.iter().zip(&self.counts);
-        let ranges = ranges.take(self.used as usize);
-        ranges.map(|(&first, &count)| Grains::new(first, count))
+/// Units of a group.
+const UNITS: u64 = u32::BITS as u64;
+
+/// From the size of one unit to that of the next, a power of two.
+const STEP: u32 = 4;
+
+/// Where a key of a group tells the size of its units; below is the number of the group. A grain has two bytes or more, so that its number
+/// has 63 bits, and that of a group 58.
+const SIZE: u32 = 58;
+
+/// What no key of a group has.
+const ACROSS: u64 = 1 << 63;
+
+/// The key of the group in which a grain is, with units of 2^`shift` grains.
+fn group(grain: u64, shift: u32) -> u64 {
+    ((grain >> shift) / UNITS) | (u64::from(shift / STEP) << SIZE)
+}
+
+/// The key of a range that goes across the end of a group.
+fn across(first: u64) -> u64 {
+    first | ACROSS
+}
+
+impl Place {
+    /// `None` for a range that goes across the end of a group.
+    fn new(first: u64, count: u64) -> Option<Self> {
+        let shift = (first | count).trailing_zeros() & !(STEP - 1);
+        let (at, units) = ((first >> shift) % UNITS, count >> shift);
+        // At least one, and not too many to be added.
+        let unused = UNITS.checked_sub(units)?;
+        (at <= unused).then_some(Self {
+            group: group(first, shift),
+            bits: (u64::from(u32::MAX) >> unused) << at,
+        })
+    }
+}
+
+impl Group {
+    /// How many units the range has that begins at a unit of it.
+    fn count(self, unit: u64) -> Option<u64> {
+        let at = unit % UNITS;
+        let begins = (self.0 & !self.inner()) >> at;
+        (begins % 2 == 1).then(|| u64::from((self.0 >> UNITS >> at).trailing_zeros()) + 1)
     }
 
-    /// Where the range is that begins there.
-    fn find(&self, first: u64) -> Option<usize> {
-        let used = self.firsts.get(..self.used as usize)?;
-        used.iter().position(|found| *found == first)
+    /// With another range, if its units belong to none.
+    fn with(self, bits: u64) -> Option<u64> {
+        (self.0 & bits == 0).then_some(self.0 | marks(bits))
     }
 
-    /// Adds a range; `false` if the page is full.
-    #[must_use]
-    fn push(&mut self, first: u64, count: u64) -> bool {
-        let at = self.used as usize;
-        let (Some(place), Some(its_count)) = (self.firsts.get_mut(at), self.counts.get_mut(at)) else {
-            return false;
-        };
-        (*place, *its_count) = (first, count);
-        self.used += 1;
-        true
+    /// Without a range, if there is this very one.
+    fn without(self, bits: u64) -> Option<u64> {
+        let is_there =
+            self.0 & (bits | (bits << UNITS)) == marks(bits) && !self.inner() & bits & bits.wrapping_neg() != 0;
+        is_there.then_some(self.0 ^ marks(bits))
     }
 
-    /// Removes this range, if there is this very one. The last one takes its place.
-    fn remove(&mut self, first: u64, count: u64) -> bool {
-        let found = self.find(first);
-        let Some(at) = found.filter(|&at| self.counts.get(at) == Some(&count)) else {
-            return false;
-        };
-        self.used -= 1;
-        let last = self.used as usize;
-        self.firsts.swap(at, last);
-        self.counts.swap(at, last);
-        true
+    /// The units of ranges that are not their first ones, among other bits further up.
+    fn inner(self) -> u64 {
+        (self.0 & !(self.0 >> UNITS)) << 1
     }
+}
+
+/// What a range of these units has in a group.
+fn marks(bits: u64) -> u64 {
+    bits | ((bits & !(bits >> 1)) << UNITS)
 }
 
 impl fmt::Debug for Live {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.iter()).finish()
     }
-}
-
-/// Different for each grain. The factors are those of the `SplitMix64` generator.
-fn hash(first: u64, seed: u64) -> u64 {
-    let mixed = (first ^ seed).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    (mixed ^ (mixed >> 32)).wrapping_mul(0x94d0_49bb_1331_11eb)
-}
-
-/// The first bits of a hash.
-fn leading(hash: u64, bits: u32) -> usize {
-    let leading = hash.checked_shr(u64::BITS - bits).unwrap_or(0);
-    usize::try_from(leading).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]
@@ -208,18 +201,61 @@ mod tests {
     }
 
     #[test]
-    fn pages_become_two_and_are_well_used() {
+    fn ranges_of_any_size_are_told_apart() {
         let mut live = Live::new();
-        let ranges = if cfg!(miri) { 500 } else { 20_000 };
-        for first in 0..ranges {
-            live.insert(first << 9, 1);
+        let mut all = BTreeMap::new();
+        let mut next = 1;
+        // Each begins where the one before ends, at all alignments and in all lengths.
+        for number in 0_u64..if cfg!(miri) { 100 } else { 4000 } {
+            let count = (1 + number % 37) << (number * 7 % 31);
+            live.insert(next, count);
+            all.insert(next, count);
+            next += count;
         }
-        assert!((0..ranges).all(|first| live.count(first << 9) == Some(1)));
-        assert!(
-            live.pages.len() > 2 && live.len() * 2 > live.pages.len() * SLOTS,
-            "{}",
-            live.pages.len()
-        );
-        assert!(live.directory.len() < 32 * live.pages.len(), "{}", live.depth);
+        let last = Grains::new(1 << 62, 1 << 62);
+        live.insert(last.first, 1 << 62);
+        all.insert(last.first, 1 << 62);
+        let found: BTreeMap<_, _> = live
+            .iter()
+            .map(|range| (range.first, range.last - range.first + 1))
+            .collect();
+        assert_eq!(found, all);
+        for (&first, &count) in &all {
+            assert_eq!(live.count(first), Some(count));
+            assert!((count == 1 || !live.remove(first, count - 1)) && !live.remove(first, count + 1));
+            assert!(!live.remove(first + 1, count) && (count == 1 || !live.remove(first + 1, count - 1)));
+            assert!(live.remove(first, count) && live.count(first).is_none());
+        }
+        assert_eq!((live.len(), live.iter().count()), (0, 0));
+    }
+
+    #[test]
+    fn neighbours_share_entries_whatever_their_size() {
+        for size in [1_u64, 2, 4, 8, 16, 64, 512, 1 << 18] {
+            let mut live = Live::new();
+            for number in 0..320 {
+                live.insert(number * size, size);
+            }
+            let entries = live.table.iter().count();
+            assert!(entries <= 320 / 4, "{entries} for {size} grains");
+        }
+    }
+
+    #[test]
+    fn no_range_takes_more_than_an_entry() {
+        // As far apart as large pages, in a scattered order, and all across the ends of groups.
+        let orders: [fn(u64) -> Grains; 3] = [
+            |number| Grains::new(number << 9, 1),
+            |number| Grains::new(number.reverse_bits() >> 1, 1),
+            |number| Grains::new((number << 5) + 31, 2),
+        ];
+        for order in orders {
+            let mut live = Live::new();
+            for number in 1..2000 {
+                let range = order(number);
+                live.insert(range.first, range.last - range.first + 1);
+            }
+            assert_eq!((live.len(), live.table.iter().count()), (1999, 1999));
+        }
     }
 }
