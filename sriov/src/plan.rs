@@ -119,6 +119,18 @@ fn check_iommu(function: &Function, driver: &str, step: &str) -> Result<(), Erro
     }
 }
 
+/// Interfaces that are up and go with their functions: each is made anew when its driver comes back, down. Networks are configured by others.
+fn links_lost(machine: &Machine, taken: &[Bdf]) -> Vec<String> {
+    let interfaces = taken.iter().flat_map(|bdf| machine.usage.interfaces(*bdf));
+    let up = interfaces.filter(|interface| interface.is_up == Some(true));
+    let text = |name| {
+        format!(
+            "{name} is up and goes: when its driver has the function again it is down until somebody runs ip link set {name} up"
+        )
+    };
+    up.map(|interface| text(&interface.name)).collect()
+}
+
 /// What a plan that takes `taken` away could not find out.
 fn doubts(machine: &Machine, taken: &[Bdf]) -> Vec<String> {
     let mut doubts = Vec::new();

@@ -219,8 +219,45 @@ impl Snapshot {
 /// # Errors
 /// That of the test, or what differs.
 pub fn leaves_no_trace(test: &dyn Fn() -> Result<lab::case::Outcome>) -> Result<lab::case::Outcome> {
-    let before = Snapshot::take()?;
-    let outcome = test()?;
+    let (before, up) = (Snapshot::take()?, links_up()?);
+    let outcome = test();
+    // The kernel makes an interface anew for each binding, down; elsewhere whoever configures the network sets it up.
+    for bdf in up {
+        set_links_up(&bdf)?;
+    }
+    let outcome = outcome?;
     before.must_equal(&Snapshot::take()?)?;
     Ok(outcome)
+}
+
+/// The functions of which a network interface is up.
+fn links_up() -> Result<Vec<String>> {
+    const IFF_UP: u32 = 1;
+    let is_up = |bdf: &String| {
+        let mut flags = links(bdf).into_iter().filter_map(|link| {
+            let flags = read(link.join("flags")).ok()?;
+            u32::from_str_radix(flags.trim_start_matches("0x"), 16).ok()
+        });
+        flags.any(|flags| flags & IFF_UP != 0)
+    };
+    Ok(functions()?.into_iter().filter(is_up).collect())
+}
+
+fn set_links_up(bdf: &str) -> Result<()> {
+    for link in links(bdf) {
+        let index = read(link.join("ifindex"))?.parse()?;
+        lab_init::link::set_up(index).with_context(|| format!("set {} up", link.display()))?;
+    }
+    Ok(())
+}
+
+/// The network interfaces of a function.
+fn links(bdf: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir(bdf).join("net"));
+    entries
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect()
 }

@@ -29,6 +29,10 @@ pub(crate) fn cases() -> Vec<Case> {
             "a_second_function_of_a_group_joins_the_first_in_a_guest",
             second_of_a_group,
         ),
+        case(
+            "functions_come_in_one_slot_of_a_running_guest_and_leave_together",
+            one_slot,
+        ),
     ]
 }
 
@@ -49,10 +53,7 @@ fn guest(command: &mut Command) -> Result<Background> {
     command.args(["--kernel", &kernel, "--initrd", &initrd, "--append", append]);
     // See `QEMU_CPU`: what is left of it may still stop a guest.
     for _ in 0..2 {
-        // One that was killed leaves it behind.
-        if let Err(error) = fs::remove_file(CONTROL) {
-            ensure!(error.kind() == io::ErrorKind::NotFound, "{CONTROL}: {error}");
-        }
+        // A control socket that one left behind is replaced.
         let mut guest = Background::start(command)?;
         match guest.wait_for("guest: waits for functions", BOOT) {
             Err(_) if !guest.said()?.contains("guest: ") => stalled(),
@@ -213,6 +214,61 @@ fn second_of_a_group() -> Result<Outcome> {
     for function in &both {
         done(&["release", function])?;
     }
+    passed()
+}
+
+/// Two VFs of a PF, by each interface.
+fn one_slot() -> Result<Outcome> {
+    let pf = physical_function("igb")?;
+    done(&["vf", "create", &pf, "2", "--driver", "vfio-pci"])?;
+    let [first, second]: [String; 2] = vfs(&pf).try_into().ok().context("not two VFs")?;
+    let at = format!("sriovctl:{CONTROL}");
+    refused(
+        &["assign", &first, &second, "--to", "qemu:/nonexistent"],
+        2,
+        &["one slot"],
+    )?;
+    for interface in ["iommufd", "type1"] {
+        if interface == "iommufd" && !std::path::Path::new("/dev/iommu").exists() {
+            continue;
+        }
+        with_guests(|| {
+            let mut guest = own(interface)?;
+            for time in [1, 2] {
+                let given = json(&["assign", &first, &second, "--to", &at, "--interface", interface])?;
+                let addresses = ["/guest_address", "/others/0/guest_address"];
+                let addresses = addresses.map(|at| given.pointer(at).and_then(serde_json::Value::as_str));
+                let [Some(zero), Some(one)] = addresses else {
+                    anyhow::bail!("not two addresses: {given}")
+                };
+                let is_one_slot = zero.strip_suffix(".0") == one.strip_suffix(".1") && zero.ends_with(".0");
+                ensure!(is_one_slot, "{zero} and {one} are not functions 0 and 1 of one slot");
+                said(&mut guest, " has come", 2 * time)?;
+                for address in [zero, one] {
+                    said(&mut guest, &format!("guest: {address} has come"), 1)?;
+                }
+                said(&mut guest, "answered after", 2 * time)?;
+                // Asked of either of them.
+                done(&["unassign", if time == 1 { &second } else { &first }, "--from", &at])?;
+                said(&mut guest, " is gone", 2 * time)?;
+                for address in [zero, one] {
+                    said(&mut guest, &format!("guest: {address} is gone"), 1)?;
+                }
+                let free = done(&["list", "--free", "--no-header", "--output", "bdf"])?;
+                ensure!(free.contains(&first) && free.contains(&second), "not free: {free}");
+            }
+            Ok(())
+        })
+        .context(interface)?;
+    }
+    for vf in [&first, &second] {
+        done(&["release", vf])?;
+        ensure!(
+            link(vf, "driver").as_deref() == Some("igbvf"),
+            "the kernel does not take {vf}"
+        );
+    }
+    done(&["vf", "delete", &pf])?;
     passed()
 }
 

@@ -117,6 +117,97 @@ pub(crate) fn drives_an_edu() -> Result<Outcome> {
     PASSED
 }
 
+/// A driver in the guest lets an edu read and write registers of another function, where the guest's processors find them.
+pub(crate) fn functions_reach_one_another() -> Result<Outcome> {
+    if !has_iommufd() {
+        return Ok(Outcome::Skipped("the guest's kernel has no VFIO built in".to_owned()));
+    }
+    let (kernel, initrd) = (std::env::var("LAB_KERNEL")?, std::env::var("LAB_GUEST_INITRD")?);
+    let directory = tempfile::tempdir()?;
+    let with_driver = directory.path().join("guest.cpio");
+    lab::add_program(
+        Path::new(&initrd),
+        &program("no_iommu-static")?,
+        "no_iommu",
+        &with_driver,
+    )?;
+    let initrd = with_driver.to_str().context("a path")?;
+    let nvme = physical_function("nvme")?;
+    done(&["bind", &nvme, "--driver", "vfio-pci"])?;
+    let outcome = on_edu(|edu| {
+        for interface in ["iommufd", "type1"] {
+            let append = "console=ttyS0 quiet panic=-1 lab.role=guest lab.peer initcall_blacklist=nvme_init";
+            let guest = [
+                "--memory", "512M", "--kernel", &kernel, "--initrd", initrd, "--append", append,
+            ];
+            let said = boot(
+                &[
+                    &["run", edu, &nvme, "--timeout", "120", "--interface", interface],
+                    &guest[..],
+                ]
+                .concat(),
+            )?;
+            let wrote = said.split_once("wrote ").and_then(|(_, rest)| rest.split_once(" at "));
+            let both = wrote.and_then(|(values, _)| values.split_once(" of "));
+            let is_written = both.is_some_and(|(found, wanted)| found == wanted && found != "0x0");
+            ensure!(
+                is_written,
+                "edu has not written what it has read, by {interface}: {said}"
+            );
+        }
+        Ok(())
+    });
+    done(&["release", &nvme])?;
+    outcome?;
+    passed()
+}
+
+/// A guest resets a slot: an NVMe controller goes on afterwards; of an edu, which nothing resets, it is said.
+pub(crate) fn resets_its_slots() -> Result<Outcome> {
+    const NOTHING_RESETS: &str = "without a reset of its own";
+    let (kernel, initrd) = (std::env::var("LAB_KERNEL")?, std::env::var("LAB_GUEST_INITRD")?);
+    let append = "console=ttyS0 quiet panic=-1 lab.role=guest lab.reset";
+    let run = |function: &str, interface: &str| -> Result<(String, bool)> {
+        let guest = [
+            "--memory", "512M", "--kernel", &kernel, "--initrd", &initrd, "--append", append,
+        ];
+        let run = sriovctl(
+            &[
+                &["run", function, "--timeout", "120", "--interface", interface],
+                &guest[..],
+            ]
+            .concat(),
+        )?;
+        let said = format!("{}{}", run.stdout, run.stderr);
+        ensure!(
+            said.contains("was reset by its bus and is as before"),
+            "{interface}: {said}"
+        );
+        let is_told = run.stderr.contains(NOTHING_RESETS);
+        Ok((said, is_told))
+    };
+    let nvme = physical_function("nvme")?;
+    done(&["bind", &nvme, "--driver", "vfio-pci"])?;
+    let interfaces: &[&str] = if has_iommufd() {
+        &["iommufd", "type1"]
+    } else {
+        &["type1"]
+    };
+    let reset = interfaces.iter().try_for_each(|interface| {
+        let (said, is_told) = run(&nvme, interface)?;
+        ensure!(!is_told, "{interface}: {said}");
+        Ok(())
+    });
+    done(&["release", &nvme])?;
+    reset?;
+    on_edu(|edu| {
+        let (said, is_told) = run(edu, "type1")?;
+        ensure!(is_told, "nobody says that it was not reset: {said}");
+        Ok(())
+    })?;
+    passed()
+}
+
 /// The tests of the library's machines, which have no KVM elsewhere.
 pub(crate) fn few_instructions() -> Result<Outcome> {
     let tests = run(Command::new(program("vmm-glue-machine")?).arg("--show-output"))?;
@@ -201,6 +292,9 @@ fn killed(guest: &[&str]) -> Result<Outcome> {
     run.wait()?;
     // At its end when the last process that writes to it is gone.
     console.read_to_end(&mut Vec::new())?;
+    // Another guest can have it at once: what the kernel still does with it is waited for.
+    let next = sriovctl(&[&["run", &vf, "--timeout", "10"], guest].concat())?;
+    ensure!(next.stderr.contains("did not end within"), "{}", next.stderr);
     // The kernel closes the other files of a process that ends after that, and in nobody's sight.
     loop {
         let delete = sriovctl(&["vf", "delete", &pf])?;

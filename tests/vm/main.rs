@@ -117,6 +117,17 @@ fn main() -> ExitCode {
         },
         Case {
             limit_s: 420,
+            ..Case::new(
+                "functions_of_a_guest_reach_one_another",
+                guest::functions_reach_one_another,
+            )
+        },
+        Case {
+            limit_s: 420,
+            ..Case::new("a_guest_resets_its_slots", guest::resets_its_slots)
+        },
+        Case {
+            limit_s: 420,
             ..Case::new("a_guest_that_is_asked_to_end_ends_in_order", guest::ends_in_order)
         },
         Case {

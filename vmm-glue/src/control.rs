@@ -6,6 +6,8 @@
 //! ```text
 //! {"add":{"device":"0000:01:10.0","interface":"iommufd"}}        with the descriptor of /dev/vfio/devices/vfioN
 //! {"added":{"device":"0000:01:10.0","interface":"iommufd","address":"0000:02:00.0"}}
+//! {"add_slot":[{"device":"0000:01:10.2","interface":"iommufd"},…]}    with a descriptor for each
+//! {"added_slot":[{"device":"0000:01:10.2","interface":"iommufd","address":"0000:03:00.0"},…]}
 //! {"remove":{"device":"0000:01:10.0","timeout_ms":10000}}
 //! "removed"
 //! "list"
@@ -34,8 +36,8 @@ use vmm_sys_util::sock_ctrl_msg::ScmSocket as _;
 
 /// Longest line in bytes.
 const LINE: usize = 64 << 10;
-/// Most descriptors of one request.
-const FILES: usize = 4;
+/// Most descriptors of one request: one for each function of a slot.
+const FILES: usize = 8;
 /// How long a line may take from its first byte to its last, and how long nothing may come on a connection.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -51,7 +53,11 @@ pub enum Request {
     /// Gives the guest a function. Its descriptor comes along: the character device or the group; none where the machine has the function's group
     /// already.
     Add(Add),
-    /// Takes a function back, with the guest's consent.
+    /// Gives the guest functions in one slot, of which the first is function 0, all or none. The descriptors come along in the same order: of each
+    /// function its character device; of each that says a group, the group. One that says none is of a group that the machine has, or that comes with
+    /// one before it.
+    AddSlot(Vec<Add>),
+    /// Takes a function back, with the guest's consent, and with it all that are in its slot.
     Remove(Remove),
     /// Which functions the guest has.
     List,
@@ -103,6 +109,8 @@ pub enum Interface {
 pub enum Reply {
     /// To [`Request::Add`]: the guest has been told of it.
     Added(Assigned),
+    /// To [`Request::AddSlot`], in their order: the guest has been told of them.
+    AddedSlot(Vec<Assigned>),
     /// To [`Request::Remove`]: the guest has let go of it, and so has the machine.
     Removed,
     /// To [`Request::List`], in order of their slots.
@@ -158,14 +166,14 @@ impl From<&Error> for Failed {
 /// What a machine does when it is asked. Adding and removing are done one at a time, and may take as long as they
 /// need; the other calls come meanwhile.
 pub trait Control: fmt::Debug + Send + Sync {
-    /// Gives the guest a function.
+    /// Gives the guest functions in one slot, in the order of their numbers.
     ///
     /// # Errors
     ///
-    /// When no slot is free, the function cannot be opened or its memory mapped. Nothing has changed then.
-    fn add(&self, add: &Add, files: Vec<OwnedFd>) -> Result<Assigned>;
+    /// When no slot is free, a function cannot be opened or its memory mapped. Nothing has changed then.
+    fn add(&self, functions: &[Add], files: Vec<OwnedFd>) -> Result<Vec<Assigned>>;
 
-    /// Takes a function back: presses the button of its slot and waits until the guest has switched the slot off.
+    /// Takes a function back, and with it all that are in its slot: presses the button of its slot and waits until the guest has switched the slot off.
     ///
     /// # Errors
     ///
@@ -270,7 +278,12 @@ fn answer(request: Request, files: Vec<OwnedFd>, machine: &dyn Control, change: 
         }
     };
     let outcome = match request {
-        Request::Add(add) => alone().and_then(|_alone| machine.add(&add, files).map(Reply::Added)),
+        Request::Add(add) => alone().and_then(|_alone| {
+            let added = machine.add(std::slice::from_ref(&add), files)?.into_iter().next();
+            let nothing = || Error::new("add a function", ErrorKind::Invalid("nothing was added")).on(add.device);
+            added.map(Reply::Added).ok_or_else(nothing)
+        }),
+        Request::AddSlot(functions) => alone().and_then(|_alone| machine.add(&functions, files).map(Reply::AddedSlot)),
         Request::Remove(Remove { device, timeout_ms }) => alone().and_then(|_alone| {
             let timeout = Duration::from_millis(timeout_ms).min(LONGEST);
             machine.remove(device, timeout).map(|()| Reply::Removed)

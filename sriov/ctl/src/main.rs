@@ -15,6 +15,7 @@ mod explain;
 mod failure;
 mod filter;
 mod glob;
+mod log;
 mod output;
 mod progress;
 mod render;
@@ -58,6 +59,7 @@ fn run() -> Exit {
         .complete();
     match Cli::try_parse_from(&arguments) {
         Ok(cli) => {
+            log::show(cli.global.verbose);
             let mut output = Output::new(cli.global.json, color(cli.global.color));
             let outcome = Request::try_from(cli).and_then(|request| command::run(request, &mut output));
             output.finish(outcome)

@@ -1,8 +1,8 @@
 //! Giving functions to a driver, and taking them from any.
 
 use super::{
-    UNBIND, barred_by, check_iommu, check_leaf, check_unused, doubts, hazards, offer, past_autoprobe, release, set,
-    step,
+    UNBIND, barred_by, check_iommu, check_leaf, check_unused, doubts, hazards, links_lost, offer, past_autoprobe,
+    release, set, step,
 };
 use crate::driver::{is_vfio, override_for};
 use crate::{Action, Attribute, Error, Machine, Plan, Step, Target, WantedDriver};
@@ -67,6 +67,7 @@ pub fn bind(machine: &Machine, functions: &[Bdf], driver: &WantedDriver) -> Resu
     }
     plan.steps.extend(past_autoprobe(by_pf));
     plan.warnings = doubts(machine, &taken);
+    plan.warnings.extend(links_lost(machine, &taken));
     if is_vfio(driver) {
         plan.warnings.extend(hazards(machine, functions));
     }
@@ -91,5 +92,6 @@ pub fn unbind(machine: &Machine, functions: &[Bdf]) -> Result<Plan, Error> {
         }
     }
     plan.warnings = doubts(machine, &taken);
+    plan.warnings.extend(links_lost(machine, &taken));
     Ok(plan)
 }

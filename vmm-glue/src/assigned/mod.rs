@@ -18,11 +18,13 @@ mod peer;
 mod registers;
 mod reset;
 mod rom;
+mod shared_bus;
 mod state;
 mod told;
 mod vectors;
 
 pub use notify::Notice;
+pub use shared_bus::SharedBus;
 
 use crate::bus::Bus;
 use crate::interrupt::Irqs;
@@ -60,6 +62,8 @@ pub struct Options {
     pub gsi: Option<u32>,
     /// Whether its expansion ROM is hidden.
     pub is_rom_hidden: bool,
+    /// What it is reset with when the guest resets its bus, and its address on the host; without, it is reset by itself.
+    pub bus: Option<(Arc<SharedBus>, Bdf)>,
 }
 
 /// A function that the guest uses.
@@ -178,6 +182,9 @@ impl Function for Assigned {
 
     fn bus_event(&self, event: BusEvent) {
         let mut state = self.state();
+        if event == BusEvent::Down {
+            state.forget_bus_reset();
+        }
         let effects = state.view.bus_event(event);
         state.apply(effects);
     }

@@ -15,6 +15,11 @@ const PME_STATUS: u16 = 1 << 15;
 /// How often a reset is tried that meets another use of configuration space.
 const TRIES: usize = 3;
 
+/// Of a function that nothing resets.
+pub(super) const NO_RESET: crate::ErrorKind = crate::ErrorKind::Unsupported(
+    "a function without a reset of its own, on a bus with others than the guest's slot has",
+);
+
 /// Keeps the function from DMA and messages when it is dropped.
 #[derive(Debug)]
 pub(super) struct Quiet(pub(super) Config);

@@ -7,6 +7,7 @@ use super::peer::Peers;
 use super::registers::{Held, Msix, Registers};
 use super::reset::{self, Quiet};
 use super::rom::Rom;
+use super::shared_bus::SharedBus;
 use super::told::{Matter, Told};
 use super::vectors::Vectors;
 use super::{NO_FUNCTION, Options, Wiring};
@@ -14,7 +15,7 @@ use crate::bus::Heir;
 use crate::interrupt::MsiMessage;
 use crate::view::{ConfigView, Device, Effect, Effects, Interrupts, Place, Vector};
 use crate::{Error, Result};
-use ::pci::{BarIndex, ConfigSpace};
+use ::pci::{BarIndex, Bdf, ConfigSpace};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use vfio_core::info::DeviceFlags;
@@ -39,6 +40,7 @@ pub(super) struct Live {
     pub(super) quiet: Quiet,
     pub(super) places: Places,
     pub(super) power_control: Option<u16>,
+    pub(super) bus: Option<(Arc<SharedBus>, Bdf)>,
     pub(super) device: BoundDevice,
 }
 
@@ -79,6 +81,7 @@ impl State {
                 function: Weak::new(),
             },
             power_control: reset::power_control(&image),
+            bus: options.bus.clone(),
             device: device.clone(),
         };
         live.set_command(view.command())?;
@@ -93,6 +96,13 @@ impl State {
     /// Takes the function away: whoever comes later finds none.
     pub(super) fn take(&mut self) -> Option<Live> {
         self.live.take()
+    }
+
+    /// It goes down: a reset of its bus before that was another one.
+    pub(super) fn forget_bus_reset(&self) {
+        if let Some((bus, function)) = self.live.as_ref().and_then(|live| live.bus.as_ref()) {
+            bus.forget(*function);
+        }
     }
 
     pub(super) fn notices(&self) -> Option<&Notices> {
@@ -198,6 +208,7 @@ impl Live {
             Effect::Interrupts => self.follow_interrupts(view),
             Effect::Msi | Effect::Msix => self.follow_vectors(view),
             Effect::Reset => self.reset(view.command()),
+            Effect::BusReset => self.reset_with_bus(view.command()),
             Effect::Power(power) => self.set_power(power),
         }
     }

@@ -8,21 +8,24 @@ use std::sync::{Arc, Barrier};
 struct Machine(Mutex<Vec<Assigned>>);
 
 impl Control for Machine {
-    fn add(&self, add: &Add, mut files: Vec<OwnedFd>) -> Result<Assigned> {
-        let file = files
-            .pop()
-            .ok_or_else(|| Error::new("add", ErrorKind::Invalid("no descriptor")))?;
-        let mut said = String::new();
-        let read = File::from(file).read_to_string(&mut said);
-        read.map_err(|error| Error::new("read", ErrorKind::Io(error)))?;
-        assert_eq!(said, "the device");
-        let assigned = Assigned {
-            device: add.device,
-            interface: add.interface,
-            address: "02:00.0".parse().unwrap(),
-        };
-        self.0.lock().unwrap().push(assigned.clone());
-        Ok(assigned)
+    fn add(&self, functions: &[Add], files: Vec<OwnedFd>) -> Result<Vec<Assigned>> {
+        if files.len() != functions.len() {
+            return Err(Error::new("add", ErrorKind::Invalid("no descriptor")));
+        }
+        let mut added = Vec::new();
+        for ((number, add), file) in functions.iter().enumerate().zip(files) {
+            let mut said = String::new();
+            let read = File::from(file).read_to_string(&mut said);
+            read.map_err(|error| Error::new("read", ErrorKind::Io(error)))?;
+            assert_eq!(said, format!("device {}", add.device));
+            added.push(Assigned {
+                device: add.device,
+                interface: add.interface,
+                address: format!("02:00.{number}").parse().unwrap(),
+            });
+        }
+        self.0.lock().unwrap().extend(added.clone());
+        Ok(added)
     }
 
     fn remove(&self, _: Bdf, _: Duration) -> Result<()> {
@@ -53,7 +56,7 @@ struct Stubborn {
 }
 
 impl Control for Stubborn {
-    fn add(&self, _: &Add, _: Vec<OwnedFd>) -> Result<Assigned> {
+    fn add(&self, _: &[Add], _: Vec<OwnedFd>) -> Result<Vec<Assigned>> {
         Err(Error::new("add", ErrorKind::Exhausted("slot")))
     }
 
@@ -134,7 +137,7 @@ const LONG: Duration = Duration::from_secs(30);
 fn requests_are_answered_one_after_another_and_descriptors_arrive() {
     let (directory, mut client) = connect();
     let path = directory.path().join("device");
-    File::create(&path).unwrap().write_all(b"the device").unwrap();
+    File::create(&path).unwrap().write_all(b"device 0000:01:10.0").unwrap();
     let file = File::open(path).unwrap();
     let add = Request::Add(Add {
         device: device(),
@@ -156,6 +159,23 @@ fn requests_are_answered_one_after_another_and_descriptors_arrive() {
     };
     assert!(failed.timed_out && failed.step == "wait for the guest", "{failed:?}");
     assert_eq!(client.ask(&Request::Stop, &[], LONG).unwrap(), Reply::Stopping);
+    let two = [device(), "0000:01:10.2".parse().unwrap()].map(|device| Add {
+        device,
+        interface: Interface::Iommufd,
+        group: None,
+        token: None,
+    });
+    let files = two.clone().map(|add| {
+        let path = directory.path().join(add.device.to_string());
+        write!(File::create(&path).unwrap(), "device {}", add.device).unwrap();
+        File::open(path).unwrap()
+    });
+    let slot = Request::AddSlot(two.to_vec());
+    let Reply::AddedSlot(both) = client.ask(&slot, &[files[0].as_fd(), files[1].as_fd()], LONG).unwrap() else {
+        panic!("not added")
+    };
+    let addresses: Vec<String> = both.iter().map(|added| added.address.to_string()).collect();
+    assert_eq!(addresses, ["0000:02:00.0", "0000:02:00.1"]);
     // Without its descriptor.
     assert!(matches!(client.ask(&add, &[], LONG).unwrap(), Reply::Failed(_)));
 }
@@ -181,8 +201,12 @@ fn requests_have_the_documented_form() {
         r#""token":"bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3"}}"#
     );
     assert_eq!(text(&with_token), expected);
+    let Request::Add(one) = &add else { panic!("it is one") };
+    let slot = Request::AddSlot(vec![one.clone(), one.clone()]);
+    let both = r#"{"device":"0000:01:10.0","interface":"iommufd"}"#;
+    assert_eq!(text(&slot), format!(r#"{{"add_slot":[{both},{both}]}}"#));
     assert_eq!(text(&Request::List), r#""list""#);
-    for request in [add, with_token, Request::List, Request::Stop] {
+    for request in [add, with_token, slot, Request::List, Request::Stop] {
         let line = text(&request);
         assert_eq!(parse::<Request>(line.as_bytes(), "").unwrap(), request);
     }

@@ -10,6 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use vfio_core::{CdevFile, Group};
 
+/// What comes with a request.
+const DESCRIPTORS: &str = "one descriptor: of the function, or of its group";
+
 /// A machine and its functions, for [`control::serve`](crate::control::serve).
 #[derive(Debug)]
 pub struct Controlled {
@@ -41,32 +44,34 @@ impl Controlled {
 }
 
 impl Control for Controlled {
-    fn add(&self, add: &Add, files: Vec<OwnedFd>) -> Result<Assigned> {
-        let failed = |kind| Error::new("plug a function in", kind).on(add.device);
-        if add.interface != self.interface() {
-            return Err(failed(ErrorKind::Invalid(
-                "the guest has its functions by the other interface",
-            )));
-        }
-        let mut files = files.into_iter();
-        let file = match (add.interface, files.next(), files.next()) {
-            (Interface::Iommufd, Some(file), None) => File::Device(CdevFile::from_fd(file, Some(add.device))),
-            (Interface::Type1, Some(file), None) => File::Group(Group::from_fd(file, add.group.map(GroupId))),
-            (Interface::Type1, None, None) => File::SameGroup,
-            _ => {
-                return Err(failed(ErrorKind::Invalid(
-                    "one descriptor: of the function, or of its group",
-                )));
+    fn add(&self, functions: &[Add], files: Vec<OwnedFd>) -> Result<Vec<Assigned>> {
+        let mut files = files.into_iter().peekable();
+        let is_alone = functions.len() == 1;
+        let mut opened = Vec::new();
+        for add in functions {
+            let failed = |why| Error::new("plug a function in", ErrorKind::Invalid(why)).on(add.device);
+            if add.interface != self.interface() {
+                return Err(failed("the guest has its functions by the other interface"));
             }
-        };
-        let opened = Opened {
-            bdf: add.device,
-            file,
-            token: add.token,
-        };
-        let added = self.functions.add(vec![opened])?;
-        let none = || failed(ErrorKind::Invalid("nothing was plugged in"));
-        added.first().map(|listed| self.shown(*listed)).ok_or_else(none)
+            // Which descriptor is whose is to be told only of several.
+            let has_file = is_alone || add.interface == Interface::Iommufd || add.group.is_some();
+            let file = match (add.interface, files.next_if(|_| has_file)) {
+                (Interface::Iommufd, Some(file)) => File::Device(CdevFile::from_fd(file, Some(add.device))),
+                (Interface::Type1, Some(file)) => File::Group(Group::from_fd(file, add.group.map(GroupId))),
+                (Interface::Type1, None) if is_alone || !has_file => File::SameGroup,
+                _ => return Err(failed(DESCRIPTORS)),
+            };
+            opened.push(Opened {
+                bdf: add.device,
+                file,
+                token: add.token,
+            });
+        }
+        if files.next().is_some() {
+            return Err(Error::new("plug a function in", ErrorKind::Invalid(DESCRIPTORS)));
+        }
+        let added = self.functions.add(opened)?;
+        Ok(added.into_iter().map(|listed| self.shown(listed)).collect())
     }
 
     fn remove(&self, device: Bdf, timeout: Duration) -> Result<()> {

@@ -66,7 +66,7 @@ impl Functions {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Exhausted`] when all slots are filled; [`ErrorKind::Invalid`] when the machine has ended; those of opening, attaching and mapping. Nothing is left of it then.
+    /// [`ErrorKind::Exhausted`] when all slots are filled; [`ErrorKind::Invalid`] when the machine has ended, or the guest would have one twice; those of opening, attaching and mapping. Nothing is left of it then.
     pub fn add(&self, opened: Vec<Opened>) -> Result<Vec<Listed>> {
         let (mut space, slot) = self.free_slot(&opened)?;
         let port = self.port(slot)?;
@@ -107,7 +107,9 @@ impl Functions {
             let space = self.space();
             let slots = self.slots();
             slots.runs()?;
-            if let Some(there) = opened.iter().find(|opened| slots.find(opened.bdf).is_ok()) {
+            let comes_twice = |number, bdf| opened.iter().take(number).any(|before: &Opened| before.bdf == bdf);
+            let has = |(number, one): &(usize, &Opened)| slots.find(one.bdf).is_ok() || comes_twice(*number, one.bdf);
+            if let Some((_, there)) = opened.iter().enumerate().find(has) {
                 let kind = ErrorKind::Invalid("the guest has it already");
                 return Err(Error::new("plug a function in", kind).on(there.bdf));
             }

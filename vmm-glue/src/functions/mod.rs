@@ -16,7 +16,7 @@ pub use control::Controlled;
 pub use life::Removal;
 pub use space::{Backend, DmaOptions, File};
 
-use crate::assigned::{Assigned, Options as Shown, Wiring};
+use crate::assigned::{Assigned, Options as Shown, SharedBus, Wiring};
 use crate::bus::Bus;
 use crate::interrupt::Irqs;
 use crate::machine::Plugged;
@@ -258,6 +258,8 @@ fn give(
         peers,
     };
     let is_multi_function = members.len() > 1;
+    let all = members.iter().map(|(bdf, _)| *bdf).collect();
+    let bus = Arc::new(SharedBus::new(all, space.groups_of(&members)));
     let mut given = Vec::new();
     let mut failed = None;
     let mut left = Vec::new();
@@ -269,6 +271,7 @@ fn give(
         let mut shown = options.shown.clone();
         shown.presentation.is_multi_function = is_multi_function;
         shown.gsi = gsi(&member, slot);
+        shown.bus = Some((Arc::clone(&bus), bdf));
         match Assigned::new(member.device(), &wiring, &shown) {
             Ok(function) => given.push(Given {
                 watched: Vec::new(),

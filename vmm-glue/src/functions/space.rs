@@ -148,6 +148,13 @@ impl Space {
         Ok(members)
     }
 
+    /// The groups that functions were opened through.
+    pub(super) fn groups_of(&self, members: &[(Bdf, Member)]) -> Vec<Group> {
+        let is_theirs = |joined: &&Joined| members.iter().any(|(_, member)| member.group == Some(joined.number));
+        let groups = self.groups.iter().filter(is_theirs);
+        groups.map(|joined| joined.group.group().clone()).collect()
+    }
+
     pub(super) fn close(&mut self, members: Vec<(Bdf, Member)>) {
         for (bdf, member) in members {
             if let Err(error) = self.remove(member) {

@@ -16,6 +16,7 @@ use vfio_core::iommufd::Iommufd;
 use vfio_core::{CdevFile, Container, ContainerPath, Errno, Group, KvmVfio, PageSize};
 
 mod removal;
+mod reset;
 
 const RAM: u64 = 2 << 20;
 /// Of a port: Slot Control, whose power controller is off with this bit.

@@ -51,7 +51,10 @@ pub trait Function: fmt::Debug + Send + Sync {
 pub enum BusEvent {
     /// It was reset, or has got power: every function is as after power-on, with no address, not decoding, not bus master.
     Reset,
-    /// It has no power, or no link: nothing reaches a function, which must neither do DMA nor interrupt. Until [`BusEvent::Reset`].
+    /// The guest has reset it: as [`BusEvent::Reset`], after all functions on it went down.
+    BusReset,
+    /// It has no power, or no link, or is held in reset: nothing reaches a function, which must neither do DMA nor interrupt. Until [`BusEvent::Reset`] or
+    /// [`BusEvent::BusReset`].
     Down,
     /// These addresses are forwarded to it from now on.
     Windows(Windows),

@@ -21,6 +21,8 @@ pub enum Effect {
     Msix,
     /// Reset the function. What the guest sees has been reset.
     Reset,
+    /// Alike, with all that is on its bus.
+    BusReset,
     /// The guest wants another power state. In `D3HOT` it reaches nothing but configuration space.
     Power(PowerStateCode),
 }

@@ -241,7 +241,7 @@ impl ConfigView {
         let from = from.get(..4).unwrap_or(from);
         let before = self.state();
         if self.resets.iter().flatten().any(|bit| bit.is_set(offset, from)) {
-            return self.reset_from(before);
+            return self.reset_from(before, Effect::Reset);
         }
         let mut effects = Effects::default();
         self.patches.write(offset, from, &mut effects);
@@ -259,9 +259,10 @@ impl ConfigView {
         let before = self.state();
         let mut effects = Effects::default();
         match event {
-            BusEvent::Reset => {
+            BusEvent::Reset | BusEvent::BusReset => {
                 self.is_down = false;
-                return self.reset_from(before);
+                let is_bus_reset = event == BusEvent::BusReset;
+                return self.reset_from(before, if is_bus_reset { Effect::BusReset } else { Effect::Reset });
             }
             BusEvent::Down => {
                 self.is_down = true;
@@ -275,14 +276,14 @@ impl ConfigView {
 
     /// Resets what the guest sees, and lets the function be reset.
     pub fn reset(&mut self) -> Effects {
-        self.reset_from(self.state())
+        self.reset_from(self.state(), Effect::Reset)
     }
 
-    fn reset_from(&mut self, before: State) -> Effects {
+    fn reset_from(&mut self, before: State, reset: Effect) -> Effects {
         let mut effects = Effects::default();
         self.clear();
         self.settle(before, &mut effects, &ALL);
-        effects.push(Effect::Reset);
+        effects.push(reset);
         effects
     }
 

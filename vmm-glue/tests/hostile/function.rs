@@ -78,7 +78,7 @@ impl Held {
             let told = told(Effect::Interrupts) || told(Effect::Msi) || told(Effect::Msix);
             assert!(told, "{before:?} {after:?}");
         }
-        if told(Effect::Reset) {
+        if told(Effect::Reset) || told(Effect::BusReset) {
             self.forget();
         }
         effects
@@ -271,8 +271,9 @@ impl Function for Shown {
             held.windows = windows;
         }
         let effects = held.change(|view| view.bus_event(event));
-        let resets = effects.iter().any(|effect| effect == Effect::Reset);
-        assert_eq!(resets, event == BusEvent::Reset);
+        for (effect, of) in [(Effect::Reset, BusEvent::Reset), (Effect::BusReset, BusEvent::BusReset)] {
+            assert_eq!(effects.iter().any(|found| found == effect), event == of);
+        }
         if event == BusEvent::Down {
             assert_eq!(held.view.interrupts(), Interrupts::None);
             held.forget();

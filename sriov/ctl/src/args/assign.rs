@@ -9,12 +9,12 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use vfio_core::VfToken;
 
-/// Gives a function to a guest.
+/// Gives functions of one slot to a guest.
 #[derive(Debug, Args)]
 pub(crate) struct Assign {
-    /// The function, already on vfio-pci
-    #[arg(value_name = "SELECTOR", add = ArgValueCompleter::new(complete::functions))]
-    pub(crate) function: Selector,
+    /// The function, already on vfio-pci; of sriovctl also several, which become functions 0, 1 and so on of one slot
+    #[arg(value_name = "SELECTOR", required = true, add = ArgValueCompleter::new(complete::functions))]
+    pub(crate) functions: Vec<Selector>,
     /// The guest: qemu:QMP-SOCKET, cloud-hypervisor:API-SOCKET, libvirt:DOMAIN or sriovctl:CONTROL-SOCKET
     #[arg(long, value_name = "VMM:WHERE")]
     pub(crate) to: Target,
@@ -41,7 +41,7 @@ pub(crate) struct Assign {
 /// Takes a function back from a guest.
 #[derive(Debug, Args)]
 pub(crate) struct Unassign {
-    /// The function
+    /// The function; what is in one slot with it leaves with it
     #[arg(value_name = "SELECTOR", add = ArgValueCompleter::new(complete::functions))]
     pub(crate) function: Selector,
     /// The guest: qemu:QMP-SOCKET, cloud-hypervisor:API-SOCKET, libvirt:DOMAIN or sriovctl:CONTROL-SOCKET

@@ -8,9 +8,9 @@ use crate::args::{Assign, Target, TargetKind, Unassign};
 use crate::column::Need;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
-use crate::output::{Output, SCHEMA_VERSION};
+use crate::output::Output;
 use crate::request::Settings;
-use crate::selector;
+use crate::selector::{self, Selector};
 use crate::snapshot::Snapshot;
 use pci::{Bdf, Fields, GroupId, Sysfs};
 use rustix::event::{Timespec, poll};
@@ -18,7 +18,7 @@ use serde::Serialize;
 use serde_json::Value;
 use sriov::{Backend, Holders};
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use vfio_core::VfToken;
@@ -29,9 +29,12 @@ mod libvirt;
 mod own;
 mod qemu;
 mod qmp;
+mod report;
 #[cfg(test)]
 mod tests;
 mod wire;
+
+use report::{Other, Report};
 
 /// A function that can be given away.
 #[derive(Debug, Clone)]
@@ -86,6 +89,14 @@ trait Vmm {
     fn removal_steps(&self, bdf: Bdf) -> Vec<Step>;
     /// Gives the guest a function, and sees that it has it.
     fn assign(&mut self, gift: &Gift) -> Result<Given, Failure>;
+    /// What [`assign_slot`](Self::assign_slot) says to it.
+    fn slot_steps(&self, gifts: &[Gift]) -> Vec<Step> {
+        gifts.iter().flat_map(|gift| self.steps(gift)).collect()
+    }
+    /// Gives the guest several functions in one slot, where the VMM can do that.
+    fn assign_slot(&mut self, gifts: &[Gift]) -> Result<Vec<Given>, Failure> {
+        gifts.iter().map(|gift| self.assign(gift)).collect()
+    }
     /// Whether it was told to take a function and has not refused: a failure says nothing then of what it does.
     fn is_told(&self) -> bool;
     /// Takes a function back, with the guest's consent, and sees that the VMM has it no more.
@@ -94,55 +105,40 @@ trait Vmm {
     fn has(&mut self, bdf: Bdf) -> Result<bool, Failure>;
 }
 
-/// Gives a function to a guest.
+/// Gives functions of one slot to a guest.
 pub(crate) fn assign(args: &Assign, settings: &Settings, output: &mut Output) -> Outcome {
     let start = Instant::now();
-    if args.bus.is_some() && args.to.kind != TargetKind::Qemu {
-        return Err(Failure::usage(
-            "--bus is for qemu: other VMMs choose the place themselves",
-        ));
-    }
-    if args.vf_token.is_some() && !matches!(args.to.kind, TargetKind::Qemu | TargetKind::Sriovctl) {
-        let name = args.to.kind.name();
-        return Err(Failure::usage(format!(
-            "--vf-token is for qemu and sriovctl: {name} cannot be told one"
-        )));
-    }
+    check(args)?;
     let mut vmm = vmm(&args.to, args.bus.clone(), &args.virsh, args.timeout);
     // Asked before the machine is looked at: what it holds meanwhile is no news.
     let peer = match args.dry_run {
         true => None,
         false => vmm.peer()?,
     };
-    let need = Snapshot::FREE | Need::fields(Fields::SRIOV | args.function.fields());
+    let fields = args.functions.iter().map(Selector::fields);
+    let need = Snapshot::FREE | Need::fields(fields.fold(Fields::SRIOV, |all, of| all | of));
     let snapshot = Snapshot::read(&settings.sysfs, need)?;
-    let bdf = selector::resolve_one(&args.function, &snapshot.topology, &settings.sysfs)?;
-    let function = snapshot
-        .topology
-        .function(bdf)
-        .ok_or_else(|| Failure::internal("a selected function is missing"))?;
-    let group = ready::check(&snapshot, function, "assign", peer)?;
-    let token = token::choose(&snapshot.topology, function, args.vf_token, None, "assign")?;
-    let backend = emit::backend(&settings.sysfs, function, args.interface);
-    let node = emit::node(function);
-    if backend == Backend::Iommufd && node.is_none() {
-        let failure = failing("no_node", "has no character device of VFIO")
-            .device(bdf)
-            .step("assign");
-        return Err(failure.fix("Linux 6.6 with CONFIG_VFIO_DEVICE_CDEV is needed, or --interface type1"));
+    let mut gifts: Vec<Gift> = Vec::new();
+    for selector in &args.functions {
+        let gift = gift(selector, args, &settings.sysfs, &snapshot, peer)?;
+        if gifts.iter().any(|other| other.bdf == gift.bdf) {
+            return Err(Failure::usage(format!("{} is named twice", gift.bdf)));
+        }
+        if gifts.iter().any(|other| other.backend != gift.backend) {
+            let failure = Failure::usage("one function goes by iommufd and another one by type1").device(gift.bdf);
+            return Err(failure.fix("choose --interface type1"));
+        }
+        gifts.push(gift);
     }
-    let gift = Gift {
-        bdf,
-        backend,
-        is_demanded: args.interface != crate::args::Interface::Auto,
-        node: format!("/dev/vfio/devices/vfio{}", node.unwrap_or_default()),
-        group,
-        token,
-        siblings: siblings(&snapshot, bdf),
+    let [first, ..] = gifts.as_slice() else {
+        return Err(Failure::internal("no function is named"));
     };
-    let mut steps = vmm.steps(&gift);
+    let (bdf, backend) = (first.bdf, first.backend);
+    let mut steps = vmm.slot_steps(&gifts);
     for step in &mut steps {
-        step.request = token::hidden(&step.request, gift.token);
+        for gift in &gifts {
+            step.request = token::hidden(&step.request, gift.token);
+        }
     }
     let mut report = Report::new(bdf, &args.to, steps);
     report.interface = Some(emit::name(backend));
@@ -150,17 +146,81 @@ pub(crate) fn assign(args: &Assign, settings: &Settings, output: &mut Output) ->
         return report.dry_run(output);
     }
     snapshot.note_what_was_not_seen(output);
-    let given = vmm.assign(&gift).map_err(|failure| {
+    let given = vmm.assign_slot(&gifts).map_err(|failure| {
         let failure = on(failure, bdf);
         match vmm.is_told() {
             true => unsure(failure, &args.to),
             false => failure,
         }
     })?;
-    report.interface = given.backend.map(emit::name);
-    report.id = given.id;
-    report.guest_address = given.address;
+    let mut given = gifts.iter().zip(given);
+    if let Some((_, first)) = given.next() {
+        report.interface = first.backend.map(emit::name);
+        report.id = first.id;
+        report.guest_address = first.address;
+    }
+    let other = |(gift, given): (&Gift, Given)| Other {
+        bdf: gift.bdf.to_string(),
+        guest_address: given.address,
+    };
+    report.others = given.map(other).collect();
     report.finish(start, "assigned", output)
+}
+
+/// What is not for every VMM.
+fn check(args: &Assign) -> Result<(), Failure> {
+    let name = args.to.kind.name();
+    if args.bus.is_some() && args.to.kind != TargetKind::Qemu {
+        return Err(Failure::usage(
+            "--bus is for qemu: other VMMs choose the place themselves",
+        ));
+    }
+    if args.vf_token.is_some() && !matches!(args.to.kind, TargetKind::Qemu | TargetKind::Sriovctl) {
+        return Err(Failure::usage(format!(
+            "--vf-token is for qemu and sriovctl: {name} cannot be told one"
+        )));
+    }
+    if args.functions.len() > 1 && args.to.kind != TargetKind::Sriovctl {
+        let failure = Failure::usage(format!(
+            "several functions in one slot are for sriovctl: {name} takes one at a time"
+        ));
+        return Err(failure.fix("assign each by itself"));
+    }
+    Ok(())
+}
+
+/// A function that can be given away, as it is named.
+fn gift(
+    selector: &Selector,
+    args: &Assign,
+    sysfs: &Sysfs,
+    snapshot: &Snapshot,
+    peer: Option<u32>,
+) -> Result<Gift, Failure> {
+    let bdf = selector::resolve_one(selector, &snapshot.topology, sysfs)?;
+    let function = snapshot
+        .topology
+        .function(bdf)
+        .ok_or_else(|| Failure::internal("a selected function is missing"))?;
+    let group = ready::check(snapshot, function, "assign", peer)?;
+    let token = token::choose(&snapshot.topology, function, args.vf_token, None, "assign")?;
+    let backend = emit::backend(sysfs, function, args.interface);
+    let node = emit::node(function);
+    if backend == Backend::Iommufd && node.is_none() {
+        let failure = failing("no_node", "has no character device of VFIO")
+            .device(bdf)
+            .step("assign");
+        return Err(failure.fix("Linux 6.6 with CONFIG_VFIO_DEVICE_CDEV is needed, or --interface type1"));
+    }
+    Ok(Gift {
+        bdf,
+        backend,
+        is_demanded: args.interface != crate::args::Interface::Auto,
+        node: format!("/dev/vfio/devices/vfio{}", node.unwrap_or_default()),
+        group,
+        token,
+        siblings: siblings(snapshot, bdf),
+    })
 }
 
 /// Takes a function back.
@@ -323,68 +383,5 @@ impl Pause {
         let _interrupted = poll(&mut [], Some(&pause)).is_err();
         self.next = (self.next * 2).min(Self::LONGEST);
         Instant::now() < self.deadline
-    }
-}
-
-#[derive(Serialize)]
-struct Report {
-    schema_version: u32,
-    bdf: String,
-    vmm: &'static str,
-    target: String,
-    /// `null` where the VMM does not say.
-    id: Option<String>,
-    /// `null` where the VMM does not say.
-    interface: Option<&'static str>,
-    /// `null` where the VMM does not say.
-    guest_address: Option<String>,
-    /// What was said, or would be, but for a VF token.
-    steps: Vec<Step>,
-    /// `null` with `--dry-run`.
-    elapsed_ms: Option<u64>,
-}
-
-impl Report {
-    fn new(bdf: Bdf, target: &Target, steps: Vec<Step>) -> Self {
-        Self {
-            schema_version: SCHEMA_VERSION,
-            bdf: bdf.to_string(),
-            vmm: target.kind.name(),
-            target: target.name.clone(),
-            id: None,
-            interface: None,
-            guest_address: None,
-            steps,
-            elapsed_ms: None,
-        }
-    }
-
-    fn dry_run(&self, output: &mut Output) -> Outcome {
-        if output.is_json() {
-            output.document(self)?;
-            return Ok(Exit::Ok);
-        }
-        for Step { request, with } in &self.steps {
-            match with {
-                Some(file) => writeln!(output.data(), "{request}  with the descriptor of {file}")?,
-                None => writeln!(output.data(), "{request}")?,
-            }
-        }
-        Ok(Exit::Ok)
-    }
-
-    fn finish(mut self, start: Instant, done: &str, output: &mut Output) -> Outcome {
-        self.elapsed_ms = u64::try_from(start.elapsed().as_millis()).ok();
-        if output.is_json() {
-            output.document(&self)?;
-            return Ok(Exit::Ok);
-        }
-        let at = self.guest_address.as_ref();
-        let at = at.map_or_else(String::new, |address| format!(", {address} in the guest"));
-        let by = self
-            .interface
-            .map_or_else(String::new, |interface| format!(", {interface}"));
-        writeln!(output.data(), "{}: {done}{at}{by}", self.bdf)?;
-        Ok(Exit::Ok)
     }
 }

@@ -3,7 +3,8 @@
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::snapshot::{self, Snapshot};
-use pci::{Function, GroupId, Viability};
+use pci::{Bdf, Function, Group, GroupId, Viability};
+use sriov::{Holder, Holders};
 
 /// Refuses what a VMM would refuse with less to say about it. What `vmm` holds is in nobody's way: it is to
 /// have this function too, and it knows which ones it has.
@@ -46,19 +47,33 @@ pub(super) fn check(
             .collect();
         return Err(failure.fix("bind these functions to vfio-pci too, or unbind them"));
     }
-    let mut held_by: Vec<_> = group
-        .functions
-        .iter()
-        .flat_map(|member| snapshot.holders_of(*member))
-        .collect();
-    held_by.extend(snapshot.holders.iter().flat_map(sriov::Holders::unnamed));
+    let mut held_by = match &snapshot.holders {
+        Some(found) => holders(found, group),
+        None => Vec::new(),
+    };
     held_by.retain(|holder| Some(holder.pid) != vmm);
+    match held_by.is_empty() {
+        true => Ok(group.id),
+        false => Err(held(bdf, step, held_by)),
+    }
+}
+
+/// Who holds a function of a group, or may.
+pub(super) fn holders(found: &Holders, group: &Group) -> Vec<Holder> {
+    let mut held_by: Vec<_> = group.functions.iter().flat_map(|member| found.of(*member)).collect();
+    held_by.extend(found.unnamed());
     held_by.sort_unstable();
     held_by.dedup();
-    if held_by.is_empty() {
-        return Ok(group.id);
-    }
-    let mut failure = refuse(Exit::Busy, "held", "device or resource busy".to_owned()).code("B06");
-    failure.held_by = held_by;
-    Err(failure.fix("stop that process, or choose a free function: sriovctl list --free"))
+    held_by
+}
+
+/// The refusal of a function that somebody has: these, or a process that the kernel has not ended yet.
+pub(super) fn held(bdf: Bdf, step: &'static str, held_by: Vec<Holder>) -> Failure {
+    let message = match held_by.is_empty() {
+        true => "device or resource busy, and no process is found that holds it",
+        false => "device or resource busy",
+    };
+    let failure = Failure::new(Exit::Busy, "held", message).device(bdf).step(step);
+    let failure = failure.code("B06").held_by(held_by);
+    failure.fix("stop that process, or choose a free function: sriovctl list --free")
 }

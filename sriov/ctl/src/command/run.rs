@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use vfio_core::VfToken;
 
 mod child;
+mod free;
 mod nodes;
 mod own;
 mod places;
@@ -97,6 +98,7 @@ pub(crate) fn run(args: &Run, settings: &Settings, output: &mut Output) -> Outco
     let backend = if is_iommufd { Backend::Iommufd } else { Backend::Type1 };
     if !args.dry_run {
         snapshot.note_what_was_not_seen(output);
+        free::wait(&functions, &snapshot, &settings.sysfs, output)?;
     }
     match args.vmm {
         VmmName::Qemu => qemu::run(args, &functions, backend, output),

@@ -128,11 +128,23 @@ fn a_group_with_another_function_on_a_host_driver_is_warned_of() {
     let plan = bind(&machine, &[pf()], &vfio()).unwrap();
     assert_eq!(
         plan.warnings,
-        ["VFIO will not hand out IOMMU group 256 yet: 0000:01:02.0 is on nvme"]
+        [
+            LINK_GOES,
+            "VFIO will not hand out IOMMU group 256 yet: 0000:01:02.0 is on nvme"
+        ]
     );
     let plan = bind(&machine, &[pf(), sibling], &vfio()).unwrap();
-    assert_eq!(plan.warnings, [""; 0]);
+    assert_eq!(plan.warnings[0], LINK_GOES);
+    assert!(
+        plan.warnings.iter().all(|warning| !warning.contains("IOMMU group")),
+        "{:?}",
+        plan.warnings
+    );
 }
+
+/// Said of the PF.
+const LINK_GOES: &str =
+    "net0 is up and goes: when its driver has the function again it is down until somebody runs ip link set net0 up";
 
 #[test]
 fn what_weakens_isolation_is_said() {
@@ -149,6 +161,7 @@ fn what_weakens_isolation_is_said() {
     let machine = lab.machine_in(&tree);
     let plan = bind(&machine, &[pf()], &vfio()).unwrap();
     let wanted = [
+        LINK_GOES,
         "VFIO will refuse IOMMU group 256: the firmware demands a 1:1 mapping (RMRR or IVMD)",
         "0000:01:00.0: the kernel has no way to reset it: each user finds it as the last one left it",
         "allow_unsafe_interrupts is set: a guest can forge interrupts of the host",
@@ -156,7 +169,7 @@ fn what_weakens_isolation_is_said() {
     ];
     assert_eq!(plan.warnings, wanted);
     let plan = create_vfs(&machine, pf(), NonZeroU16::MIN, Some(&vfio())).unwrap();
-    assert_eq!(plan.warnings, wanted[2..]);
+    assert_eq!(plan.warnings, wanted[3..]);
     assert_eq!(bind(&machine, &[pf()], &WantedDriver::Native).unwrap(), Plan::default());
 }
 
@@ -183,6 +196,18 @@ fn a_nic_whose_interface_is_elsewhere_is_warned_of() {
     tree.remove("sys/class/net/net0");
     let warnings = unbind(&lab.machine_in(&tree), &[pf()]).unwrap().warnings;
     assert!(warnings[0].contains("network namespace"), "{warnings:?}");
+}
+
+#[test]
+fn an_interface_that_is_up_and_will_come_back_down_is_warned_of() {
+    let mut lab = Lab::new();
+    let tree = lab.tree();
+    for (flags, is_said) in [("0x1003", true), ("0x1002", false)] {
+        tree.file(Tree::function_path(pf()).join("net/net0/flags"), flags);
+        let warnings = unbind(&lab.machine_in(&tree), &[pf()]).unwrap().warnings;
+        let is_warned = warnings.iter().any(|warning| warning.contains("ip link set net0 up"));
+        assert_eq!(is_warned, is_said, "{warnings:?}");
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use rustix::event::{Timespec, poll};
 use rustix::system::uname;
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -22,7 +22,8 @@ const PROBE: Duration = Duration::from_secs(30);
 
 /// Reports on the console, line by line; each line begins with `guest:`. With `lab.hotplug` on the kernel's command line it goes on with
 /// what comes and goes, until the machine is switched off from outside; with `lab.edu` it lets a program of ours drive the edus that it has, and with
-/// `lab.edu=COUNT` time so many of their interrupts.
+/// `lab.edu=COUNT` time so many of their interrupts, with `lab.peer` let them read and write registers of its NVMe controllers; with `lab.reset` it resets what
+/// it has by the bus.
 pub(crate) fn report() -> Result<()> {
     say(&format!("guest: Linux {} is up", uname().release().to_string_lossy()));
     if let Ok(nodes) = mounts::read("/sys/devices/system/node/online")
@@ -48,6 +49,30 @@ pub(crate) fn report() -> Result<()> {
         }
         return Ok(());
     }
+    if options.contains("lab.peer") {
+        let others = devices.iter().filter(|device| is_nvme(device));
+        for other in others {
+            let name = other.file_name().unwrap_or_default().to_string_lossy();
+            give_to_vfio(other)?;
+            for edu in devices.iter().filter(|device| is_edu(device)) {
+                drive(edu, Some(&name))?;
+            }
+        }
+        return Ok(());
+    }
+    if options.contains("lab.reset") {
+        let is_behind_a_port = |device: &&PathBuf| {
+            !device
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .starts_with("0000:00")
+        };
+        return devices
+            .iter()
+            .filter(is_behind_a_port)
+            .try_for_each(|device| reset_by_bus(device));
+    }
     if mounts::command_line()?.contains("lab.hotplug") {
         return watch(devices);
     }
@@ -69,9 +94,7 @@ fn is_edu(device: &Path) -> bool {
 /// Lets a program of ours drive an edu, without an IOMMU: this guest has nothing to lose, and ends with it.
 fn drive(device: &Path, count: Option<&str>) -> Result<()> {
     let name = device.file_name().unwrap_or_default().to_string_lossy();
-    set(Path::new("/sys/module/vfio/parameters/enable_unsafe_noiommu_mode"), "Y")?;
-    set(&device.join("driver_override"), "vfio-pci")?;
-    set(Path::new("/sys/bus/pci/drivers_probe"), &name)?;
+    give_to_vfio(device)?;
     let output = Command::new(PROGRAM)
         .arg(&*name)
         .args(count)
@@ -82,6 +105,65 @@ fn drive(device: &Path, count: Option<&str>) -> Result<()> {
     }
     say(&format!("guest: {PROGRAM}: {}", output.status));
     Ok(())
+}
+
+fn give_to_vfio(device: &Path) -> Result<()> {
+    let name = device.file_name().unwrap_or_default().to_string_lossy();
+    set(Path::new("/sys/module/vfio/parameters/enable_unsafe_noiommu_mode"), "Y")?;
+    set(&device.join("driver_override"), "vfio-pci")?;
+    set(Path::new("/sys/bus/pci/drivers_probe"), &name)
+}
+
+fn is_nvme(device: &Path) -> bool {
+    mounts::read(device.join("class")).is_ok_and(|class| class.starts_with("0x010802"))
+}
+
+/// Resets a function by the port that it is behind; its driver, if it has one, brings it back.
+fn reset_by_bus(device: &Path) -> Result<()> {
+    let name = device.file_name().unwrap_or_default().to_string_lossy();
+    let state = || -> Result<(Vec<u8>, Option<Vec<u8>>)> {
+        let mut config = fs::read(device.join("config"))?;
+        config.truncate(4);
+        let disk = if is_nvme(device) {
+            Some(first_block(device)?)
+        } else {
+            None
+        };
+        Ok((config, disk))
+    };
+    let before = state()?;
+    set(&device.join("reset_method"), "bus")?;
+    set(&device.join("reset"), "1")?;
+    let after = if before == state()? {
+        "is as before"
+    } else {
+        "is not as before"
+    };
+    say(&format!("guest: {name} was reset by its bus and {after}"));
+    Ok(())
+}
+
+/// The first block of the first namespace of an NVMe controller, once its driver has it.
+fn first_block(device: &Path) -> Result<Vec<u8>> {
+    let below = |path: PathBuf| {
+        fs::read_dir(path)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+    };
+    let is_namespace = |path: &PathBuf| path.join("size").exists();
+    let deadline = Instant::now() + PROBE;
+    loop {
+        let namespace = below(device.join("nvme")).flat_map(below).find(is_namespace);
+        if let Some(name) = namespace.as_ref().and_then(|path| path.file_name()) {
+            let mut block = vec![0; 4096];
+            fs::File::open(Path::new("/dev").join(name))?.read_exact(&mut block)?;
+            return Ok(block);
+        }
+        anyhow::ensure!(Instant::now() < deadline, "no namespace of {}", device.display());
+        pause();
+    }
 }
 
 fn set(file: &Path, value: &str) -> Result<()> {

@@ -249,3 +249,37 @@ fn nobody_who_asks_for_the_slots_waits_for_functions_that_are_reset() {
         assert!(is_reset);
     });
 }
+
+#[test]
+fn functions_that_come_in_one_slot_are_functions_of_one_device_and_leave_together() {
+    for way in BOTH {
+        let machine = machine();
+        let bench = Bench::new(&machine, way, &[]).unwrap();
+        let twice = [1, 1].map(|number| match opened(&machine, way, number) {
+            Ok(opened) => opened,
+            // A group opens once.
+            Err(_) => Opened {
+                bdf: bdf(number),
+                file: File::SameGroup,
+                token: None,
+            },
+        });
+        let error = bench.functions.add(Vec::from(twice)).unwrap_err();
+        assert!(error.to_string().contains("has it already"), "{way:?}: {error}");
+
+        let both = vec![opened(&machine, way, 1).unwrap(), opened(&machine, way, 3).unwrap()];
+        let added = bench.functions.add(both).unwrap();
+        let guest: Vec<String> = added.iter().map(|listed| listed.guest.to_string()).collect();
+        assert_eq!(guest, ["0000:01:00.0", "0000:01:00.1"], "{way:?}");
+        bench.set_power(1, true);
+        let multi_function = bench.config(1, 0, 0x0C) >> 16 & 0x80;
+        assert_eq!((bench.config(1, 1, 0), multi_function), (0x0002_0001, 0x80), "{way:?}");
+        // Asked of either, both leave.
+        let removal = bench.functions.begin_removal(bdf(3)).unwrap();
+        bench.set_power(1, false);
+        bench.functions.finish_removal(&removal).unwrap();
+        assert_eq!(bench.functions.list(), []);
+        drop(bench);
+        assert_eq!(machine.leaks(), Vec::<String>::new(), "{way:?}");
+    }
+}

@@ -76,6 +76,7 @@ pub(super) struct Slot {
     told: Windows,
     /// The message that was due after the last change; another one is sent when none has been in between.
     due: Option<MsiMessage>,
+    /// The bus was held in reset, as of the last change.
     is_bus_reset: bool,
 }
 
@@ -129,8 +130,7 @@ impl Slot {
     pub(super) fn function(&self, id: RoutingId) -> Option<Arc<dyn Function>> {
         let [secondary, _] = self.config.buses();
         let is_there = id.bus() == secondary && (id.devfn() < 8 || self.config.is_ari());
-        let answers = self.answers && !self.is_bus_reset;
-        let function = self.functions.get(&id.devfn()).filter(|_| is_there && answers);
+        let function = self.functions.get(&id.devfn()).filter(|_| is_there && self.answers);
         function.map(Arc::clone)
     }
 
@@ -266,11 +266,8 @@ impl Slot {
             self.config.set_link_active(has_link);
             self.config.add_events(LINK_CHANGED);
         }
-        self.set_answers(can_link && is_powered);
         let is_bus_reset = self.config.is_bus_reset();
-        if is_bus_reset && !self.is_bus_reset && self.answers {
-            self.tell(BusEvent::Reset);
-        }
+        self.set_answers(can_link && is_powered && !is_bus_reset);
         self.is_bus_reset = is_bus_reset;
         let windows = self.windows();
         if windows != self.told && !self.functions.is_empty() {
@@ -285,7 +282,11 @@ impl Slot {
 
     fn set_answers(&mut self, answers: bool) {
         if std::mem::replace(&mut self.answers, answers) != answers {
-            self.tell(if answers { BusEvent::Reset } else { BusEvent::Down });
+            self.tell(match (answers, self.is_bus_reset) {
+                (true, true) => BusEvent::BusReset,
+                (true, false) => BusEvent::Reset,
+                (false, _) => BusEvent::Down,
+            });
         }
     }
 

@@ -6,6 +6,7 @@ use pci::Bdf;
 use rustix::net::sockopt::socket_peercred;
 use serde::Serialize;
 use sriov::Backend;
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -109,13 +110,24 @@ fn interface(backend: Backend) -> Interface {
     }
 }
 
-fn add(gift: &Gift) -> Request {
-    Request::Add(Add {
+/// What is asked for functions of one slot; `has_file` says of each whether its descriptor goes along.
+fn add(gifts: &[Gift], has_file: impl Fn(&Gift) -> bool) -> Request {
+    let add = |gift: &Gift| Add {
         device: gift.bdf,
         interface: interface(gift.backend),
-        group: (gift.backend == Backend::Type1).then_some(gift.group.0),
+        group: (gift.backend == Backend::Type1 && has_file(gift)).then_some(gift.group.0),
         token: gift.token,
-    })
+    };
+    match gifts {
+        [gift] => Request::Add(add(gift)),
+        gifts => Request::AddSlot(gifts.iter().map(add).collect()),
+    }
+}
+
+/// Whether a function is the first of its group among these: a group opens once.
+fn is_first_of_group(gift: &Gift, gifts: &[Gift]) -> bool {
+    let first = gifts.iter().find(|other| other.group == gift.group);
+    gift.backend == Backend::Iommufd || first.is_some_and(|first| first.bdf == gift.bdf)
 }
 
 fn node(gift: &Gift) -> String {
@@ -140,9 +152,15 @@ impl Vmm for Own {
     }
 
     fn steps(&self, gift: &Gift) -> Vec<Step> {
+        self.slot_steps(std::slice::from_ref(gift))
+    }
+
+    fn slot_steps(&self, gifts: &[Gift]) -> Vec<Step> {
+        let brings = |gift: &Gift| is_first_of_group(gift, gifts);
+        let nodes: Vec<String> = gifts.iter().filter(|gift| brings(gift)).map(node).collect();
         vec![Step {
-            request: text(&add(gift)),
-            with: Some(node(gift)),
+            request: text(&add(gifts, brings)),
+            with: Some(nodes.join(", ")),
         }]
     }
 
@@ -154,37 +172,50 @@ impl Vmm for Own {
     }
 
     fn assign(&mut self, gift: &Gift) -> Result<Given, Failure> {
+        let given = self.assign_slot(std::slice::from_ref(gift))?.pop();
+        given.ok_or_else(|| Failure::internal("nothing was given"))
+    }
+
+    fn assign_slot(&mut self, gifts: &[Gift]) -> Result<Vec<Given>, Failure> {
         let functions = self.functions()?;
-        if functions.iter().any(|function| function.device == gift.bdf) {
-            return Err(failing("assigned", "this guest has it already").step("list"));
+        let has = |gift: &&Gift| functions.iter().any(|function| function.device == gift.bdf);
+        if let Some(gift) = gifts.iter().find(has) {
+            return Err(failing("assigned", "this guest has it already")
+                .device(gift.bdf)
+                .step("list"));
         }
         // A group opens once, and the machine has it from its first function on.
-        let is_sibling = |function: &Assigned| gift.siblings.contains(&function.device);
-        let has_group = gift.backend == Backend::Type1 && functions.iter().any(is_sibling);
-        let file = match has_group {
-            true => None,
-            false => Some(open(&node(gift))?),
+        let brings = |gift: &Gift| {
+            let is_sibling = |function: &Assigned| gift.siblings.contains(&function.device);
+            let has_group = gift.backend == Backend::Type1 && functions.iter().any(is_sibling);
+            !has_group && is_first_of_group(gift, gifts)
         };
-        let files: Vec<BorrowedFd<'_>> = file.iter().map(AsFd::as_fd).collect();
+        let opened = gifts.iter().filter(|gift| brings(gift)).map(|gift| open(&node(gift)));
+        let opened: Vec<File> = opened.collect::<Result<_, _>>()?;
+        let files: Vec<BorrowedFd<'_>> = opened.iter().map(AsFd::as_fd).collect();
         self.is_told = true;
-        let added = self.ask(&add(gift), &files);
+        let added = self.ask(&add(gifts, brings), &files);
         self.is_told = !is_refused(&added);
         match added? {
-            Reply::Added(_) => {}
+            Reply::Added(_) | Reply::AddedSlot(_) => {}
             other => return Err(strange(&other)),
         }
-        let Some(assigned) = self.find(gift.bdf)? else {
-            let message = "the guest has accepted the function, and does not list it";
-            return Err(failing("read_back", message).step("list"));
-        };
-        Ok(Given {
-            id: None,
-            backend: Some(match assigned.interface {
-                Interface::Type1 => Backend::Type1,
-                Interface::Iommufd => Backend::Iommufd,
-            }),
-            address: Some(assigned.address.to_string()),
-        })
+        let listed = self.functions()?;
+        let given = gifts.iter().map(|gift| {
+            let Some(assigned) = listed.iter().find(|function| function.device == gift.bdf) else {
+                let message = "the guest has accepted the function, and does not list it";
+                return Err(failing("read_back", message).device(gift.bdf).step("list"));
+            };
+            Ok(Given {
+                id: None,
+                backend: Some(match assigned.interface {
+                    Interface::Type1 => Backend::Type1,
+                    Interface::Iommufd => Backend::Iommufd,
+                }),
+                address: Some(assigned.address.to_string()),
+            })
+        });
+        given.collect()
     }
 
     fn is_told(&self) -> bool {

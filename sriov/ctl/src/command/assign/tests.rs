@@ -7,7 +7,7 @@ use super::qemu::Qemu;
 use super::*;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use serde_json::json;
-use std::io::{IoSliceMut, Read as _};
+use std::io::{IoSliceMut, Read as _, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -117,14 +117,16 @@ fn our_own_guest_is_asked_over_its_control_socket() {
     struct Guest(Mutex<Vec<Assigned>>);
 
     impl Control for Guest {
-        fn add(&self, add: &Add, files: Vec<OwnedFd>) -> vmm_glue::Result<Assigned> {
-            assert_eq!(files.len(), usize::from(add.interface == Interface::Iommufd));
-            let assigned = Assigned {
+        fn add(&self, functions: &[Add], files: Vec<OwnedFd>) -> vmm_glue::Result<Vec<Assigned>> {
+            let is_iommufd = functions[0].interface == Interface::Iommufd;
+            assert_eq!(files.len(), if is_iommufd { functions.len() } else { 0 });
+            let assigned = |(number, add): (usize, &Add)| Assigned {
                 device: add.device,
                 interface: add.interface,
-                address: "0000:02:00.0".parse().unwrap(),
+                address: format!("0000:02:00.{number}").parse().unwrap(),
             };
-            self.0.lock().unwrap().push(assigned.clone());
+            let assigned: Vec<Assigned> = functions.iter().enumerate().map(assigned).collect();
+            self.0.lock().unwrap().extend(assigned.clone());
             Ok(assigned)
         }
 
@@ -180,6 +182,14 @@ fn our_own_guest_is_asked_over_its_control_socket() {
     assert_eq!(alone.step.as_deref(), Some("open /dev/vfio/7"));
     vmm(LONG).assign(&second(vec![bdf()])).unwrap();
     assert!(vmm(LONG).has(gift.siblings[0]).unwrap());
+    // Two of one slot, each with its own file.
+    let third = |number: u8| Gift {
+        bdf: format!("0000:01:11.{number}").parse().unwrap(),
+        ..gift.clone()
+    };
+    let both = vmm(LONG).assign_slot(&[third(0), third(2)]).unwrap();
+    let addresses: Vec<_> = both.iter().map(|given| given.address.as_deref()).collect();
+    assert_eq!(addresses, [Some("0000:02:00.0"), Some("0000:02:00.1")]);
     assert_eq!(
         Own::new("/nonexistent".into(), Instant::now() + LONG)
             .unassign(bdf())
@@ -251,4 +261,29 @@ fn what_would_be_said_is_what_is_said() {
     let qemu = Qemu::new("/run/qmp".into(), None, Instant::now());
     let said = requests(qemu.steps(&gift(Backend::Iommufd, "/dev/vfio/devices/vfio0")));
     insta::assert_snapshot!(said.join("\n"));
+}
+
+#[test]
+fn functions_of_one_slot_are_asked_for_at_once_and_a_group_comes_with_the_first_of_it() {
+    let steps = |gifts: &[Gift]| {
+        let steps = Own::new("/run/control".into(), Instant::now()).slot_steps(gifts);
+        let [Step { request, with }] = steps.try_into().unwrap();
+        (serde_json::from_str::<Value>(&request).unwrap(), with.unwrap())
+    };
+    let other = |backend, node| Gift {
+        bdf: "0000:01:10.2".parse().unwrap(),
+        ..gift(backend, node)
+    };
+    let both = [gift(Backend::Iommufd, "/dev/a"), other(Backend::Iommufd, "/dev/b")];
+    let (request, with) = steps(&both);
+    let of = |device: &str| json!({ "device": device, "interface": "iommufd" });
+    assert_eq!(request, json!({ "add_slot": [of("0000:01:10.0"), of("0000:01:10.2")] }));
+    assert_eq!(with, "/dev/a, /dev/b");
+    let (request, with) = steps(&[gift(Backend::Type1, ""), other(Backend::Type1, "")]);
+    let group = |at: &str| request.pointer(at).and_then(Value::as_u64);
+    assert_eq!(
+        (group("/add_slot/0/group"), group("/add_slot/1/group")),
+        (Some(7), None)
+    );
+    assert_eq!(with, "/dev/vfio/7");
 }

@@ -11,14 +11,18 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::output::Output;
 use rustix::fs::Mode;
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+    connect, sendmsg, socket_with,
+};
 use rustix::process::umask;
 use sriov::Backend;
 use std::fs::File;
 use std::io::{self, IoSlice, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -222,11 +226,17 @@ impl Control {
         let step = format!("bind {}", path.display());
         // Who may connect may give functions away: nobody else from the beginning on. There is no other thread that makes files.
         let before = umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
-        let bound = UnixListener::bind(path);
+        let bound = UnixListener::bind(path).or_else(|error| match is_left_behind(path, &error) {
+            true => {
+                std::fs::remove_file(path)?;
+                UnixListener::bind(path)
+            }
+            false => Err(error),
+        });
         umask(before);
         let listener = bound.map_err(|error| {
             let failure = failed(&step, &error);
-            failure.fix("choose another path, or remove what a guest that was killed has left there")
+            failure.fix("choose another path: there is a guest that runs, or what is no socket")
         })?;
         Ok(Self {
             listener,
@@ -234,6 +244,22 @@ impl Control {
             file: file(path),
         })
     }
+}
+
+/// Whether there is the socket of a program that was killed: nobody listens to it, nor ever will.
+fn is_left_behind(path: &Path, error: &io::Error) -> bool {
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    // Not waited for: one that listens may have stopped with its queue full.
+    let is_refused = || {
+        let socket = socket_with(
+            AddressFamily::UNIX,
+            SocketType::STREAM,
+            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+            None,
+        )?;
+        connect(&socket, &SocketAddrUnix::new(path)?)
+    };
+    error.kind() == io::ErrorKind::AddrInUse && is_socket && is_refused() == Err(Errno::CONNREFUSED)
 }
 
 /// Which file is there.
@@ -312,5 +338,28 @@ mod tests {
         let _other = UnixListener::bind(&path).unwrap();
         drop(control);
         assert!(path.exists(), "it is somebody else's");
+    }
+
+    #[test]
+    fn what_a_killed_program_has_left_is_replaced_and_nothing_that_is_in_use() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("control");
+        // Its file stays when it is closed.
+        drop(UnixListener::bind(&path).unwrap());
+        let control = Control::bind(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        let _client = UnixStream::connect(&path).unwrap();
+        control.listener.accept().unwrap();
+        let refused = Control::bind(&path).err().unwrap();
+        assert!(refused.message.contains("in use"), "{}", refused.message);
+        drop(control);
+        // A file is not replaced, nor what a link leads to.
+        File::create(&path).unwrap().write_all(b"mine").unwrap();
+        assert!(Control::bind(&path).is_err());
+        let (socket, link) = (directory.path().join("socket"), directory.path().join("link"));
+        drop(UnixListener::bind(&socket).unwrap());
+        std::os::unix::fs::symlink(&socket, &link).unwrap();
+        assert!(Control::bind(&link).is_err());
+        assert!(std::fs::read(&path).unwrap() == b"mine" && socket.exists());
     }
 }

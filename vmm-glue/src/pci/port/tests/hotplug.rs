@@ -207,11 +207,15 @@ fn the_bus_is_reset_and_the_link_disabled_by_the_guest() {
     guest.start();
     card.told();
     guest.write(BRIDGE_CONTROL, 1 << 6);
-    assert_eq!(card.told(), [BusEvent::Reset]);
+    assert_eq!(card.told(), [BusEvent::Down, NO_WINDOWS]);
     assert_eq!(guest.below(5, 0), 0xFF, "nothing answers during a reset");
     guest.write(BRIDGE_CONTROL, 1 << 6);
+    assert_eq!(card.told(), []);
     guest.write(BRIDGE_CONTROL, 0);
-    assert_eq!((card.told(), guest.below(5, 0)), (vec![], 0x42));
+    assert_eq!(
+        (card.told(), guest.below(5, 0)),
+        (vec![BusEvent::BusReset, windows()], 0x42)
+    );
     guest.write(LINK_CONTROL, 1 << 4);
     assert_eq!(card.told(), [BusEvent::Down, NO_WINDOWS]);
     guest.write(LINK_CONTROL, 0);
