@@ -21,7 +21,7 @@ pub(super) fn write(report: &Report) -> String {
     let mut page = format!(
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Benchmarks</title>\n<style>\n{STYLE}</style></head><body>\n\
          <h1>Benchmarks</h1>\n<p>{}</p>\n<h2>Aims</h2>\n{}<h2>Where we are behind</h2>\n",
-        escape(section::PREFACE),
+        escape(&section::preface(report)),
         table(&section::aims(&judgements))
     );
     let losses = section::losses(report, &judgements);

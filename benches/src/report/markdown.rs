@@ -5,7 +5,7 @@ use super::{Report, Run};
 
 pub(super) fn write(report: &Report) -> String {
     let judgements = report.judgements();
-    let mut text = format!("# Benchmarks\n\nMade by `cargo lab bench`. {}\n", section::PREFACE);
+    let mut text = format!("# Benchmarks\n\n{}\n", section::preface(report));
     text += "\n## Aims\n\n";
     text += &table(&section::aims(&judgements));
     text += "\n## Where we are behind\n\n";

@@ -32,11 +32,17 @@ const CASES: usize = 12;
 pub(super) const KEY: &str = "Each cell is the median of the turns, ± half of their range where they differ, and after the dot ours / this way, ours being the first \
     of our ways. Rates (…/s) are better when they are more, all else when it is less.";
 
-/// What stands above everything.
-pub(super) const PREFACE: &str = "Figures are compared within one run only. A ratio is ours / theirs and the median of the ratios of the turns that were \
-    measured next to one another. In time, a verdict needs three turns or more that agree; instructions and counts decide by what they are. \
-    The lab is an emulated machine: how long something takes there says nothing of hardware, only which of two ways takes longer; its clock of instructions \
-    counts the software on the path, and what devices and the IOMMU do costs nothing on it.";
+/// What stands above everything. Only the lab's machine has a QEMU around it.
+pub(super) fn preface(report: &Report) -> String {
+    let lab = report.runs.iter().any(|run| run.environment.facts.contains_key("QEMU"));
+    format!("{ALL}{}", if lab { LAB } else { "" })
+}
+
+const ALL: &str = "Figures are compared within one run only. A ratio is ours / theirs and the median of the ratios of the turns that were \
+    measured next to one another. In time, a verdict needs three turns or more that agree; instructions and counts decide by what they are.";
+
+const LAB: &str = " The lab is an emulated machine: how long something takes there says nothing of hardware, only which of two ways takes longer; \
+    its clock of instructions counts the software on the path, and what devices and the IOMMU do costs nothing on it.";
 
 impl Table {
     fn new(head: &[&str]) -> Self {

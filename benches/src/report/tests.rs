@@ -139,3 +139,11 @@ fn the_page_needs_nothing_else() {
         .map(|aim| aim["verdict"].as_str().unwrap());
     assert!(verdicts.into_iter().any(|verdict| verdict == "missed"));
 }
+
+#[test]
+fn only_of_the_lab_it_says_that_it_is_emulated() {
+    let mut of_a_card = Report::default();
+    of_a_card.add(&said().replace("\"QEMU\"", "\"processor\"")).unwrap();
+    assert!(report().markdown().contains("emulated") && report().html().contains("emulated"));
+    assert!(!of_a_card.markdown().contains("emulated") && !of_a_card.html().contains("emulated"));
+}

@@ -3,7 +3,8 @@
 //!
 //! And how long it takes from a device's register to the guest's driver that handles its interrupt.
 //!
-//! `bench-guest [--quick]`. The clock runs from the start of the program to the line's arrival in this one.
+//! `bench-guest [--quick] [--instructions]`. The clock runs from the start of the program to the line's arrival in this one; with
+//! `--instructions` it is that of a machine whose clock counts these, waits of devices and guests included.
 #![forbid(unsafe_code)]
 
 mod handler;
@@ -41,11 +42,27 @@ struct Start {
 }
 
 fn main() -> Result<()> {
-    let is_quick = std::env::args().any(|argument| argument == "--quick");
+    let has = |option: &str| std::env::args().any(|argument| argument == option);
+    let (is_quick, is_counting) = (has("--quick"), has("--instructions"));
     let mut out = Program::in_lab("guest", &[("QEMU", &["qemu-system-x86_64", "--version"])])?;
-    let (counts, turns): (&[usize], usize) = if is_quick { (&[0, 1], 1) } else { (&[0, 1, 4, 16], 3) };
+    let (counts, turns): (&[usize], usize) = match (is_quick, is_counting) {
+        (true, _) => (&[0, 1], 1),
+        (false, true) => (&[0, 1], 2),
+        (false, false) => (&[0, 1, 4, 16], 3),
+    };
     let all = virtual_functions(counts.iter().copied().max().unwrap_or(0))?;
     let mut ways = vec![Way::Ours, Way::Q35, Way::Microvm];
+    if is_counting {
+        // The first start of each reads its program.
+        for &way in &ways {
+            start(way, &[])?;
+        }
+    }
+    let (clock, unit, per_second) = if is_counting {
+        (Clock::Instructions, "million instructions", 1000.0)
+    } else {
+        (Clock::Wall, "s", 1.0)
+    };
     for &count in counts {
         let case = |what: &str, clock, unit| Case {
             name: format!("{what}, {count} function{}", if count == 1 { "" } else { "s" }),
@@ -55,7 +72,7 @@ fn main() -> Result<()> {
         };
         let Some(functions) = all.get(..count) else {
             let why = format!("there are {} VFs", all.len());
-            out.absent(&case("first line", Clock::Wall, "s").name, "ours", &why)?;
+            out.absent(&case("first line", clock, unit).name, "ours", &why)?;
             continue;
         };
         let (mut times, mut memory) = (Turns::default(), Turns::default());
@@ -77,11 +94,11 @@ fn main() -> Result<()> {
                             start.seconds,
                             start.mib
                         ))?;
-                        times.add(way.name(), start.seconds);
+                        times.add(way.name(), start.seconds * per_second);
                         memory.add(way.name(), start.mib);
                     }
                     Err(error) if way != Way::Ours => {
-                        let case = case("first line", Clock::Wall, "s");
+                        let case = case("first line", clock, unit);
                         out.absent(&case.name, way.name(), &format!("{error:#}"))?;
                         ways.retain(|other| *other != way);
                     }
@@ -89,7 +106,10 @@ fn main() -> Result<()> {
                 }
             }
         }
-        out.say(&case("first line", Clock::Wall, "s"), times)?;
+        out.say(&case("first line", clock, unit), times)?;
+        if is_counting {
+            continue;
+        }
         out.say(&case("memory beside the guest's", Clock::Count, "MiB"), memory)?;
         // They are in none of the figures above.
         let mut repeats = Turns::default();
@@ -100,6 +120,9 @@ fn main() -> Result<()> {
             &case("starts that failed and were repeated", Clock::Count, "starts"),
             repeats,
         )?;
+    }
+    if is_counting {
+        return out.end();
     }
     if let Err(error) = handler::measure(&mut out, turns) {
         out.absent("a guest's handler by irqfd", "ours", &format!("{error:#}"))?;

@@ -1,8 +1,11 @@
 //! A VMM that runs: what it says, and its memory.
 
 use anyhow::{Context, Result, ensure};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read};
+use std::os::fd::OwnedFd;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -72,19 +75,26 @@ impl Vmm {
         Ok(f64::from(u32::try_from(kib)?) / 1024.0)
     }
 
-    /// Kills it, and waits until nothing of it is there: its output is at its end when the last process has closed it.
+    /// Kills it, and waits for the end of each of its processes: those that hold devices give them back, after a reset of each, long after they
+    /// have closed their output.
     pub(super) fn end(mut self) -> Result<()> {
+        let processes = family(self.child.id())?.into_iter().filter_map(opened);
+        let processes: Vec<OwnedFd> = processes.collect();
         self.child.kill()?;
         self.child.wait()?;
-        let deadline = Instant::now() + LIMIT;
-        while self
-            .lines
-            .recv_timeout(deadline.saturating_duration_since(Instant::now()))
-            .is_ok()
-        {}
-        ensure!(Instant::now() < deadline, "it does not end");
+        let limit = Timespec::try_from(LIMIT)?;
+        for process in &processes {
+            let ended = poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&limit))?;
+            ensure!(ended == 1, "it does not end");
+        }
         Ok(())
     }
+}
+
+/// Nothing if it has ended.
+fn opened(process: u32) -> Option<OwnedFd> {
+    let pid = Pid::from_raw(process.try_into().ok()?)?;
+    pidfd_open(pid, PidfdFlags::empty()).ok()
 }
 
 impl Drop for Vmm {

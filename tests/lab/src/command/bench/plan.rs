@@ -230,7 +230,15 @@ fn all(is_quick: bool) -> Vec<Step> {
             lab(wall(&[Device::Igb, Device::Igb, Device::Igb, Device::Edu])),
             "bench-guest",
             &[],
-            (6.0, 1.2),
+            (5.0, 1.2),
+        ),
+        step(
+            Part::Guest,
+            "guest instructions",
+            lab(counting(&[Device::Igb])),
+            "bench-guest",
+            &["--instructions"],
+            (3.0, 1.5),
         ),
     ]
 }
