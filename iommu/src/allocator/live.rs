@@ -14,6 +14,7 @@ pub(super) struct Live {
     /// [`Group`]s, and numbers of grains of ranges that lie [across](across) two.
     table: Table,
     len: usize,
+    removals: u32,
 }
 
 /// Units of which the first is a multiple of 32: a bit for each that belongs to a range, and above these one for each that is a range's last.
@@ -33,6 +34,7 @@ impl Live {
         Self {
             table: Table::new(),
             len: 0,
+            removals: 0,
         }
     }
 
@@ -73,7 +75,18 @@ impl Live {
         let is_it = |found| (found == count).then_some(0);
         let is_removed = is_inside || self.table.update(across(first), is_it);
         self.len -= usize::from(is_removed);
+        self.removals = self.removals.wrapping_add(1);
+        if self.removals.is_multiple_of(LOOKS) {
+            self.tidy(first, count);
+        }
         is_removed
+    }
+
+    /// Lets what was removed leave no more room behind than it must.
+    #[inline(never)]
+    fn tidy(&mut self, first: u64, count: u64) {
+        let key = Place::new(first, count).map_or(across(first), |place| place.group);
+        let _is_joined = self.table.join(key);
     }
 
     /// All of them, in no order.
@@ -89,6 +102,9 @@ impl Live {
         })
     }
 }
+
+/// Of so many removals one looks at how much room there is.
+const LOOKS: u32 = 32;
 
 /// Units of a group.
 const UNITS: u64 = u32::BITS as u64;

@@ -18,7 +18,7 @@
 //! which their releases have paid for, and looks again; [`set_allowed`](IovaAllocator::set_allowed) goes through all ranges; and when
 //! the number of live ranges has grown to several times what it was, a directory of some 4 bytes for each is copied.
 //!
-//! A live range takes up to 40 bytes, of as many as were live at most since `set_allowed`. Neighbours of one size share them, 4 to 32 of them,
+//! A live range takes up to 50 bytes, of as many as were live at most since `set_allowed`. Neighbours of one size share them, 4 to 32 of them,
 //! if their size is a power of two and they are aligned to it: a million of single pages take less than 2 MiB. A free range takes twice 16
 //! bytes in B-trees whose nodes are at least half full, and 16 again for each further alignment that it is indexed under. The waiting ranges
 //! take 96 KiB at most.

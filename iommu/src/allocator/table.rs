@@ -1,8 +1,8 @@
 //! A hash table that grows without moving all that is in it.
 //!
 //! Extendible hashing (Fagin, Nievergelt, Pippenger, Strong, ACM TODS 4(3), 1979): a directory leads from the first bits of a hash to a page
-//! of a few entries, and a page that is full becomes two. A call moves what is in a page or two, and copies the directory where that
-//! doubles, but never all entries. The hash is another one for each table, so nobody can choose keys that fill one page.
+//! of a few entries. A page that is full becomes two, and two that are half empty become one. A call moves what is in a page or two, and
+//! copies the directory where that doubles, but never all entries. The hash is another one for each table, so nobody can choose keys that fill one page.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -16,7 +16,11 @@ pub(super) struct Table {
 }
 
 /// Pages by number. They lie in chunks that have room for [`CHUNK`] of them from the beginning, so that none ever moves.
-struct Pages(Vec<Vec<Page>>);
+struct Pages {
+    chunks: Vec<Vec<Page>>,
+    /// Those that nothing leads to.
+    unused: Vec<u32>,
+}
 
 /// The entries whose hashes have the first `depth` bits in common, in no order. Four cache lines, of which a search reads what it goes through.
 #[derive(Clone, Copy, Default)]
@@ -38,6 +42,9 @@ const SLOTS: usize = 15;
 
 /// Pages of a chunk.
 const CHUNK: usize = 64;
+
+/// Entries of two pages that become one: few enough that it is not two again soon.
+const FEW: usize = 10;
 
 /// Of an entry that was never used.
 const NO_KEY: u64 = u64::MAX;
@@ -91,7 +98,7 @@ impl Table {
 
     /// All keys and what they have, in no order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u64, u64)> {
-        let entries = self.pages.0.iter().flatten().flat_map(Page::used);
+        let entries = self.pages.chunks.iter().flatten().flat_map(Page::used);
         entries.map(|entry| (entry.key, entry.value))
     }
 
@@ -122,8 +129,39 @@ impl Table {
             self.depth += 1;
         }
         // Those with one more bit in common, of which it is set.
-        let (from, width) = (leading(hash, depth) | 1, self.depth - depth);
-        self.directory.get_mut(from << width..(from + 1) << width)?.fill(new);
+        self.lead(leading(hash, depth) | 1, depth, new)
+    }
+
+    /// Makes one of the page that a key is in and the other half of what was one, if both are whole and hold little; `None` if not. To be called
+    /// once in a while for a key whose value became 0.
+    #[inline(never)]
+    pub(super) fn join(&mut self, key: u64) -> Option<()> {
+        let hash = hash(key, self.seed);
+        let number = self.page_of(hash);
+        let page = self.pages.page(number)?;
+        // The directory never has less than two places.
+        let depth = page.depth.checked_sub(1).filter(|depth| *depth > 0)?;
+        let other = self.page_of(hash ^ (1 << (u64::BITS - page.depth)));
+        let half = self.pages.page(other)?;
+        if half.depth != page.depth || page.used().chain(half.used()).count() > FEW {
+            return None;
+        }
+        let mut joined = Page {
+            depth,
+            ..Page::default()
+        };
+        for entry in page.used().chain(half.used()) {
+            let _has_room = joined.push(*entry, self::hash(entry.key, self.seed));
+        }
+        *self.pages.page_mut(number)? = joined;
+        self.lead(leading(hash, depth), depth, number)?;
+        self.pages.release(other)
+    }
+
+    /// Makes all hashes with these first `depth` bits lead to a page.
+    fn lead(&mut self, bits: usize, depth: u32, number: u32) -> Option<()> {
+        let width = self.depth - depth;
+        self.directory.get_mut(bits << width..(bits + 1) << width)?.fill(number);
         Some(())
     }
 }
@@ -132,29 +170,42 @@ impl Pages {
     fn new() -> Self {
         let mut first = Vec::with_capacity(CHUNK);
         first.push(Page::default());
-        Self(vec![first])
+        Self {
+            chunks: vec![first],
+            unused: Vec::new(),
+        }
     }
 
     fn page(&self, number: u32) -> Option<&Page> {
         let number = number as usize;
-        self.0.get(number / CHUNK)?.get(number % CHUNK)
+        self.chunks.get(number / CHUNK)?.get(number % CHUNK)
     }
 
     fn page_mut(&mut self, number: u32) -> Option<&mut Page> {
         let number = number as usize;
-        self.0.get_mut(number / CHUNK)?.get_mut(number % CHUNK)
+        self.chunks.get_mut(number / CHUNK)?.get_mut(number % CHUNK)
     }
 
     /// The number of the new one.
     fn push(&mut self, page: Page) -> Option<u32> {
-        if self.0.last()?.len() == CHUNK {
-            self.0.push(Vec::with_capacity(CHUNK));
+        if let Some(number) = self.unused.pop() {
+            *self.page_mut(number)? = page;
+            return Some(number);
         }
-        let before = (self.0.len() - 1) * CHUNK;
-        let chunk = self.0.last_mut()?;
+        if self.chunks.last()?.len() == CHUNK {
+            self.chunks.push(Vec::with_capacity(CHUNK));
+        }
+        let before = (self.chunks.len() - 1) * CHUNK;
+        let chunk = self.chunks.last_mut()?;
         let number = u32::try_from(before + chunk.len()).ok()?;
         chunk.push(page);
         Some(number)
+    }
+
+    fn release(&mut self, number: u32) -> Option<()> {
+        *self.page_mut(number)? = Page::default();
+        self.unused.push(number);
+        Some(())
     }
 }
 
@@ -209,7 +260,7 @@ fn leading(hash: u64, bits: u32) -> usize {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 64 }))]
@@ -241,19 +292,38 @@ mod tests {
 
     #[test]
     fn entries_that_come_and_go_need_no_more_pages() {
-        let mut table = Table::new();
-        let (most, rounds) = if cfg!(miri) { (100, 3) } else { (2000, 20) };
-        let mut pages = Vec::new();
-        for round in 0..rounds {
-            let keys = (0..most).map(|key| (key << 9) + round);
-            keys.clone().for_each(|key| assert!(table.update(key, |_| Some(1))));
-            assert_eq!(table.iter().count(), usize::try_from(most).unwrap());
-            keys.for_each(|key| assert!(table.update(key, |_| Some(0)) && table.value(key) == 0));
-            pages.push(table.pages.0.iter().flatten().count());
+        let (most, turns) = if cfg!(miri) { (100, 3) } else { (1000, 400) };
+        let (mut table, mut random) = (Table::new(), 1);
+        // Each in the place of any other, so that a page has now many of them, now few.
+        let mut keys: Vec<u64> = (0..most).collect();
+        keys.iter().for_each(|&key| assert!(table.update(key, |_| Some(1))));
+        for new in most..most * turns {
+            random = hash(random, 0);
+            let at = leading(random, 64) % keys.len();
+            let old = std::mem::replace(&mut keys[at], new << 9);
+            assert!(table.update(old, |_| Some(0)) && table.value(old) == 0);
+            let _is_joined = (new % 32 == 0).then(|| table.join(old));
+            assert!(table.update(new << 9, |_| Some(1)));
         }
-        assert_eq!(table.iter().count(), 0);
-        // Keys spread otherwise each time, but what has gone leaves room for what comes.
-        assert!(*pages.last().unwrap() < 2 * pages[0] + 8, "{pages:?}");
+        let left: BTreeSet<_> = table.iter().map(|(key, _)| key).collect();
+        assert_eq!(left, keys.iter().copied().collect());
+        let bytes = |table: &Table| table.pages.chunks.iter().flatten().count() * size_of::<Page>();
+        let each = bytes(&table) / keys.len();
+
+        assert!(cfg!(miri) || each < 50, "{each}");
+        // As their number falls, what was two becomes one.
+        let few = keys.split_off(keys.len() / 20);
+        few.iter().for_each(|key| assert!(table.update(*key, |_| Some(0))));
+        for new in 0..most {
+            let _is_joined = table.join(new << 50);
+        }
+        let unused = table.pages.unused.len() * size_of::<Page>();
+        assert!(
+            cfg!(miri) || bytes(&table) - unused < 100 * keys.len(),
+            "{} {unused}",
+            bytes(&table)
+        );
+        assert!(keys.iter().all(|key| table.value(*key) == 1));
     }
 
     #[test]
@@ -265,13 +335,17 @@ mod tests {
             let mut pages = Vec::new();
             for key in 0..keys {
                 assert!(table.update(order(key), |_| Some(key + 1)));
-                if pages.len() < table.pages.0.len() {
-                    pages.push(table.pages.0.last().unwrap().as_ptr());
+                if pages.len() < table.pages.chunks.len() {
+                    pages.push(table.pages.chunks.last().unwrap().as_ptr());
                 }
             }
             assert!((0..keys).all(|key| table.value(order(key)) == key + 1));
-            assert!(pages.into_iter().eq(table.pages.0.iter().map(|chunk| chunk.as_ptr())));
-            let pages = table.pages.0.iter().flatten().count();
+            assert!(
+                pages
+                    .into_iter()
+                    .eq(table.pages.chunks.iter().map(|chunk| chunk.as_ptr()))
+            );
+            let pages = table.pages.chunks.iter().flatten().count();
             assert!(pages > 2 && table.iter().count() * 2 > pages * SLOTS, "{pages}");
             assert!(table.directory.len() < 32 * pages, "{}", table.depth);
         }
