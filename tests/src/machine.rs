@@ -222,10 +222,9 @@ pub fn leaves_no_trace(test: &dyn Fn() -> Result<lab::case::Outcome>) -> Result<
     let (before, up) = (Snapshot::take()?, links_up()?);
     let outcome = test();
     // The kernel makes an interface anew for each binding, down; elsewhere whoever configures the network sets it up.
-    for bdf in up {
-        set_links_up(&bdf)?;
-    }
+    let again = up.iter().try_for_each(|bdf| set_links_up(bdf));
     let outcome = outcome?;
+    again?;
     before.must_equal(&Snapshot::take()?)?;
     Ok(outcome)
 }

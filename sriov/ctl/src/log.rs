@@ -1,5 +1,6 @@
 //! What the libraries say beside their results, on standard error like everything that is no data.
 
+use rustix::io::Errno;
 use rustix::stdio::stderr;
 use std::fmt;
 use std::io::{self, Write};
@@ -8,14 +9,14 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// From here on warnings are shown, and with `verbose` all else, too.
+/// From here on warnings are shown, and with `verbose` all but traces.
 pub(crate) fn show(verbose: bool) {
     let least = if verbose { Level::DEBUG } else { Level::WARN };
     tracing_subscriber::fmt()
         .with_max_level(least)
         .with_ansi(false)
         .event_format(Plain)
-        .with_writer(|| Unlocked)
+        .with_writer(|| Stderr)
         .init();
 }
 
@@ -40,11 +41,15 @@ where
 }
 
 /// Standard error as a file: the standard library's is locked as long as the program runs, and a guest's threads talk, too.
-struct Unlocked;
+pub(crate) struct Stderr;
 
-impl Write for Unlocked {
+impl Write for Stderr {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(rustix::io::write(stderr(), bytes)?)
+        match rustix::io::write(stderr(), bytes) {
+            Err(Errno::INTR) => Err(Errno::INTR.into()),
+            // Nobody may be listening: that would be said with the lock that this is to do without.
+            written => Ok(written.unwrap_or(bytes.len())),
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -34,7 +34,7 @@ use failure::{Failure, Outcome};
 use output::Output;
 use request::Request;
 use std::ffi::{OsStr, OsString};
-use std::io::{self, Write as _};
+use std::io::Write as _;
 use std::panic::PanicHookInfo;
 use std::process::ExitCode;
 
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
 fn report_defect(panic: &PanicHookInfo<'_>) {
     // Nobody may be listening on standard error.
     drop(writeln!(
-        io::stderr(),
+        log::Stderr,
         "error: a defect of sriovctl, please report it: {panic}"
     ));
 }

@@ -36,6 +36,9 @@ mod wire;
 
 use report::{Other, Report};
 
+/// Functions that a slot of PCI has.
+const SLOT: usize = 8;
+
 /// A function that can be given away.
 #[derive(Debug, Clone)]
 struct Gift {
@@ -185,6 +188,9 @@ fn check(args: &Assign) -> Result<(), Failure> {
             "several functions in one slot are for sriovctl: {name} takes one at a time"
         ));
         return Err(failure.fix("assign each by itself"));
+    }
+    if args.functions.len() > SLOT {
+        return Err(Failure::usage(format!("a slot has {SLOT} functions at most")));
     }
     Ok(())
 }

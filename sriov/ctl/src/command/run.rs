@@ -104,7 +104,14 @@ pub(crate) fn run(args: &Run, settings: &Settings, output: &mut Output) -> Outco
         VmmName::Qemu => qemu::run(args, &functions, backend, output),
         VmmName::Own => {
             let nodes = nodes::plan(args, nodes::of_host(&settings.sysfs).as_deref())?;
-            own::run(args, nodes, &places::arrange(&functions)?, backend, output)
+            own::run(
+                args,
+                nodes,
+                &places::arrange(&functions)?,
+                backend,
+                settings.verbose,
+                output,
+            )
         }
     }
 }

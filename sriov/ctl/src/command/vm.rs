@@ -7,6 +7,7 @@
 use crate::args::VmProcess;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
+use crate::log;
 use crate::output::Output;
 use crate::progress::Progress;
 use pci::GroupId;
@@ -211,7 +212,7 @@ pub(crate) fn run(args: &VmProcess, output: &mut Output) -> Outcome {
             if let Err(error) = serve(&listener, &running, &admits) {
                 // Who started the guest may have ended, and its standard error with it.
                 drop(writeln!(
-                    io::stderr(),
+                    log::Stderr,
                     "the guest cannot be given functions any more: {error}"
                 ));
             }

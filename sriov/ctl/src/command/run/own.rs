@@ -10,7 +10,7 @@ use crate::command::vm::{self, Device, Node, Spec};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::output::Output;
-use rustix::fs::Mode;
+use rustix::fs::{FlockOperation, Mode, flock};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
@@ -46,6 +46,7 @@ pub(super) fn run(
     nodes: Vec<Node>,
     slots: &[Vec<Given>],
     backend: Backend,
+    is_verbose: bool,
     output: &mut Output,
 ) -> Outcome {
     let input = Input::new();
@@ -98,6 +99,7 @@ pub(super) fn run(
     }
     let (ours, theirs) = UnixStream::pair().map_err(|error| failed("socketpair", &error))?;
     let mut command = Command::new("/proc/self/exe");
+    command.args(is_verbose.then_some("--verbose"));
     command.args([vm::NAME, &std::process::id().to_string()]);
     command.stdin(Stdio::from(OwnedFd::from(theirs)));
     if output.is_json() {
@@ -226,12 +228,14 @@ impl Control {
         let step = format!("bind {}", path.display());
         // Who may connect may give functions away: nobody else from the beginning on. There is no other thread that makes files.
         let before = umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
-        let bound = UnixListener::bind(path).or_else(|error| match is_left_behind(path, &error) {
-            true => {
-                std::fs::remove_file(path)?;
-                UnixListener::bind(path)
-            }
-            false => Err(error),
+        let bound = alone_beside(path).and_then(|_alone| {
+            UnixListener::bind(path).or_else(|error| match is_left_behind(path, &error) {
+                true => {
+                    std::fs::remove_file(path)?;
+                    UnixListener::bind(path)
+                }
+                false => Err(error),
+            })
         });
         umask(before);
         let listener = bound.map_err(|error| {
@@ -244,6 +248,15 @@ impl Control {
             file: file(path),
         })
     }
+}
+
+/// While this is kept, no other `run` makes a socket in the same directory: nobody listens to one that is just being made, and what another has
+/// found to be left behind may be a new one by now.
+fn alone_beside(path: &Path) -> io::Result<File> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let directory = File::open(parent.unwrap_or(Path::new(".")))?;
+    flock(&directory, FlockOperation::LockExclusive)?;
+    Ok(directory)
 }
 
 /// Whether there is the socket of a program that was killed: nobody listens to it, nor ever will.
