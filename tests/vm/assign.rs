@@ -249,7 +249,14 @@ fn one_slot() -> Result<Outcome> {
                 }
                 said(&mut guest, "answered after", 2 * time)?;
                 // Asked of either of them.
-                done(&["unassign", if time == 1 { &second } else { &first }, "--from", &at])?;
+                let (one_of, other) = if time == 1 {
+                    (&second, &first)
+                } else {
+                    (&first, &second)
+                };
+                let taken = json(&["unassign", one_of, "--from", &at])?;
+                let with_it = taken.pointer("/others/0/bdf").and_then(serde_json::Value::as_str);
+                ensure!(with_it == Some(other), "{other} leaves, too: {taken}");
                 said(&mut guest, " is gone", 2 * time)?;
                 for address in [zero, one] {
                     said(&mut guest, &format!("guest: {address} is gone"), 1)?;

@@ -102,6 +102,10 @@ trait Vmm {
     }
     /// Whether it was told to take a function and has not refused: a failure says nothing then of what it does.
     fn is_told(&self) -> bool;
+    /// What is in one slot with a function, and leaves with it.
+    fn companions(&mut self, _bdf: Bdf) -> Result<Vec<Other>, Failure> {
+        Ok(Vec::new())
+    }
     /// Takes a function back, with the guest's consent, and sees that the VMM has it no more.
     fn unassign(&mut self, bdf: Bdf) -> Result<(), Failure>;
     /// Whether the guest has a function.
@@ -163,7 +167,7 @@ pub(crate) fn assign(args: &Assign, settings: &Settings, output: &mut Output) ->
         report.guest_address = first.address;
     }
     let other = |(gift, given): (&Gift, Given)| Other {
-        bdf: gift.bdf.to_string(),
+        bdf: gift.bdf,
         guest_address: given.address,
     };
     report.others = given.map(other).collect();
@@ -236,16 +240,19 @@ pub(crate) fn unassign(args: &Unassign, settings: &Settings, output: &mut Output
     let need = Snapshot::FREE | Need::fields(args.function.fields());
     let snapshot = Snapshot::read(&settings.sysfs, need)?;
     let bdf = selector::resolve_one(&args.function, &snapshot.topology, &settings.sysfs)?;
-    let report = Report::new(bdf, &args.from, vmm.removal_steps(bdf));
+    let mut report = Report::new(bdf, &args.from, vmm.removal_steps(bdf));
     if args.dry_run {
         return report.dry_run(output);
     }
+    report.others = vmm.companions(bdf).map_err(|failure| on(failure, bdf))?;
     vmm.unassign(bdf).map_err(|failure| on(failure, bdf))?;
-    // One that cannot be asked may have another function of the group, and keep it open.
-    let mut siblings = siblings(&snapshot, bdf).into_iter();
-    let keeps_group = siblings.any(|sibling| vmm.has(sibling).unwrap_or(true));
     let deadline = start + Duration::from_secs(args.timeout);
-    wait_until_free(&settings.sysfs, &snapshot, bdf, keeps_group, deadline)?;
+    for gone in std::iter::once(bdf).chain(report.others.iter().map(|other| other.bdf)) {
+        // One that cannot be asked may have another function of the group, and keep it open.
+        let mut siblings = siblings(&snapshot, gone).into_iter();
+        let keeps_group = siblings.any(|sibling| vmm.has(sibling).unwrap_or(true));
+        wait_until_free(&settings.sysfs, &snapshot, gone, keeps_group, deadline)?;
+    }
     report.finish(start, "unassigned", output)
 }
 

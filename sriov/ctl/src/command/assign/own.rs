@@ -1,6 +1,6 @@
 //! A guest of `sriovctl run`, over its control socket.
 
-use super::{Gift, Given, REFUSED, Step, Vmm, failing, is_refused, open};
+use super::{Gift, Given, Other, REFUSED, Step, Vmm, failing, is_refused, open};
 use crate::failure::Failure;
 use pci::Bdf;
 use rustix::net::sockopt::socket_peercred;
@@ -224,6 +224,19 @@ impl Vmm for Own {
 
     fn has(&mut self, bdf: Bdf) -> Result<bool, Failure> {
         Ok(self.find(bdf)?.is_some())
+    }
+
+    fn companions(&mut self, bdf: Bdf) -> Result<Vec<Other>, Failure> {
+        let functions = self.functions()?;
+        let slot = |address: Bdf| (address.segment, address.routing_id.bus(), address.routing_id.device());
+        let own = functions.iter().find(|function| function.device == bdf);
+        let own = own.map(|function| slot(function.address));
+        let is_beside = |function: &&Assigned| function.device != bdf && Some(slot(function.address)) == own;
+        let beside = functions.iter().filter(is_beside).map(|function| Other {
+            bdf: function.device,
+            guest_address: Some(function.address.to_string()),
+        });
+        Ok(beside.collect())
     }
 
     fn unassign(&mut self, bdf: Bdf) -> Result<(), Failure> {

@@ -6,14 +6,15 @@ use crate::exit::Exit;
 use crate::failure::Outcome;
 use crate::output::{Output, SCHEMA_VERSION};
 use pci::Bdf;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::io::Write as _;
 use std::time::Instant;
 
 /// Another function of the slot.
 #[derive(Serialize)]
 pub(super) struct Other {
-    pub(super) bdf: String,
+    #[serde(serialize_with = "as_text")]
+    pub(super) bdf: Bdf,
     pub(super) guest_address: Option<String>,
 }
 
@@ -29,7 +30,7 @@ pub(super) struct Report {
     pub(super) interface: Option<&'static str>,
     /// `null` where the VMM does not say.
     pub(super) guest_address: Option<String>,
-    /// What was put into the same slot.
+    /// What was put into the same slot, or has left it too.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) others: Vec<Other>,
     /// What was said, or would be, but for a VF token.
@@ -86,4 +87,8 @@ impl Report {
         }
         Ok(Exit::Ok)
     }
+}
+
+fn as_text<S: Serializer>(bdf: &Bdf, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(bdf)
 }
