@@ -10,6 +10,7 @@ pub mod device;
 pub mod list;
 pub mod meter;
 pub mod ops;
+pub mod peers;
 pub mod program;
 pub mod record;
 pub mod report;

@@ -147,3 +147,23 @@ fn only_of_the_lab_it_says_that_it_is_emulated() {
     assert!(report().markdown().contains("emulated") && report().html().contains("emulated"));
     assert!(!of_a_card.markdown().contains("emulated") && !of_a_card.html().contains("emulated"));
 }
+
+/// Criterion's figures come in files, and what they were measured on in lines without any.
+#[test]
+fn a_run_without_figures_still_says_what_it_was_on() {
+    let mut bytes = Vec::new();
+    let mut lines = Lines::new(&mut bytes);
+    let environment = Environment {
+        name: "software time".to_owned(),
+        facts: [("rustc".to_owned(), "1.95".to_owned())].into(),
+        ..Environment::default()
+    };
+    lines.say(&Line::Environment(environment.clone())).unwrap();
+    lines.end().unwrap();
+    let said = String::from_utf8(bytes).unwrap();
+    assert_eq!(super::environment(&said).unwrap(), environment);
+    let mut report = Report::default();
+    report.add(&said).unwrap();
+    assert_eq!(report.runs, []);
+    assert!(super::environment("").is_err());
+}
