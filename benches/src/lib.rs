@@ -4,6 +4,7 @@
 
 pub mod aims;
 pub mod baseline;
+pub mod causes;
 pub mod counts;
 #[cfg(feature = "device")]
 pub mod device;

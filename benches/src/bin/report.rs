@@ -44,6 +44,11 @@ fn main() -> Result<()> {
             absences: ops::absences(),
         };
         report.runs.extend(Some(run).filter(|run| !run.records.is_empty()));
+        let pages = directory.join("report/index.html");
+        if pages.is_file() {
+            let pages = pages.strip_prefix(&args.out).unwrap_or(&pages);
+            report.criterion = Some(pages.display().to_string());
+        }
     }
     std::fs::create_dir_all(&args.out).with_context(|| format!("create {}", args.out.display()))?;
     write(&args.out.join("report.json"), &report.json()?)?;

@@ -32,6 +32,9 @@ pub struct Run {
 pub struct Report {
     /// In the order in which they were done.
     pub runs: Vec<Run>,
+    /// Where criterion's own pages are, seen from the report.
+    #[serde(skip)]
+    pub criterion: Option<String>,
 }
 
 /// A report as JSON: what was measured, and what it came to.
