@@ -46,7 +46,8 @@ fn main() -> Result<()> {
         report.runs.extend(Some(run).filter(|run| !run.records.is_empty()));
         let pages = directory.join("report/index.html");
         if pages.is_file() {
-            let pages = pages.strip_prefix(&args.out).unwrap_or(&pages);
+            let absolute = std::path::absolute(&pages)?;
+            let pages = pages.strip_prefix(&args.out).unwrap_or(&absolute);
             report.criterion = Some(pages.display().to_string());
         }
     }
