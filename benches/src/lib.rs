@@ -4,12 +4,14 @@
 
 pub mod aims;
 pub mod baseline;
+pub mod causes;
 pub mod counts;
 #[cfg(feature = "device")]
 pub mod device;
 pub mod list;
 pub mod meter;
 pub mod ops;
+pub mod peers;
 pub mod program;
 pub mod record;
 pub mod report;

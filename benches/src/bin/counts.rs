@@ -4,6 +4,7 @@
 use anyhow::{Context, Result, bail};
 use benches::counts::{self, Baselines};
 use benches::ops::{self, Operation};
+use benches::peers;
 use benches::record::{Clock, Environment, Line, Lines, Record};
 use clap::Parser;
 use std::io::stdout;
@@ -61,7 +62,7 @@ fn report(operations: Vec<Operation>) -> Result<ExitCode> {
     lines.say(&Line::Environment(Environment {
         name: "software, instructions".to_owned(),
         facts: [("toolchain".to_owned(), counts::key()?)].into(),
-        ..Environment::default()
+        peers: peers::versions(peers::OF_SOFTWARE),
     }))?;
     for operation in operations.iter().filter(|one| one.clocks.contains(&Clock::Count)) {
         let calls = operation.prepare()?.calls()?.context("nobody notes the calls")?;

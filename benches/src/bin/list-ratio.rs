@@ -22,9 +22,11 @@ fn main() -> Result<()> {
         out.absent("", "lspci -nnk", &reason)?;
         return out.end();
     }
-    let comparison = Comparison::run(&Machine::of(4096)?, rounds, sriovctl)?;
-    out.note(&comparison.to_string())?;
-    let (case, turns) = comparison.figures();
-    out.say(&case, turns)?;
+    for functions in [16, 256, 4096] {
+        let comparison = Comparison::run(&Machine::of(functions)?, rounds, sriovctl.clone())?;
+        out.note(&comparison.to_string())?;
+        let (case, turns) = comparison.figures();
+        out.say(&case, turns)?;
+    }
     out.end()
 }

@@ -6,8 +6,8 @@
 use anyhow::{Context, Result};
 use benches::aims::Verdict;
 use benches::record::Environment;
-use benches::report::{Report, Run};
-use benches::{ops, samples};
+use benches::report::{self, Report, Run};
+use benches::{ops, peers, samples};
 use clap::Parser;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -22,6 +22,9 @@ struct Args {
     /// Where criterion left its results
     #[arg(long)]
     criterion: Option<PathBuf>,
+    /// What is known of the machine that they were measured on, as a file of lines
+    #[arg(long, requires = "criterion")]
+    criterion_on: Option<PathBuf>,
     /// What programs printed
     #[arg(required = true)]
     files: Vec<PathBuf>,
@@ -32,21 +35,21 @@ fn main() -> Result<()> {
     let args = Args::parse();
     let mut report = Report::default();
     for path in &args.files {
-        let mut said = String::new();
-        let file = File::open(path).and_then(|mut file| file.read_to_string(&mut said));
-        file.with_context(|| format!("read {}", path.display()))?;
-        report.add(&said).with_context(|| path.display().to_string())?;
+        report.add(&read(path)?).with_context(|| path.display().to_string())?;
     }
     if let Some(directory) = &args.criterion {
         let run = Run {
-            environment: Environment {
-                name: "software, time".to_owned(),
-                ..Environment::default()
-            },
+            environment: of_criterion(args.criterion_on.as_deref())?,
             records: samples::read(directory)?,
             absences: ops::absences(),
         };
         report.runs.extend(Some(run).filter(|run| !run.records.is_empty()));
+        let pages = directory.join("report/index.html");
+        if pages.is_file() {
+            let absolute = std::path::absolute(&pages)?;
+            let pages = pages.strip_prefix(&args.out).unwrap_or(&absolute);
+            report.criterion = Some(pages.display().to_string());
+        }
     }
     std::fs::create_dir_all(&args.out).with_context(|| format!("create {}", args.out.display()))?;
     write(&args.out.join("report.json"), &report.json()?)?;
@@ -63,6 +66,26 @@ fn main() -> Result<()> {
         println!("{verdict}  {}", judgement.aim.text);
     }
     Ok(())
+}
+
+/// What criterion's figures were measured on, which says nothing of that itself.
+fn of_criterion(lines: Option<&Path>) -> Result<Environment> {
+    let mut environment = match lines {
+        Some(path) => report::environment(&read(path)?).with_context(|| path.display().to_string())?,
+        None => Environment {
+            name: "software time".to_owned(),
+            ..Environment::default()
+        },
+    };
+    environment.peers.extend(peers::versions(peers::OF_SOFTWARE));
+    Ok(environment)
+}
+
+fn read(path: &Path) -> Result<String> {
+    let mut said = String::new();
+    let file = File::open(path).and_then(|mut file| file.read_to_string(&mut said));
+    file.with_context(|| format!("read {}", path.display()))?;
+    Ok(said)
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {

@@ -10,6 +10,7 @@ pub mod meter;
 pub mod open;
 pub mod pool;
 
+use crate::peers;
 use crate::record::{Absence, Clock, Environment, Line, Lines, Record};
 use anyhow::{Context, Result};
 use meter::Meter;
@@ -179,12 +180,10 @@ fn environment(clock: Clock) -> Environment {
     let facts = facts
         .into_iter()
         .filter_map(|(key, value)| Some((key.to_owned(), value?.trim().to_owned())));
-    let peers = [("vfio-ioctls", "0.10"), ("iommufd-ioctls", "0.4")];
-    let peers = peers.map(|(name, version)| (name.to_owned(), version.to_owned()));
     Environment {
         name: name.to_owned(),
         facts: facts.collect(),
-        peers: peers.into_iter().collect(),
+        peers: peers::versions(peers::OF_DEVICE),
     }
 }
 

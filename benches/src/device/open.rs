@@ -34,7 +34,8 @@ pub fn run(session: &mut Session, functions: &[Bdf]) -> Result<()> {
         let functions = functions.get(..count).context("no function to open")?;
         let case = Case::new(
             SUITE,
-            format!("open {count} functions"),
+            // No I/O: a register is read, which shows that the function is there and answers.
+            format!("open {count} functions and read a register of each"),
             &[("functions", &count.to_string())],
         );
         if !session.wants(&case.name) {

@@ -31,6 +31,10 @@ pub(super) fn write(report: &Report) -> String {
         table(&losses)
     };
     page += &format!("<h2>Figures</h2>\n<p>{}</p>\n", escape(section::KEY));
+    if let Some(pages) = &report.criterion {
+        let pages = escape(pages);
+        page += &format!("<p>Criterion's own pages, of what needs no device: <a href=\"{pages}\">{pages}</a></p>\n");
+    }
     for run in &report.runs {
         page += &figures(run);
     }

@@ -32,6 +32,9 @@ pub struct Run {
 pub struct Report {
     /// In the order in which they were done.
     pub runs: Vec<Run>,
+    /// Where criterion's own pages are, seen from the report.
+    #[serde(skip)]
+    pub criterion: Option<String>,
 }
 
 /// A report as JSON: what was measured, and what it came to.
@@ -65,32 +68,7 @@ impl Report {
     /// # Errors
     /// When a line cannot be read, or the number of lines is not what the program says it was.
     pub fn add(&mut self, said: &str) -> Result<()> {
-        let (mut runs, mut lines, mut has_end) = (Vec::<Run>::new(), 0_u64, false);
-        for line in said.lines().filter_map(|line| line.strip_prefix(MARK)) {
-            let line = serde_json::from_str(line).with_context(|| format!("not a line of a benchmark: {line}"))?;
-            match line {
-                Line::Environment(environment) => match runs.last_mut().filter(|run| run.is_empty()) {
-                    Some(run) => merge(&mut run.environment, environment),
-                    None => runs.push(Run {
-                        environment,
-                        ..Run::default()
-                    }),
-                },
-                Line::Record(record) => last(&mut runs)?.records.push(record),
-                Line::Absence(absence) => last(&mut runs)?.absences.push(absence),
-                Line::End { lines: there_were } => {
-                    ensure!(
-                        lines == there_were,
-                        "of {there_were} lines of a benchmark {lines} arrived"
-                    );
-                    (lines, has_end) = (0, true);
-                    continue;
-                }
-            }
-            (lines, has_end) = (lines + 1, false);
-        }
-        ensure!(has_end, "the lines of a benchmark have no end");
-        self.runs.extend(runs.into_iter().filter(|run| !run.is_empty()));
+        self.runs.extend(runs(said)?.into_iter().filter(|run| !run.is_empty()));
         Ok(())
     }
 
@@ -129,6 +107,45 @@ impl Run {
     fn is_empty(&self) -> bool {
         self.records.is_empty() && self.absences.is_empty()
     }
+}
+
+/// What the first run is on that a program printed lines of, whether or not there are figures of it.
+///
+/// # Errors
+/// As [`Report::add`], and when it says of none.
+pub fn environment(said: &str) -> Result<Environment> {
+    let first = runs(said)?.into_iter().next();
+    Ok(first.context("no environment")?.environment)
+}
+
+/// All runs, those without a figure too.
+fn runs(said: &str) -> Result<Vec<Run>> {
+    let (mut runs, mut lines, mut has_end) = (Vec::<Run>::new(), 0_u64, false);
+    for line in said.lines().filter_map(|line| line.strip_prefix(MARK)) {
+        let line = serde_json::from_str(line).with_context(|| format!("not a line of a benchmark: {line}"))?;
+        match line {
+            Line::Environment(environment) => match runs.last_mut().filter(|run| run.is_empty()) {
+                Some(run) => merge(&mut run.environment, environment),
+                None => runs.push(Run {
+                    environment,
+                    ..Run::default()
+                }),
+            },
+            Line::Record(record) => last(&mut runs)?.records.push(record),
+            Line::Absence(absence) => last(&mut runs)?.absences.push(absence),
+            Line::End { lines: there_were } => {
+                ensure!(
+                    lines == there_were,
+                    "of {there_were} lines of a benchmark {lines} arrived"
+                );
+                (lines, has_end) = (0, true);
+                continue;
+            }
+        }
+        (lines, has_end) = (lines + 1, false);
+    }
+    ensure!(has_end, "the lines of a benchmark have no end");
+    Ok(runs)
 }
 
 fn last(runs: &mut [Run]) -> Result<&mut Run> {

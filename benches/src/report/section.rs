@@ -6,6 +6,7 @@ use super::curve::Curves;
 use super::number::{plain, ratio};
 use super::{Report, Run};
 use crate::aims::{Against, Bound, Judged, Judgement, Verdict};
+use crate::causes;
 use crate::record::{Clock, Record};
 use std::collections::BTreeSet;
 
@@ -99,14 +100,22 @@ impl Judgement {
 pub(super) fn losses(report: &Report, judgements: &[Judgement]) -> Table {
     let mut found: Vec<(f64, Vec<String>)> = Vec::new();
     let mut seen = BTreeSet::new();
-    let mut add = |how_far: f64, run: usize, words: [&str; 3], ratio: String, aim: &str| {
+    let mut add = |how_far: f64, run: usize, words: [&str; 3], ratio: String, aim: &str, why: &str| {
         let key = (run, words.map(str::to_owned));
         if seen.insert(key) {
             let name = report.runs.get(run).map_or("", |run| run.environment.name.as_str());
             let [case, ours, theirs] = words.map(str::to_owned);
             found.push((
                 how_far,
-                vec![case, name.to_owned(), ours, theirs, ratio, aim.to_owned()],
+                vec![
+                    case,
+                    name.to_owned(),
+                    ours,
+                    theirs,
+                    ratio,
+                    aim.to_owned(),
+                    why.to_owned(),
+                ],
             ));
         }
     };
@@ -121,7 +130,8 @@ pub(super) fn losses(report: &Report, judgements: &[Judgement]) -> Table {
                 range(&case.ratio)
             };
             let far = case.ratio.median.ln().abs();
-            add(far, case.run, [&text, &case.ours, &case.theirs], figure, &aim);
+            let why = causes::of_case(judgement.aim.suite, &case.case, &case.theirs);
+            add(far, case.run, [&text, &case.ours, &case.theirs], figure, &aim, why);
         }
     }
     for (position, run) in report.runs.iter().enumerate() {
@@ -134,14 +144,22 @@ pub(super) fn losses(report: &Report, judgements: &[Judgement]) -> Table {
                     ""
                 };
                 let far = ratio.median.ln().abs();
-                add(far, position, [&text, &ours.way, &theirs.way], range(&ratio), turns);
+                let why = causes::of(ours, &theirs.way);
+                add(
+                    far,
+                    position,
+                    [&text, &ours.way, &theirs.way],
+                    range(&ratio),
+                    turns,
+                    why,
+                );
             }
         }
     }
     found.sort_by(|(a, _), (b, _)| b.total_cmp(a));
     Table {
         rows: found.into_iter().map(|(_, row)| row).collect(),
-        ..Table::new(&["what", "run", "ours", "theirs", "ours / theirs", "aim"])
+        ..Table::new(&["what", "run", "ours", "theirs", "ours / theirs", "aim", "why"])
     }
 }
 

@@ -141,9 +141,56 @@ fn the_page_needs_nothing_else() {
 }
 
 #[test]
+fn the_page_links_criterions_pages_where_there_are_any() {
+    let mut report = report();
+    assert!(!report.html().contains("href"));
+    report.criterion = Some("criterion/report/index.html".to_owned());
+    assert!(report.html().contains("<a href=\"criterion/report/index.html\">"));
+    // The other forms may lie elsewhere.
+    assert!(!report.markdown().contains("index.html") && !report.json().unwrap().contains("index.html"));
+}
+
+#[test]
+fn every_loss_says_why_or_that_nobody_knows() {
+    let mut report = report();
+    assert!(report.markdown().contains("| cause not known |") && report.html().contains("<td>cause not known</td>"));
+    for run in &mut report.runs {
+        for record in &mut run.records {
+            record.case = record.case.replace("reads of 2 threads", "random reads, threads 2");
+        }
+    }
+    for text in [report.markdown(), report.html()] {
+        assert!(
+            text.contains("the device decides") && !text.contains("cause not known"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
 fn only_of_the_lab_it_says_that_it_is_emulated() {
     let mut of_a_card = Report::default();
     of_a_card.add(&said().replace("\"QEMU\"", "\"processor\"")).unwrap();
     assert!(report().markdown().contains("emulated") && report().html().contains("emulated"));
     assert!(!of_a_card.markdown().contains("emulated") && !of_a_card.html().contains("emulated"));
+}
+
+/// Criterion's figures come in files, and what they were measured on in lines without any.
+#[test]
+fn a_run_without_figures_still_says_what_it_was_on() {
+    let mut bytes = Vec::new();
+    let mut lines = Lines::new(&mut bytes);
+    let environment = Environment {
+        name: "software time".to_owned(),
+        facts: [("rustc".to_owned(), "1.95".to_owned())].into(),
+        ..Environment::default()
+    };
+    lines.say(&Line::Environment(environment.clone())).unwrap();
+    lines.end().unwrap();
+    let said = String::from_utf8(bytes).unwrap();
+    assert_eq!(super::environment(&said).unwrap(), environment);
+    let mut report = Report::default();
+    report.add(&said).unwrap();
+    assert_eq!(report.runs, []);
+    assert!(super::environment("").is_err());
 }

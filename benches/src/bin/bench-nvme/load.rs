@@ -80,6 +80,7 @@ impl Way {
         match self {
             Self::Poll => "ours polled",
             Self::Interrupt => "ours interrupt",
+            // What `aims` calls the kernel's.
             Self::Kernel => "fio io_uring",
             Self::KernelPolled => "fio iopoll",
             Self::Qemu => "qemu-img (strided)",

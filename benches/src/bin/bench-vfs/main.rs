@@ -92,7 +92,7 @@ fn main() -> Result<()> {
         |way| bind_only(&pf, few, way),
     )?;
     let many = if is_quick { few } else { total };
-    let to_the_end = case(many, "created, bound and opened");
+    let to_the_end = case(many, "created, bound, opened and a register read of each");
     let ways = of_nvme(&[Way::Ours, Way::OursAtOnce]);
     measure(&mut program, turns, &to_the_end, &ways, |way| {
         create_and_open(&pf, many, way)

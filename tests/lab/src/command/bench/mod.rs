@@ -82,7 +82,7 @@ pub(crate) fn run(options: &Options, offline: bool) -> Result<ExitCode> {
     let begin = Instant::now();
     let minutes: f64 = steps.iter().map(|step| step.minutes).sum();
     stage.say(&format!("lab: {} runs, about {minutes:.0} minutes", steps.len()));
-    let (mut files, mut failures) = (Vec::new(), 0);
+    let (mut files, mut failures, mut of_criterion) = (Vec::new(), 0, None);
     for (position, step) in steps.iter().enumerate() {
         let so_far = begin.elapsed().as_secs_f64() / 60.0;
         stage.say(&format!(
@@ -94,18 +94,23 @@ pub(crate) fn run(options: &Options, offline: bool) -> Result<ExitCode> {
         ));
         let mut lines = Lines::new(step.part.suite());
         let mut facts = host::facts();
-        if let Err(error) = stage.measure(&setup, options.kernel, step, &mut lines, &mut facts) {
+        let measured = stage.measure(&setup, options.kernel, step, &mut lines, &mut facts);
+        if let Err(error) = &measured {
             failures += 1;
             stage.say(&format!("lab: {}: {error:#}", step.name));
             lines.fail(&format!("the run failed: {error:#}"));
         }
         let file = stage.out.join(format!("{}.txt", step.name.replace([' ', ','], "-")));
         lines.write(&file, &step.name, &facts)?;
+        // Files of a run before this one, or of half a run, are no figures of this one.
+        if step.program == plan::CARGO && measured.is_ok() {
+            of_criterion = Some(file.clone());
+        }
         files.push(file);
         stage.bar.inc(1);
     }
     stage.bar.finish_and_clear();
-    stage.report(&files, options.write)?;
+    stage.report(&files, of_criterion.as_deref(), options.write)?;
     say(&format!("lab: {:.0} minutes", begin.elapsed().as_secs_f64() / 60.0));
     Ok(if failures == 0 {
         ExitCode::SUCCESS
@@ -235,12 +240,13 @@ impl Stage {
         self.out.join("criterion")
     }
 
-    /// Makes the report of what was collected.
-    fn report(&self, files: &[PathBuf], write: bool) -> Result<()> {
+    /// Makes the report of what was collected, with criterion's figures when there is a file of what they were measured on.
+    fn report(&self, files: &[PathBuf], of_criterion: Option<&Path>, write: bool) -> Result<()> {
         let mut command = Command::new(self.programs.join("report"));
         command.arg("--out").arg(&self.out).args(files);
-        if self.criterion().is_dir() {
+        if let Some(lines) = of_criterion {
             command.arg("--criterion").arg(self.criterion());
+            command.arg("--criterion-on").arg(lines);
         }
         let status = command.status().context("start the report")?;
         ensure!(status.success(), "the report: {status}");
