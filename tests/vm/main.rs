@@ -17,6 +17,7 @@ mod removal;
 mod token;
 mod topology;
 mod vf;
+mod vf_removal;
 mod virtio;
 
 use lab::case::{Case, Outcome};
@@ -148,6 +149,7 @@ fn main() -> ExitCode {
     cases.extend(removal::cases());
     cases.extend(token::cases());
     cases.extend(vf::cases());
+    cases.extend(vf_removal::cases());
     cases.extend(virtio::cases());
     lab::case::main(&cases, machine::leaves_no_trace)
 }
