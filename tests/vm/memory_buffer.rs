@@ -35,11 +35,11 @@ fn commands_in_the_controller(interface: &str) -> Result<()> {
     let nvme = controller()?;
     let held = Held::written_by_kernel(&nvme)?;
     for arguments in [
-        "--cmb --count 3000 --queues 2 --wait poll --seed 31",
-        "--cmb --count 3000 --queues 4 --wait interrupt --depth 8 --seed 32",
-        "--cmb --count 3000 --queues 3 --wait interrupt --reset-every 1000 --seed 33",
+        "--cmb --count 1000 --queues 2 --wait poll --seed 31",
+        "--cmb --count 1000 --queues 4 --wait interrupt --depth 8 --seed 32",
+        "--cmb --count 2000 --queues 3 --wait interrupt --reset-every 1000 --seed 33",
         // What was in use does not go on.
-        "--count 1000 --queues 2 --wait poll --seed 34",
+        "--count 500 --queues 2 --wait poll --seed 34",
     ] {
         held.check(interface, arguments).context(arguments)?;
     }
