@@ -9,7 +9,7 @@ use crate::ops::{Operation, Subject};
 use crate::record::{Clock, Record};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fmt::Write;
 use std::path::Path;
@@ -35,6 +35,17 @@ const MODELS: [&str; 6] = [
     "<vfio_core::fake::vfio::container::Handle as vfio_core::sys::vfio::ContainerCalls>::map_dma",
     "<vfio_core::fake::vfio::container::Handle as vfio_core::sys::vfio::ContainerCalls>::unmap_dma",
     "<vmm_glue::fake::FakeRoute as*",
+];
+
+/// Functions of the C library that take and give back memory: what is allocated in Rust, too, ends there.
+const ALLOCATOR: [&str; 7] = [
+    "malloc",
+    "calloc",
+    "realloc",
+    "free",
+    "posix_memalign",
+    "aligned_alloc",
+    "memalign",
 ];
 
 /// Instructions for each operation that is checked, by its name.
@@ -125,13 +136,15 @@ fn counted_turn(subject: &mut Subject, cycles: u32) -> Result<()> {
 /// Counts the instructions of operations by running `program` with these arguments and their names.
 ///
 /// # Errors
-/// When callgrind cannot be run, the program fails, or the turns of an operation differ.
+/// When callgrind cannot be run, the program fails, the turns of an operation differ, or one allocates that should not.
 pub fn count(program: &Path, arguments: &[&str], operations: &[Operation]) -> Result<Vec<Record>> {
     let directory = tempfile::tempdir()?;
     let files = directory.path().join("out");
     let mut command = Command::new("valgrind");
     command
         .args(["--quiet", "--tool=callgrind", "--collect-atstart=no"])
+        // Else a function has its name where it is mentioned first, and elsewhere a number.
+        .arg("--compress-strings=no")
         .arg("--toggle-collect=benches::ops::metered*")
         .args(MODELS.map(|function| format!("--toggle-collect={function}")))
         .arg("--dump-after=benches::counts::counted_turn*")
@@ -155,7 +168,19 @@ pub fn count(program: &Path, arguments: &[&str], operations: &[Operation]) -> Re
             let done = f64::from(cycles(operation) * operation.per_cycle);
             let turns = files.by_ref().take(TURNS + 1).skip(1);
             let turns: Vec<f64> = turns
-                .map(|file| Ok(total(&file).with_context(|| operation.id())? / done))
+                .map(|file| {
+                    let text = std::fs::read(&file).with_context(|| file.display().to_string())?;
+                    let text = String::from_utf8_lossy(&text);
+                    let called = allocator_calls(&text);
+                    ensure!(
+                        operation
+                            .allocates
+                            .is_none_or(|allocates| allocates != called.is_empty()),
+                        "{operation:?} is known to {} memory, and calls of the allocator: {called:?}",
+                        if called.is_empty() { "take" } else { "take no" }
+                    );
+                    Ok(total(&text).with_context(|| operation.id())? / done)
+                })
                 .collect::<Result<_>>()?;
             ensure!(
                 is_steady(&turns),
@@ -166,10 +191,17 @@ pub fn count(program: &Path, arguments: &[&str], operations: &[Operation]) -> Re
         .collect()
 }
 
+/// The functions of the allocator in which a file of callgrind has counted anything.
+fn allocator_calls(text: &str) -> Vec<&str> {
+    let functions = text.lines().filter_map(|line| line.strip_prefix("fn="));
+    // Callgrind adds `'2` to a function that has called itself.
+    let names = functions.map(|function| function.split('\'').next().unwrap_or(function));
+    let called: BTreeSet<&str> = names.filter(|name| ALLOCATOR.contains(name)).collect();
+    called.into_iter().collect()
+}
+
 /// All that is in a file of callgrind.
-fn total(file: &Path) -> Result<f64> {
-    let text = std::fs::read(file).with_context(|| file.display().to_string())?;
-    let text = String::from_utf8_lossy(&text);
+fn total(text: &str) -> Result<f64> {
     let total = text.lines().rev().find_map(|line| line.strip_prefix("totals: "));
     let total: f64 = total.context("callgrind gives no totals")?.trim().parse()?;
     ensure!(total > 0.0, "callgrind has counted nothing");
@@ -345,6 +377,12 @@ mod tests {
         assert!(reason.contains("are of rustc 1.0"), "{reason}");
         serde_json::to_writer(std::fs::File::create(&file).unwrap(), "none").unwrap();
         assert!(incomparable(&file).is_err());
+    }
+
+    #[test]
+    fn what_takes_memory_is_seen_by_its_name() {
+        let text = "fn=free\n12 3\nfn=iommu::pool::free\n1 2\ncfn=realloc\ncalls=1 2\nfn=malloc'2\n5 6\nfn=malloc\n";
+        assert_eq!(allocator_calls(text), ["free", "malloc"]);
     }
 
     #[test]

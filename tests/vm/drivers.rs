@@ -7,7 +7,7 @@ mod pattern;
 use crate::PASSED;
 use crate::background::{Background, LONG};
 use crate::dma::{example, has_iommufd, on_edu};
-use crate::machine::{dir, done, link, physical_function, vfs, write};
+use crate::machine::{dir, done, link, physical_function, read, vfs, write};
 use anyhow::{Context, Result, bail, ensure};
 use lab::case::{Case, Outcome};
 use serde_json::Value;
@@ -60,15 +60,20 @@ macro_rules! on_both {
 pub(crate) use on_both;
 
 pub(crate) fn cases() -> Vec<Case> {
-    on_both![
+    let mut cases = on_both![
         "the_first_driver_drives_an_edu", 60, first_driver;
         "an_nvme_says_what_it_is", 60, identify;
         "an_nvme_is_managed", 180, manage;
-        "nvme_data_is_what_was_written", 420, data;
         "nvme_data_survives_resets", 300, resets;
         "nvme_data_is_copied", 240, copy;
         "an_nvme_vf_is_driven", 180, nvme_vf;
-    ]
+    ];
+    let data = on_both!["nvme_data_is_what_was_written", 420, data;];
+    cases.extend(data.into_iter().map(|case| Case {
+        limit_s: case.limit_s * u64::try_from(crate::times()).unwrap_or(1),
+        ..case
+    }));
+    cases
 }
 
 fn first_driver(interface: &str) -> Result<()> {
@@ -124,26 +129,29 @@ fn manage(interface: &str) -> Result<()> {
 
 /// Bytes of the namespace that are used: so many that each of 4 queues has three times the longest operation, and divisible by 1 to 4.
 const RANGE: usize = 48 << 20;
-const LBA: usize = 512;
 
 /// What a namespace holds: the seed, and the versions of its blocks.
 pub(crate) struct Held {
     nvme: String,
     file: PathBuf,
+    /// Bytes of a block.
+    pub(crate) lba: usize,
 }
 
 impl Held {
     /// The kernel writes all blocks: what it leaves is what the driver must find.
     pub(crate) fn written_by_kernel(nvme: &str) -> Result<Self> {
+        let device = block_device(nvme)?;
         let held = Self {
             nvme: nvme.to_owned(),
             file: PathBuf::from("/tmp/versions"),
+            lba: lba_bytes(&device)?,
         };
-        let (seed, versions) = (7_u64, vec![1_u32; RANGE / LBA]);
-        let mut device = File::options().write(true).open(block_device(nvme)?)?;
+        let (seed, versions) = (7_u64, vec![1_u32; RANGE / held.lba]);
+        let mut device = File::options().write(true).open(device)?;
         let mut blocks = vec![0; 1 << 20];
         for start in (0..RANGE).step_by(blocks.len()) {
-            for (number, block) in (start / LBA..).zip(blocks.chunks_mut(LBA)) {
+            for (number, block) in (start / held.lba..).zip(blocks.chunks_mut(held.lba)) {
                 pattern::fill(block, number as u64, seed, 1);
             }
             device.write_all(&blocks)?;
@@ -162,13 +170,17 @@ impl Held {
         let (seed, versions) = state.split_first_chunk().context("no seed")?;
         let seed = u64::from_le_bytes(*seed);
         let (versions, _) = versions.as_chunks();
-        ensure!(versions.len() == RANGE / LBA, "versions of {} blocks", versions.len());
+        ensure!(
+            versions.len() == RANGE / self.lba,
+            "versions of {} blocks",
+            versions.len()
+        );
         let mut device = File::open(block_device(&self.nvme)?)?;
-        let (mut blocks, mut scratch) = (vec![0; 1 << 20], vec![0; LBA]);
+        let (mut blocks, mut scratch) = (vec![0; 1 << 20], vec![0; self.lba]);
         let mut numbers = (0_u64..).zip(versions);
         for _ in (0..RANGE).step_by(blocks.len()) {
             device.read_exact(&mut blocks)?;
-            for (block, (number, version)) in blocks.chunks(LBA).zip(numbers.by_ref()) {
+            for (block, (number, version)) in blocks.chunks(self.lba).zip(numbers.by_ref()) {
                 let version = u32::from_le_bytes(*version);
                 if let Some(wrong) = pattern::mismatch(block, &mut scratch, number, seed, version) {
                     bail!("the kernel reads something else: {wrong}");
@@ -201,16 +213,21 @@ impl Held {
     }
 }
 
+/// Operations of each run of `data`: with `LAB_TIMES=25`, a million in the two cases.
+const OPERATIONS: usize = 4000;
+
 fn data(interface: &str) -> Result<()> {
+    let count = OPERATIONS * crate::times();
     let held = Held::written_by_kernel(&physical_function("nvme")?)?;
     for arguments in [
-        "--count 4000 --queues 1 --wait poll --seed 11",
-        "--count 4000 --queues 4 --wait poll --form prp --seed 12",
-        "--count 4000 --queues 2 --wait interrupt --form sgl --seed 13",
-        "--count 4000 --queues 3 --wait adaptive --depth 8 --seed 14",
-        "--count 4000 --queues 4 --wait interrupt --seed 15",
+        "--queues 1 --wait poll --seed 11",
+        "--queues 4 --wait poll --form prp --seed 12",
+        "--queues 2 --wait interrupt --form sgl --seed 13",
+        "--queues 3 --wait adaptive --depth 8 --seed 14",
+        "--queues 4 --wait interrupt --seed 15",
     ] {
-        held.check(interface, arguments).context(arguments)?;
+        let arguments = format!("--count {count} {arguments}");
+        held.check(interface, &arguments).context(arguments)?;
     }
     Ok(())
 }
@@ -304,6 +321,13 @@ fn nvme_vf(interface: &str) -> Result<()> {
     });
     write(allowed, "0")?;
     outcome
+}
+
+/// Bytes of a block, as the kernel has them.
+fn lba_bytes(device: &Path) -> Result<usize> {
+    let name = device.file_name().context("a device without a name")?;
+    let file = Path::new("/sys/block").join(name).join("queue/logical_block_size");
+    Ok(read(file)?.parse()?)
 }
 
 /// The block device of a controller's first namespace, once the kernel has it.

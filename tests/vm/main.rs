@@ -17,6 +17,7 @@ mod removal;
 mod token;
 mod topology;
 mod vf;
+mod vf_removal;
 mod virtio;
 
 use lab::case::{Case, Outcome};
@@ -148,9 +149,16 @@ fn main() -> ExitCode {
     cases.extend(removal::cases());
     cases.extend(token::cases());
     cases.extend(vf::cases());
+    cases.extend(vf_removal::cases());
     cases.extend(virtio::cases());
     lab::case::main(&cases, machine::leaves_no_trace)
 }
 
 /// A case of the default kind that holds.
 const PASSED: anyhow::Result<Outcome> = Ok(Outcome::Passed);
+
+/// What `LAB_TIMES` says: how often, or how many times as much, for cases that can do more of the same.
+fn times() -> usize {
+    let asked = std::env::var("LAB_TIMES").ok().and_then(|times| times.parse().ok());
+    asked.map_or(1, |asked: usize| asked.clamp(1, 1000))
+}

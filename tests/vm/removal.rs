@@ -4,15 +4,13 @@ use crate::PASSED;
 use crate::background::{Background, LONG, pause};
 use crate::dma::{example, program};
 use crate::drivers::{Interface, block_device, on_both, on_nvme};
-use crate::machine::{dir, done, link, physical_function, read, run, vfs, write};
+use crate::machine::{dir, done, link, physical_function, read, run, write};
 use crate::monitor::Monitor;
 use anyhow::{Context, Result, bail, ensure};
 use lab::case::{Case, Outcome};
 use lab::{Device, Machine};
-use lab_init::link as net;
 use serde_json::{Value, json};
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, UdpSocket};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -22,7 +20,6 @@ use std::time::Instant;
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases = on_both![
         "an_nvme_works_for_the_kernel_after_the_driver", 240, handed_back;
-        "a_vf_works_for_the_kernel_after_the_driver", 240, vf_handed_back;
         "a_killed_driver_leaves_a_device_that_works", 300, killed;
         "io_ends_when_the_device_is_unbound", 180, unbound;
         "io_ends_when_the_device_is_removed", 180, removed;
@@ -58,7 +55,7 @@ pub(crate) fn cases() -> Vec<Case> {
 }
 
 /// How often what must work again is tried.
-const TIMES: u32 = 3;
+pub(crate) const TIMES: u32 = 3;
 
 /// A file system is made on it, and what was written there is read.
 fn works_for_the_kernel(nvme: &str) -> Result<()> {
@@ -93,7 +90,7 @@ fn tool(arguments: &[&str]) -> Result<()> {
 }
 
 /// Pages that are pinned for devices, as far as the kernel counts them.
-fn pinned() -> Result<i64> {
+pub(crate) fn pinned() -> Result<i64> {
     let counters = read("/proc/vmstat")?;
     let counter = |name: &str| -> Result<i64> {
         let line = counters.lines().find_map(|line| line.strip_prefix(name));
@@ -103,7 +100,7 @@ fn pinned() -> Result<i64> {
 }
 
 /// Soon no more pages are pinned than before.
-fn nothing_is_pinned_since(before: i64) -> Result<()> {
+pub(crate) fn nothing_is_pinned_since(before: i64) -> Result<()> {
     let deadline = Instant::now() + LONG;
     loop {
         let now = pinned()?;
@@ -140,74 +137,6 @@ fn handed_back(interface: &str) -> Result<()> {
         works_for_the_kernel(&physical_function("nvme")?).with_context(|| format!("time {time}"))?;
     }
     nothing_is_pinned_since(before)
-}
-
-const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
-const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
-
-fn vf_handed_back(interface: &str) -> Result<()> {
-    let before = pinned()?;
-    let pf = physical_function("igb")?;
-    net::set_up(interface_of(&pf)?)?;
-    done(&["vf", "create", &pf, "1", "--driver", "vfio-pci"])?;
-    let vf = vfs(&pf).pop().context("no VF")?;
-    let outcome = (0..TIMES).try_for_each(|_| {
-        example(
-            "vf-ping",
-            &[&vf, "10.0.2.2", "--interface", interface, "-c", "3", "-i", "50"],
-        )?;
-        done(&["release", &vf])?;
-        ensure!(
-            link(&vf, "driver").as_deref() == Some("igbvf"),
-            "the kernel does not take it"
-        );
-        let index = interface_of(&vf)?;
-        net::set_up(index)?;
-        net::add_address(index, HOST, 24)?;
-        let answered = is_answered(&vf);
-        net::remove_address(index, HOST, 24)?;
-        answered?;
-        done(&["bind", &vf, "--driver", "vfio-pci", "--yes", "--force", "network"])?;
-        Ok(())
-    });
-    done(&["vf", "delete", &pf])?;
-    outcome?;
-    nothing_is_pinned_since(before)
-}
-
-/// The gateway answers when it is asked for its address over the function.
-fn is_answered(vf: &str) -> Result<()> {
-    let name = fs::read_dir(dir(vf).join("net"))?.next().context("no interface")??;
-    let name = name.file_name().to_string_lossy().into_owned();
-    let socket = UdpSocket::bind((HOST, 0))?;
-    let deadline = Instant::now() + LONG;
-    loop {
-        // Refused or unreachable until the link is up; only the neighbour's address matters.
-        drop(socket.send_to(b"x", (GATEWAY, 9)));
-        let neighbours = read("/proc/net/arp")?;
-        let is_complete = |line: &str| {
-            let mut words = line.split_whitespace();
-            words.next() == Some(&GATEWAY.to_string()) && words.nth(1) == Some("0x2") && words.nth(2) == Some(&name)
-        };
-        if neighbours.lines().any(is_complete) {
-            return Ok(());
-        }
-        ensure!(Instant::now() < deadline, "{name}: nobody answers: {neighbours}");
-        pause()?;
-    }
-}
-
-/// The number of a function's network interface.
-fn interface_of(bdf: &str) -> Result<u32> {
-    let deadline = Instant::now() + LONG;
-    loop {
-        let entry = fs::read_dir(dir(bdf).join("net")).into_iter().flatten().next();
-        if let Some(entry) = entry {
-            return Ok(read(entry?.path().join("ifindex"))?.parse()?);
-        }
-        ensure!(Instant::now() < deadline, "{bdf} has no network interface");
-        pause()?;
-    }
 }
 
 /// I/O that runs until something happens to it.

@@ -11,7 +11,7 @@ const NIC: &str = include_str!("../../../tests/fixtures/config/igb-pf.txt");
 
 pub(super) fn operations() -> Vec<Operation> {
     vec![
-        Operation::new("config", "walk both lists", OURS, 16, walk),
+        Operation::new("config", "walk both lists", OURS, 16, walk).allocates(true),
         Operation::new("config", "describe all registers", OURS, 1, describe).by(&[Clock::Wall]),
     ]
 }

@@ -29,10 +29,12 @@ struct Rig {
 }
 
 pub(super) fn operations() -> Vec<Operation> {
-    vec![
-        Operation::new("igbvf", "send 32 frames of 64 bytes", OURS, BURST, send).by(CLOCKS),
-        Operation::new("igbvf", "receive 32 frames of 64 bytes", OURS, BURST, receive).by(CLOCKS),
+    [
+        Operation::new("igbvf", "send 32 frames of 64 bytes", OURS, BURST, send),
+        Operation::new("igbvf", "receive 32 frames of 64 bytes", OURS, BURST, receive),
     ]
+    .map(|operation| operation.by(CLOCKS).allocates(false))
+    .into()
 }
 
 impl Rig {

@@ -40,6 +40,8 @@ pub struct Operation {
     pub per_cycle: u32,
     /// What can be said of it.
     pub clocks: &'static [Clock],
+    /// Whether it takes memory from the allocator or gives some back, where counting checks that.
+    pub allocates: Option<bool>,
     prepare: Box<dyn Fn() -> Result<Subject>>,
 }
 
@@ -94,6 +96,7 @@ impl Operation {
             way,
             per_cycle,
             clocks: &[Clock::Wall, Clock::Instructions],
+            allocates: None,
             prepare: Box::new(prepare),
         }
     }
@@ -107,6 +110,14 @@ impl Operation {
 
     fn by(self, clocks: &'static [Clock]) -> Self {
         Self { clocks, ..self }
+    }
+
+    /// One that does shows that the allocator is seen where those that do not use none.
+    fn allocates(self, does: bool) -> Self {
+        Self {
+            allocates: Some(does),
+            ..self
+        }
     }
 
     /// Makes it ready. May take long, and much memory.

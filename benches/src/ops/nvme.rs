@@ -19,6 +19,7 @@ pub(super) fn operations() -> Vec<Operation> {
         Operation::new("nvme", "submit and complete 4 KiB", OURS, depth, move || reads(depth))
             .at(depth.into(), "at a time")
             .by(&[Clock::Wall, Clock::Instructions, Clock::Count])
+            .allocates(false)
     };
     [1, 8, 32].map(operation).into()
 }

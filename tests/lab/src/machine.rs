@@ -38,7 +38,8 @@ pub enum Device {
     Nvme,
     /// NVMe controller with 127 VFs
     Nvme127,
-    /// NVMe controller with a controller memory buffer of 8 MiB and no VFs: QEMU has no controller with both
+    /// NVMe controller with a controller memory buffer of 8 MiB, a namespace of 4096-byte blocks and no VFs: QEMU has no controller with
+    /// VFs and such a buffer
     NvmeCmb,
     /// virtio NIC with 2 VFs and ATS
     VirtioNet,
@@ -163,13 +164,20 @@ impl Device {
                 n,
                 scratch,
                 "sriov_max_vfs=8,sriov_vq_flexible=16,sriov_vi_flexible=8,max_ioqpairs=26,msix_qsize=17",
+                "",
             )?,
             Self::Nvme127 => nvme(
                 n,
                 scratch,
                 "sriov_max_vfs=127,sriov_vq_flexible=254,sriov_vi_flexible=127,max_ioqpairs=256,msix_qsize=129",
+                "",
             )?,
-            Self::NvmeCmb => nvme(n, scratch, "cmb_size_mb=8,max_ioqpairs=16,msix_qsize=17")?,
+            Self::NvmeCmb => nvme(
+                n,
+                scratch,
+                "cmb_size_mb=8,max_ioqpairs=16,msix_qsize=17",
+                ",logical_block_size=4096,physical_block_size=4096",
+            )?,
             Self::VirtioNet => {
                 // QEMU wants the VFs before their PF, and takes no `user` network for them but behind a hub, where it takes what nobody else does: a
                 // hub on which nobody receives holds frames back.
@@ -247,14 +255,15 @@ fn monitor(socket: &Path) -> Result<Vec<String>> {
 /// Behind the IOMMU, as hardware is.
 const VIRTIO: &str = "disable-legacy=on,iommu_platform=on,ats=on";
 
-fn nvme(n: usize, scratch: &Path, options: &str) -> Result<String> {
+/// A controller and its namespace, with options of each.
+fn nvme(n: usize, scratch: &Path, options: &str, blocks: &str) -> Result<String> {
     let disk = scratch.join(format!("nvme{n}.img"));
     File::create(&disk)?.set_len(DISK_BYTES)?;
     // A faster port would have to say after a reset of its bus that its link is up, which QEMU's does only where slots are told of by it.
     Ok(format!(
         "-device pcie-root-port,id=rp{n},slot={n},chassis={},x-speed=5 -device nvme-subsys,id=sub{n} \
          -drive file={},if=none,id=disk{n},format=raw,cache=unsafe -device nvme,bus=rp{n},serial=lab{n},id=nvme{n},subsys=sub{n},{options} \
-         -device nvme-ns,drive=disk{n},bus=nvme{n},nsid=1,shared=on",
+         -device nvme-ns,drive=disk{n},bus=nvme{n},nsid=1,shared=on{blocks}",
         n + 1,
         disk.display(),
     ))

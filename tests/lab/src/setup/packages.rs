@@ -39,12 +39,13 @@ pub(super) const SUITES: &[Requirement] = &[
 /// To read a packaged kernel's modules.
 pub(super) const MODULES: &[Requirement] = &[(Need::Program("xz"), "xz-utils")];
 
-/// To compare our results with those of others, and to make file systems in the lab.
+/// To compare our results with those of others, to make file systems in the lab, and to see which system calls a program makes.
 pub(super) const TESTS: &[Requirement] = &[
     (Need::Program("lspci"), "pciutils"),
     (Need::Program("valgrind"), "valgrind"),
     (Need::Program("mke2fs"), "e2fsprogs"),
     (Need::Program("setsid"), "util-linux"),
+    (Need::Program("strace"), "strace"),
 ];
 
 /// To compare our speed with that of others.
