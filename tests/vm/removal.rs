@@ -61,7 +61,7 @@ pub(crate) fn cases() -> Vec<Case> {
 const TIMES: u32 = 3;
 
 /// A file system is made on it, and what was written there is read.
-fn works_for_the_kernel(nvme: &str) -> Result<()> {
+pub(crate) fn works_for_the_kernel(nvme: &str) -> Result<()> {
     let device = block_device(nvme)?;
     let device = device.to_str().context("a name that is no text")?;
     tool(&["mke2fs", "-q", "-F", device, "16M"])?;
@@ -93,7 +93,7 @@ fn tool(arguments: &[&str]) -> Result<()> {
 }
 
 /// Pages that are pinned for devices, as far as the kernel counts them.
-fn pinned() -> Result<i64> {
+pub(crate) fn pinned() -> Result<i64> {
     let counters = read("/proc/vmstat")?;
     let counter = |name: &str| -> Result<i64> {
         let line = counters.lines().find_map(|line| line.strip_prefix(name));
@@ -103,7 +103,7 @@ fn pinned() -> Result<i64> {
 }
 
 /// Soon no more pages are pinned than before.
-fn nothing_is_pinned_since(before: i64) -> Result<()> {
+pub(crate) fn nothing_is_pinned_since(before: i64) -> Result<()> {
     let deadline = Instant::now() + LONG;
     loop {
         let now = pinned()?;
