@@ -172,16 +172,28 @@ fn namespace(device: &Path) -> Result<PathBuf> {
             .flatten()
             .map(|entry| entry.path())
     };
-    let is_namespace = |path: &PathBuf| path.join("size").exists();
     let deadline = Instant::now() + PROBE;
     loop {
-        let found = below(device.join("nvme")).flat_map(below).find(is_namespace);
-        if let Some(name) = found.as_ref().and_then(|path| path.file_name()) {
-            return Ok(Path::new("/dev").join(name));
+        let found = below(device.join("nvme")).flat_map(below);
+        let mut names = found
+            .filter(|path| path.join("size").exists())
+            .filter_map(|path| path.file_name()?.to_str().map(disk_of));
+        if let Some(path) = names.find(|path| path.exists()) {
+            return Ok(path);
         }
         anyhow::ensure!(Instant::now() < deadline, "no namespace of {}", device.display());
         pause();
     }
+}
+
+/// With several paths to a namespace, `nvme0c1n1` is one of them and `nvme0n1` the disk.
+fn disk_of(name: &str) -> PathBuf {
+    let parts: Vec<&str> = name.split(['c', 'n']).collect();
+    let disk = match parts[..] {
+        [_, subsystem, _, namespace] => format!("n{subsystem}n{namespace}"),
+        _ => name.to_owned(),
+    };
+    Path::new("/dev").join(disk)
 }
 
 /// Finds what the host has written to a disk, and writes what the host is to find.
