@@ -2,14 +2,14 @@
 
 use crate::background::{Background, LONG, pause};
 use crate::guest::{QEMU_CPU, passed, stalled};
-use crate::machine::{done, json, link, physical_function, refused, sriovctl, vfs};
+use crate::machine::{done, json, link, physical_function, refused, sriovctl, vfs, write};
 use anyhow::{Context, Result, ensure};
 use lab::case::{Case, Outcome};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::Command;
 use std::time::{Duration, Instant};
-use std::{fmt, fs, io};
+use std::{fmt, fs, io, thread};
 
 /// How often a VF goes and comes, unless `LAB_TIMES` says more.
 const TIMES: usize = 4;
@@ -33,6 +33,7 @@ pub(crate) fn cases() -> Vec<Case> {
             "functions_come_in_one_slot_of_a_running_guest_and_leave_together",
             one_slot,
         ),
+        case("a_guest_lets_go_of_a_vf_that_the_kernel_wants_back", wanted_back),
     ]
 }
 
@@ -43,7 +44,7 @@ fn times() -> usize {
 pub(crate) const CONTROL: &str = "/tmp/control";
 
 /// A guest that says what comes and goes, of a VMM that is started so.
-fn guest(command: &mut Command) -> Result<Background> {
+pub(crate) fn guest(command: &mut Command) -> Result<Background> {
     let kernel = std::env::var("LAB_KERNEL").context("LAB_KERNEL")?;
     let initrd = std::env::var("LAB_GUEST_INITRD").context("LAB_GUEST_INITRD")?;
     // The guest's kernel serves the ports itself: QEMU would else ask it through ACPI, which not every kernel knows.
@@ -276,6 +277,39 @@ fn one_slot() -> Result<Outcome> {
     }
     done(&["vf", "delete", &pf])?;
     passed()
+}
+
+/// Its driver is taken from it on the host, which waits for whoever has it.
+fn wanted_back() -> Result<Outcome> {
+    with_vf(|_, vf| {
+        let at = format!("sriovctl:{CONTROL}");
+        for interface in ["type1", "iommufd"] {
+            if interface == "iommufd" && !std::path::Path::new("/dev/iommu").exists() {
+                continue;
+            }
+            with_guests(|| {
+                let mut guest = own(interface)?;
+                done(&["assign", vf, "--to", &at, "--interface", interface])?;
+                said(&mut guest, "answered after", 1)?;
+                let function = vf.to_owned();
+                let unbind = thread::spawn(move || write("/sys/bus/pci/drivers/vfio-pci/unbind", &function));
+                let gone = said(&mut guest, " is gone", 1);
+                if gone.is_err() {
+                    // The kernel gets it from a guest that has ended, if from no other.
+                    drop(guest);
+                }
+                let unbound = unbind.join();
+                let driver = link(vf, "driver");
+                done(&["bind", vf, "--driver", "vfio-pci"])?;
+                gone?;
+                unbound.map_err(|_panic| anyhow::anyhow!("the writer has panicked"))??;
+                ensure!(driver.is_none(), "{vf} is still on {driver:?}");
+                Ok(())
+            })
+            .context(interface)?;
+        }
+        Ok(())
+    })
 }
 
 /// Afterwards the host can use it.

@@ -4,9 +4,9 @@
 #[path = "../../drivers/examples/nvme-check/pattern.rs"]
 mod pattern;
 
-use crate::PASSED;
 use crate::background::{Background, LONG};
 use crate::dma::{example, has_iommufd, on_edu};
+use crate::guest::passed;
 use crate::machine::{dir, done, link, physical_function, read, vfs, write};
 use anyhow::{Context, Result, bail, ensure};
 use lab::case::{Case, Outcome};
@@ -38,7 +38,7 @@ impl Interface {
             return Ok(Outcome::Skipped("this kernel has no iommufd".to_owned()));
         }
         what(self.name())?;
-        PASSED
+        passed()
     }
 }
 

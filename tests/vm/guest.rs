@@ -3,7 +3,7 @@
 use crate::PASSED;
 use crate::background::{Background, LONG};
 use crate::dma::{has_iommufd, on_edu, program};
-use crate::machine::{done, json, physical_function, refused, run, sriovctl, vfs};
+use crate::machine::{done, json, physical_function, read, refused, run, sriovctl, vfs, write};
 use anyhow::{Context, Result, ensure};
 use lab::case::Outcome;
 use lab::host_tests::SKIP_MARK;
@@ -36,16 +36,48 @@ pub(crate) fn passed() -> Result<Outcome> {
     })
 }
 
+/// Of 2 MiB, for a guest of 512 MiB.
+const GUEST_HUGE_PAGES: u32 = 256;
+
+/// Reserved pages of 2 MiB, given back with this.
+struct HugePages;
+
+impl HugePages {
+    const FILE: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+
+    fn reserve(count: u32) -> Result<Self> {
+        write(Self::FILE, &count.to_string())?;
+        let reserved = Self;
+        let found = read(Self::FILE)?;
+        ensure!(found == count.to_string(), "{found} huge pages instead of {count}");
+        Ok(reserved)
+    }
+}
+
+impl Drop for HugePages {
+    fn drop(&mut self) {
+        // Who runs without them says so.
+        drop(write(Self::FILE, "0"));
+    }
+}
+
 pub(crate) fn drives_a_vf() -> Result<Outcome> {
     let pf = physical_function("igb")?;
     let kernel = std::env::var("LAB_KERNEL").context("LAB_KERNEL")?;
     let initrd = std::env::var("LAB_GUEST_INITRD").context("LAB_GUEST_INITRD")?;
     done(&["vf", "create", &pf, "1", "--driver", "vfio-pci"])?;
     let vf = vfs(&pf).pop().context("no VF")?;
+    // Nothing here pages on demand.
+    let on_demand = ["run", &vf, "--kernel", &kernel, "--timeout", "60", "--pin", "none"];
+    let why = ["page requests", "without which all guest memory is pinned"];
+    for interface in ["auto", "type1"] {
+        refused(&[&on_demand[..], &["--interface", interface]].concat(), 1, &why)?;
+    }
+    let huge = HugePages::reserve(GUEST_HUGE_PAGES)?;
     // What the kernel prefers, then the older interface by name: on a kernel without iommufd both are the older one. In the tool's own VMM, and in QEMU.
     let cpu = ["--", "-cpu", QEMU_CPU];
     for (interface, rest) in [
-        (&[][..], &[][..]),
+        (&["--cpus", "2", "--hugepages", "2M"][..], &[][..]),
         (&["--interface", "type1"], &[]),
         (&["--vmm", "qemu"], &cpu),
         (&["--vmm", "qemu", "--interface", "type1"], &cpu),
@@ -62,7 +94,17 @@ pub(crate) fn drives_a_vf() -> Result<Outcome> {
                 "no line `{beginning}…{end}`: {said}"
             );
         }
+        let processors = if interface.contains(&"--cpus") { "0-1" } else { "0" };
+        let line = format!("guest: processors {processors}");
+        ensure!(said.lines().any(|said| said == line), "no line {line:?}: {said}");
     }
+    drop(huge);
+    let pages = ["--timeout", "60", "--memory", "512M", "--hugepages", "2M"];
+    refused(
+        &[&["run", &vf, "--kernel", &kernel], pages.as_slice()].concat(),
+        1,
+        &["no reserved huge page"],
+    )?;
     done(&["vf", "delete", &pf])?;
     // What is not on vfio-pci is not handed out.
     refused(&["run", &pf, "--kernel", &kernel], 1, &["vfio-pci"])?;

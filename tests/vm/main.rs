@@ -6,6 +6,7 @@
 mod assign;
 mod background;
 mod crash;
+mod disk;
 mod dma;
 mod drivers;
 mod guest;
@@ -144,6 +145,7 @@ fn main() -> ExitCode {
         },
     ];
     cases.extend(assign::cases());
+    cases.extend(disk::cases());
     cases.extend(drivers::cases());
     cases.extend(memory_buffer::cases());
     cases.extend(removal::cases());

@@ -58,7 +58,7 @@ pub(crate) fn cases() -> Vec<Case> {
 pub(crate) const TIMES: u32 = 3;
 
 /// A file system is made on it, and what was written there is read.
-fn works_for_the_kernel(nvme: &str) -> Result<()> {
+pub(crate) fn works_for_the_kernel(nvme: &str) -> Result<()> {
     let device = block_device(nvme)?;
     let device = device.to_str().context("a name that is no text")?;
     tool(&["mke2fs", "-q", "-F", device, "16M"])?;

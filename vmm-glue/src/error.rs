@@ -86,6 +86,9 @@ impl Error {
             ErrorKind::Exhausted("interrupt route" | "interrupt vector" | "memory slot") => {
                 Some("give the guest fewer functions, or such as have fewer vectors")
             }
+            ErrorKind::Exhausted(HUGE_PAGE) => Some(
+                "reserve as many as the guest's memory takes, in nr_hugepages below /sys/kernel/mm/hugepages, or give it less memory",
+            ),
             ErrorKind::Exhausted("slot") => Some("remove a function first: the guest has no free slot"),
             ErrorKind::Exhausted("address") => Some("give the guest less memory, or functions with smaller BARs"),
             ErrorKind::Exhausted(what) if what.starts_with("memory of the guest") => Some("give the guest more memory"),
@@ -118,6 +121,9 @@ impl Error {
         }
     }
 }
+
+/// Of which there are too few for a guest.
+pub(crate) const HUGE_PAGE: &str = "reserved huge page";
 
 /// The step in which the guest's kernel is read.
 pub(crate) const LOAD_KERNEL: &str = "load the kernel";

@@ -4,6 +4,7 @@
 //! but where pages are to be joined ([`PageSize::Transparent`]). The space
 //! between belongs to PCI ([`WINDOW_32`], [`ECAM`]) and to the interrupt controllers.
 
+use crate::error::HUGE_PAGE;
 use crate::{Error, ErrorKind, Result};
 use std::ops::Range;
 use std::sync::Arc;
@@ -94,6 +95,12 @@ impl GuestMemory {
                         ..options
                     },
                 ),
+                Err(error) if is_huge(pages) && error.errno() == Some(Errno::NOMEM) => {
+                    return Err(Error::new(
+                        "lay out the guest's memory",
+                        ErrorKind::Exhausted(HUGE_PAGE),
+                    ));
+                }
                 made => made,
             };
             let memory = Arc::new(memory?);
@@ -201,6 +208,10 @@ fn backing(pages: PageSize) -> Backing {
     }
 }
 
+fn is_huge(pages: PageSize) -> bool {
+    matches!(pages, PageSize::Huge2M | PageSize::Huge1G)
+}
+
 fn outside() -> Error {
     Error::new("reach the guest's memory", ErrorKind::Invalid("no RAM is there"))
 }
@@ -269,5 +280,9 @@ mod tests {
         }
         let huge = GuestMemory::new(&[node(2 << 20)], PageSize::Huge1G);
         assert!(huge.is_err());
+        // More than any machine has reserved.
+        let few = GuestMemory::new(&[node(1 << 45)], PageSize::Huge2M).err().unwrap();
+        assert!(matches!(few.kind, ErrorKind::Exhausted(HUGE_PAGE)), "{few}");
+        assert!(few.fix().unwrap().contains("nr_hugepages"), "{few}");
     }
 }

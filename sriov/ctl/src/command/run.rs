@@ -144,6 +144,13 @@ fn finish(
         }
     };
     let exit = Exit::Guest(exit_code(status));
+    if let Some(signal) = status.signal() {
+        let name = signal_hook::low_level::signal_name(signal).unwrap_or("which has no name");
+        let message = format!("the guest's process was killed by signal {signal} ({name}), and the guest with it");
+        let fix =
+            "see the kernel's log, which says whom it kills when memory is short; the functions can be used again";
+        return Err(refuse(exit, "guest_killed", message).fix(fix));
+    }
     if output.is_json() {
         report.exit_status = Some(exit.code());
         report.elapsed_ms = u64::try_from(start.elapsed().as_millis()).ok();

@@ -2,7 +2,7 @@
 
 use crate::{console::say, mounts, ping};
 use anyhow::{Context, Result};
-use lab_init::link;
+use lab_init::{disk, link};
 use rustix::event::{Timespec, poll};
 use rustix::system::uname;
 use std::collections::BTreeSet;
@@ -23,9 +23,12 @@ const PROBE: Duration = Duration::from_secs(30);
 /// Reports on the console, line by line; each line begins with `guest:`. With `lab.hotplug` on the kernel's command line it goes on with
 /// what comes and goes, until the machine is switched off from outside; with `lab.edu` it lets a program of ours drive the edus that it has, and with
 /// `lab.edu=COUNT` time so many of their interrupts, with `lab.peer` let them read and write registers of its NVMe controllers; with `lab.reset` it resets what
-/// it has by the bus.
+/// it has by the bus, with `lab.disk=SEED` it reads and writes its NVMe namespaces ([`disk`]).
 pub(crate) fn report() -> Result<()> {
     say(&format!("guest: Linux {} is up", uname().release().to_string_lossy()));
+    if let Ok(processors) = mounts::read("/sys/devices/system/cpu/online") {
+        say(&format!("guest: processors {}", processors.trim()));
+    }
     if let Ok(nodes) = mounts::read("/sys/devices/system/node/online")
         && nodes.trim() != "0"
     {
@@ -59,6 +62,16 @@ pub(crate) fn report() -> Result<()> {
             }
         }
         return Ok(());
+    }
+    if let Some(seed) = options
+        .split_whitespace()
+        .find_map(|option| option.strip_prefix("lab.disk="))
+    {
+        let seed = seed.parse().context("lab.disk")?;
+        let disks = devices.iter().filter(|device| is_nvme(device));
+        return disks
+            .map(|device| namespace(device))
+            .try_for_each(|disk| use_disk(&disk?, seed));
     }
     if options.contains("lab.reset") {
         let is_behind_a_port = |device: &&PathBuf| {
@@ -145,6 +158,13 @@ fn reset_by_bus(device: &Path) -> Result<()> {
 
 /// The first block of the first namespace of an NVMe controller, once its driver has it.
 fn first_block(device: &Path) -> Result<Vec<u8>> {
+    let mut block = vec![0; 4096];
+    fs::File::open(namespace(device)?)?.read_exact(&mut block)?;
+    Ok(block)
+}
+
+/// The block device of the first namespace of an NVMe controller, once its driver has it.
+fn namespace(device: &Path) -> Result<PathBuf> {
     let below = |path: PathBuf| {
         fs::read_dir(path)
             .into_iter()
@@ -152,18 +172,43 @@ fn first_block(device: &Path) -> Result<Vec<u8>> {
             .flatten()
             .map(|entry| entry.path())
     };
-    let is_namespace = |path: &PathBuf| path.join("size").exists();
     let deadline = Instant::now() + PROBE;
     loop {
-        let namespace = below(device.join("nvme")).flat_map(below).find(is_namespace);
-        if let Some(name) = namespace.as_ref().and_then(|path| path.file_name()) {
-            let mut block = vec![0; 4096];
-            fs::File::open(Path::new("/dev").join(name))?.read_exact(&mut block)?;
-            return Ok(block);
+        let found = below(device.join("nvme")).flat_map(below);
+        let mut names = found
+            .filter(|path| path.join("size").exists())
+            .filter_map(|path| path.file_name()?.to_str().map(disk_of));
+        if let Some(path) = names.find(|path| path.exists()) {
+            return Ok(path);
         }
         anyhow::ensure!(Instant::now() < deadline, "no namespace of {}", device.display());
         pause();
     }
+}
+
+/// With several paths to a namespace, `nvme0c1n1` is one of them and `nvme0n1` the disk.
+fn disk_of(name: &str) -> PathBuf {
+    let parts: Vec<&str> = name.split(['c', 'n']).collect();
+    let disk = match parts[..] {
+        [_, subsystem, _, namespace] => format!("n{subsystem}n{namespace}"),
+        _ => name.to_owned(),
+    };
+    Path::new("/dev").join(disk)
+}
+
+/// Finds what the host has written to a disk, and writes what the host is to find.
+fn use_disk(path: &Path, seed: u64) -> Result<()> {
+    let disk = fs::File::options().read(true).write(true).open(path)?;
+    disk::check(&disk, disk::OF_HOST, seed, disk::BY_HOST)?;
+    disk::write(&disk, disk::OF_GUEST, seed, disk::BY_GUEST)?;
+    // From the disk, not from this guest's memory.
+    rustix::fs::fadvise(&disk, 0, None, rustix::fs::Advice::DontNeed)?;
+    disk::check(&disk, disk::OF_GUEST, seed, disk::BY_GUEST)?;
+    say(&format!(
+        "guest: {} has what the host wrote, and what was written here",
+        path.display()
+    ));
+    Ok(())
 }
 
 fn set(file: &Path, value: &str) -> Result<()> {

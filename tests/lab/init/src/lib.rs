@@ -5,6 +5,7 @@
 //! [`Frame::Exit`]. One command runs at a time.
 #![forbid(unsafe_code)]
 
+pub mod disk;
 pub mod link;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
