@@ -53,7 +53,8 @@ pub(super) const BENCHES: &[Requirement] = &[
     (Need::Program("lspci"), "pciutils"),
     (Need::Program("valgrind"), "valgrind"),
     (Need::Program("driverctl"), "driverctl"),
-    (Need::Program("dpdk-testpmd"), "dpdk"),
+    (Need::Program("dpdk-devbind.py"), "dpdk"),
+    (Need::Program("dpdk-testpmd"), "dpdk-dev"),
     (Need::Program("fio"), "fio"),
     (Need::Program("qemu-img"), "qemu-utils"),
 ];
