@@ -36,7 +36,7 @@ const CAUSES: &[Cause] = &[
         suite: "interrupt",
         case: &[],
         theirs: "raw",
-        text: "what was read is checked, and read again after a signal of the process: 17 to 34 instructions beside the kernel's 1,200 or more",
+        text: "what was read is checked, and read again after a signal of the process: some tens of instructions beside the kernel's 1,200 or more",
     },
     Cause {
         suite: "guest",
