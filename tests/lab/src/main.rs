@@ -118,7 +118,7 @@ enum Subcommands {
         #[arg(long)]
         all: bool,
     },
-    /// Measure, against what others offer, and make a report: 40 minutes on a calm machine, 10 with --quick
+    /// Measure, against what others offer, and make a report: 50 minutes on a calm machine, 15 with --quick
     Bench(command::bench::Options),
     /// Run a command of this machine inside the lab; its output and exit status are the command's
     Run {
