@@ -122,14 +122,7 @@ pub(crate) fn drives_an_edu() -> Result<Outcome> {
     let kernel = std::env::var("LAB_KERNEL").context("LAB_KERNEL")?;
     let initrd = std::env::var("LAB_GUEST_INITRD").context("LAB_GUEST_INITRD")?;
     let directory = tempfile::tempdir()?;
-    let with_driver = directory.path().join("guest.cpio");
-    lab::add_program(
-        Path::new(&initrd),
-        &program("no_iommu-static")?,
-        "no_iommu",
-        &with_driver,
-    )?;
-    let initrd = with_driver.to_str().context("a path")?;
+    let initrd = with_driver(&initrd, directory.path())?;
     on_edu(|edu| {
         for interface in ["iommufd", "type1"] {
             let append = "console=ttyS0 quiet panic=-1 lab.role=guest lab.edu";
@@ -143,7 +136,7 @@ pub(crate) fn drives_an_edu() -> Result<Outcome> {
                 "--kernel",
                 &kernel,
                 "--initrd",
-                initrd,
+                &initrd,
                 "--append",
                 append,
                 "--interface",
@@ -159,6 +152,13 @@ pub(crate) fn drives_an_edu() -> Result<Outcome> {
     PASSED
 }
 
+/// A guest's initial RAM disk with a driver for edu beside what it has, made in a directory.
+fn with_driver(initrd: &str, directory: &Path) -> Result<String> {
+    let made = directory.join("guest.cpio");
+    lab::add_program(Path::new(initrd), &program("no_iommu-static")?, "no_iommu", &made)?;
+    Ok(made.to_str().context("a path")?.to_owned())
+}
+
 /// A driver in the guest lets an edu read and write registers of another function, where the guest's processors find them.
 pub(crate) fn functions_reach_one_another() -> Result<Outcome> {
     if !has_iommufd() {
@@ -166,21 +166,14 @@ pub(crate) fn functions_reach_one_another() -> Result<Outcome> {
     }
     let (kernel, initrd) = (std::env::var("LAB_KERNEL")?, std::env::var("LAB_GUEST_INITRD")?);
     let directory = tempfile::tempdir()?;
-    let with_driver = directory.path().join("guest.cpio");
-    lab::add_program(
-        Path::new(&initrd),
-        &program("no_iommu-static")?,
-        "no_iommu",
-        &with_driver,
-    )?;
-    let initrd = with_driver.to_str().context("a path")?;
+    let initrd = with_driver(&initrd, directory.path())?;
     let nvme = physical_function("nvme")?;
     done(&["bind", &nvme, "--driver", "vfio-pci"])?;
     let outcome = on_edu(|edu| {
         for interface in ["iommufd", "type1"] {
             let append = "console=ttyS0 quiet panic=-1 lab.role=guest lab.peer initcall_blacklist=nvme_init";
             let guest = [
-                "--memory", "512M", "--kernel", &kernel, "--initrd", initrd, "--append", append,
+                "--memory", "512M", "--kernel", &kernel, "--initrd", &initrd, "--append", append,
             ];
             let said = boot(
                 &[

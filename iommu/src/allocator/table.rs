@@ -275,7 +275,10 @@ mod tests {
                 let changes = table.update(key, |found| (found != value).then_some(value));
                 prop_assert_eq!(changes, before != value);
                 match value {
-                    0 => model.remove(&key),
+                    0 => {
+                        let _is_joined = table.join(key);
+                        model.remove(&key)
+                    }
                     _ => model.insert(key, value),
                 };
             }
