@@ -22,8 +22,8 @@ const CAUSES: &[Cause] = &[
         case: &[],
         theirs: "",
         text: "what makes it safe has a fixed price: noting the mapping so that its memory is not freed under the device, finding an IOVA and \
-            the guard that unmaps took some 1,600 instructions when profiled, for a map and its unmap of any size; beside the kernel's some \
-            6,300 for a page that is much, and with more pages it disappears",
+            the guard that unmaps took some 2,700 instructions when profiled, for a map and its unmap of any size; beside the kernel's some \
+            12,000 for a page that is much, and with more pages it disappears. For small buffers a pool is there, which maps once for all of them",
     },
     Cause {
         suite: "interrupt",

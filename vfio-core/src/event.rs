@@ -78,6 +78,7 @@ impl EventFd {
     /// # Errors
     ///
     /// When the descriptor is no eventfd.
+    #[inline]
     pub fn wait(&self) -> Result<u64, Error> {
         let mut count = [0; 8];
         loop {
@@ -114,6 +115,7 @@ impl EventFd {
     /// # Errors
     ///
     /// When the descriptor is no eventfd.
+    #[inline]
     pub fn try_read(&self) -> Result<Option<u64>, Error> {
         let mut count = [0; 8];
         let read = retry_on_intr(|| {
@@ -290,16 +292,21 @@ fn until(
     }
 }
 
+#[inline]
 fn number(len: usize, count: [u8; 8]) -> Result<u64, Error> {
     if len == count.len() {
-        return Ok(u64::from_ne_bytes(count));
+        Ok(u64::from_ne_bytes(count))
+    } else {
+        Err(malformed())
     }
-    Err(Error::new(
-        "read eventfd",
-        ErrorKind::Malformed("an eventfd gives 8 bytes"),
-    ))
 }
 
+#[cold]
+fn malformed() -> Error {
+    Error::new("read eventfd", ErrorKind::Malformed("an eventfd gives 8 bytes"))
+}
+
+#[cold]
 fn failed(step: &'static str, errno: Errno) -> Error {
     Error::new(step, ErrorKind::from_errno(errno))
 }

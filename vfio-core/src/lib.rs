@@ -40,7 +40,6 @@ pub mod info;
 mod ioeventfd;
 pub mod iommufd;
 mod iova;
-mod iova_map;
 mod irq;
 #[cfg(feature = "kvm")]
 mod kvm;
@@ -48,6 +47,7 @@ pub mod legacy;
 mod memory;
 pub mod migration;
 pub mod mmio;
+mod recent_map;
 mod region;
 mod sys;
 mod system;
@@ -75,7 +75,6 @@ pub use hot_reset::{Affected, HotResetSet, Owner};
 pub use info::{DeviceInfo, RegionIndex, RegionInfo};
 pub use ioeventfd::{IoEventFd, Width};
 pub use iova::{Iova, IovaRange};
-pub use iova_map::IovaMap;
 pub use irq::{Interrupts, IrqFlags, IrqIndex, IrqInfo};
 #[cfg(feature = "kvm")]
 pub use kvm::{KvmFile, KvmVfio};
@@ -83,6 +82,7 @@ pub use legacy::{AttachedGroup, Container, ContainerPath, Group, GroupStatus, Io
 pub use memory::{Access, Backing, Memory, MemoryOptions, NumaNode, PageSize, StableMemory};
 pub use migration::Migration;
 pub use mmio::Mmio;
+pub use recent_map::RecentMap;
 pub use region::{Region, RegionMap, RegionMapOptions};
 pub use rustix::io::Errno;
 pub use sys::words::Words;

@@ -17,7 +17,7 @@ use crate::{Error, Result};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
-use vfio_core::{Iova, IovaRange, StableMemory};
+use vfio_core::{Iova, IovaRange, RecentMap, StableMemory};
 
 /// What is mapped where, for readers that cannot wait.
 ///
@@ -41,7 +41,7 @@ pub struct Translator {
 struct Mappings {
     /// By binary logarithm of the length, address and IOVA: length in bytes. Thus a search for those that reach an address knows how far
     /// back to begin.
-    known: BTreeMap<(u32, u64, u64), u64>,
+    known: RecentMap<(u32, u64, u64), u64>,
     /// Whether memory may be noted several times. While it is not, no search is needed.
     has_shared: bool,
 }
@@ -62,8 +62,6 @@ const LEVEL_BITS: u32 = if cfg!(loom) { 1 } else { 9 };
 const ENTRIES: usize = 1 << LEVEL_BITS;
 /// Of addresses in a process; beyond it memory is given only to those who ask.
 const ADDRESS_BITS: u32 = PAGE_BITS + 4 * LEVEL_BITS;
-/// Pages that are looked at one by one rather than searched for.
-const SHORT: u64 = 16;
 /// In an entry, beside the IOVA of its first byte.
 const VALID: u64 = 1;
 
@@ -130,15 +128,22 @@ impl Translator {
             return Err(Error::Invalid("no bytes, or beyond the addresses that there are"));
         }
         let mut mappings = locked(&self.mappings);
-        if !self.is_vacant(noted) {
-            let mut others = overlapping(&mappings.known, noted).peekable();
-            let is_shared = others.peek().is_some();
-            if others.any(|other| other.entry(0) == noted.entry(0)) {
-                return Err(Error::Invalid("part of the memory is noted at these IOVAs already"));
+        // Every page of every mapping has an entry, so where there is none nothing needs to be searched for.
+        let own = self.single(noted);
+        if let Some(vacant) = own.filter(|entries| entries.iter().all(|entry| entry.load(Ordering::Relaxed) == 0)) {
+            mappings.known.insert(noted.key(), noted.len);
+            for (entry, page) in vacant.iter().zip(noted.pages().0..) {
+                entry.store(noted.entry(page), Ordering::Release);
             }
-            drop(others);
-            mappings.has_shared |= is_shared;
+            return Ok(());
         }
+        let mut others = overlapping(mappings.known.sorted(), noted).peekable();
+        let is_shared = others.peek().is_some();
+        if others.any(|other| other.entry(0) == noted.entry(0)) {
+            return Err(Error::Invalid("part of the memory is noted at these IOVAs already"));
+        }
+        drop(others);
+        mappings.has_shared |= is_shared;
         mappings.known.insert(noted.key(), noted.len);
         let claim = |page, entry| if entry == 0 { noted.entry(page) } else { entry };
         self.root.write(noted.pages(), noted.pages(), &claim);
@@ -153,12 +158,12 @@ impl Translator {
     pub fn remove(&self, address: usize, len: usize, iova: Iova) -> Result<()> {
         let noted = Noted::new(address, len, iova);
         let mut mappings = locked(&self.mappings);
-        if noted.len == 0 || mappings.known.get(&noted.key()) != Some(&noted.len) {
+        let removed = mappings.known.remove_if(noted.key(), |len| *len == noted.len);
+        if noted.len == 0 || removed.is_none() {
             return Err(Error::Invalid("no such mapping is noted"));
         }
-        mappings.known.remove(&noted.key());
         if mappings.has_shared {
-            for other in overlapping(&mappings.known, noted) {
+            for other in overlapping(mappings.known.sorted(), noted) {
                 let inherit = |page, entry| {
                     let is_free = entry == 0 || entry == noted.entry(page);
                     if is_free { other.entry(page) } else { entry }
@@ -166,6 +171,9 @@ impl Translator {
                 self.root.write(other.pages(), noted.pages(), &inherit);
             }
             mappings.has_shared = !mappings.known.is_empty();
+        } else if let Some(own) = self.single(noted) {
+            own.iter().for_each(|entry| entry.store(0, Ordering::Release));
+            return Ok(());
         }
         let clear = |page, entry| if entry == noted.entry(page) { 0 } else { entry };
         self.root.write(noted.pages(), noted.pages(), &clear);
@@ -184,10 +192,14 @@ impl Translator {
         self.len() == 0
     }
 
-    /// Whether it is short, and none of its pages has an entry. Every page of every mapping has one.
-    fn is_vacant(&self, noted: Noted) -> bool {
+    /// The entries of a mapping, if all of them are in one table of single pages and no larger entry hides them.
+    #[inline]
+    fn single(&self, noted: Noted) -> Option<&[AtomicU64]> {
         let (first, last) = noted.pages();
-        last - first < SHORT && (first..=last).all(|page| self.root.read(page).0 == 0)
+        // All of a table would be one larger entry.
+        let is_part = first >> LEVEL_BITS == last >> LEVEL_BITS && last - first + 1 < ENTRIES as u64;
+        let table = is_part.then(|| self.root.last(first))??;
+        table.entries.get(Last::index(first)..=Last::index(last))
     }
 
     /// IOVA of a byte, and how many bytes from there its entry covers.
@@ -258,6 +270,9 @@ trait Level: Default {
     /// becomes.
     fn write(&self, pages: (u64, u64), window: (u64, u64), change: &impl Fn(u64, u64) -> u64);
 
+    /// The table that has an entry for this page alone, unless a larger entry hides it.
+    fn last(&self, page: u64) -> Option<&Last>;
+
     fn index(page: u64) -> usize {
         usize::try_from((page >> Self::BITS) % ENTRIES as u64).unwrap_or(usize::MAX)
     }
@@ -310,6 +325,14 @@ impl<Below: Level> Level for Table<Below> {
             slot_first = slot_last + 1;
         }
     }
+
+    #[inline]
+    fn last(&self, page: u64) -> Option<&Last> {
+        let index = Self::index(page);
+        let is_hidden = self.entries.get(index)?.load(Ordering::Relaxed) != 0;
+        let below = self.below.get(index).filter(|_| !is_hidden)?;
+        below.get_or_init(Box::default).last(page)
+    }
 }
 
 /// Changes an entry. Only one thread at a time does.
@@ -336,6 +359,11 @@ impl Level for Last {
         for (page, entry) in (begin..=end).zip(self.entries.iter().skip(Self::index(begin))) {
             replace(entry, page, change);
         }
+    }
+
+    #[inline]
+    fn last(&self, _page: u64) -> Option<&Last> {
+        Some(self)
     }
 }
 

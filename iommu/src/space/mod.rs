@@ -33,7 +33,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, Weak};
 use vfio_core::iommufd::{Ioas, Iommufd};
-use vfio_core::{Access, AttachedGroup, Container, IovaMap, PageSize, StableMemory};
+use vfio_core::{Access, AttachedGroup, Container, PageSize, RecentMap, StableMemory};
 
 /// Memory for devices, at IOVAs of its own choice. Cheap to clone: clones are the same space.
 ///
@@ -58,7 +58,7 @@ struct Shared {
     allocator: Mutex<IovaAllocator>,
     translator: Translator,
     /// By first IOVA.
-    mappings: Mutex<IovaMap<Box<Entry>>>,
+    mappings: Mutex<RecentMap<Iova, Box<Entry>>>,
     next_id: AtomicU64,
     /// Shared by those who make or undo one mapping, held alone by those who undo all in a range: what is noted and what is mapped
     /// change together.
@@ -130,7 +130,7 @@ impl AddressSpace {
             allocator: Mutex::new(IovaAllocator::new(&ranges, granule)?),
             backend,
             translator: Translator::new(),
-            mappings: Mutex::new(IovaMap::default()),
+            mappings: Mutex::new(RecentMap::default()),
             next_id: AtomicU64::new(0),
             gate: RwLock::new(()),
             logs: Mutex::new(Vec::new()),

@@ -1,6 +1,4 @@
-//! Which sizes, on which pages, by which interface.
-//!
-//! All sizes of small pages by iommufd; the rest at sizes where pages matter.
+//! Which sizes, on which pages: the same by every interface. All sizes of small pages; the rest at sizes where pages matter.
 
 use crate::record::Clock;
 use anyhow::{Context, Result, ensure};
@@ -33,29 +31,24 @@ const GIB: usize = 1 << 30;
 const LONG: usize = 16 * MIB;
 
 /// What to measure by an interface. A machine that counts instructions is slow: what is long enough for the wall clock is left to that.
-pub(super) fn shapes(backend: Backend, is_quick: bool, clock: Clock) -> Vec<Shape> {
+pub(super) fn shapes(is_quick: bool, clock: Clock) -> Vec<Shape> {
     let is_fit = |shape: &Shape| clock != Clock::Instructions || shape.bytes <= LONG;
-    all(backend, is_quick).into_iter().filter(is_fit).collect()
+    all(is_quick).into_iter().filter(is_fit).collect()
 }
 
-fn all(backend: Backend, is_quick: bool) -> Vec<Shape> {
+fn all(is_quick: bool) -> Vec<Shape> {
     let of = |kind: Kind, sizes: &[usize]| sizes.iter().map(|&bytes| Shape { bytes, kind }).collect::<Vec<_>>();
-    match (is_quick, backend) {
-        (true, _) => of(Kind::Anonymous, &[4 * KIB, 2 * MIB]),
-        (false, Backend::Iommufd) => [
-            of(Kind::Anonymous, &[4 * KIB, 64 * KIB, 2 * MIB, 16 * MIB, 256 * MIB, GIB]),
-            of(Kind::Transparent, &[2 * MIB, 16 * MIB]),
-            of(Kind::Memfd, &[2 * MIB, 16 * MIB]),
-            of(Kind::Huge2M, &[2 * MIB, 16 * MIB]),
-            of(Kind::Huge1G, &[GIB]),
-        ]
-        .concat(),
-        (false, _) => [
-            of(Kind::Anonymous, &[4 * KIB, 2 * MIB, 16 * MIB]),
-            of(Kind::Huge2M, &[2 * MIB, 16 * MIB]),
-        ]
-        .concat(),
+    if is_quick {
+        return of(Kind::Anonymous, &[4 * KIB, 2 * MIB]);
     }
+    [
+        of(Kind::Anonymous, &[4 * KIB, 64 * KIB, 2 * MIB, 16 * MIB, 256 * MIB, GIB]),
+        of(Kind::Transparent, &[2 * MIB, 16 * MIB]),
+        of(Kind::Memfd, &[2 * MIB, 16 * MIB]),
+        of(Kind::Huge2M, &[2 * MIB, 16 * MIB]),
+        of(Kind::Huge1G, &[GIB]),
+    ]
+    .concat()
 }
 
 impl Kind {
@@ -131,23 +124,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_case_of_an_interface_has_a_name_of_its_own() {
-        for backend in BACKENDS {
-            let mut names: Vec<_> = all(backend, false).into_iter().map(Shape::name).collect();
-            let count = names.len();
-            names.sort();
-            names.dedup();
-            assert_eq!(names.len(), count);
-        }
+    fn every_case_has_a_name_of_its_own() {
+        let mut names: Vec<_> = all(false).into_iter().map(Shape::name).collect();
+        let count = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), count);
     }
 
     #[test]
     fn a_quick_run_measures_what_a_whole_one_measures_too() {
-        let whole = shapes(Backend::Iommufd, false, Clock::Instructions);
-        assert!(
-            shapes(Backend::Iommufd, true, Clock::Wall)
-                .iter()
-                .all(|shape| whole.contains(shape))
-        );
+        let whole = shapes(false, Clock::Instructions);
+        assert!(shapes(true, Clock::Wall).iter().all(|shape| whole.contains(shape)));
     }
 }

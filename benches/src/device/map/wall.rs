@@ -11,7 +11,7 @@ use iommu::space::{AddressSpace, MapOptions};
 use raw_calls::Table;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Barrier};
-use vfio_core::{Iova, Memory, MemoryOptions};
+use vfio_core::{Backend, Iova, Memory, MemoryOptions};
 
 /// By turns, these two.
 const WAYS: [&str; 2] = ["ours", "raw"];
@@ -38,9 +38,18 @@ pub(super) fn touch(session: &mut Session) -> Result<()> {
 }
 
 /// Mapping fresh memory that nobody has touched: the kernel does on the way.
-pub(super) fn untouched(session: &mut Session, space: &AddressSpace, bare: &Arc<dyn Table>) -> Result<()> {
+pub(super) fn untouched(
+    session: &mut Session,
+    space: &AddressSpace,
+    backend: Backend,
+    bare: &Arc<dyn Table>,
+) -> Result<()> {
     for len in sizes(session) {
-        let case = Case::new(SUITE, format!("map {} of 4 KiB pages, untouched", bytes(len)), &[]);
+        let name = format!("map {} of 4 KiB pages, untouched, {backend}", bytes(len));
+        let case = Case::new(SUITE, name, &[("interface", &backend.to_string())]);
+        if !session.wants(&case.name) {
+            continue;
+        }
         let iova = room(space, len)?;
         let mut figures: [Vec<f64>; 2] = Default::default();
         for turn in 0..turns(session) {
@@ -60,48 +69,69 @@ pub(super) fn untouched(session: &mut Session, space: &AddressSpace, bare: &Arc<
     Ok(())
 }
 
-/// Two threads that map and unmap 4 KiB each in one space: what both together take for each of them, while both are at work.
-pub(super) fn threads(session: &mut Session, space: &AddressSpace, bare: &Arc<dyn Table>) -> Result<()> {
-    let name = "map and unmap 4 KiB of 4 KiB pages, 2 threads";
-    let case = Case::new(SUITE, name, &[("threads", "2")]);
+/// Two threads that map and unmap in one space: what both together take for each of them, while both are at work.
+pub(super) fn threads(
+    session: &mut Session,
+    space: &AddressSpace,
+    backend: Backend,
+    bare: &Arc<dyn Table>,
+) -> Result<()> {
+    for len in [4 << 10, 2 << 20] {
+        let name = format!("map and unmap {} of 4 KiB pages, 2 threads, {backend}", bytes(len));
+        let given = [("threads", "2"), ("interface", &backend.to_string())];
+        let case = Case::new(SUITE, name, &given);
+        if session.wants(&case.name) {
+            threads_of(session, &case, space, bare, len)?;
+        }
+    }
+    Ok(())
+}
+
+fn threads_of(
+    session: &mut Session,
+    case: &Case,
+    space: &AddressSpace,
+    bare: &Arc<dyn Table>,
+    len: usize,
+) -> Result<()> {
     let mut places = Vec::new();
     let mut held = Vec::new();
     for _ in 0..2 {
-        let memory = Arc::new(Memory::new(4096, MemoryOptions::default())?);
-        memory.populate(0..4096)?;
-        let mapping = space.map(&memory, 0..4096, MapOptions::new(BOTH))?;
+        let memory = Arc::new(Memory::new(len, MemoryOptions::default())?);
+        memory.populate(0..len)?;
+        let mapping = space.map(&memory, 0..len, MapOptions::new(BOTH))?;
         places.push((memory, mapping.iova()));
         held.push(mapping);
     }
     held.into_iter().try_for_each(|mapping| mapping.unmap())?;
+    let rounds = if len < 1 << 20 { 300 } else { 20 };
     let mut figures: [Vec<f64>; 2] = Default::default();
     for turn in 0..turns(session) {
         for number in order(2, turn) {
             let ways = places
                 .iter()
                 .map(|(memory, iova)| way(number, space, bare, memory, *iova));
-            let took = together(session.meter, ways.collect::<Result<_>>()?)?;
+            let took = together(session.meter, ways.collect::<Result<_>>()?, rounds)?;
             note(&mut figures, number, took);
         }
     }
     for (way, turns) in WAYS.into_iter().zip(figures) {
-        session.tell(&case, way, turns)?;
+        session.tell(case, way, turns)?;
     }
     Ok(())
 }
 
 /// Each on a thread of its own, from the same moment.
-fn together(meter: Meter, mut ways: Vec<Box<dyn Way>>) -> Result<f64> {
-    const ROUNDS: u16 = 300;
+fn together(meter: Meter, mut ways: Vec<Box<dyn Way>>, rounds: u16) -> Result<f64> {
     let barrier = &Barrier::new(ways.len());
     let work = |way: &mut dyn Way| -> Result<f64> {
         barrier.wait();
         let begin = meter.look();
-        for _ in 0..ROUNDS {
+        for _ in 0..rounds {
             way.map()?;
             way.unmap()?;
         }
-        Ok(meter.between(begin, meter.look()) / f64::from(ROUNDS))
+        Ok(meter.between(begin, meter.look()) / f64::from(rounds))
     };
     let took = std::thread::scope(|scope| {
         let threads: Vec<_> = ways

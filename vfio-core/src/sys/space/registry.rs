@@ -13,7 +13,7 @@
 //! - A guard whose unmap fails leaves a mapping without an entry. Its memory is leaked, so a ranged unmap may take it away or not.
 //! - Shared holders do not wait for each other in the kernel's work: the inner lock is held for a look into the tree only.
 
-use crate::{Iova, IovaMap, IovaRange};
+use crate::{Iova, IovaRange, RecentMap};
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
@@ -29,7 +29,7 @@ pub(super) type GuardId = u64;
 #[derive(Debug, Default)]
 pub(super) struct Entries {
     /// By first address; they do not overlap.
-    live: IovaMap<(Iova, GuardId)>,
+    live: RecentMap<Iova, (Iova, GuardId)>,
     /// Guards of which it is unclear whether their mappings exist: a ranged unmap failed, or somebody else unmapped there.
     unclear: BTreeSet<GuardId>,
     next: GuardId,
