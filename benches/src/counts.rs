@@ -4,10 +4,15 @@
 //! Compared are the sums of all turns with those of [`Baselines`], which hold for one compiler, C library and valgrind: what they have in common is
 //! in their [`key`]. gungraun would do the same, with a program of its own that has to be installed in the right version.
 
+mod difference;
+pub mod lab;
+
 use crate::aims::LOGARITHMIC;
 use crate::ops::{Operation, Subject};
 use crate::record::{Clock, Record};
 use anyhow::{Context, Result, ensure};
+pub use difference::{Change, Difference};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -22,7 +27,7 @@ const OF_TURN: u32 = 1024;
 /// How much turns may differ: what goes on is not the same otherwise.
 const SPREAD: f64 = 0.15;
 /// How much more than before is too much.
-const TOLERANCE: f64 = 0.03;
+pub const TOLERANCE: f64 = 0.03;
 /// Operations on more are not checked: to make them ready takes minutes under callgrind.
 const MOST: u64 = 100_000;
 
@@ -231,8 +236,7 @@ impl Baselines {
     /// # Errors
     /// When the file cannot be read or is none.
     pub fn read(file: &Path) -> Result<Self> {
-        let text = std::fs::read(file).with_context(|| file.display().to_string())?;
-        serde_json::from_slice(&text).with_context(|| file.display().to_string())
+        read(file)
     }
 
     /// Writes them.
@@ -240,9 +244,7 @@ impl Baselines {
     /// # Errors
     /// When the file cannot be written.
     pub fn write(&self, file: &Path) -> Result<()> {
-        let text = serde_json::to_string_pretty(self)? + "\n";
-        let mut to = std::fs::File::create(file).with_context(|| file.display().to_string())?;
-        Ok(std::io::Write::write_all(&mut to, text.as_bytes())?)
+        write(file, self)
     }
 
     /// Why nothing can be compared with them here, if so.
@@ -251,37 +253,38 @@ impl Baselines {
         Ok((here != *there).then(|| format!("the baselines are of {there}, and this is {here}: counts --save")))
     }
 
-    /// What has become dearer by more than 3 %, or is not known; and what has become cheaper.
+    /// What has become dearer by more than a part of what it was, or is not known; and what has become so much cheaper.
     #[must_use]
-    pub fn compare(&self, records: &[(String, Record)]) -> Difference {
+    pub fn compare(&self, records: &[(String, Record)], tolerance: f64) -> Difference {
         let mut difference = Difference::default();
         for (id, record) in records {
-            let now = mean(record);
-            match self.instructions.get(id) {
-                None => difference
-                    .worse
-                    .push(format!("{id}: {now:.1} instructions, and no baseline")),
-                Some(before) => {
-                    let line = format!("{id}: {before:.1} instructions before, {now:.1} now");
-                    if now > before * (1.0 + TOLERANCE) {
-                        difference.worse.push(line);
-                    } else if now < before * (1.0 - TOLERANCE) {
-                        difference.better.push(line);
-                    }
-                }
+            let (before, now) = (self.instructions.get(id).copied(), mean(record));
+            let change = Change {
+                id: id.clone(),
+                before,
+                now,
+            };
+            if before.is_none_or(|before| now > before * (1.0 + tolerance)) {
+                difference.worse.push(change);
+            } else if before.is_some_and(|before| now < before * (1.0 - tolerance)) {
+                difference.better.push(change);
             }
         }
         difference
     }
 }
 
-/// What is not as it was.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Difference {
-    /// Dearer, or not known.
-    pub worse: Vec<String>,
-    /// Cheaper: the baselines should be saved again.
-    pub better: Vec<String>,
+/// Reads a file of JSON.
+fn read<T: DeserializeOwned>(file: &Path) -> Result<T> {
+    let text = std::fs::read(file).with_context(|| file.display().to_string())?;
+    serde_json::from_slice(&text).with_context(|| file.display().to_string())
+}
+
+/// Writes one.
+fn write(file: &Path, value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value)? + "\n";
+    let mut to = std::fs::File::create(file).with_context(|| file.display().to_string())?;
+    Ok(std::io::Write::write_all(&mut to, text.as_bytes())?)
 }
 
 /// For the IOVA allocator with many live ranges: cost may grow as the logarithm of their number, and not much faster. Each line is a mix for which it does.
@@ -348,11 +351,15 @@ mod tests {
                 .map(|(id, value)| (id.to_owned(), value))
                 .into(),
         };
-        let difference = before.compare(&records(&[("a", 103.5), ("b", 96.0), ("c", 102.9), ("d", 1.0)]));
-        assert_eq!(difference.worse.len(), 2, "{difference:?}");
-        assert!(difference.worse.iter().any(|line| line.starts_with("a: 100.0 ")));
-        assert!(difference.worse.iter().any(|line| line.starts_with("d: ")));
-        assert_eq!(difference.better, ["b: 100.0 instructions before, 96.0 now"]);
+        let records = records(&[("a", 103.5), ("b", 96.0), ("c", 102.9), ("d", 1.0)]);
+        let said = before.compare(&records, TOLERANCE).to_string();
+        let expected = "             before          now    change  instructions of
+worse         100.0        103.5    +3.5 %  a
+worse          none          1.0            d
+better        100.0         96.0    -4.0 %  b
+";
+        assert_eq!(said, expected);
+        assert_eq!(before.compare(&[], TOLERANCE).to_string(), "");
     }
 
     #[test]

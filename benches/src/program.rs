@@ -119,20 +119,28 @@ impl Program {
     /// # Errors
     /// When they cannot be written.
     pub fn say(&mut self, case: &Case, turns: Turns) -> Result<()> {
-        for (way, turns) in turns.0 {
-            self.lines.say(&Line::Record(Record {
-                suite: self.suite.to_owned(),
-                case: case.name.clone(),
-                way,
-                given: case.given.clone(),
-                clock: case.clock,
-                unit: case.unit.to_owned(),
-                turns,
-                alone: false,
-                distribution: Vec::new(),
-            }))?;
-        }
-        Ok(())
+        turns
+            .0
+            .into_iter()
+            .try_for_each(|(way, turns)| self.say_way(case, &way, turns, Vec::new()))
+    }
+
+    /// Says the figures of one way, with a histogram.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn say_way(&mut self, case: &Case, way: &str, turns: Vec<f64>, distribution: Vec<(f64, u64)>) -> Result<()> {
+        Ok(self.lines.say(&Line::Record(Record {
+            suite: self.suite.to_owned(),
+            case: case.name.clone(),
+            way: way.to_owned(),
+            given: case.given.clone(),
+            clock: case.clock,
+            unit: case.unit.to_owned(),
+            turns,
+            alone: false,
+            distribution,
+        }))?)
     }
 
     /// Says that there are no figures of a way, of all cases when `case` is empty.

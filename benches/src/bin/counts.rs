@@ -2,12 +2,16 @@
 #![forbid(unsafe_code)]
 
 use anyhow::{Context, Result, bail};
+use benches::counts::lab::{self, LabBaselines, Outcome};
 use benches::counts::{self, Baselines};
 use benches::ops::{self, Operation};
 use benches::peers;
 use benches::record::{Clock, Environment, Line, Lines, Record};
+use benches::report::Report;
 use clap::Parser;
+use std::fs;
 use std::io::stdout;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Counts the instructions, and the calls to VFIO and iommufd, of the operations that `cargo bench -p benches` times
@@ -22,6 +26,9 @@ struct Arguments {
     /// Only operations whose name has this in it
     #[arg(long, value_name = "TEXT", conflicts_with = "save")]
     filter: Option<String>,
+    /// Instead of counting, check or save what runs in the lab counted, as `cargo lab bench` writes it, by `benches/lab-baselines.json`
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "filter")]
+    lab: Vec<PathBuf>,
     /// Do these, under callgrind
     #[arg(long, hide = true, value_name = "NAME", num_args = 1..)]
     run: Option<Vec<String>>,
@@ -36,6 +43,9 @@ fn main() -> Result<ExitCode> {
             counts::run(operation.with_context(|| format!("no operation is called {name}"))?)?;
         }
         return Ok(ExitCode::SUCCESS);
+    }
+    if !arguments.lab.is_empty() {
+        return of_lab(&arguments.lab, arguments.save);
     }
     let wanted = |operation: &Operation| {
         let filter = arguments.filter.as_ref();
@@ -89,16 +99,50 @@ fn compare(operations: Vec<Operation>, is_saved: bool) -> Result<ExitCode> {
         say(&format!("{} baselines are saved", records.len()));
         return Ok(ExitCode::SUCCESS);
     }
-    let difference = Baselines::read(counts::file())?.compare(&records);
+    let difference = Baselines::read(counts::file())?.compare(&records, counts::TOLERANCE);
     let grown = counts::grown(&records, &ops::all());
-    for line in difference.worse.iter().chain(&grown) {
+    say(difference.to_string().trim_end());
+    for line in &grown {
         say(&format!("worse: {line}"));
     }
-    for line in &difference.better {
-        say(&format!("better: {line}: counts --save"));
+    if !difference.better.is_empty() {
+        say("what is better is kept so by counts --save");
     }
     say(&format!("{} operations are compared", records.len()));
     let is_good = difference.worse.is_empty() && grown.is_empty();
+    Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Of runs in the lab.
+fn of_lab(files: &[PathBuf], is_saved: bool) -> Result<ExitCode> {
+    let mut report = Report::default();
+    for file in files {
+        let said = fs::read(file).with_context(|| file.display().to_string())?;
+        report
+            .add(&String::from_utf8_lossy(&said))
+            .with_context(|| file.display().to_string())?;
+    }
+    let mut baselines = LabBaselines::read(&lab::file())?;
+    let mut is_good = true;
+    for run in &report.runs {
+        let name = &run.environment.name;
+        if is_saved {
+            let count = baselines.save(run)?;
+            say(&format!("{name}: {count} baselines are saved"));
+            continue;
+        }
+        match baselines.check(run)? {
+            None => {}
+            Some(Outcome::Skipped(reason)) => say(&format!("lab-skip: {name}: {reason}: cargo lab bench --save")),
+            Some(Outcome::Compared(count, difference)) => {
+                say(&format!("{name}: {count} figures are compared\n{difference}").trim_end());
+                is_good &= difference.worse.is_empty();
+            }
+        }
+    }
+    if is_saved {
+        baselines.write(&lab::file())?;
+    }
     Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -3,7 +3,7 @@
 //! In the lab it makes functions ready itself; elsewhere it takes those that are bound to vfio-pci, and changes nothing about the machine.
 #![forbid(unsafe_code)]
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use benches::device::{self, Session, dma, interrupt, lab, map, open, pool};
 use benches::record::Clock;
 use clap::Parser;
@@ -42,7 +42,7 @@ enum Part {
     Interrupt,
     /// Opening functions: all that are given
     Open,
-    /// Reads of an NVMe controller
+    /// Reads of an NVMe controller; frames between two VFs of an 82576 whose PF is up
     Dma,
 }
 
@@ -87,11 +87,12 @@ fn main() -> Result<()> {
             open::run(&mut session, &functions)?;
         }
     }
-    // A device that was named is no NVMe controller unless its user asks for this part.
+    // What was named is no device for this part unless its user asks for it.
     if arguments.parts.contains(&Part::Dma) || (wants(Part::Dma) && arguments.devices.is_empty()) {
-        let functions = given(|| Ok(vec![lab::taken("nvme")?]))?;
-        let function = functions.first().context("no function to measure on")?;
-        dma::run(&mut session, *function)?;
+        if arguments.devices.is_empty() && !lab::is_here() {
+            bail!("which functions? --device BDF, bound to vfio-pci");
+        }
+        dma::run(&mut session, &arguments.devices)?;
     }
     session.end()
 }

@@ -1,123 +1,83 @@
-//! DMA of a device: an NVMe controller writes what it reads into memory. Latency with one command at a time, and bandwidth with many.
+//! DMA of a device, polled: an NVMe controller writes what it reads into memory, a VF of an 82576 reads a frame from memory and another one writes it
+//! there. Latency with one command or frame at a time, and bandwidth with many.
 //!
-//! Ours alone: what peers make of it says `cargo lab bench nvme`, on the same controller.
+//! Ours alone: what peers make of it say `cargo lab bench nvme` and `packets`, on the same devices. QEMU's edu is no device for this: a timer of
+//! its model begins the DMA 100 ms after the register asked for it, whatever the software does.
+
+mod frames;
+mod nvme;
 
 use super::meter::{distribution, median};
-use super::{Case, Session};
+use super::{Case, Session, lab};
 use crate::record::Clock;
-use anyhow::{Context, Result, ensure};
-use drivers::nvme::{Command, Controller, Interrupt, Namespace, Options, Part, QueueOptions, QueuePair, Registered};
-use drivers::{Backing, VfioBacking};
+use anyhow::{Context, Result};
 use pci::Bdf;
-use std::sync::Arc;
-use vfio_core::{Access, Memory, MemoryOptions};
 
 const SUITE: &str = "dma";
-/// Bytes of a command.
-const SIZES: [u32; 3] = [4 << 10, 64 << 10, 256 << 10];
-/// Commands that are outstanding when bandwidth is measured.
+/// Commands or frames that are outstanding when bandwidth is measured.
 const DEPTH: u16 = 16;
+/// What the class of an NVMe controller begins with.
+const NVME: &str = "0x010802";
 
-/// Measures on one NVMe controller.
+/// Measures on the first NVMe controller of these functions and on the first two others, which are VFs of an 82576 whose PF is up; on the lab's when
+/// there are none.
 ///
 /// # Errors
 /// Of ours.
-pub fn run(session: &mut Session, function: Bdf) -> Result<()> {
+pub fn run(session: &mut Session, functions: &[Bdf]) -> Result<()> {
     if session.meter.clock() != Clock::Wall {
         return session.miss(SUITE, "", "ours", "a device's DMA takes no instructions");
     }
-    for (case, why) in [
-        ("edu", "its model begins 100 ms after it was asked to, by a timer"),
-        ("82576", "a VF sends what another one gets: see the frames of VFs"),
-    ] {
-        session.miss(SUITE, case, "ours", why)?;
-    }
-    for (way, vectors) in [("ours, polled", 0), ("ours, by interrupt", 2)] {
-        let backing = VfioBacking::open(function)?;
-        let options = Options {
-            queues: 1,
-            vectors,
-            ..Options::default()
+    let why = "its model begins 100 ms after it was asked to, by a timer";
+    session.miss(SUITE, "edu", "ours", why)?;
+    let (controller, connected) = if functions.is_empty() && lab::is_here() {
+        (lab::taken("nvme"), lab::connected())
+    } else {
+        super::ready(functions)?;
+        let is_nvme = |bdf: &Bdf| {
+            let class = super::file(&format!("/sys/bus/pci/devices/{bdf}/class"));
+            class.is_some_and(|class| class.starts_with(NVME))
         };
-        let controller = Controller::new(backing.clone(), &options)?;
-        let namespace = controller.namespace(1)?;
-        let largest = SIZES.iter().max().copied().unwrap_or_default();
-        let len = usize::try_from(largest)? * usize::from(DEPTH);
-        let memory = Memory::new(len, MemoryOptions::default())?;
-        memory.populate(0..len)?;
-        let registered = Registered::new(backing.space(), Arc::new(memory), Access::READ | Access::WRITE)?;
-        let mut queue = controller.queue_pair(QueueOptions {
-            depth: DEPTH,
-            transfer_bytes: largest.into(),
-            interrupt: if vectors == 0 {
-                Interrupt::Off
-            } else {
-                Interrupt::Vector(1)
-            },
-            ..QueueOptions::default()
-        })?;
-        for size in SIZES {
-            for depth in [1, DEPTH] {
-                let name = format!("NVMe reads of {} KiB, {depth} at a time", size >> 10);
-                let case = Case::new(
-                    SUITE,
-                    name,
-                    &[("bytes", &size.to_string()), ("depth", &depth.to_string())],
-                );
-                if session.wants(&case.name) {
-                    let mut parts = (0..usize::from(depth))
-                        .map(|place| {
-                            let size = usize::try_from(size)?;
-                            let part = registered.part(place * size..(place + 1) * size);
-                            part.context("a part outside the memory")
-                        })
-                        .collect::<Result<Vec<_>>>()?;
-                    measure(session, &case, way, (&mut queue, &namespace, size), &mut parts)?;
-                }
-            }
-        }
+        let (controllers, others): (Vec<Bdf>, Vec<Bdf>) = functions.iter().partition(|bdf| is_nvme(bdf));
+        let controller = controllers.first().copied();
+        (controller.context("none was given: --device BDF"), Ok(others))
+    };
+    match controller {
+        Ok(controller) => nvme::run(session, controller)?,
+        Err(error) => session.miss(SUITE, "NVMe", "ours", &format!("{error:#}"))?,
     }
-    Ok(())
+    match connected.as_deref() {
+        Ok([from, to, ..]) => frames::run(session, *from, *to),
+        Ok(_) => session.miss(
+            SUITE,
+            "82576",
+            "ours",
+            "no two VFs were given: --device BDF --device BDF",
+        ),
+        Err(error) => session.miss(SUITE, "82576", "ours", &format!("{error:#}")),
+    }
 }
 
+/// Takes the turns of a case, in each of which `once` moves `count` times `bytes`, and tells how long one took and how many bytes went in a second.
 fn measure(
     session: &mut Session,
     case: &Case,
     way: &str,
-    (queue, namespace, size): (&mut QueuePair<VfioBacking, Part>, &Namespace, u32),
-    parts: &mut Vec<Part>,
+    (count, bytes): (u16, u32),
+    mut once: impl FnMut() -> Result<f64>,
 ) -> Result<()> {
-    let meter = session.meter;
     let (turns, rounds) = if session.is_quick { (3, 20) } else { (7, 100) };
-    let blocks = size / namespace.lba_bytes;
-    let places = namespace.capacity() / u64::from(size);
-    let depth = parts.len();
-    let (mut all, mut medians, mut next) = (Vec::new(), Vec::new(), 0_u64);
+    let (mut all, mut medians) = (Vec::new(), Vec::new());
+    // The first turn is for caches to fill.
     for turn in 0..=turns {
-        let mut figures = Vec::with_capacity(rounds);
-        for _ in 0..rounds {
-            let begin = meter.look();
-            for part in parts.drain(..) {
-                next = (next + 1) % places.max(1);
-                let command = Command::read(namespace, next * u64::from(blocks), blocks);
-                queue.submit(&command, Some(part))?;
-            }
-            queue.ring();
-            while queue.outstanding() != 0 {
-                let completion = queue.wait(None)?.context("a wait without an end has ended")?;
-                ensure!(completion.status.is_success(), "a read failed: {}", completion.status);
-                parts.push(completion.payload.context("a completion without its payload")?);
-            }
-            #[expect(clippy::cast_precision_loss, reason = "a few")]
-            let count = depth as f64;
-            figures.push(meter.between(begin, meter.look()) / count);
-        }
+        let figures = (0..rounds).map(|_| Ok(once()? / f64::from(count)));
+        let figures = figures.collect::<Result<Vec<f64>>>()?;
         if turn > 0 {
             medians.push(median(&figures));
             all.extend(figures);
         }
     }
-    let rates = medians.iter().map(|nanos| f64::from(size) * 1e9 / nanos.max(1.0));
+    let rates = medians.iter().map(|nanos| f64::from(bytes) * 1e9 / nanos.max(1.0));
     let rates = rates.collect();
     session.tell_as(case, way, medians, Clock::Wall, "ns/op", distribution(&all))?;
     let mut case = case.clone();

@@ -39,6 +39,21 @@ pub fn taken(driver: &str) -> Result<Bdf> {
     Ok(pf)
 }
 
+/// The first two VFs of the first PF on igb, as [`virtual_functions`], and that one up: its VFs send and receive.
+///
+/// # Errors
+/// As there; what `ip` says.
+pub fn connected() -> Result<Vec<Bdf>> {
+    let mut functions = virtual_functions("igb")?;
+    functions.truncate(2);
+    let mut names = std::fs::read_dir(directory(physical_function("igb")?).join("net"))?;
+    let name = names.next().context("the PF has no network interface")??.file_name();
+    let status = Command::new("ip").args(["link", "set"]).arg(&name).arg("up").status();
+    let status = status.context("start ip")?;
+    ensure!(status.success(), "ip link set {} up: {status}", name.to_string_lossy());
+    Ok(functions)
+}
+
 /// QEMU's edu, bound to vfio-pci.
 ///
 /// # Errors

@@ -125,7 +125,7 @@ fn main() -> Result<()> {
     if is_counting {
         return out.end();
     }
-    if let Err(error) = handler::measure(&mut out, turns) {
+    if let Err(error) = handler::measure(&mut out, turns, all.first()) {
         out.absent("a guest's handler by irqfd", "ours", &format!("{error:#}"))?;
     }
     out.end()

@@ -22,7 +22,7 @@ const PROBE: Duration = Duration::from_secs(30);
 
 /// Reports on the console, line by line; each line begins with `guest:`. With `lab.hotplug` on the kernel's command line it goes on with
 /// what comes and goes, until the machine is switched off from outside; with `lab.edu` it lets a program of ours drive the edus that it has, and with
-/// `lab.edu=COUNT` time so many of their interrupts, with `lab.peer` let them read and write registers of its NVMe controllers; with `lab.reset` it resets what
+/// `lab.edu=COUNT` time so many of their interrupts and of those of VFs of an 82576, with `lab.peer` let them read and write registers of its NVMe controllers; with `lab.reset` it resets what
 /// it has by the bus, with `lab.disk=SEED` it reads and writes its NVMe namespaces ([`disk`]).
 pub(crate) fn report() -> Result<()> {
     say(&format!("guest: Linux {} is up", uname().release().to_string_lossy()));
@@ -47,7 +47,8 @@ pub(crate) fn report() -> Result<()> {
     let options = mounts::command_line()?;
     if let Some(option) = options.split_whitespace().find(|option| option.starts_with("lab.edu")) {
         let count = option.split_once('=').map(|(_, count)| count);
-        for device in devices.iter().filter(|device| is_edu(device)) {
+        let is_driven = |device: &&PathBuf| is_edu(device) || count.is_some() && is_igb_vf(device);
+        for device in devices.iter().filter(is_driven) {
             drive(device, count)?;
         }
         return Ok(());
@@ -100,11 +101,19 @@ pub(crate) fn report() -> Result<()> {
 const PROGRAM: &str = "/no_iommu";
 
 fn is_edu(device: &Path) -> bool {
-    let is = |file: &str, number| mounts::read(device.join(file)).is_ok_and(|text| text.trim() == number);
-    is("vendor", "0x1234") && is("device", "0x11e8")
+    has_id(device, "0x1234", "0x11e8")
 }
 
-/// Lets a program of ours drive an edu, without an IOMMU: this guest has nothing to lose, and ends with it.
+fn is_igb_vf(device: &Path) -> bool {
+    has_id(device, "0x8086", "0x10ca")
+}
+
+fn has_id(device: &Path, vendor: &str, number: &str) -> bool {
+    let is = |file: &str, number| mounts::read(device.join(file)).is_ok_and(|text| text.trim() == number);
+    is("vendor", vendor) && is("device", number)
+}
+
+/// Lets a program of ours drive an edu, or such a VF, without an IOMMU: this guest has nothing to lose, and ends with it.
 fn drive(device: &Path, count: Option<&str>) -> Result<()> {
     let name = device.file_name().unwrap_or_default().to_string_lossy();
     give_to_vfio(device)?;

@@ -41,6 +41,12 @@ pub(crate) struct Options {
     /// Only runs whose name contains this; --list names them
     #[arg(long)]
     filter: Option<String>,
+    /// Fail when one of our figures has more than 3 % more instructions than `benches/lab-baselines.json` says
+    #[arg(long, conflicts_with_all = ["save", "quick"])]
+    check: bool,
+    /// Write these runs' figures to that file
+    #[arg(long, conflicts_with = "quick")]
+    save: bool,
     /// Say which runs there are, and how long they take
     #[arg(long)]
     list: bool,
@@ -82,7 +88,7 @@ pub(crate) fn run(options: &Options, offline: bool) -> Result<ExitCode> {
     let begin = Instant::now();
     let minutes: f64 = steps.iter().map(|step| step.minutes).sum();
     stage.say(&format!("lab: {} runs, about {minutes:.0} minutes", steps.len()));
-    let (mut files, mut failures, mut of_criterion) = (Vec::new(), 0, None);
+    let (mut files, mut whole, mut failures, mut of_criterion) = (Vec::new(), Vec::new(), 0, None);
     for (position, step) in steps.iter().enumerate() {
         let so_far = begin.elapsed().as_secs_f64() / 60.0;
         stage.say(&format!(
@@ -106,13 +112,17 @@ pub(crate) fn run(options: &Options, offline: bool) -> Result<ExitCode> {
         if step.program == plan::CARGO && measured.is_ok() {
             of_criterion = Some(file.clone());
         }
+        if measured.is_ok() {
+            whole.push(file.clone());
+        }
         files.push(file);
         stage.bar.inc(1);
     }
     stage.bar.finish_and_clear();
     stage.report(&files, of_criterion.as_deref(), options.write)?;
     say(&format!("lab: {:.0} minutes", begin.elapsed().as_secs_f64() / 60.0));
-    Ok(if failures == 0 {
+    let is_as_before = !(options.check || options.save) || stage.compare(&whole, options.save)?;
+    Ok(if failures == 0 && is_as_before {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
@@ -260,6 +270,17 @@ impl Stage {
                 .with_context(|| format!("write {}", target.display()))?;
         }
         Ok(())
+    }
+
+    /// Compares what was counted with the baselines, or makes it these; whether none of it has grown.
+    fn compare(&self, files: &[PathBuf], save: bool) -> Result<bool> {
+        if files.is_empty() {
+            return Ok(true);
+        }
+        let mut command = Command::new(self.programs.join("counts"));
+        command.arg(if save { "--save" } else { "--check" });
+        let status = command.arg("--lab").args(files).status();
+        Ok(status.context("start the comparison")?.success())
     }
 
     /// Says what a program said: on a terminal beside the bar, else as it is.

@@ -182,7 +182,14 @@ fn all(is_quick: bool) -> Vec<Step> {
                 (4.0, 0.8),
             )
         },
-        step(Part::Dma, "dma", lab(wall(&nvme)), "device-bench", &["dma"], (1.0, 0.3)),
+        step(
+            Part::Dma,
+            "dma",
+            lab(wall(&[Device::Nvme, Device::Igb])),
+            "device-bench",
+            &["dma"],
+            (1.0, 0.3),
+        ),
         step(
             Part::Vfs,
             "vfs",
