@@ -196,7 +196,7 @@ pub const AIMS: &[Aim] = &[
         suite: "vfs",
         cases: &[
             "127 VFs created and bound",
-            "127 VFs created, bound, opened and a register read of each",
+            "127 VFs created, bound, opened and a block read by each",
         ],
         given: &[],
         clock: Clock::Wall,

@@ -10,6 +10,7 @@ pub mod counts;
 pub mod device;
 pub mod list;
 pub mod meter;
+pub mod named;
 pub mod ops;
 pub mod peers;
 pub mod program;

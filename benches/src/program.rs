@@ -1,7 +1,7 @@
 //! What the programs that measure in the lab have in common: where they run, and how they say what they saw.
 
 use crate::record::{Absence, Clock, Environment, Line, Lines, Record};
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use std::collections::BTreeMap;
 use std::io::{Stdout, Write, stdout};
 use std::process::{Command, Stdio};
@@ -14,18 +14,40 @@ pub struct Program {
 }
 
 /// What a program that compares a driver of ours with others is asked for.
-#[derive(Debug)]
+#[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// Rates or costs.
+    #[arg(
+        value_enum,
+        hide_possible_values = true,
+        help = "How many in a second (rates), or the instructions of each (costs: in the lab)"
+    )]
     pub what: What,
     /// Path of our driver's example.
+    #[arg(help = "Path of our driver's example")]
     pub program: String,
+    /// As of all programs.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// What every program is asked for that measures on a device.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Common {
+    /// The user's own function, which is left as it was found.
+    #[arg(
+        long,
+        value_name = "BDF",
+        help = "Your own function; outside of the lab no other is touched [default: the lab's]"
+    )]
+    pub device: Option<pci::Bdf>,
     /// Fewer cases and turns.
+    #[arg(long = "quick", help = "Fewer cases and turns")]
     pub is_quick: bool,
 }
 
 /// Which figures.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum What {
     /// How many in a second.
     Rates,
@@ -34,28 +56,23 @@ pub enum What {
 }
 
 impl Arguments {
-    /// Those of this process.
+    /// Refuses costs of a named device outside of the lab, where no clock counts instructions.
     ///
     /// # Errors
-    /// When they are not `rates|costs PROGRAM [--quick]`.
-    pub fn of_process(name: &str) -> Result<Self> {
-        let mut words: Vec<String> = std::env::args().skip(1).collect();
-        let is_quick = words.pop_if(|word| word == "--quick").is_some();
-        let [what, program] = words.as_slice() else {
-            bail!("usage: {name} rates|costs PROGRAM [--quick]");
-        };
-        let what = match what.as_str() {
-            "rates" => What::Rates,
-            "costs" => What::Costs,
-            other => bail!("{other:?} is neither rates nor costs"),
-        };
-        let program = program.clone();
-        Ok(Self {
-            what,
-            program,
-            is_quick,
-        })
+    /// Then.
+    pub fn check(&self) -> Result<()> {
+        ensure!(
+            self.what == What::Rates || is_lab(),
+            "costs are instructions, which the clock of cargo lab bench counts; with --device: rates"
+        );
+        Ok(())
     }
+}
+
+/// Whether this runs in the lab, whose devices are nobody's.
+#[must_use]
+pub fn is_lab() -> bool {
+    std::env::var_os("LAB").is_some()
 }
 
 /// What a figure is of, and in what circumstances.
@@ -82,10 +99,27 @@ impl Program {
     /// Outside of the lab, and as [`on_host`](Self::on_host).
     pub fn in_lab(suite: &'static str, peers: &[(&str, &[&str])]) -> Result<Self> {
         ensure!(
-            std::env::var_os("LAB").is_some(),
+            is_lab(),
             "this changes the machine it runs on: cargo lab bench runs it in the lab"
         );
         Self::on_host(suite, peers)
+    }
+
+    /// One that changes the machine of the lab, or elsewhere the function that its user named; `crates` are compared with, too.
+    ///
+    /// # Errors
+    /// Outside of the lab without such a function, and as [`on_host`](Self::on_host).
+    pub fn on_device(
+        suite: &'static str,
+        named: Option<pci::Bdf>,
+        peers: &[(&str, &[&str])],
+        crates: &[&str],
+    ) -> Result<Self> {
+        ensure!(
+            named.is_some() || is_lab(),
+            "this changes the machine it runs on: cargo lab bench runs it in the lab, and --device BDF has it change that function for a while"
+        );
+        Self::speaking(suite, peers, crates)
     }
 
     /// Begins to speak: says where it runs, and which versions of `peers` are there, which are asked for theirs by these commands.
@@ -93,6 +127,10 @@ impl Program {
     /// # Errors
     /// When it was built without optimisation: such figures would say nothing.
     pub fn on_host(suite: &'static str, peers: &[(&str, &[&str])]) -> Result<Self> {
+        Self::speaking(suite, peers, &[])
+    }
+
+    fn speaking(suite: &'static str, peers: &[(&str, &[&str])], crates: &[&str]) -> Result<Self> {
         ensure!(
             !cfg!(debug_assertions),
             "figures of a program built without --release would say nothing"
@@ -104,7 +142,7 @@ impl Program {
         lines.say(&Line::Environment(Environment {
             name: String::new(),
             facts: facts()?,
-            peers: versions.collect(),
+            peers: versions.chain(crate::peers::versions(crates)).collect(),
         }))?;
         Ok(Self { suite, lines })
     }

@@ -1,4 +1,5 @@
-//! Mapping memory for devices by bare calls to the kernel, and by other crates: what ours is measured against.
+//! Mapping memory for devices by bare calls to the kernel, and by other crates: what ours is measured against; and the one call by which a
+//! controller that the kernel drives is told to make those of its virtual functions ready ([`Manage`]).
 //!
 //! A [`Place`] is a part of memory and where a [`Table`] maps it. It holds the memory as long as that is mapped, so that none of this can
 //! let a device reach memory of somebody else; beyond that it does nothing, because what it does is measured. The mapping is known to nobody
@@ -10,9 +11,11 @@
 
 mod bare;
 mod ioctl;
+mod nvme;
 mod peer;
 
 pub use bare::{Container, Copy, Ioas, IoasFile};
+pub use nvme::{Manage, Resource};
 pub use peer::{IommufdIoctls, VfioIoctls};
 
 use std::fmt::Debug;

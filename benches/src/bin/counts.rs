@@ -6,9 +6,10 @@ use benches::counts::lab::{self, LabBaselines, Outcome};
 use benches::counts::{self, Baselines};
 use benches::ops::{self, Operation};
 use benches::peers;
-use benches::record::{Clock, Environment, Line, Lines, Record};
+use benches::record::{Absence, Clock, Environment, Line, Lines, Record};
 use benches::report::Report;
 use clap::Parser;
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::stdout;
 use std::path::PathBuf;
@@ -55,23 +56,26 @@ fn main() -> Result<ExitCode> {
     if operations.is_empty() {
         bail!("no operation is called that");
     }
-    if let Some(reason) = counts::valgrind_is_missing() {
-        say(&format!("lab-skip: {reason}"));
-        return Ok(ExitCode::SUCCESS);
-    }
-    if arguments.check || arguments.save {
-        compare(operations, arguments.save)
-    } else {
-        report(operations)
+    let missing = counts::valgrind_is_missing();
+    match missing {
+        Some(reason) if arguments.check || arguments.save => {
+            say(&format!("lab-skip: {reason}"));
+            Ok(ExitCode::SUCCESS)
+        }
+        None if arguments.check || arguments.save => compare(operations, arguments.save),
+        missing => report(operations, missing),
     }
 }
 
-/// All that there is.
-fn report(operations: Vec<Operation>) -> Result<ExitCode> {
+/// All that there is: without valgrind calls alone, and why there are no instructions.
+fn report(operations: Vec<Operation>, missing: Option<String>) -> Result<ExitCode> {
     let mut lines = Lines::new(stdout().lock());
     lines.say(&Line::Environment(Environment {
         name: "software, instructions".to_owned(),
-        facts: [("toolchain".to_owned(), counts::key()?)].into(),
+        facts: match missing {
+            Some(_) => [].into(),
+            None => [("toolchain".to_owned(), counts::key()?)].into(),
+        },
         peers: peers::versions(peers::OF_SOFTWARE),
     }))?;
     for operation in operations.iter().filter(|one| one.clocks.contains(&Clock::Count)) {
@@ -80,8 +84,23 @@ fn report(operations: Vec<Operation>) -> Result<ExitCode> {
         lines.say(&Line::Record(operation.record(Clock::Count, vec![calls])))?;
     }
     let counted: Vec<Operation> = operations.into_iter().filter(counts::is_counted).collect();
-    for (_, record) in count(&counted)? {
-        lines.say(&Line::Record(record))?;
+    match missing {
+        Some(reason) => {
+            let suites: BTreeSet<&str> = counted.iter().map(|operation| operation.suite).collect();
+            for suite in suites {
+                lines.say(&Line::Absence(Absence {
+                    suite: suite.to_owned(),
+                    case: "instructions".to_owned(),
+                    way: "ours".to_owned(),
+                    reason: reason.clone(),
+                }))?;
+            }
+        }
+        None => {
+            for (_, record) in count(&counted)? {
+                lines.say(&Line::Record(record))?;
+            }
+        }
     }
     lines.end()?;
     Ok(ExitCode::SUCCESS)

@@ -101,10 +101,11 @@ fn first_access(attached: &Attached) -> Result<()> {
     Ok(())
 }
 
-fn opened(function: Bdf) -> Result<Attached> {
+/// Opens a function and reads a register.
+fn registers(function: Bdf) -> Result<Box<dyn Send>> {
     let attached = OpenOptions::default().only(Backend::Iommufd).open(function)?;
     first_access(&attached)?;
-    Ok(attached)
+    Ok(Box::new(attached))
 }
 
 /// Functions that are open.
@@ -115,10 +116,7 @@ pub type Held = Vec<Box<dyn Send>>;
 /// # Errors
 /// Of ours.
 pub fn one_by_one(functions: &[Bdf]) -> Result<Held> {
-    functions
-        .iter()
-        .map(|function| Ok(Box::new(opened(*function)?) as Box<dyn Send>))
-        .collect()
+    functions.iter().map(|function| registers(*function)).collect()
 }
 
 /// Ours, each by a thread of its own.
@@ -126,16 +124,24 @@ pub fn one_by_one(functions: &[Bdf]) -> Result<Held> {
 /// # Errors
 /// Of ours.
 pub fn all_at_once(functions: &[Bdf]) -> Result<Held> {
+    by_threads(functions, registers)
+}
+
+/// Each by a thread of its own, as `open` does it.
+///
+/// # Errors
+/// Those of `open`.
+pub fn by_threads(functions: &[Bdf], open: impl Fn(Bdf) -> Result<Box<dyn Send>> + Sync) -> Result<Held> {
+    let open = &open;
     std::thread::scope(|scope| {
         let threads: Vec<_> = functions
             .iter()
-            .map(|function| scope.spawn(|| opened(*function)))
+            .map(|function| scope.spawn(move || open(*function)))
             .collect();
-        let joined = threads.into_iter().map(|thread| {
-            let attached = thread.join().map_err(|_panic| anyhow!("a thread panicked"))??;
-            Ok(Box::new(attached) as Box<dyn Send>)
-        });
-        joined.collect()
+        let joined = threads.into_iter().map(|thread| thread.join());
+        joined
+            .map(|opened| opened.map_err(|_panic| anyhow!("a thread panicked"))?)
+            .collect()
     })
 }
 

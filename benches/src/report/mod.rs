@@ -6,6 +6,7 @@ pub mod chart;
 pub mod compare;
 pub mod curve;
 mod html;
+pub mod loss;
 mod markdown;
 mod number;
 mod section;
@@ -14,6 +15,7 @@ use crate::aims::{self, Judgement};
 use crate::record::{Absence, Environment, Line, MARK, Record};
 use anyhow::{Context, Result, ensure};
 use compare::Comparison;
+use loss::Loss;
 use serde::{Deserialize, Serialize};
 
 /// Figures that were measured on one machine between its start and its end.
@@ -41,6 +43,7 @@ pub struct Report {
 #[derive(Debug, Serialize)]
 struct Judged<'a> {
     aims: Vec<Judgement>,
+    losses: Vec<Loss>,
     runs: &'a [Run],
 }
 
@@ -83,8 +86,10 @@ impl Report {
     /// # Errors
     /// None that should ever be: a figure that is no number.
     pub fn json(&self) -> Result<String> {
+        let aims = self.judgements();
         let judged = Judged {
-            aims: self.judgements(),
+            losses: loss::all(self, &aims),
+            aims,
             runs: &self.runs,
         };
         Ok(serde_json::to_string_pretty(&judged)? + "\n")

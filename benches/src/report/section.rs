@@ -3,10 +3,10 @@
 use super::chart::{Chart, Group, Mark};
 use super::compare::{Comparison, Ratio, extremes, median};
 use super::curve::Curves;
+use super::loss::{self, Loss};
 use super::number::{plain, ratio};
 use super::{Report, Run};
-use crate::aims::{Against, Bound, Judged, Judgement, Verdict};
-use crate::causes;
+use crate::aims::{Bound, Judged, Judgement, Verdict};
 use crate::record::{Clock, Record};
 use std::collections::BTreeSet;
 
@@ -98,67 +98,30 @@ impl Judgement {
 
 /// All that is not as well as it should be, or as others have it, the farthest first.
 pub(super) fn losses(report: &Report, judgements: &[Judgement]) -> Table {
-    let mut found: Vec<(f64, Vec<String>)> = Vec::new();
-    let mut seen = BTreeSet::new();
-    let mut add = |how_far: f64, run: usize, words: [&str; 3], ratio: String, aim: &str, why: &str| {
-        let key = (run, words.map(str::to_owned));
-        if seen.insert(key) {
-            let name = report.runs.get(run).map_or("", |run| run.environment.name.as_str());
-            let [case, ours, theirs] = words.map(str::to_owned);
-            found.push((
-                how_far,
-                vec![
-                    case,
-                    name.to_owned(),
-                    ours,
-                    theirs,
-                    ratio,
-                    aim.to_owned(),
-                    why.to_owned(),
-                ],
-            ));
-        }
+    let row = |loss: Loss| {
+        let run = report.runs.get(loss.run);
+        let ratio = if loss.is_figure {
+            plain(loss.ratio.median)
+        } else {
+            range(&loss.ratio)
+        };
+        let aim = match loss.missed {
+            Some(aim) => format!("missed: {}", bound(aim)),
+            None if loss.too_few_turns => "too few turns to tell".to_owned(),
+            None => String::new(),
+        };
+        vec![
+            format!("{}: {}", loss.suite, loss.case),
+            run.map_or_else(String::new, |run| run.environment.name.clone()),
+            loss.ours,
+            loss.theirs,
+            ratio,
+            aim,
+            loss.why.to_owned(),
+        ]
     };
-    for judgement in judgements {
-        for case in judgement.cases.iter().filter(|case| case.verdict == Verdict::Missed) {
-            let text = format!("{}: {}", judgement.aim.suite, case.case);
-            let aim = format!("missed: {}", bound(judgement.aim.bound));
-            let is_figure = matches!(judgement.aim.against, Against::Nothing);
-            let figure = if is_figure {
-                plain(case.ratio.median)
-            } else {
-                range(&case.ratio)
-            };
-            let far = case.ratio.median.ln().abs();
-            let why = causes::of_case(judgement.aim.suite, &case.case, &case.theirs);
-            add(far, case.run, [&text, &case.ours, &case.theirs], figure, &aim, why);
-        }
-    }
-    for (position, run) in report.runs.iter().enumerate() {
-        for comparison in run.comparisons() {
-            for (ours, theirs, ratio) in comparison.losses() {
-                let text = format!("{}: {}", ours.suite, ours.title());
-                let turns = if ours.clock == Clock::Wall && ratio.turns < 3 {
-                    "too few turns to tell"
-                } else {
-                    ""
-                };
-                let far = ratio.median.ln().abs();
-                let why = causes::of(ours, &theirs.way);
-                add(
-                    far,
-                    position,
-                    [&text, &ours.way, &theirs.way],
-                    range(&ratio),
-                    turns,
-                    why,
-                );
-            }
-        }
-    }
-    found.sort_by(|(a, _), (b, _)| b.total_cmp(a));
     Table {
-        rows: found.into_iter().map(|(_, row)| row).collect(),
+        rows: loss::all(report, judgements).into_iter().map(row).collect(),
         ..Table::new(&["what", "run", "ours", "theirs", "ours / theirs", "aim", "why"])
     }
 }

@@ -165,6 +165,15 @@ fn every_loss_says_why_or_that_nobody_knows() {
             "{text}"
         );
     }
+    let json: serde_json::Value = serde_json::from_str(&report.json().unwrap()).unwrap();
+    let losses = json["losses"].as_array().unwrap();
+    assert_eq!(losses[0]["theirs"], "fio");
+    assert!(losses[0]["ratio"]["median"].as_f64().is_some());
+    assert!(
+        losses
+            .iter()
+            .all(|loss| loss["why"].as_str().unwrap().contains("the device decides"))
+    );
 }
 
 #[test]

@@ -3,12 +3,14 @@
 use super::peers;
 use anyhow::{Context, Result, bail, ensure};
 use benches::meter::Meter;
+use benches::named::Named;
+use benches::program::is_lab;
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
-use system_tests::machine::{done, link, physical_function, write};
+use system_tests::machine::{dir, done, link, physical_function, read, write};
 
 /// A way to the namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,6 +50,8 @@ enum End {
 /// The controller, and who can read from it.
 pub(crate) struct Bench {
     nvme: String,
+    /// Where it is the user's.
+    named: Option<Named>,
     /// Path of `nvme-perf`.
     program: String,
     /// Why peers have no figures for some loads.
@@ -102,17 +106,28 @@ impl Way {
 }
 
 impl Bench {
-    pub(crate) fn new(program: &str) -> Result<Self> {
-        let bench = Self {
-            nvme: physical_function("nvme")?,
+    /// `named` is the user's controller, if it is to be that.
+    pub(crate) fn new(program: &str, named: Option<Named>) -> Result<Self> {
+        let mut bench = Self {
+            nvme: match &named {
+                Some(named) => named.bdf().to_owned(),
+                None => physical_function("nvme")?,
+            },
+            named,
             program: program.to_owned(),
             absent: BTreeSet::new(),
             missing: BTreeSet::new(),
             last: 10_000.0,
         };
-        // For the kernel's driver when it takes the controller the next time; it wants no more of them than there are CPUs.
-        let cpus = std::thread::available_parallelism()?.to_string();
-        write(Path::new("/sys/module/nvme/parameters/poll_queues"), &cpus)?;
+        let queues = Path::new("/sys/module/nvme/parameters/poll_queues");
+        if is_lab() {
+            // For the kernel's driver when it takes the controller the next time; it wants no more of them than there are CPUs.
+            write(queues, &std::thread::available_parallelism()?.to_string())?;
+        } else if read(queues).is_ok_and(|count| count == "0") {
+            let why = "the kernel's driver has no queues that it polls: nvme.poll_queues on the kernel's command line";
+            bench.missing.insert(Way::KernelPolled);
+            bench.absent.insert((Way::KernelPolled, why.to_owned()));
+        }
         bench.bind("vfio-pci")?;
         Ok(bench)
     }
@@ -164,6 +179,9 @@ impl Bench {
         if self.missing.contains(&way) {
             return Ok(None);
         }
+        if let Some(named) = &self.named {
+            named.go_on()?;
+        }
         self.bind(way.driver())?;
         let figures = match way {
             Way::Poll | Way::Interrupt => {
@@ -173,7 +191,10 @@ impl Bench {
                     .and_then(|said| json(&said))
                     .and_then(|report| Ok((number(&report, "/iops")?, count(&report, "/commands")?)))
             }
-            Way::Kernel | Way::KernelPolled => fio(load, end, way == Way::KernelPolled),
+            Way::Kernel | Way::KernelPolled => {
+                let disk = self.disk().context("the kernel has no disk of it")?;
+                fio(&disk, load, end, way == Way::KernelPolled)
+            }
             Way::Qemu => self.qemu(load, end),
             Way::Spdk => peers::spdk(&self.nvme, load),
             Way::Libvfn => peers::libvfn(&self.nvme, load),
@@ -242,22 +263,41 @@ impl Bench {
         }
         done(&["release", &self.nvme])?;
         let begin = Instant::now();
-        while !Path::new(DISK).exists() {
-            ensure!(begin.elapsed() < Duration::from_secs(30), "{DISK} does not come");
+        while !self.disk().is_some_and(|disk| disk.exists()) {
+            ensure!(
+                begin.elapsed() < Duration::from_secs(30),
+                "{}: wait for the kernel's disk: none comes",
+                self.nvme
+            );
             std::thread::park_timeout(Duration::from_millis(10));
         }
         Ok(())
     }
+
+    /// The file of the controller's first namespace, while the kernel has it.
+    fn disk(&self) -> Option<PathBuf> {
+        let controllers = std::fs::read_dir(dir(&self.nvme).join("nvme")).ok()?;
+        let controller = controllers.flatten().next()?.path();
+        let entries = std::fs::read_dir(controller).ok()?.flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        names.filter_map(|name| first_disk(&name)).next()
+    }
 }
 
-const DISK: &str = "/dev/nvme0n1";
+/// `nvme0n1`, and of a namespace with several paths `nvme0c1n1`, whose disk is that of all of them.
+fn first_disk(name: &str) -> Option<PathBuf> {
+    let (head, number) = name.strip_prefix("nvme")?.rsplit_once('n')?;
+    let subsystem = head.split_once('c').map_or(head, |(subsystem, _path)| subsystem);
+    let is_number = !subsystem.is_empty() && subsystem.bytes().all(|byte| byte.is_ascii_digit());
+    (is_number && number == "1").then(|| PathBuf::from(format!("/dev/nvme{subsystem}n1")))
+}
 
-fn fio(load: Load, end: End, polls: bool) -> Result<(f64, u64)> {
+fn fio(disk: &Path, load: Load, end: End, polls: bool) -> Result<(f64, u64)> {
     let mut command = Command::new("fio");
+    command.args(["--name=reads", "--filename"]).arg(disk);
     command.args([
-        "--name=reads",
-        "--filename",
-        DISK,
+        // Refuses to write, whatever else it is told.
+        "--readonly",
         "--allow_file_create=0",
         "--direct=1",
         "--rw=randread",
@@ -326,4 +366,19 @@ fn count(report: &Value, pointer: &str) -> Result<u64> {
 )]
 fn reads(rate: f64) -> u64 {
     (rate * TIME.as_secs_f64()) as u64 + 1000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_disk_is_that_of_the_first_namespace() {
+        let disk = |name: &str| first_disk(name).map(|disk| disk.display().to_string());
+        assert_eq!(disk("nvme0n1").as_deref(), Some("/dev/nvme0n1"));
+        assert_eq!(disk("nvme3c12n1").as_deref(), Some("/dev/nvme3n1"));
+        for other in ["nvme0n2", "nvme0", "ng0n1", "nvmen1", "hwmon1", "power"] {
+            assert_eq!(disk(other), None, "{other}");
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! NVMe commands by our driver and by others, on one namespace in one run: how many in a second, or what each costs the CPU.
 //!
-//! `bench-nvme rates|costs PROGRAM [--quick]`, with the path of `nvme-perf`; costs are for a machine whose clock counts
-//! instructions. Rates in emulation depend on what else the host does: the ways take turns.
+//! `bench-nvme rates|costs PROGRAM [--quick] [--device BDF]`, with the path of `nvme-perf`; costs are for a machine whose clock counts
+//! instructions. Rates in emulation depend on what else the host does: the ways take turns. All of them read, and none writes.
 #![forbid(unsafe_code)]
 
 mod load;
@@ -9,21 +9,37 @@ mod peers;
 
 use anyhow::Result;
 use benches::meter::Meter;
+use benches::named::Named;
 use benches::program::{Arguments, Case, Program, Turns, What, in_turns};
 use benches::record::Clock;
+use clap::Parser;
 use load::{Bench, Load, Way};
+
+/// Measure reads of an NVMe controller
+///
+/// One that is named with --device goes to and fro between the kernel's driver and vfio-pci, and has in the end what it had before. Its first
+/// namespace is read, and never written; what is mounted from it, or otherwise in use, refuses. Needs root, and sriovctl on the path. If this is
+/// killed: sriovctl release BDF.
+#[derive(Debug, Parser)]
+struct Command {
+    #[command(flatten)]
+    arguments: Arguments,
+}
 
 /// Runs of each kind.
 const TURNS: usize = 3;
 
 fn main() -> Result<()> {
-    let arguments = Arguments::of_process("bench-nvme")?;
+    let Command { arguments } = Command::parse();
+    arguments.check()?;
     let versions: [(&str, &[&str]); 2] = [("fio", &["fio", "--version"]), ("qemu-img", &["qemu-img", "--version"])];
-    let mut out = Program::in_lab("nvme", &versions)?;
-    let mut bench = Bench::new(&arguments.program)?;
+    let device = arguments.common.device;
+    let mut out = Program::on_device("nvme", device, &versions, &[])?;
+    let named = device.map(|device| Named::new(device, &["nvme"])).transpose()?;
+    let mut bench = Bench::new(&arguments.program, named)?;
     match arguments.what {
-        What::Rates => rates(&mut out, &mut bench, arguments.is_quick)?,
-        What::Costs => costs(&mut out, &mut bench, arguments.is_quick)?,
+        What::Rates => rates(&mut out, &mut bench, arguments.common.is_quick)?,
+        What::Costs => costs(&mut out, &mut bench, arguments.common.is_quick)?,
     }
     for (way, why) in bench.absent() {
         out.absent("", way.name(), why)?;

@@ -1,16 +1,18 @@
 //! Frames of a virtual function of an 82576 by our driver and by DPDK's testpmd: how many in a second, or what each costs the CPU.
 //!
-//! `bench-packets rates|costs PROGRAM [--quick]`, with the path of `vf-pps`; costs are for a machine whose clock counts instructions, where a
+//! `bench-packets rates|costs PROGRAM [--quick] [--device BDF]`, with the path of `vf-pps`; costs are for a machine whose clock counts instructions, where a
 //! reading of the time-stamp counter is the number of instructions, too. Frames have 60 bytes and come in bursts of 32 over rings of 512. What was
 //! sent is what the device took, as its own counter says; far less arrives where another VF has to take it.
 #![forbid(unsafe_code)]
 
 use anyhow::{Context, Result, ensure};
-use benches::program::{Arguments, Case, Program, Turns, What, in_turns};
+use benches::named::Named;
+use benches::program::{Arguments, Case, Common, Program, Turns, What, in_turns, is_lab};
 use benches::record::Clock;
+use clap::Parser;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use system_tests::machine::{dir, done, physical_function, run, vfs};
+use system_tests::machine::{dir, done, physical_function, read, run, vfs};
 
 const TESTPMD: &str = "dpdk-testpmd";
 /// Where testpmd takes its pages from.
@@ -38,8 +40,21 @@ enum Direction {
     Receive,
 }
 
+/// Measure frames of virtual functions of an 82576
+///
+/// The physical function that is named with --device has no VFs, and its interface is up and has a link. Two VFs are made of it, and taken away in the
+/// end. They send frames as fast as they can: to one another, and to an address that nobody has, so these leave through the port. Needs root, and
+/// sriovctl on the path; of testpmd, reserved huge pages. If this is killed: sriovctl vf delete BDF.
+#[derive(Debug, Parser)]
+struct Asked {
+    #[command(flatten)]
+    arguments: Arguments,
+}
+
 /// Two functions on vfio-pci whose PF is up, and the program.
 struct Bench {
+    /// The PF, where it is the user's.
+    named: Option<Named>,
     program: String,
     functions: [String; 2],
     figure: What,
@@ -47,20 +62,24 @@ struct Bench {
 }
 
 fn main() -> Result<()> {
+    let Asked { arguments } = Asked::parse();
+    arguments.check()?;
     let Arguments {
         what: figure,
         program,
-        is_quick,
-    } = Arguments::of_process("bench-packets")?;
+        common: Common { device, is_quick },
+    } = arguments;
     let version: (&str, &[&str]) = ("testpmd", &["dpkg-query", "-W", "-f", "${Version}", "dpdk"]);
-    let mut out = Program::in_lab("packets", &[version])?;
+    let mut out = Program::on_device("packets", device, &[version], &[])?;
     let turns = match figure {
         What::Rates if !is_quick => 3,
         _ => 1,
     };
+    let named = device.map(|device| Named::new(device, &["igb"])).transpose()?;
     let bench = Bench {
         program,
-        functions: functions()?,
+        functions: functions(named.as_ref())?,
+        named,
         figure,
         seconds: if is_quick { 2 } else { 4 },
     };
@@ -77,6 +96,9 @@ fn main() -> Result<()> {
         let mut seen = Turns::default();
         for turn in 0..turns {
             for way in in_turns(&ways, turn) {
+                if let Some(named) = &bench.named {
+                    named.go_on()?;
+                }
                 match bench.once(way, direction) {
                     Ok(figure) => {
                         out.note(&format!("{}: {figure:.0} {}, {}", way.name(), case.unit, case.name))?;
@@ -215,7 +237,14 @@ impl Bench {
         command
             .args(["-s", "INT", "-k", "30", &limit, TESTPMD, "-n", "1"])
             .args(cores);
-        command.args(["--no-telemetry", "--huge-dir", PAGES, "-m", "64", "-a", function, "--"]);
+        // Elsewhere it takes pages without a place in the file system, so that none has to be made.
+        let pages: &[&str] = if is_lab() {
+            &["--huge-dir", PAGES]
+        } else {
+            &["--in-memory"]
+        };
+        command.args(["--no-telemetry", "-m", "64", "-a", function]);
+        command.args(pages).arg("--");
         command.args(mode);
         command.args([
             "--burst=32",
@@ -264,21 +293,32 @@ impl Drop for Sender {
 }
 
 /// Two VFs with addresses, and their PF up.
-fn functions() -> Result<[String; 2]> {
-    let pf = physical_function("igb")?;
+fn functions(named: Option<&Named>) -> Result<[String; 2]> {
+    let pf = match named {
+        Some(named) => named.bdf().to_owned(),
+        None => physical_function("igb")?,
+    };
     let mut names = std::fs::read_dir(dir(&pf).join("net"))?.flatten();
     let name = names.next().context("the PF has no interface")?.file_name();
     let name = name.to_str().context("an interface's name")?;
     let ip = |words: &[&str]| checked(Command::new("ip").args(words)).map(drop);
-    ip(&["link", "set", "lo", "up"])?;
-    ip(&["link", "set", name, "up"])?;
-    ip(&["addr", "add", "10.0.2.15/24", "dev", name])?;
+    if named.is_some() {
+        let is_up = read(dir(&pf).join("net").join(name).join("carrier")).is_ok_and(|carrier| carrier == "1");
+        ensure!(
+            is_up,
+            "{pf}: look at {name}: it has no link, or is not up: ip link set {name} up"
+        );
+    } else {
+        ip(&["link", "set", "lo", "up"])?;
+        ip(&["link", "set", name, "up"])?;
+        ip(&["addr", "add", "10.0.2.15/24", "dev", name])?;
+        std::fs::create_dir_all(PAGES)?;
+        checked(Command::new("mount").args(["-t", "hugetlbfs", "none", PAGES]))?;
+    }
     done(&["vf", "create", &pf, "2", "--driver", "vfio-pci"])?;
     for (number, mac) in MACS.iter().enumerate() {
         ip(&["link", "set", name, "vf", &number.to_string(), "mac", mac])?;
     }
-    std::fs::create_dir_all(PAGES)?;
-    checked(Command::new("mount").args(["-t", "hugetlbfs", "none", PAGES]))?;
     wait_for_carrier(&pf)?;
     let functions = vfs(&pf);
     functions.try_into().ok().context("not two VFs")
@@ -290,7 +330,7 @@ fn wait_for_carrier(pf: &str) -> Result<()> {
     loop {
         let interface = std::fs::read_dir(dir(pf).join("net"))?.flatten().next();
         let carrier = interface.context("the PF's interface is gone")?.path().join("carrier");
-        if system_tests::machine::read(carrier).is_ok_and(|carrier| carrier == "1") {
+        if read(carrier).is_ok_and(|carrier| carrier == "1") {
             return Ok(());
         }
         ensure!(begin.elapsed() < Duration::from_secs(30), "the PF has no link");

@@ -1,17 +1,38 @@
-//! How long bringing VFs up takes: by sriovctl, by bare writes to sysfs, and by what others offer, all in one run; and until all are open.
+//! How long bringing VFs up takes: by sriovctl, by bare writes to sysfs, and by what others offer, all in one run; and until all have done
+//! their first I/O.
 //!
-//! VFs of an NVMe controller, for it can have 127; and those of an 82576, for dpdk-devbind binds no NVMe.
+//! In the lab: VFs of an NVMe controller, for it can have 127; and those of an 82576, for dpdk-devbind binds no NVMe. Elsewhere those of the PF that
+//! its user names, which has none now and has none afterwards.
 #![forbid(unsafe_code)]
 
+mod first;
+
 use anyhow::{Context, Result, ensure};
-use benches::device::open;
-use benches::program::{Case, Program, Turns, in_turns};
+use benches::device::open::Held;
+use benches::named::Named;
+use benches::peers;
+use benches::program::{Case, Common, Program, Turns, in_turns, is_lab};
 use benches::record::Clock;
-use pci::Bdf;
+use clap::Parser;
+use first::{First, Opener};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 use system_tests::machine::{attribute, dir, done, link, physical_function, vfs, write};
+
+/// Measure how long bringing up virtual functions takes
+///
+/// Of a PF that is named with --device, VFs are made, bound to vfio-pci, opened and taken away again, some thirty times. It must have none when this
+/// begins, and has none afterwards; a network interface on it loses its link meanwhile. Needs root, sriovctl on the path, iommufd. If this is killed:
+/// sriovctl undo, and sriovctl vf delete.
+#[derive(Debug, Parser)]
+struct Arguments {
+    #[command(flatten)]
+    common: Common,
+    /// Only cases that have this in their names
+    #[arg(long)]
+    filter: Option<String>,
+}
 
 /// The same by hand, without a process per VF: what an operator's script does.
 const SCRIPT: &str = "echo 0 > sriov_drivers_autoprobe && echo $0 > sriov_numvfs && \
@@ -53,62 +74,227 @@ impl Way {
     }
 }
 
+/// A PF whose VFs are made, and what becomes of them.
+struct Bench {
+    pf: String,
+    turns: usize,
+    peers: Vec<Way>,
+    filter: Option<String>,
+    /// Where it is the user's.
+    named: Option<Named>,
+}
+
 fn main() -> Result<()> {
-    let is_quick = std::env::args().any(|argument| argument == "--quick");
+    let Arguments { common, filter } = Arguments::parse();
+    let Common { device, is_quick } = common;
     let versions: [(&str, &[&str]); 2] = [
         ("driverctl", &["dpkg-query", "-W", "-f", "${Version}", "driverctl"]),
         ("dpdk-devbind", &["dpkg-query", "-W", "-f", "${Version}", "dpdk"]),
     ];
-    let mut program = Program::in_lab("vfs", &versions)?;
-    let peers = peers(&mut program)?;
-    let pf = physical_function("nvme")?;
-    if peers.contains(&Way::Devbind) {
-        program.absent(
-            "VFs of an NVMe controller",
-            Way::Devbind.name(),
-            "it binds no NVMe function that it does not know: see the VFs of an 82576",
-        )?;
-    }
-    let total: usize = attribute(&pf, "sriov_totalvfs")?.parse()?;
-    let turns = if is_quick { 1 } else { 3 };
-    let of_nvme = |ways: &[Way]| {
-        let peers = peers.iter().copied().filter(|way| *way != Way::Devbind);
-        ways.iter().copied().chain(peers).collect::<Vec<Way>>()
+    let mut program = Program::on_device("vfs", device, &versions, peers::OF_VFS)?;
+    let mut bench = Bench {
+        pf: String::new(),
+        turns: if is_quick { 1 } else { 3 },
+        peers: peers(&mut program)?,
+        filter,
+        named: device.map(|device| Named::new(device, &[])).transpose()?,
     };
-
-    let counts = if is_quick { vec![1, 16] } else { vec![1, 8, 16, total] };
-    for count in counts {
-        let ways = of_nvme(&[Way::Script, Way::Bare, Way::Ours]);
-        measure(&mut program, turns, &case(count, "created and bound"), &ways, |way| {
-            create_and_bind(&pf, count, way)
-        })?;
+    if let Some(named) = &bench.named {
+        bench.pf = named.bdf().to_owned();
+        return bench.of_users(&mut program).and_then(|()| program.end());
     }
-    let few = 16.min(total);
-    measure(
-        &mut program,
-        turns,
-        &case(few, "bound"),
-        &of_nvme(&[Way::Ours]),
-        |way| bind_only(&pf, few, way),
-    )?;
-    let many = if is_quick { few } else { total };
-    let to_the_end = case(many, "created, bound, opened and a register read of each");
-    let ways = of_nvme(&[Way::Ours, Way::OursAtOnce]);
-    measure(&mut program, turns, &to_the_end, &ways, |way| {
-        create_and_open(&pf, many, way)
-    })?;
-
-    let pf = physical_function("igb")?;
-    let count: usize = attribute(&pf, "sriov_totalvfs")?.parse()?;
-    let of_igb = Case {
-        name: format!("{count} VFs of an 82576 created and bound"),
-        ..case(count, "")
-    };
-    let ways = [&[Way::Script, Way::Bare, Way::Ours], peers.as_slice()].concat();
-    measure(&mut program, turns, &of_igb, &ways, |way| {
-        create_and_bind(&pf, count, way)
-    })?;
+    bench.pf = physical_function("nvme")?;
+    bench.of_nvme(&mut program, is_quick)?;
+    bench.pf = physical_function("igb")?;
+    bench.of_igb(&mut program)?;
     program.end()
+}
+
+impl Bench {
+    /// How many VFs the PF can have.
+    fn total(&self) -> Result<usize> {
+        let total = attribute(&self.pf, "sriov_totalvfs");
+        Ok(total.with_context(|| format!("{} is no PF", self.pf))?.parse()?)
+    }
+
+    fn with_peers(&self, ways: &[Way]) -> Vec<Way> {
+        [ways, self.peers.as_slice()].concat()
+    }
+
+    fn of_nvme(&self, program: &mut Program, is_quick: bool) -> Result<()> {
+        if self.peers.contains(&Way::Devbind) {
+            program.absent(
+                "VFs of an NVMe controller",
+                Way::Devbind.name(),
+                "it binds no NVMe function that it does not know: see the VFs of an 82576",
+            )?;
+        }
+        let total = self.total()?;
+        self.warm_up(program)?;
+        let of_nvme = |ways| {
+            let mut ways = self.with_peers(ways);
+            ways.retain(|way| *way != Way::Devbind);
+            ways
+        };
+        let counts = if is_quick { vec![1, 16] } else { vec![1, 8, 16, total] };
+        for count in counts {
+            let ways = of_nvme(&[Way::Script, Way::Bare, Way::Ours]);
+            self.measure(program, &case(count, "created and bound"), &ways, |way| {
+                self.create_and_bind(count, way)
+            })?;
+        }
+        let few = 16.min(total);
+        self.measure(program, &case(few, "bound"), &of_nvme(&[Way::Ours]), |way| {
+            self.bind_only(few, way)
+        })?;
+        self.until_first(program, few, First::Register, &of_nvme(&[]))?;
+        let many = if is_quick { few } else { total };
+        self.until_first(program, many, First::Block, &of_nvme(&[]))
+    }
+
+    fn of_igb(&self, program: &mut Program) -> Result<()> {
+        let count = self.total()?;
+        let of_igb = |what: &str| Case {
+            name: format!("{count} VFs of an 82576 {what}"),
+            ..case(count, "")
+        };
+        let ways = self.with_peers(&[Way::Script, Way::Bare, Way::Ours]);
+        self.measure(program, &of_igb("created and bound"), &ways, |way| {
+            self.create_and_bind(count, way)
+        })?;
+        let first = First::Mailbox;
+        first.prepare(&self.pf)?;
+        let ways = self.with_peers(&[Way::Ours, Way::OursAtOnce]);
+        let case = of_igb(&format!("created, bound, {}", first.name()));
+        self.measure(program, &case, &ways, |way| self.create_and_open(count, first, way))
+    }
+
+    /// On a device of which nothing is known but that it makes VFs.
+    fn of_users(&self, program: &mut Program) -> Result<()> {
+        let total = self.total()?;
+        // Says who uses the PF, before anything is done.
+        if let Some(named) = &self.named {
+            named.would(&["vf", "create", &self.pf, "1", "--driver", "vfio-pci"])?;
+        }
+        self.warm_up(program)?;
+        let mut counts = [1, 8, 16, total].map(|count| count.min(total)).to_vec();
+        counts.dedup();
+        for count in counts {
+            let ways = self.with_peers(&[Way::Script, Way::Bare, Way::Ours]);
+            self.measure(program, &case(count, "created and bound"), &ways, |way| {
+                self.create_and_bind(count, way)
+            })?;
+        }
+        self.until_first(program, total, First::Register, &self.peers)
+    }
+
+    fn until_first(&self, program: &mut Program, count: usize, first: First, peers: &[Way]) -> Result<()> {
+        first.prepare(&self.pf)?;
+        let case = case(count, &format!("created, bound, {}", first.name()));
+        let ways = [&[Way::Ours, Way::OursAtOnce], peers].concat();
+        self.measure(program, &case, &ways, |way| self.create_and_open(count, first, way))
+    }
+
+    /// Seconds of each way, which each leave the VFs on vfio-pci. A peer that fails is absent.
+    fn measure(
+        &self,
+        program: &mut Program,
+        case: &Case,
+        ways: &[Way],
+        once: impl Fn(Way) -> Result<f64>,
+    ) -> Result<()> {
+        if self.filter.as_ref().is_some_and(|text| !case.name.contains(text)) {
+            return Ok(());
+        }
+        let mut seen = Turns::default();
+        let mut ways = ways.to_vec();
+        for turn in 0..self.turns {
+            for way in in_turns(&ways, turn) {
+                if let Some(named) = &self.named {
+                    named.go_on()?;
+                }
+                match once(way) {
+                    Ok(seconds) => {
+                        program.note(&format!("{}: {} in {seconds:.3} s", way.name(), case.name))?;
+                        seen.add(way.name(), seconds);
+                    }
+                    Err(error) if !way.is_ours() => {
+                        program.absent(&case.name, way.name(), &format!("{error:#}"))?;
+                        ways.retain(|other| *other != way);
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        program.say(case, seen)
+    }
+
+    /// Has each way bring up a VF once: the first start of a program brings it into memory, and takes several times as long.
+    fn warm_up(&self, program: &mut Program) -> Result<()> {
+        for way in self.with_peers(&[Way::Script, Way::Ours]) {
+            // What fails fails again where it is measured.
+            if let Err(error) = self.create_and_bind(1, way) {
+                program.note(&format!("{}: {error:#}", way.name()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// From none to all on vfio-pci, and none again.
+    fn create_and_bind(&self, count: usize, way: Way) -> Result<f64> {
+        let seconds = timed(|| bring_up(&self.pf, count, way));
+        self.end(count, seconds)
+    }
+
+    /// As above, and each has done its first I/O before they go. Closing them is not in it.
+    fn create_and_open(&self, count: usize, first: First, way: Way) -> Result<f64> {
+        let mut held: Option<Held> = None;
+        let opener = match way {
+            Way::Ours => Opener::OneByOne,
+            Way::OursAtOnce => Opener::AtOnce,
+            _ => Opener::Theirs,
+        };
+        let seconds = timed(|| {
+            bring_up(&self.pf, count, way)?;
+            held = Some(first.of_each(&self.pf, opener)?);
+            Ok(())
+        });
+        drop(held);
+        self.end(count, seconds)
+    }
+
+    /// As the first of these, without what creating takes.
+    fn bind_only(&self, count: usize, way: Way) -> Result<f64> {
+        let pf = self.pf.as_str();
+        create(pf, &count.to_string())?;
+        let seconds = timed(|| match way {
+            Way::Ours => done(&["bind", &format!("pf:{pf}"), "--driver", "vfio-pci"]).map(drop),
+            way => bind(pf, way),
+        });
+        self.end(count, seconds)
+    }
+
+    /// Sees that all are as they should be, and takes them away, whatever was.
+    fn end(&self, count: usize, seconds: Result<f64>) -> Result<f64> {
+        let pf = self.pf.as_str();
+        let check = || {
+            let vfs = vfs(pf);
+            ensure!(vfs.len() == count, "{} VFs, not {count}", vfs.len());
+            let other = vfs.iter().find(|vf| link(vf, "driver").as_deref() != Some("vfio-pci"));
+            ensure!(other.is_none(), "{} is not on vfio-pci", other.context("a VF")?);
+            Ok(())
+        };
+        let checked = seconds.and_then(|seconds| check().map(|()| seconds));
+        match &self.named {
+            // On a machine that others use nothing is taken from who may have it by now.
+            Some(named) => named.restore()?,
+            None => {
+                write(dir(pf).join("sriov_numvfs"), "0")?;
+                write(dir(pf).join("sriov_drivers_autoprobe"), "1")?;
+            }
+        }
+        checked
+    }
 }
 
 fn case(count: usize, what: &str) -> Case {
@@ -125,8 +311,10 @@ fn case(count: usize, what: &str) -> Case {
 fn peers(program: &mut Program) -> Result<Vec<Way>> {
     let mut peers = Vec::new();
     if Path::new(DRIVERCTL).exists() {
-        // It asks modprobe for the driver, which is there; the lab has no index of modules that would say so.
-        std::fs::copy("/bin/true", "/sbin/modprobe")?;
+        if is_lab() {
+            // It asks modprobe for the driver, which is there; the lab has no index of modules that would say so.
+            std::fs::copy("/bin/true", "/sbin/modprobe")?;
+        }
         peers.push(Way::Driverctl);
     } else {
         program.absent("", Way::Driverctl.name(), "not installed")?;
@@ -138,57 +326,6 @@ fn peers(program: &mut Program) -> Result<Vec<Way>> {
         Err(error) => program.absent("", Way::Devbind.name(), &error.to_string())?,
     }
     Ok(peers)
-}
-
-/// Seconds of each way, which each leave the VFs on vfio-pci. A peer that fails is absent.
-fn measure(
-    program: &mut Program,
-    turns: usize,
-    case: &Case,
-    ways: &[Way],
-    once: impl Fn(Way) -> Result<f64>,
-) -> Result<()> {
-    let mut seen = Turns::default();
-    let mut ways = ways.to_vec();
-    for turn in 0..turns {
-        for way in in_turns(&ways, turn) {
-            match once(way) {
-                Ok(seconds) => {
-                    program.note(&format!("{}: {} in {seconds:.3} s", way.name(), case.name))?;
-                    seen.add(way.name(), seconds);
-                }
-                Err(error) if !way.is_ours() => {
-                    program.absent(&case.name, way.name(), &format!("{error:#}"))?;
-                    ways.retain(|other| *other != way);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-    program.say(case, seen)
-}
-
-/// From none to all on vfio-pci, and none again.
-fn create_and_bind(pf: &str, count: usize, way: Way) -> Result<f64> {
-    let seconds = timed(|| bring_up(pf, count, way));
-    end(pf, count, seconds)
-}
-
-/// As above, and each has answered a read of its registers before they go. Closing them is not in it.
-fn create_and_open(pf: &str, count: usize, way: Way) -> Result<f64> {
-    let mut held = None;
-    let seconds = timed(|| {
-        bring_up(pf, count, way)?;
-        let functions: Vec<Bdf> = vfs(pf).iter().map(|vf| vf.parse()).collect::<Result<_, _>>()?;
-        held = Some(match way {
-            Way::Ours => open::one_by_one(&functions)?,
-            Way::OursAtOnce => open::all_at_once(&functions)?,
-            _ => open::theirs(&functions)?,
-        });
-        Ok(())
-    });
-    drop(held);
-    end(pf, count, seconds)
 }
 
 fn bring_up(pf: &str, count: usize, way: Way) -> Result<()> {
@@ -204,16 +341,6 @@ fn bring_up(pf: &str, count: usize, way: Way) -> Result<()> {
             bind(pf, way)
         }
     }
-}
-
-/// As above, without what creating takes.
-fn bind_only(pf: &str, count: usize, way: Way) -> Result<f64> {
-    create(pf, &count.to_string())?;
-    let seconds = timed(|| match way {
-        Way::Ours => done(&["bind", &format!("pf:{pf}"), "--driver", "vfio-pci"]).map(drop),
-        way => bind(pf, way),
-    });
-    end(pf, count, seconds)
 }
 
 fn bind(pf: &str, way: Way) -> Result<()> {
@@ -232,21 +359,6 @@ fn bind(pf: &str, way: Way) -> Result<()> {
 fn create(pf: &str, count: &str) -> Result<()> {
     write(dir(pf).join("sriov_drivers_autoprobe"), "0")?;
     write(dir(pf).join("sriov_numvfs"), count)
-}
-
-/// Sees that all are as they should be, and takes them away, whatever was.
-fn end(pf: &str, count: usize, seconds: Result<f64>) -> Result<f64> {
-    let check = || {
-        let vfs = vfs(pf);
-        ensure!(vfs.len() == count, "{} VFs, not {count}", vfs.len());
-        let other = vfs.iter().find(|vf| link(vf, "driver").as_deref() != Some("vfio-pci"));
-        ensure!(other.is_none(), "{} is not on vfio-pci", other.context("a VF")?);
-        Ok(())
-    };
-    let checked = seconds.and_then(|seconds| check().map(|()| seconds));
-    write(dir(pf).join("sriov_numvfs"), "0")?;
-    write(dir(pf).join("sriov_drivers_autoprobe"), "1")?;
-    checked
 }
 
 fn command(command: &mut Command) -> Result<()> {
