@@ -27,13 +27,6 @@ const CAUSES: &[Cause] = &[
     },
     Cause {
         suite: "interrupt",
-        case: &["epoll and read"],
-        theirs: "raw",
-        text: "an event whose reads block is taken with preadv2 and RWF_NOWAIT, so that nobody waits for a signal that somebody else took: \
-            in the kernel some 200 instructions more than read, which `EventFd::nonblocking` does without",
-    },
-    Cause {
-        suite: "interrupt",
         case: &[],
         theirs: "raw",
         text: "what was read is checked, and read again after a signal of the process: some tens of instructions beside the kernel's 1,200 or more",

@@ -47,7 +47,7 @@ pub fn run(session: &mut Session, functions: &[Bdf]) -> Result<()> {
 
 fn on_device(session: &mut Session, device: &str, function: Bdf, open: Open) -> Result<()> {
     for how in How::ALL {
-        let source = match open(function, how != How::Busy) {
+        let source = match open(function, how == How::Blocking) {
             Ok(source) => source,
             Err(error) => {
                 session.miss(

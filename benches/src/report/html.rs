@@ -25,11 +25,19 @@ pub(super) fn write(report: &Report) -> String {
         table(&section::aims(&judgements))
     );
     let losses = section::losses(report, &judgements);
-    page += &if losses.rows.is_empty() {
+    page += &if losses.table.rows.is_empty() {
         "<p>Nowhere in what was measured.</p>\n".to_owned()
     } else {
-        table(&losses)
+        let causes = losses
+            .causes
+            .iter()
+            .map(|cause| format!("<li>{}</li>\n", escape(cause)));
+        let causes: String = causes.collect();
+        format!("{}<p>Why:</p>\n<ol>\n{causes}</ol>\n", table(&losses.table))
     };
+    if losses.small > 0 {
+        page += &format!("<p>{}</p>\n", losses.rest());
+    }
     page += &format!("<h2>Figures</h2>\n<p>{}</p>\n", escape(section::KEY));
     if let Some(pages) = &report.criterion {
         let pages = escape(pages);

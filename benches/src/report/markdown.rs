@@ -10,11 +10,20 @@ pub(super) fn write(report: &Report) -> String {
     text += &table(&section::aims(&judgements));
     text += "\n## Where we are behind\n\n";
     let losses = section::losses(report, &judgements);
-    text += &if losses.rows.is_empty() {
+    text += &if losses.table.rows.is_empty() {
         "Nowhere in what was measured.\n".to_owned()
     } else {
-        table(&losses)
+        table(&losses.table)
     };
+    if !losses.causes.is_empty() {
+        text += "\nWhy:\n\n";
+    }
+    for (cause, number) in losses.causes.iter().zip(1..) {
+        text += &format!("{number}. {cause}\n");
+    }
+    if losses.small > 0 {
+        text += &format!("\n{}\n", losses.rest());
+    }
     let absences = section::absences(report);
     if !absences.rows.is_empty() {
         text += "\n## What was not measured\n\n";

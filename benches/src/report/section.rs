@@ -96,9 +96,22 @@ impl Judgement {
     }
 }
 
+/// Where ours is behind.
+pub(super) struct Losses {
+    /// The last cell of a row is the number of its cause, from 1.
+    pub(super) table: Table,
+    pub(super) causes: Vec<&'static str>,
+    /// How many are too small to be listed.
+    pub(super) small: usize,
+}
+
+/// A loss of no more than this, in which no aim is missed, is counted and not listed.
+const SMALL: f64 = 1.02;
+
 /// All that is not as well as it should be, or as others have it, the farthest first.
-pub(super) fn losses(report: &Report, judgements: &[Judgement]) -> Table {
-    let row = |loss: Loss| {
+pub(super) fn losses(report: &Report, judgements: &[Judgement]) -> Losses {
+    let mut causes = Vec::new();
+    let mut row = |loss: Loss| {
         let run = report.runs.get(loss.run);
         let ratio = if loss.is_figure {
             plain(loss.ratio.median)
@@ -110,6 +123,10 @@ pub(super) fn losses(report: &Report, judgements: &[Judgement]) -> Table {
             None if loss.too_few_turns => "too few turns to tell".to_owned(),
             None => String::new(),
         };
+        let cause = causes.iter().position(|cause| *cause == loss.why).unwrap_or_else(|| {
+            causes.push(loss.why);
+            causes.len() - 1
+        });
         vec![
             format!("{}: {}", loss.suite, loss.case),
             run.map_or_else(String::new, |run| run.environment.name.clone()),
@@ -117,12 +134,28 @@ pub(super) fn losses(report: &Report, judgements: &[Judgement]) -> Table {
             loss.theirs,
             ratio,
             aim,
-            loss.why.to_owned(),
+            (cause + 1).to_string(),
         ]
     };
-    Table {
-        rows: loss::all(report, judgements).into_iter().map(row).collect(),
-        ..Table::new(&["what", "run", "ours", "theirs", "ours / theirs", "aim", "why"])
+    let is_large = |loss: &Loss| loss.missed.is_some() || loss.ratio.median.ln().abs() > SMALL.ln();
+    let (large, small): (Vec<_>, Vec<_>) = loss::all(report, judgements).into_iter().partition(is_large);
+    let rows = large.into_iter().map(&mut row).collect();
+    let head = &["what", "run", "ours", "theirs", "ours / theirs", "aim", "why"];
+    Losses {
+        table: Table {
+            rows,
+            ..Table::new(head)
+        },
+        causes,
+        small: small.len(),
+    }
+}
+
+impl Losses {
+    /// What is said of those that are not listed.
+    pub(super) fn rest(&self) -> String {
+        let cases = if self.small == 1 { "case" } else { "cases" };
+        format!("In {} more {cases} ours is behind by 2 % or less.", self.small)
     }
 }
 

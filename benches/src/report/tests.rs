@@ -153,7 +153,7 @@ fn the_page_links_criterions_pages_where_there_are_any() {
 #[test]
 fn every_loss_says_why_or_that_nobody_knows() {
     let mut report = report();
-    assert!(report.markdown().contains("| cause not known |") && report.html().contains("<td>cause not known</td>"));
+    assert!(report.markdown().contains("\n1. cause not known\n") && report.html().contains("<li>cause not known</li>"));
     for run in &mut report.runs {
         for record in &mut run.records {
             record.case = record.case.replace("reads of 2 threads", "random reads, threads 2");
@@ -174,6 +174,18 @@ fn every_loss_says_why_or_that_nobody_knows() {
             .iter()
             .all(|loss| loss["why"].as_str().unwrap().contains("the device decides"))
     );
+}
+
+#[test]
+fn a_small_loss_is_counted_and_not_listed() {
+    let mut report = Report::default();
+    // Of a suite without an aim for it.
+    let said = said().replace("\"nvme\"", "\"list\"");
+    report
+        .add(&said.replace("[10900.0,11000.0,11100.0]", "[9050.0,9150.0,9250.0]"))
+        .unwrap();
+    let text = report.markdown();
+    assert!(text.contains("In 1 more case ours is behind by 2 % or less."), "{text}");
 }
 
 #[test]
