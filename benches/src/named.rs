@@ -17,7 +17,7 @@ pub struct Named {
 }
 
 impl Named {
-    /// Notes how the function is. From here on SIGINT, SIGTERM and SIGHUP end what is [tried](Self::go_on) next, and a second one the process.
+    /// Notes how the function is. From here on SIGINT, SIGTERM and SIGHUP end what is [begun](Self::go_on) next, and a second one the process.
     ///
     /// # Errors
     /// When it is not there, has VFs, or another driver than `native` or vfio-pci.
@@ -35,7 +35,7 @@ impl Named {
         let is_fit = |name: &String| native.is_empty() || native.contains(&name.as_str()) || name == "vfio-pci";
         ensure!(
             driver.as_ref().is_none_or(is_fit),
-            "{bdf}: read driver: {} drives it, and not {} or vfio-pci",
+            "{bdf}: read driver: {} drives it, and not {} or vfio-pci: name another one, see sriovctl list",
             driver.as_deref().unwrap_or_default(),
             native.join(", ")
         );

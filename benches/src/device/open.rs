@@ -102,7 +102,10 @@ fn first_access(attached: &Attached) -> Result<()> {
 }
 
 /// Opens a function and reads a register.
-fn registers(function: Bdf) -> Result<Box<dyn Send>> {
+///
+/// # Errors
+/// Of ours.
+pub fn registers(function: Bdf) -> Result<Box<dyn Send>> {
     let attached = OpenOptions::default().only(Backend::Iommufd).open(function)?;
     first_access(&attached)?;
     Ok(Box::new(attached))
@@ -124,25 +127,40 @@ pub fn one_by_one(functions: &[Bdf]) -> Result<Held> {
 /// # Errors
 /// Of ours.
 pub fn all_at_once(functions: &[Bdf]) -> Result<Held> {
-    by_threads(functions, registers)
+    by_threads(functions, functions.len(), registers)
 }
 
-/// Each by a thread of its own, as `open` does it.
+/// By so many threads at most, each of which opens its share one after another.
 ///
 /// # Errors
 /// Those of `open`.
-pub fn by_threads(functions: &[Bdf], open: impl Fn(Bdf) -> Result<Box<dyn Send>> + Sync) -> Result<Held> {
+pub fn by_threads(
+    functions: &[Bdf],
+    threads: usize,
+    open: impl Fn(Bdf) -> Result<Box<dyn Send>> + Sync,
+) -> Result<Held> {
     let open = &open;
+    let share = functions.len().div_ceil(threads.max(1)).max(1);
     std::thread::scope(|scope| {
         let threads: Vec<_> = functions
-            .iter()
-            .map(|function| scope.spawn(move || open(*function)))
+            .chunks(share)
+            .map(|share| scope.spawn(move || share.iter().map(|function| open(*function)).collect::<Result<Held>>()))
             .collect();
-        let joined = threads.into_iter().map(|thread| thread.join());
-        joined
-            .map(|opened| opened.map_err(|_panic| anyhow!("a thread panicked"))?)
-            .collect()
+        let mut held = Held::new();
+        for thread in threads {
+            held.extend(thread.join().map_err(|_panic| anyhow!("a thread panicked"))??);
+        }
+        Ok(held)
     })
+}
+
+/// Closes them all at once: each is reset once more, which takes 100 ms.
+pub fn close(held: Held) {
+    std::thread::scope(|scope| {
+        for function in held {
+            scope.spawn(move || drop(function));
+        }
+    });
 }
 
 fn in_one_space(functions: &[Bdf]) -> Result<Held> {

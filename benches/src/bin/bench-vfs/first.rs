@@ -26,12 +26,14 @@ pub(crate) enum First {
     Mailbox,
 }
 
+const THREADS: usize = 16;
+
 /// Who opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Opener {
     /// One VF after another.
     OneByOne,
-    /// A thread for each.
+    /// Sixteen threads: more would only wait for one another.
     AtOnce,
     /// One VF after another, by another crate where that can do it.
     Theirs,
@@ -64,7 +66,7 @@ impl First {
             Self::Register => {
                 return match opener {
                     Opener::OneByOne => open::one_by_one(&functions),
-                    Opener::AtOnce => open::all_at_once(&functions),
+                    Opener::AtOnce => open::by_threads(&functions, THREADS, open::registers),
                     Opener::Theirs => open::theirs(&functions),
                 };
             }
@@ -75,7 +77,7 @@ impl First {
             Self::Mailbox => mailbox,
         };
         match opener {
-            Opener::AtOnce => open::by_threads(&functions, one),
+            Opener::AtOnce => open::by_threads(&functions, THREADS, one),
             Opener::OneByOne | Opener::Theirs => functions.iter().map(|function| one(*function)).collect(),
         }
     }

@@ -196,7 +196,7 @@ fn all(is_quick: bool) -> Vec<Step> {
             lab(wall(&[Device::Nvme127, Device::Igb])),
             "bench-vfs",
             &[],
-            (13.0, 2.0),
+            (14.5, 3.0),
         ),
         step(
             Part::Nvme,
