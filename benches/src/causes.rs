@@ -45,6 +45,21 @@ const CAUSES: &[Cause] = &[
         text: "the device decides, not the driver: the two processors of the emulated machine run the device's model, too",
     },
     Cause {
+        suite: "vfs",
+        case: &["created and bound"],
+        theirs: "bare writes",
+        text: "sriovctl starts two processes, itself and the one that accesses files which may block (some 40 ms each, when counted in instructions \
+            of the lab); it looks who would lose something, keeps a journal and reads back each change: a fixed price, which disappears beside \
+            many VFs",
+    },
+    Cause {
+        suite: "vfs",
+        case: &["a block read by each"],
+        theirs: "driverctl",
+        text: "most of it is the same with both: each function is reset when it is opened, which takes 100 ms by the PCI Express Base \
+            Specification, and enabling its controller is work of the emulated device",
+    },
+    Cause {
         suite: "lookup",
         case: &[],
         theirs: "two-level table",
