@@ -26,8 +26,8 @@ pub const TURNS: usize = 3;
 const OF_TURN: u32 = 1024;
 /// How much turns may differ: what goes on is not the same otherwise.
 const SPREAD: f64 = 0.15;
-/// How much more than before is too much.
-pub const TOLERANCE: f64 = 0.03;
+/// See [`tolerance`].
+const TOLERANCE: f64 = 0.03;
 /// Operations on more are not checked: to make them ready takes minutes under callgrind.
 const MOST: u64 = 100_000;
 
@@ -253,9 +253,10 @@ impl Baselines {
         Ok((here != *there).then(|| format!("the baselines are of {there}, and this is {here}: counts --save")))
     }
 
-    /// What has become dearer by more than a part of what it was, or is not known; and what has become so much cheaper.
+    /// What has become dearer by more than a part of what it was, or is not known; and what has become so much cheaper. The part may depend on how
+    /// much it was.
     #[must_use]
-    pub fn compare(&self, records: &[(String, Record)], tolerance: f64) -> Difference {
+    pub fn compare(&self, records: &[(String, Record)], tolerance: fn(f64) -> f64) -> Difference {
         let mut difference = Difference::default();
         for (id, record) in records {
             let (before, now) = (self.instructions.get(id).copied(), mean(record));
@@ -264,14 +265,20 @@ impl Baselines {
                 before,
                 now,
             };
-            if before.is_none_or(|before| now > before * (1.0 + tolerance)) {
+            if before.is_none_or(|before| now > before * (1.0 + tolerance(before))) {
                 difference.worse.push(change);
-            } else if before.is_some_and(|before| now < before * (1.0 - tolerance)) {
+            } else if before.is_some_and(|before| now < before * (1.0 - tolerance(before))) {
                 difference.better.push(change);
             }
         }
         difference
     }
+}
+
+/// How much more than before is too much, whatever it was.
+#[must_use]
+pub const fn tolerance(_before: f64) -> f64 {
+    TOLERANCE
 }
 
 /// Reads a file of JSON.
@@ -352,14 +359,14 @@ mod tests {
                 .into(),
         };
         let records = records(&[("a", 103.5), ("b", 96.0), ("c", 102.9), ("d", 1.0)]);
-        let said = before.compare(&records, TOLERANCE).to_string();
+        let said = before.compare(&records, tolerance).to_string();
         let expected = "             before          now    change  instructions of
 worse         100.0        103.5    +3.5 %  a
 worse          none          1.0            d
 better        100.0         96.0    -4.0 %  b
 ";
         assert_eq!(said, expected);
-        assert_eq!(before.compare(&[], TOLERANCE).to_string(), "");
+        assert_eq!(before.compare(&[], tolerance).to_string(), "");
     }
 
     #[test]

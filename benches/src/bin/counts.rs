@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, bail};
 use benches::counts::lab::{self, LabBaselines, Outcome};
-use benches::counts::{self, Baselines};
+use benches::counts::{self, Baselines, Difference};
 use benches::ops::{self, Operation};
 use benches::peers;
 use benches::record::{Absence, Clock, Environment, Line, Lines, Record};
@@ -118,18 +118,26 @@ fn compare(operations: Vec<Operation>, is_saved: bool) -> Result<ExitCode> {
         say(&format!("{} baselines are saved", records.len()));
         return Ok(ExitCode::SUCCESS);
     }
-    let difference = Baselines::read(counts::file())?.compare(&records, counts::TOLERANCE);
+    let difference = Baselines::read(counts::file())?.compare(&records, counts::tolerance);
     let grown = counts::grown(&records, &ops::all());
-    say(difference.to_string().trim_end());
+    tell(&difference, "counts --save");
     for line in &grown {
         say(&format!("worse: {line}"));
-    }
-    if !difference.better.is_empty() {
-        say("what is better is kept so by counts --save");
     }
     say(&format!("{} operations are compared", records.len()));
     let is_good = difference.worse.is_empty() && grown.is_empty();
     Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What has changed, if anything, and what makes cheaper figures the baselines.
+fn tell(difference: &Difference, save: &str) {
+    let table = difference.to_string();
+    if !table.is_empty() {
+        say(table.trim_end());
+    }
+    if !difference.better.is_empty() {
+        say(&format!("what is better is kept so by {save}"));
+    }
 }
 
 /// Of runs in the lab.
@@ -154,7 +162,8 @@ fn of_lab(files: &[PathBuf], is_saved: bool) -> Result<ExitCode> {
             None => {}
             Some(Outcome::Skipped(reason)) => say(&format!("lab-skip: {name}: {reason}: cargo lab bench --save")),
             Some(Outcome::Compared(count, difference)) => {
-                say(&format!("{name}: {count} figures are compared\n{difference}").trim_end());
+                say(&format!("{name}: {count} figures are compared"));
+                tell(&difference, "cargo lab bench --save");
                 is_good &= difference.worse.is_empty();
             }
         }
