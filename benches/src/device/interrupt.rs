@@ -19,8 +19,8 @@ use waiter::{How, Way};
 
 const SUITE: &str = "interrupt";
 
-/// Opens a device, for events of which a read blocks or for others.
-type Open = fn(Bdf, bool) -> Result<Source>;
+/// Opens a device, for who waits in this way.
+type Open = fn(Bdf, How) -> Result<Source>;
 
 /// Measures on one function, which is a VF of an 82576, and in the lab on an edu and an NVMe controller.
 ///
@@ -47,7 +47,7 @@ pub fn run(session: &mut Session, functions: &[Bdf]) -> Result<()> {
 
 fn on_device(session: &mut Session, device: &str, function: Bdf, open: Open) -> Result<()> {
     for how in How::ALL {
-        let source = match open(function, how == How::Blocking) {
+        let source = match open(function, how) {
             Ok(source) => source,
             Err(error) => {
                 session.miss(

@@ -30,7 +30,8 @@ impl Vectors {
     pub(super) fn new(function: &Arc<Inner>, count: usize) -> Result<Self, ErrorKind> {
         let device = function.attached.device();
         let (index, kind, there) = best(device)?;
-        let events = (0..count.clamp(1, there)).map(|_| EventFd::new());
+        // Who waits here asks first whether a signal is there, and takes it then.
+        let events = (0..count.clamp(1, there)).map(|_| EventFd::nonblocking());
         let events = events.collect::<Result<Vec<_>, _>>()?;
         let interrupts = device.interrupts(index)?;
         interrupts.enable(0, &events.iter().map(Some).collect::<Vec<_>>())?;

@@ -1,5 +1,6 @@
 //! Devices that interrupt on command.
 
+use super::waiter::How;
 use anyhow::{Context, Result, ensure};
 use drivers::igbvf::regs::{EIAC, EICS, EIMS, LEN};
 use drivers::nvme::{self, Controller, Interrupt, Part, QueueOptions};
@@ -51,20 +52,19 @@ impl Source {
     }
 }
 
-/// An event of which a read blocks, or does not.
-fn event(blocks: bool) -> Result<EventFd> {
-    Ok(if blocks {
-        EventFd::new()?
-    } else {
-        EventFd::nonblocking()?
+/// An event as who waits in this way makes it.
+fn event(how: How) -> Result<EventFd> {
+    Ok(match how {
+        How::Blocking => EventFd::new()?,
+        How::Epoll | How::Busy => EventFd::nonblocking()?,
     })
 }
 
 /// A VF of an 82576, which is told to by a register.
-pub(super) fn vf(function: Bdf, blocks: bool) -> Result<Source> {
+pub(super) fn vf(function: Bdf, how: How) -> Result<Source> {
     let backing = VfioBacking::open(function)?;
     backing.start()?;
-    let event = event(blocks)?;
+    let event = event(how)?;
     let interrupts = backing.device().interrupts(IrqIndex::Msix)?;
     interrupts.enable(0, &[Some(&event)])?;
     let registers = backing.map_bar(0, 0..LEN as u64)?;
@@ -79,10 +79,10 @@ pub(super) fn vf(function: Bdf, blocks: bool) -> Result<Source> {
 }
 
 /// QEMU's edu, which is told to by a register.
-pub(super) fn edu(function: Bdf, blocks: bool) -> Result<Source> {
+pub(super) fn edu(function: Bdf, how: How) -> Result<Source> {
     let backing = VfioBacking::open(function)?;
     backing.start()?;
-    let event = event(blocks)?;
+    let event = event(how)?;
     let interrupts = backing.device().interrupts(IrqIndex::Msi)?;
     interrupts.enable(0, &[Some(&event)])?;
     let registers = backing.map_bar(0, 0..EDU_LEN as u64)?;
@@ -93,9 +93,9 @@ pub(super) fn edu(function: Bdf, blocks: bool) -> Result<Source> {
     })
 }
 
-/// An NVMe controller, which interrupts when it has done a flush. A read of its event blocks.
-pub(super) fn nvme(function: Bdf, blocks: bool) -> Result<Source> {
-    ensure!(blocks, "a read of its event blocks");
+/// An NVMe controller, which interrupts when it has done a flush. A read of its event does not block.
+pub(super) fn nvme(function: Bdf, how: How) -> Result<Source> {
+    ensure!(how != How::Blocking, "a read of an event of the driver never blocks");
     let backing = VfioBacking::open(function)?;
     let options = nvme::Options {
         queues: 1,

@@ -36,7 +36,7 @@ impl How {
     }
 }
 
-/// Ours and bare calls, for an event of which a read blocks if that is [`How::Blocking`], and one of which none does otherwise.
+/// Ours and bare calls. A read of the event blocks if that is the way.
 pub(super) fn ways(how: How, event: &EventFd) -> Result<Vec<Way<'_>>> {
     let (ours, raw): (Wait<'_>, Wait<'_>) = match how {
         How::Blocking => (
