@@ -1,19 +1,27 @@
 //! The function that a user named with `--device`: looked at before anything is done to it, and left as it was found.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use pci::Bdf;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use system_tests::machine::{attribute, dir, done, link, vfs, write};
 
-/// A user's function. When this goes, the function has the driver and the VFs that it had.
+const OVERRIDE: &str = "driver_override";
+/// What the kernel says of an override that is not there.
+const NONE: &str = "(null)";
+
+/// A user's function. When this goes, the function has the driver, the override and the VFs that it had.
 #[derive(Debug)]
 pub struct Named {
     bdf: String,
     driver: Option<String>,
+    /// As the kernel says it: `(null)` for none.
+    driver_override: String,
     autoprobe: Option<String>,
     interrupted: Arc<AtomicBool>,
+    /// Whether something was not taken back: then nothing more is begun.
+    is_left: AtomicBool,
 }
 
 impl Named {
@@ -46,6 +54,8 @@ impl Named {
         }
         Ok(Self {
             autoprobe: attribute(&bdf, "sriov_drivers_autoprobe").ok(),
+            driver_override: attribute(&bdf, OVERRIDE)?,
+            is_left: AtomicBool::new(false),
             bdf,
             driver,
             interrupted,
@@ -61,8 +71,13 @@ impl Named {
     /// To be asked before each step.
     ///
     /// # Errors
-    /// After a signal.
+    /// After a signal, and when something could not be taken back.
     pub fn go_on(&self) -> Result<()> {
+        ensure!(
+            !self.is_left.load(Ordering::Relaxed),
+            "{}: it is not as it was found",
+            self.bdf
+        );
         ensure!(!self.interrupted.load(Ordering::Relaxed), "interrupted");
         Ok(())
     }
@@ -75,20 +90,44 @@ impl Named {
         done(&[&["plan"], arguments].concat()).map(drop)
     }
 
-    /// Takes the VFs away, and gives it back to its driver.
+    /// Takes the VFs away, and gives it back to its driver. What of it fails does not keep the rest from being done.
     ///
     /// # Errors
-    /// What `sriovctl` says, which does not take VFs from who has them.
+    /// The first: what `sriovctl` says, which does not take VFs from who has them.
     pub fn restore(&self) -> Result<()> {
+        let steps = [
+            self.delete_vfs(),
+            self.set_autoprobe(),
+            self.give_back(),
+            self.set_override(),
+        ];
+        let restored = steps.into_iter().fold(Ok(()), Result::and);
+        self.is_left.store(restored.is_err(), Ordering::Relaxed);
+        restored
+    }
+
+    /// The last thing to do with it.
+    ///
+    /// # Errors
+    /// Those of [`restore`](Self::restore), which is tried once more then.
+    pub fn end(self) -> Result<()> {
+        self.restore()
+    }
+
+    fn delete_vfs(&self) -> Result<()> {
+        if vfs(&self.bdf).is_empty() {
+            return Ok(());
+        }
+        done(&["vf", "delete", &self.bdf]).map(drop)
+    }
+
+    fn set_autoprobe(&self) -> Result<()> {
+        let Some(before) = &self.autoprobe else { return Ok(()) };
+        self.set("sriov_drivers_autoprobe", before, before)
+    }
+
+    fn give_back(&self) -> Result<()> {
         let bdf = self.bdf.as_str();
-        if !vfs(bdf).is_empty() {
-            done(&["vf", "delete", bdf])?;
-        }
-        if let Some(before) = &self.autoprobe
-            && attribute(bdf, "sriov_drivers_autoprobe")? != *before
-        {
-            write(dir(bdf).join("sriov_drivers_autoprobe"), before)?;
-        }
         if link(bdf, "driver") == self.driver {
             return Ok(());
         }
@@ -104,12 +143,40 @@ impl Named {
         );
         Ok(())
     }
+
+    /// Last, for binding and giving back set it.
+    fn set_override(&self) -> Result<()> {
+        let before = self.driver_override.as_str();
+        // An empty line is none.
+        self.set(OVERRIDE, before, if before == NONE { "\n" } else { before })
+    }
+
+    fn set(&self, name: &str, before: &str, text: &str) -> Result<()> {
+        if attribute(&self.bdf, name)? == before {
+            return Ok(());
+        }
+        write(dir(&self.bdf).join(name), text)
+    }
+
+    /// What it was, and what brings that back.
+    fn before(&self) -> String {
+        let (bdf, driver) = (&self.bdf, self.driver.as_deref());
+        let back = driver.map_or_else(
+            || format!("sriovctl unbind {bdf}"),
+            |driver| format!("sriovctl bind {bdf} --driver {driver}"),
+        );
+        format!(
+            "{bdf} had {} and no VFs, its driver_override was {}: sriovctl vf delete {bdf}; {back}",
+            driver.unwrap_or("no driver"),
+            self.driver_override
+        )
+    }
 }
 
 impl Drop for Named {
     fn drop(&mut self) {
-        if let Err(error) = self.restore().context("what was done to it is not taken back") {
-            complain(&format!("{error:#}: sriovctl undo"));
+        if let Err(error) = self.restore() {
+            complain(&format!("what was done to it is not taken back: {error:#}; {}", self.before()));
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Drives QEMU's edu in a machine without an IOMMU: `no_iommu 0000:01:00.0`. It is on vfio-pci, bound after somebody has set
-//! `/sys/module/vfio/parameters/enable_unsafe_noiommu_mode`, which taints the kernel. `no_iommu BDF 1000` says how long so many interrupts took, too.
+//! `/sys/module/vfio/parameters/enable_unsafe_noiommu_mode`, which taints the kernel. `no_iommu BDF 1000` says how long so many interrupts took, too,
+//! and does that alone where BDF is a VF of an 82576.
 //!
 //! `no_iommu EDU OTHER` lets edu read and write registers of an NVMe controller that nobody drives, too: one function of this machine reaches another one's BAR.
 //!
@@ -42,15 +43,16 @@ fn main() -> Outcome<()> {
     let device = open(bdf)?;
     let config = device.config()?;
     config.set_memory_decode(true)?;
+    let registers = device.region(RegionIndex(0))?;
+    let is_vf = config.read_u32(0)? == VF;
+    let found = registers.read_u32(ID)?;
+    if !is_vf && found & 0xFF != 0xED {
+        return Err(format!("{bdf} is no edu: {found:#010x}").into());
+    }
     // MSI is a write to memory.
     config.set_bus_master(true)?;
-    let registers = device.region(RegionIndex(0))?;
-    if config.read_u32(0)? == VF {
+    if is_vf {
         return wakes(&device, &registers, &OF_VF, count);
-    }
-    let found = registers.read_u32(ID)?;
-    if found & 0xFF != 0xED {
-        return Err(format!("{bdf} is no edu: {found:#010x}").into());
     }
     if let Some(other) = other {
         return reach(&registers, other);

@@ -108,6 +108,7 @@ mod tests {
     #[test]
     fn a_command_is_laid_out_as_the_kernel_has_it() {
         assert_eq!(Command::default().opcode(), 0xc048_4e41);
+        assert_eq!(std::mem::offset_of!(Command, cdw10), 40);
         assert_eq!(Manage::Keep(Resource::Interrupts, 0).words(), [0x101, 0]);
         assert_eq!(Manage::Assign(3, Resource::Queues, 2).words(), [0x3_0008, 2]);
         assert_eq!(Manage::Online(127).words(), [0x7f_0009, 0]);

@@ -55,7 +55,8 @@ impl Vectors {
         self.events.len()
     }
 
-    /// The event that a vector signals; `None` of one that is not there.
+    /// The event that a vector signals; `None` of one that is not there. A plain read of it does not block, for this process and for whoever is given
+    /// a duplicate; none of them may make it block ([`EventFd::nonblocking`]).
     #[must_use]
     pub fn event(&self, vector: usize) -> Option<&EventFd> {
         self.events.get(vector)

@@ -131,6 +131,24 @@ fn memory_that_is_mapped_twice_is_found_until_both_are_gone() {
 }
 
 #[test]
+fn pages_below_a_large_entry_are_not_taken_for_vacant() {
+    let page = PAGE as usize;
+    let large = (4 << 20, 2 << 20, Iova(0x1000_0000));
+    let inside = (large.0 + 5 * page, 3 * page, Iova(0x3000_0000));
+    let same = (inside.0, inside.1, Iova(large.2.0 + 5 * PAGE));
+    let translator = Translator::new();
+    translator.insert(large.0, large.1, large.2).unwrap();
+    assert!(translator.insert(same.0, same.1, same.2).is_err(), "noted already");
+    translator.insert(inside.0, inside.1, inside.2).unwrap();
+    translator.remove(large.0, large.1, large.2).unwrap();
+    assert_eq!(translator.lookup(large.0, page), None);
+    assert_eq!(translator.lookup(inside.0, inside.1), Some(inside.2));
+    translator.insert(large.0, large.1, large.2).unwrap();
+    translator.remove(inside.0, inside.1, inside.2).unwrap();
+    assert_eq!(translator.lookup(large.0, large.1), Some(large.2));
+}
+
+#[test]
 fn what_cannot_be_a_mapping_is_refused() {
     let translator = Translator::new();
     for (address, len, iova) in [

@@ -4,7 +4,6 @@ use super::peers;
 use anyhow::{Context, Result, bail, ensure};
 use benches::meter::Meter;
 use benches::named::Named;
-use benches::program::is_lab;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -120,7 +119,7 @@ impl Bench {
             last: 10_000.0,
         };
         let queues = Path::new("/sys/module/nvme/parameters/poll_queues");
-        if is_lab() {
+        if bench.named.is_none() {
             // For the kernel's driver when it takes the controller the next time; it wants no more of them than there are CPUs.
             write(queues, &std::thread::available_parallelism()?.to_string())?;
         } else if read(queues).is_ok_and(|count| count == "0") {
@@ -130,6 +129,11 @@ impl Bench {
         }
         bench.bind("vfio-pci")?;
         Ok(bench)
+    }
+
+    /// Gives the controller back.
+    pub(crate) fn end(self) -> Result<()> {
+        self.named.map_or(Ok(()), Named::end)
     }
 
     /// Reads per second; `None` of a peer that cannot do this.

@@ -18,8 +18,8 @@ use load::{Bench, Load, Way};
 /// Measure reads of an NVMe controller
 ///
 /// One that is named with --device goes to and fro between the kernel's driver and vfio-pci, and has in the end what it had before. Its first
-/// namespace is read, and never written; what is mounted from it, or otherwise in use, refuses. Needs root, and sriovctl on the path. If this is
-/// killed: sriovctl release BDF.
+/// namespace is read, and never written; what is mounted from it, or otherwise in use, refuses. Each change is an operation in sriovctl's journal, which
+/// keeps the last hundred. Needs root, and sriovctl on the path. If this is killed: sriovctl bind BDF --driver nvme, or what it was on.
 #[derive(Debug, Parser)]
 struct Command {
     #[command(flatten)]
@@ -49,6 +49,7 @@ fn main() -> Result<()> {
         "libblkio",
         "has no NVMe driver of its own: it goes through the kernel's io_uring, as fio does",
     )?;
+    bench.end()?;
     out.end()
 }
 

@@ -114,6 +114,7 @@ fn main() -> Result<()> {
         }
         out.say(&case, seen)?;
     }
+    bench.named.map_or(Ok(()), Named::end)?;
     out.end()
 }
 
@@ -298,7 +299,9 @@ fn functions(named: Option<&Named>) -> Result<[String; 2]> {
         Some(named) => named.bdf().to_owned(),
         None => physical_function("igb")?,
     };
-    let mut names = std::fs::read_dir(dir(&pf).join("net"))?.flatten();
+    let names = std::fs::read_dir(dir(&pf).join("net"));
+    let names = names.with_context(|| format!("{pf}: look for its interface: it is not on its network driver: sriovctl release {pf}"));
+    let mut names = names?.flatten();
     let name = names.next().context("the PF has no interface")?.file_name();
     let name = name.to_str().context("an interface's name")?;
     let ip = |words: &[&str]| checked(Command::new("ip").args(words)).map(drop);

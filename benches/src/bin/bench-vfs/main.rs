@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use benches::device::open::{self, Held};
 use benches::named::Named;
 use benches::peers;
-use benches::program::{Case, Common, Program, Turns, in_turns, is_lab};
+use benches::program::{Case, Common, Program, Turns, in_turns};
 use benches::record::Clock;
 use clap::Parser;
 use first::{First, Opener};
@@ -23,8 +23,8 @@ use system_tests::machine::{attribute, dir, done, link, physical_function, vfs, 
 /// Measure how long bringing up virtual functions takes
 ///
 /// Of a PF that is named with --device, VFs are made, bound to vfio-pci, opened and taken away again, some thirty times. It must have none when this
-/// begins, and has none afterwards; a network interface on it loses its link meanwhile. Needs root, sriovctl on the path, iommufd. If this is killed:
-/// sriovctl undo, and sriovctl vf delete.
+/// begins, and has none afterwards; a network interface on it loses its link meanwhile. Each time is an operation in sriovctl's journal, which keeps the
+/// last hundred. Needs root, sriovctl on the path, iommufd. If this is killed: sriovctl vf delete BDF, and 1 into its sriov_drivers_autoprobe.
 #[derive(Debug, Parser)]
 struct Arguments {
     #[command(flatten)]
@@ -95,7 +95,7 @@ fn main() -> Result<()> {
     let mut bench = Bench {
         pf: String::new(),
         turns: if is_quick { 1 } else { 3 },
-        peers: peers(&mut program)?,
+        peers: peers(&mut program, device.is_none())?,
         filter,
         named: device.map(|device| Named::new(device, &[])).transpose()?,
     };
@@ -258,6 +258,9 @@ impl Bench {
     /// Has each way bring up a VF once: the first start of a program brings it into memory, and takes several times as long.
     fn warm_up(&self, program: &mut Program) -> Result<()> {
         for way in self.with_peers(&[Way::Script, Way::Ours]) {
+            if let Some(named) = &self.named {
+                named.go_on()?;
+            }
             // What fails fails again where it is measured.
             if let Err(error) = self.create_and_bind(1, way) {
                 program.note(&format!("{}: {error:#}", way.name()))?;
@@ -311,15 +314,16 @@ impl Bench {
             Ok(())
         };
         let checked = seconds.and_then(|seconds| check().map(|()| seconds));
-        match &self.named {
+        let ended = match &self.named {
             // On a machine that others use nothing is taken from who may have it by now.
-            Some(named) => named.restore()?,
-            None => {
-                write(dir(pf).join("sriov_numvfs"), "0")?;
-                write(dir(pf).join("sriov_drivers_autoprobe"), "1")?;
-            }
+            Some(named) => named.restore(),
+            None => write(dir(pf).join("sriov_numvfs"), "0")
+                .and_then(|()| write(dir(pf).join("sriov_drivers_autoprobe"), "1")),
+        };
+        match (checked, ended) {
+            (Err(cause), Err(error)) => Err(cause.context(format!("{error:#}, after"))),
+            (checked, ended) => ended.and(checked),
         }
-        checked
     }
 }
 
@@ -334,10 +338,10 @@ fn case(count: usize, what: &str) -> Case {
 }
 
 /// Those that are there.
-fn peers(program: &mut Program) -> Result<Vec<Way>> {
+fn peers(program: &mut Program, is_own_machine: bool) -> Result<Vec<Way>> {
     let mut peers = Vec::new();
     if Path::new(DRIVERCTL).exists() {
-        if is_lab() {
+        if is_own_machine {
             // It asks modprobe for the driver, which is there; the lab has no index of modules that would say so.
             std::fs::copy("/bin/true", "/sbin/modprobe")?;
         }
