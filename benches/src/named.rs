@@ -176,7 +176,10 @@ impl Named {
 impl Drop for Named {
     fn drop(&mut self) {
         if let Err(error) = self.restore() {
-            complain(&format!("what was done to it is not taken back: {error:#}; {}", self.before()));
+            complain(&format!(
+                "what was done to it is not taken back: {error:#}; {}",
+                self.before()
+            ));
         }
     }
 }

@@ -49,10 +49,10 @@ struct Mix {
     pages: fn(u64, &mut Random) -> u64,
     /// The oldest range goes first; else any.
     is_ring: bool,
-    /// At a multiple of the length, up to the next power of two.
-    is_aligned: bool,
-    /// Between the ranges are holes from the beginning.
+    /// Between the ranges are holes from the beginning. Without, each is at a multiple of its length, up to the next power of two.
     has_holes: bool,
+    /// Many holes come, through which an allocator may have to search.
+    scatters: bool,
 }
 
 const MIXES: [Mix; 4] = [
@@ -60,37 +60,38 @@ const MIXES: [Mix; 4] = [
         name: "one size",
         pages: |_, _| 1,
         is_ring: false,
-        is_aligned: true,
         has_holes: false,
+        scatters: false,
     },
     Mix {
         name: "rings",
         pages: |number, _| 1 << (2 * (number % 4)),
         is_ring: true,
-        is_aligned: true,
         has_holes: false,
+        scatters: false,
     },
     Mix {
         name: "random sizes",
         pages: |_, random| 1 + random.below(64),
         is_ring: false,
-        is_aligned: true,
         has_holes: false,
+        scatters: true,
     },
     Mix {
         name: "fragmented",
         pages: |_, random| 1 + random.below(64),
         is_ring: false,
-        is_aligned: false,
         has_holes: true,
+        scatters: true,
     },
 ];
 
-/// An allocator by its name; how many live ranges it can have before a figure takes minutes, and its steps in a cycle.
+/// An allocator by its name; how many live ranges it can have before a figure takes minutes, in mixes that do not scatter and in those that do; and its
+/// steps in a cycle.
 type Way = (
     &'static str,
     fn(Mix, u64, u32) -> Result<Subject>,
-    u64,
+    [u64; 2],
     u32,
     &'static [Clock],
 );
@@ -99,26 +100,38 @@ const WAYS: [Way; 4] = [
     (
         OURS,
         subject::<IovaAllocator>,
-        1_000_000,
+        [1_000_000; 2],
         STEPS,
         &[Clock::Wall, Clock::Instructions],
     ),
     (
         "first fit by address",
         subject::<FirstFit>,
-        1_000_000,
+        [1_000_000, 10_000],
         STEPS,
         &[Clock::Wall],
     ),
-    ("best fit in a list", subject::<BestFit>, 100_000, STEPS, &[Clock::Wall]),
-    ("vm-allocator", subject::<AddressAllocator>, 10_000, FEW, &[Clock::Wall]),
+    (
+        "best fit in a list",
+        subject::<BestFit>,
+        [100_000, 10_000],
+        STEPS,
+        &[Clock::Wall],
+    ),
+    (
+        "vm-allocator",
+        subject::<AddressAllocator>,
+        [10_000; 2],
+        FEW,
+        &[Clock::Wall],
+    ),
 ];
 
 pub(super) fn operations() -> Vec<Operation> {
     let mut operations = Vec::new();
     for mix in MIXES {
         for (way, subject, most, steps, clocks) in WAYS {
-            for live in LIVE.into_iter().filter(|live| *live <= most) {
+            for live in LIVE.into_iter().filter(|live| *live <= mix.most(most)) {
                 let prepare = move || subject(mix, live, steps);
                 operations.push(
                     Operation::new("iova", mix.name, way, steps, prepare)
@@ -135,6 +148,7 @@ pub(super) fn absences() -> Vec<Absence> {
     let mut absences = Vec::new();
     for mix in MIXES {
         for (way, _, most, _, _) in WAYS {
+            let most = mix.most(most);
             absences.extend(LIVE.into_iter().filter(|live| *live > most).map(|live| Absence {
                 suite: "iova".to_owned(),
                 case: format!("{}, {live} live", mix.name),
@@ -147,8 +161,12 @@ pub(super) fn absences() -> Vec<Absence> {
 }
 
 impl Mix {
+    const fn most(self, [calm, scattering]: [u64; 2]) -> u64 {
+        if self.scatters { scattering } else { calm }
+    }
+
     fn alignment(self, len: u64) -> u64 {
-        if self.is_aligned { len.next_power_of_two() } else { PAGE }
+        if self.has_holes { PAGE } else { len.next_power_of_two() }
     }
 }
 

@@ -300,7 +300,9 @@ fn functions(named: Option<&Named>) -> Result<[String; 2]> {
         None => physical_function("igb")?,
     };
     let names = std::fs::read_dir(dir(&pf).join("net"));
-    let names = names.with_context(|| format!("{pf}: look for its interface: it is not on its network driver: sriovctl release {pf}"));
+    let names = names.with_context(|| {
+        format!("{pf}: look for its interface: it is not on its network driver: sriovctl release {pf}")
+    });
     let mut names = names?.flatten();
     let name = names.next().context("the PF has no interface")?.file_name();
     let name = name.to_str().context("an interface's name")?;
