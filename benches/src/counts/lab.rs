@@ -66,7 +66,7 @@ impl LabBaselines {
     /// Takes the figures of a run in place of those that there were of it; says how many.
     ///
     /// # Errors
-    /// Those of [`figures`].
+    /// When two figures have the same name.
     pub fn save(&mut self, run: &Run) -> Result<usize> {
         let figures = figures(run)?;
         let count = figures.len();
@@ -84,7 +84,7 @@ impl LabBaselines {
     /// Compares the figures of a run; `None` when it has none.
     ///
     /// # Errors
-    /// Those of [`figures`].
+    /// When two figures have the same name.
     pub fn check(&self, run: &Run) -> Result<Option<Outcome>> {
         let figures = figures(run)?;
         if figures.is_empty() {
