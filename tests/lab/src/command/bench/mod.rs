@@ -41,7 +41,7 @@ pub(crate) struct Options {
     /// Only runs whose name contains this; --list names them
     #[arg(long)]
     filter: Option<String>,
-    /// Fail when one of our figures takes more instructions than `benches/lab-baselines.json` says: 1 % more, of large ones 5 %
+    /// Fail when one of our figures takes more instructions than `benches/lab-baselines.json` says: by more than 1 % or, of what varies, 5 %
     #[arg(long, conflicts_with_all = ["save", "quick"])]
     check: bool,
     /// Write these runs' figures to that file
