@@ -4,6 +4,7 @@ use crate::record::{Absence, Clock, Environment, Line, Lines, Record};
 use anyhow::{Result, ensure};
 use std::collections::BTreeMap;
 use std::io::{Stdout, Write, stdout};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// A program that measures one suite.
@@ -254,6 +255,14 @@ fn version(argv: &[&str]) -> Option<String> {
     Some(line.trim().to_owned())
 }
 
+/// By which of the kernel's interfaces a device is opened where a case names none.
+#[must_use]
+pub fn interface() -> Option<&'static str> {
+    let all = [("/dev/iommu", "iommufd"), ("/dev/vfio", "type1v2")];
+    let found = all.into_iter().find(|(path, _)| Path::new(path).exists());
+    found.map(|(_, name)| name)
+}
+
 /// What the machine says of itself.
 fn facts() -> Result<BTreeMap<String, String>> {
     let kernel = rustix::system::uname();
@@ -268,6 +277,7 @@ fn facts() -> Result<BTreeMap<String, String>> {
         ("CPUs".to_owned(), cpus.to_string()),
         ("profile".to_owned(), "release".to_owned()),
     ]);
+    facts.extend(interface().map(|name| ("interface".to_owned(), name.to_owned())));
     facts.extend(module("kvm_amd", "avic"));
     facts.extend(module("kvm_intel", "enable_ipiv"));
     if let Ok(version) = system_tests::machine::read("/proc/sys/kernel/version") {

@@ -58,12 +58,14 @@ pub fn run(session: &mut Session, functions: &[Bdf]) -> Result<()> {
     }
 }
 
-/// Takes the turns of a case, in each of which `once` moves `count` times `bytes`, and tells how long one took and how many bytes went in a second.
+/// Takes the turns of a case, in each of which `once` moves `count` times `bytes`, and tells how long one took and how many bytes went in a second,
+/// which is called `rate`.
 fn measure(
     session: &mut Session,
     case: &Case,
     way: &str,
     (count, bytes): (u16, u32),
+    rate: &str,
     mut once: impl FnMut() -> Result<f64>,
 ) -> Result<()> {
     let (turns, rounds) = if session.is_quick { (3, 20) } else { (7, 100) };
@@ -81,6 +83,6 @@ fn measure(
     let rates = rates.collect();
     session.tell_as(case, way, medians, Clock::Wall, "ns/op", distribution(&all))?;
     let mut case = case.clone();
-    case.name.push_str(", bandwidth");
+    case.name = format!("{}, {rate}", case.name);
     session.tell_as(&case, way, rates, Clock::Wall, "bytes/s", Vec::new())
 }

@@ -11,6 +11,7 @@ pub mod open;
 pub mod pool;
 
 use crate::peers;
+use crate::program::interface;
 use crate::record::{Absence, Clock, Environment, Line, Lines, Record};
 use anyhow::{Context, Result};
 use meter::Meter;
@@ -165,6 +166,7 @@ fn environment(clock: Clock) -> Environment {
         ("processors", Some(cpus.len().to_string())),
         ("kernel", file("/proc/sys/kernel/osrelease")),
         ("profile", Some("release".to_owned())),
+        ("interface", interface().map(str::to_owned)),
         ("lab", std::env::var("LAB").ok()),
         ("load", file("/proc/loadavg")),
         (

@@ -77,10 +77,11 @@ impl<'a> Comparison<'a> {
         self.records.iter().copied().find(|record| is_ours(&record.way))
     }
 
-    /// Our ways that are worse than the best of others, each with that and the ratio ours / theirs.
+    /// Our ways that are worse than the best of others, or than bare calls where there are no others, each with that and the ratio ours / theirs.
     #[must_use]
     pub fn losses(&self) -> Vec<(&'a Record, &'a Record, Ratio)> {
-        let Some(peer) = self.best(is_peer) else {
+        let others = self.best(is_peer).or_else(|| self.best(|way| way == LIMIT));
+        let Some(peer) = others else {
             return Vec::new();
         };
         let ours = self.records.iter().copied().filter(|record| is_ours(&record.way));

@@ -59,7 +59,11 @@ pub(super) fn all(report: &Report, judgements: &[Judgement]) -> Vec<Loss> {
         let words = [&loss.suite, &loss.case, &loss.ours, &loss.theirs].map(String::clone);
         seen.insert((loss.run, words))
     });
-    let far = |loss: &Loss| loss.ratio.median.ln().abs();
+    // From what it should have been.
+    let far = |loss: &Loss| {
+        let should = loss.missed.map_or(1.0, Bound::ratio);
+        (loss.ratio.median / should).ln().abs()
+    };
     losses.sort_by(|a, b| far(b).total_cmp(&far(a)));
     losses
 }

@@ -43,7 +43,8 @@ const ALL: &str = "Figures are compared within one run only. A ratio is ours / t
     measured next to one another. In time, a verdict needs three turns or more that agree; instructions and counts decide by what they are.";
 
 const LAB: &str = " The lab is an emulated machine: how long something takes there says nothing of hardware, only which of two ways takes longer; \
-    its clock of instructions counts the software on the path, and what devices and the IOMMU do costs nothing on it.";
+    its clock of instructions counts the software on the path; what devices and the IOMMU do during an access costs nothing on it, and while all wait \
+    for a device it goes on.";
 
 impl Table {
     fn new(head: &[&str]) -> Self {

@@ -161,7 +161,7 @@ fn every_loss_says_why_or_that_nobody_knows() {
     }
     for text in [report.markdown(), report.html()] {
         assert!(
-            text.contains("the device decides") && !text.contains("cause not known"),
+            text.contains("two threads that poll") && !text.contains("cause not known"),
             "{text}"
         );
     }
@@ -172,7 +172,7 @@ fn every_loss_says_why_or_that_nobody_knows() {
     assert!(
         losses
             .iter()
-            .all(|loss| loss["why"].as_str().unwrap().contains("the device decides"))
+            .all(|loss| loss["why"].as_str().unwrap().contains("two threads that poll"))
     );
 }
 

@@ -22,7 +22,7 @@ use system_tests::machine::{attribute, dir, done, link, physical_function, vfs, 
 
 /// Measure how long bringing up virtual functions takes
 ///
-/// Of a PF that is named with --device, VFs are made, bound to vfio-pci, opened and taken away again, some thirty times. It must have none when this
+/// Of a PF that is named with --device, VFs are made, bound to vfio-pci, opened and taken away again, up to eighty times. It must have none when this
 /// begins, and has none afterwards; a network interface on it loses its link meanwhile. Each time is an operation in sriovctl's journal, which keeps the
 /// last hundred. Needs root, sriovctl on the path, iommufd. If this is killed: sriovctl vf delete BDF, and 1 into its sriov_drivers_autoprobe.
 #[derive(Debug, Parser)]

@@ -53,37 +53,44 @@ pub(super) fn run(session: &mut Session, from: Bdf, to: Bdf) -> Result<()> {
                 })
                 .collect::<Result<Vec<_>>>()?;
             let (meter, mut arrived) = (session.meter, Vec::new());
-            measure(session, &case, "ours, polled", (count, len.into()), || {
-                for buffer in free.drain(..) {
-                    let pushed = tx.push(Piece { buffer, len }, Offload::default());
-                    pushed.map_err(|refused| refused.why)?;
-                }
-                let (mut left, deadline) = (count, to.now() + LIMIT);
-                let begin = meter.look();
-                tx.ring();
-                while left > 0 {
-                    match rx.pop()? {
-                        Some(received) => {
-                            left -= u16::from(is_ours(&received.buffer));
-                            arrived.push(received.buffer);
-                        }
-                        None => ensure!(to.now() < deadline, "{left} frames do not arrive"),
+            measure(
+                session,
+                &case,
+                "ours, polled",
+                (count, len.into()),
+                "rate of a burst",
+                || {
+                    for buffer in free.drain(..) {
+                        let pushed = tx.push(Piece { buffer, len }, Offload::default());
+                        pushed.map_err(|refused| refused.why)?;
                     }
-                }
-                let took = meter.between(begin, meter.look());
-                // They go back as they came.
-                for buffer in arrived.drain(..) {
-                    rx.post(buffer)
-                        .ok()
-                        .context("a queue without room for its own buffer")?;
-                }
-                rx.ring();
-                while free.len() < count.into() {
-                    free.extend(tx.reap()?);
-                    ensure!(to.now() < deadline, "the sender does not give a buffer back");
-                }
-                Ok(took)
-            })?;
+                    let (mut left, deadline) = (count, to.now() + LIMIT);
+                    let begin = meter.look();
+                    tx.ring();
+                    while left > 0 {
+                        match rx.pop()? {
+                            Some(received) => {
+                                left -= u16::from(is_ours(&received.buffer));
+                                arrived.push(received.buffer);
+                            }
+                            None => ensure!(to.now() < deadline, "{left} frames do not arrive"),
+                        }
+                    }
+                    let took = meter.between(begin, meter.look());
+                    // They go back as they came.
+                    for buffer in arrived.drain(..) {
+                        rx.post(buffer)
+                            .ok()
+                            .context("a queue without room for its own buffer")?;
+                    }
+                    rx.ring();
+                    while free.len() < count.into() {
+                        free.extend(tx.reap()?);
+                        ensure!(to.now() < deadline, "the sender does not give a buffer back");
+                    }
+                    Ok(took)
+                },
+            )?;
         }
     }
     Ok(())

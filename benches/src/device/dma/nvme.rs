@@ -57,7 +57,7 @@ pub(super) fn run(session: &mut Session, function: Bdf) -> Result<()> {
                     let blocks = size / namespace.lba_bytes;
                     let places = (namespace.capacity() / u64::from(size)).max(1);
                     let mut next = 0_u64;
-                    measure(session, &case, way, (depth, size), || {
+                    measure(session, &case, way, (depth, size), "bandwidth", || {
                         let begin = meter.look();
                         for part in parts.drain(..) {
                             next = (next + 1) % places;

@@ -54,9 +54,10 @@ impl Source {
 
 /// An event as who waits in this way makes it.
 fn event(how: How) -> Result<EventFd> {
-    Ok(match how {
-        How::Blocking => EventFd::new()?,
-        How::Epoll | How::Busy => EventFd::nonblocking()?,
+    Ok(if how.blocks() {
+        EventFd::new()?
+    } else {
+        EventFd::nonblocking()?
     })
 }
 
@@ -95,7 +96,7 @@ pub(super) fn edu(function: Bdf, how: How) -> Result<Source> {
 
 /// An NVMe controller, which interrupts when it has done a flush. A read of its event does not block.
 pub(super) fn nvme(function: Bdf, how: How) -> Result<Source> {
-    ensure!(how != How::Blocking, "a read of an event of the driver never blocks");
+    ensure!(!how.blocks(), "a read of an event of the driver never blocks");
     let backing = VfioBacking::open(function)?;
     let options = nvme::Options {
         queues: 1,

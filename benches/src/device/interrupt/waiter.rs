@@ -11,6 +11,8 @@ use vfio_core::{EventFd, EventSet};
 pub(super) enum How {
     Blocking,
     Epoll,
+    /// Of an event of which a read blocks: others have it, too, or it came from them.
+    EpollBlocking,
     Busy,
 }
 
@@ -25,18 +27,24 @@ pub(super) struct Way<'a> {
 }
 
 impl How {
-    pub(super) const ALL: [Self; 3] = [Self::Blocking, Self::Epoll, Self::Busy];
+    pub(super) const ALL: [Self; 4] = [Self::Blocking, Self::Epoll, Self::EpollBlocking, Self::Busy];
+
+    /// Whether a read of the event blocks.
+    pub(super) const fn blocks(self) -> bool {
+        matches!(self, Self::Blocking | Self::EpollBlocking)
+    }
 
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Blocking => "blocking read",
             Self::Epoll => "epoll and read",
+            Self::EpollBlocking => "epoll and read of a blocking event",
             Self::Busy => "reading until it is there",
         }
     }
 }
 
-/// Ours and bare calls. A read of the event blocks if that is the way.
+/// Ours and bare calls, for an event as the way [wants](How::blocks) it.
 pub(super) fn ways(how: How, event: &EventFd) -> Result<Vec<Way<'_>>> {
     let (ours, raw): (Wait<'_>, Wait<'_>) = match how {
         How::Blocking => (
@@ -46,7 +54,7 @@ pub(super) fn ways(how: How, event: &EventFd) -> Result<Vec<Way<'_>>> {
             }),
             Box::new(move || take(event)),
         ),
-        How::Epoll => {
+        How::Epoll | How::EpollBlocking => {
             let set = EventSet::new()?;
             set.add(event, 1)?;
             let bare = epoll::create(epoll::CreateFlags::CLOEXEC)?;
