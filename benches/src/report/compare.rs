@@ -127,12 +127,12 @@ impl Ratio {
         })
     }
 
-    /// What it may be: what is counted is what it is; time is what it was in enough turns.
+    /// What it may be: calls that are counted are what they are; time and instructions are what they were in the turns.
     #[must_use]
     pub fn range(&self, clock: Clock) -> (f64, f64) {
         match clock {
-            Clock::Wall => (self.low, self.high),
-            Clock::Instructions | Clock::Count => (self.median, self.median),
+            Clock::Wall | Clock::Instructions => (self.low, self.high),
+            Clock::Count => (self.median, self.median),
         }
     }
 }

@@ -40,7 +40,7 @@ pub(super) fn preface(report: &Report) -> String {
 }
 
 const ALL: &str = "Figures are compared within one run only. A ratio is ours / theirs and the median of the ratios of the turns that were \
-    measured next to one another. In time, a verdict needs three turns or more that agree; instructions and counts decide by what they are.";
+    measured next to one another. A verdict needs turns that agree, and in time three or more of them; counts decide by what they are.";
 
 const LAB: &str = " The lab is an emulated machine: how long something takes there says nothing of hardware, only which of two ways takes longer; \
     its clock of instructions counts the software on the path; what devices and the IOMMU do during an access costs nothing on it, and while all wait \

@@ -113,9 +113,11 @@ fn costs(out: &mut Program, bench: &mut Bench, is_quick: bool) -> Result<()> {
         out.note(&format!("{} at a time", load.depth))?;
         let unit = "instructions/read";
         let mut seen = Turns::default();
-        for way in [Way::Interrupt, Way::Kernel, Way::Qemu] {
-            if let Some(cost) = bench.cost(&meter, way, load)? {
-                seen.add(way.name(), cost);
+        for turn in 0..if is_quick { 1 } else { TURNS } {
+            for way in in_turns(&[Way::Interrupt, Way::Kernel, Way::Qemu], turn) {
+                if let Some(cost) = bench.cost(&meter, way, load)? {
+                    seen.add(way.name(), cost);
+                }
             }
         }
         out.say(

@@ -135,15 +135,15 @@ fn all(is_quick: bool) -> Vec<Step> {
             "map instructions",
             lab(counting(&igb)),
             &["map", "pool", "--instructions"],
-            (3.0, 0.7),
+            (1.5, 0.7),
         ),
-        map("map time", lab(large(wall(&igb))), &["map", "pool"], (2.0, 0.5)),
+        map("map time", lab(large(wall(&igb))), &["map", "pool"], (1.5, 0.5)),
         // A distribution's, on which containers of type1 are all that there is.
         map(
             "map instructions, stock kernel",
             Place::Lab(counting(&igb), Some(Flavour::Stock)),
             &["map", "--instructions"],
-            (1.5, 0.5),
+            (1.0, 0.5),
         ),
         interrupt(
             "interrupt instructions",
@@ -213,7 +213,7 @@ fn all(is_quick: bool) -> Vec<Step> {
             Place::Lab(counting(&nvme), Some(Flavour::Stock)),
             "bench-nvme",
             &["costs", "example:nvme-perf"],
-            (2.0, 0.7),
+            (4.5, 0.7),
         ),
         step(
             Part::Packets,
