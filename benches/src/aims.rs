@@ -1,7 +1,7 @@
 //! What the figures should come to, and whether they do.
 //!
-//! A ratio is always ours / theirs, of one run. Instructions and counts decide by what they are; time decides when three turns or more leave no
-//! doubt, see [`Ratio`].
+//! A ratio is always ours / theirs, of one run. Counts decide by what they are; instructions and time when the turns agree, time only when there are
+//! three or more, see [`Ratio`].
 
 use crate::record::{Clock, Record};
 use crate::report::Run;

@@ -159,7 +159,7 @@ fn of_lab(files: &[PathBuf], is_saved: bool) -> Result<ExitCode> {
             continue;
         }
         match baselines.check(run)? {
-            None => {}
+            None => say(&format!("{name}: nothing in it has baselines")),
             Some(Outcome::Skipped(reason)) => say(&format!("lab-skip: {name}: {reason}: cargo lab bench --save")),
             Some(Outcome::Compared(count, difference)) => {
                 say(&format!("{name}: {count} figures are compared"));

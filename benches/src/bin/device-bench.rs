@@ -12,7 +12,7 @@ use pci::Bdf;
 /// Measure the path to a device, in lines of JSON that `cargo lab bench` reads
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// What to measure [default: all]
+    /// What to measure [default: all; with --device all but dma]
     #[arg(value_enum)]
     parts: Vec<Part>,
     /// Function that is bound to vfio-pci; a second one is for a peer that needs its own [default: the lab's]

@@ -33,7 +33,12 @@ pub(super) fn write(report: &Report) -> String {
             .iter()
             .map(|cause| format!("<li>{}</li>\n", escape(cause)));
         let causes: String = causes.collect();
-        format!("{}<p>Why:</p>\n<ol>\n{causes}</ol>\n", table(&losses.table))
+        let why = if losses.causes.is_empty() {
+            String::new()
+        } else {
+            format!("<p>Why:</p>\n<ol>\n{causes}</ol>\n")
+        };
+        format!("<p>{}</p>\n{}{why}", escape(section::LOSSES), table(&losses.table))
     };
     if losses.small > 0 {
         page += &format!("<p>{}</p>\n", losses.rest());

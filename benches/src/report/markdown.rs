@@ -13,7 +13,7 @@ pub(super) fn write(report: &Report) -> String {
     text += &if losses.table.rows.is_empty() {
         "Nowhere in what was measured.\n".to_owned()
     } else {
-        table(&losses.table)
+        format!("{}\n\n{}", section::LOSSES, table(&losses.table))
     };
     if !losses.causes.is_empty() {
         text += "\nWhy:\n\n";
@@ -30,23 +30,32 @@ pub(super) fn write(report: &Report) -> String {
         text += &table(&absences);
     }
     text += &format!("\n## Figures\n\n{}\n", section::KEY);
+    let shared = section::shared(report);
+    if !shared.is_empty() {
+        text += &format!("\nAll runs were on: {}.\n", facts(&shared));
+    }
     for run in &report.runs {
-        text += &figures(run);
+        text += &figures(run, &shared);
     }
     text
 }
 
-fn figures(run: &Run) -> String {
+fn figures(run: &Run, shared: &[Vec<String>]) -> String {
     let mut text = format!("\n### {}\n", run.environment.name);
     for section in section::sections(run) {
         text += &format!("\n**{}**\n\n{}", section.title, table(&section.table));
     }
-    let environment = section::environment(run).rows.into_iter();
-    let facts: Vec<String> = environment.map(|row| row.join(": ")).collect();
-    if !facts.is_empty() {
-        text += &format!("\nOn: {}.\n", facts.join("; "));
+    let mut own = section::environment(run).rows;
+    own.retain(|row| !shared.contains(row));
+    if !own.is_empty() {
+        text += &format!("\nOn: {}.\n", facts(&own));
     }
     text
+}
+
+fn facts(rows: &[Vec<String>]) -> String {
+    let facts: Vec<String> = rows.iter().map(|row| row.join(": ")).collect();
+    facts.join("; ")
 }
 
 fn table(table: &Table) -> String {

@@ -7,6 +7,7 @@ use super::loss::{self, Loss};
 use super::number::{plain, ratio};
 use super::{Report, Run};
 use crate::aims::{Bound, Judged, Judgement, Verdict};
+use crate::causes;
 use crate::record::{Clock, Record};
 use std::collections::BTreeSet;
 
@@ -32,6 +33,10 @@ const CASES: usize = 12;
 /// What every table of figures is explained by.
 pub(super) const KEY: &str = "Each cell is the median of the turns, ± half of their range where they differ, and after the dot ours / this way, ours being the first \
     of our ways. Rates (…/s) are better when they are more, all else when it is less.";
+
+/// What losses are explained by.
+pub(super) const LOSSES: &str = "Ours is slower or dearer than the best other way, or an aim is missed although it is not. Of rates (…/s) less than 1 is worse, of \
+    all else more than 1. The last column is the number of the cause below; – is not known.";
 
 /// What stands above everything. Only the lab's machine has a QEMU around it.
 pub(super) fn preface(report: &Report) -> String {
@@ -99,7 +104,7 @@ impl Judgement {
 
 /// Where ours is behind.
 pub(super) struct Losses {
-    /// The last cell of a row is the number of its cause, from 1.
+    /// The last cell of a row is the number of its cause, from 1, or a dash.
     pub(super) table: Table,
     pub(super) causes: Vec<&'static str>,
     /// How many are too small to be listed.
@@ -124,10 +129,18 @@ pub(super) fn losses(report: &Report, judgements: &[Judgement]) -> Losses {
             None if loss.too_few_turns => "too few turns to tell".to_owned(),
             None => String::new(),
         };
-        let cause = causes.iter().position(|cause| *cause == loss.why).unwrap_or_else(|| {
-            causes.push(loss.why);
-            causes.len() - 1
-        });
+        let mut number = || {
+            let known = causes.iter().position(|cause| *cause == loss.why);
+            known.unwrap_or_else(|| {
+                causes.push(loss.why);
+                causes.len() - 1
+            }) + 1
+        };
+        let why = if loss.why == causes::UNKNOWN {
+            "–".to_owned()
+        } else {
+            number().to_string()
+        };
         vec![
             format!("{}: {}", loss.suite, loss.case),
             run.map_or_else(String::new, |run| run.environment.name.clone()),
@@ -135,13 +148,13 @@ pub(super) fn losses(report: &Report, judgements: &[Judgement]) -> Losses {
             loss.theirs,
             ratio,
             aim,
-            (cause + 1).to_string(),
+            why,
         ]
     };
     let is_large = |loss: &Loss| loss.missed.is_some() || loss.ratio.median.ln().abs() > SMALL.ln();
     let (large, small): (Vec<_>, Vec<_>) = loss::all(report, judgements).into_iter().partition(is_large);
     let rows = large.into_iter().map(&mut row).collect();
-    let head = &["what", "run", "ours", "theirs", "ours / theirs", "aim", "why"];
+    let head = &["what", "run", "ours", "theirs", "ours / theirs", "verdict", "why"];
     Losses {
         table: Table {
             rows,
@@ -162,13 +175,16 @@ impl Losses {
 
 /// What there are no figures of.
 pub(super) fn absences(report: &Report) -> Table {
-    let mut table = Table::new(&["suite", "case", "way", "why"]);
+    let mut table = Table::new(&["run", "suite", "case", "way", "why"]);
     let mut seen = BTreeSet::new();
-    for absence in report.runs.iter().flat_map(|run| &run.absences) {
-        let case = if absence.case.is_empty() { "all" } else { &absence.case };
-        let row = [&absence.suite, case, &absence.way, &absence.reason].map(str::to_owned);
-        if seen.insert(row.clone()) {
-            table.rows.push(row.to_vec());
+    for run in &report.runs {
+        for absence in &run.absences {
+            let case = if absence.case.is_empty() { "all" } else { &absence.case };
+            let name = &run.environment.name;
+            let row = [name, &absence.suite, case, &absence.way, &absence.reason].map(str::to_owned);
+            if seen.insert(row.clone()) {
+                table.rows.push(row.to_vec());
+            }
         }
     }
     table
@@ -186,6 +202,19 @@ pub(super) fn environment(run: &Run) -> Table {
             .collect(),
         ..Table::new(&["", ""])
     }
+}
+
+/// What several runs were all on; nothing of one alone.
+pub(super) fn shared(report: &Report) -> Vec<Vec<String>> {
+    let Some((first, others)) = report.runs.split_first().filter(|(_, others)| !others.is_empty()) else {
+        return Vec::new();
+    };
+    let mut rows = environment(first).rows;
+    for run in others {
+        let own = environment(run).rows;
+        rows.retain(|row| own.contains(row));
+    }
+    rows
 }
 
 /// The figures of a run.

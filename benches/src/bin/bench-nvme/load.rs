@@ -6,6 +6,7 @@ use benches::meter::Meter;
 use benches::named::Named;
 use serde_json::Value;
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -336,7 +337,11 @@ fn fio(disk: &Path, load: Load, end: End, polls: bool) -> Result<(f64, u64)> {
 /// What a command prints, which must succeed.
 pub(crate) fn checked(command: &mut Command) -> Result<String> {
     let program = command.get_program().display().to_string();
-    let output = command.output().with_context(|| format!("start {program}"))?;
+    let output = command.output().map_err(|error| match error.kind() {
+        ErrorKind::NotFound => std::io::Error::new(error.kind(), format!("{program} is not on the path")),
+        _ => error,
+    });
+    let output = output.with_context(|| format!("start {program}"))?;
     let [stdout, stderr] = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
     let why = stderr.lines().chain(stdout.lines()).next();
     ensure!(

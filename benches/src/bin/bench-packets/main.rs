@@ -42,7 +42,7 @@ enum Direction {
 
 /// Measure frames of virtual functions of an 82576
 ///
-/// The physical function that is named with --device has no VFs, and its interface is up and has a link. Two VFs are made of it, and taken away in the
+/// The physical function that is named with --device has no VFs, and its interface is up, has a link and no address that is in use. Two VFs are made of it, and taken away in the
 /// end. They send frames as fast as they can: to one another, and to an address that nobody has, so these leave through the port. Needs root, and
 /// sriovctl on the path; of testpmd, reserved huge pages. If this is killed: sriovctl vf delete BDF.
 #[derive(Debug, Parser)]
@@ -262,7 +262,8 @@ impl Bench {
 fn cycles(mut testpmd: Command) -> Result<f64> {
     let ran = run(&mut testpmd)?;
     let mut said = after(&ran.stdout, "CPU cycles/packet=");
-    said.next().with_context(|| tail(&ran.stdout, &ran.stderr))
+    said.next()
+        .with_context(|| format!("testpmd said no CPU cycles/packet: {}", tail(&ran.stdout, &ran.stderr)))
 }
 
 /// The median of the rates that testpmd shows each second behind these words: what the device has counted.
@@ -270,7 +271,11 @@ fn median_rate(mut testpmd: Command, words: &str) -> Result<f64> {
     let ran = run(&mut testpmd)?;
     let seen: Vec<f64> = after(&ran.stdout, words).filter(|rate| *rate > 1000.0).collect();
     let whole = seen.get(1..).unwrap_or_default();
-    ensure!(!whole.is_empty(), "{}", tail(&ran.stdout, &ran.stderr));
+    ensure!(
+        !whole.is_empty(),
+        "testpmd said no {words} {}",
+        tail(&ran.stdout, &ran.stderr)
+    );
     Ok(benches::report::compare::median(whole))
 }
 
@@ -307,7 +312,9 @@ fn functions(named: Option<&Named>) -> Result<[String; 2]> {
     let name = names.next().context("the PF has no interface")?.file_name();
     let name = name.to_str().context("an interface's name")?;
     let ip = |words: &[&str]| checked(Command::new("ip").args(words)).map(drop);
-    if named.is_some() {
+    if let Some(named) = named {
+        // Its link goes down when VFs are made: what somebody uses is left alone.
+        named.would(&["unbind", &pf])?;
         let is_up = read(dir(&pf).join("net").join(name).join("carrier")).is_ok_and(|carrier| carrier == "1");
         ensure!(
             is_up,

@@ -23,7 +23,7 @@ use system_tests::machine::{attribute, dir, done, link, physical_function, vfs, 
 /// Measure how long bringing up virtual functions takes
 ///
 /// Of a PF that is named with --device, VFs are made, bound to vfio-pci, opened and taken away again, up to eighty times. It must have none when this
-/// begins, and has none afterwards; a network interface on it loses its link meanwhile. Each time is an operation in sriovctl's journal, which keeps the
+/// begins, nobody may be using it, and it has none afterwards; a network interface on it loses its link meanwhile. Each time is an operation in sriovctl's journal, which keeps the
 /// last hundred. Needs root, sriovctl on the path, iommufd. If this is killed: sriovctl vf delete BDF, and 1 into its sriov_drivers_autoprobe.
 #[derive(Debug, Parser)]
 struct Arguments {
@@ -177,8 +177,9 @@ impl Bench {
     /// On a device of which nothing is known but that it makes VFs.
     fn of_users(&self, program: &mut Program) -> Result<()> {
         let total = self.total()?;
-        // Says who uses the PF, before anything is done.
         if let Some(named) = &self.named {
+            // Nobody shall lose a link or a disk while VFs come and go.
+            named.would(&["unbind", &self.pf])?;
             named.would(&["vf", "create", &self.pf, "1", "--driver", "vfio-pci"])?;
         }
         self.warm_up(program)?;

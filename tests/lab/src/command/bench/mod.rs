@@ -29,7 +29,7 @@ pub(crate) struct Options {
     /// What to measure [default: all]
     #[arg(value_enum)]
     parts: Vec<Part>,
-    /// Kernel to boot [default: full when it is built, else stock]
+    /// Kernel to boot, but for runs that need Debian's, which are those of nvme and one of map [default: full, which is built if it is missing]
     #[arg(long, value_enum)]
     kernel: Option<Flavour>,
     /// Fewer cases and turns: a quarter of an hour instead of fifty minutes
@@ -53,8 +53,8 @@ pub(crate) struct Options {
     /// Where the report goes [default: bench in cargo's target directory]
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Make the report benches/BENCHMARKS.md, too
-    #[arg(long)]
+    /// Make the report benches/BENCHMARKS.md, too, when all of it ran
+    #[arg(long, conflicts_with_all = ["parts", "filter", "quick"])]
     write: bool,
 }
 
@@ -85,6 +85,10 @@ pub(crate) fn run(options: &Options, offline: bool) -> Result<ExitCode> {
         out,
         bar: bar(steps.len()),
     };
+    for flavour in steps.iter().filter_map(|step| step.kernel(options.kernel)) {
+        // Nothing is built between runs.
+        setup.kernel(flavour)?;
+    }
     let begin = Instant::now();
     let minutes: f64 = steps.iter().map(|step| step.minutes).sum();
     stage.say(&format!("lab: {} runs, about {minutes:.0} minutes", steps.len()));
@@ -119,7 +123,7 @@ pub(crate) fn run(options: &Options, offline: bool) -> Result<ExitCode> {
         stage.bar.inc(1);
     }
     stage.bar.finish_and_clear();
-    stage.report(&files, of_criterion.as_deref(), options.write)?;
+    stage.report(&files, of_criterion.as_deref(), options.write && failures == 0)?;
     say(&format!("lab: {:.0} minutes", begin.elapsed().as_secs_f64() / 60.0));
     let is_as_before = !(options.check || options.save) || stage.compare(&whole, options.save)?;
     Ok(if failures == 0 && is_as_before {
@@ -159,13 +163,8 @@ impl Stage {
         facts.insert("load of the host before".to_owned(), host::load());
         match &step.place {
             Place::Host => self.on_host(step, lines)?,
-            Place::Lab(machine, wanted) => {
-                let default = if setup.has_full_kernel() {
-                    Flavour::Full
-                } else {
-                    Flavour::Stock
-                };
-                let kernel = setup.kernel(wanted.or(kernel).unwrap_or(default))?;
+            Place::Lab(machine, _) => {
+                let kernel = setup.kernel(step.kernel(kernel).context("no kernel")?)?;
                 facts.extend(host::machine(machine, &kernel, &self.qemu)?);
                 self.in_lab(machine, &kernel, step, lines)?;
             }

@@ -75,6 +75,17 @@ pub(super) struct Step {
     pub(super) minutes: f64,
 }
 
+impl Step {
+    /// What its machine boots, if it has one, where `asked` is what the user asked for: else the kernel with iommufd, without which half of the figures
+    /// would be missing.
+    pub(super) fn kernel(&self, asked: Option<Flavour>) -> Option<Flavour> {
+        match &self.place {
+            Place::Host => None,
+            Place::Lab(_, wanted) => wanted.or(asked).or(Some(Flavour::Full)),
+        }
+    }
+}
+
 /// The runs of these parts, or of all, whose names contain `filter`.
 pub(super) fn steps(parts: &[Part], filter: Option<&str>, is_quick: bool) -> Vec<Step> {
     let mut steps = all(is_quick);
