@@ -212,12 +212,16 @@ pub const AIMS: &[Aim] = &[
         bound: Bound::AtMost(0.1),
     },
     Aim {
-        text: "127 VFs have done their first I/O at least ten times as fast as with a loop of driverctl",
+        text: "VFs have done their first I/O at least ten times as fast as with a loop of driverctl",
         suite: "vfs",
-        cases: &["127 VFs created, bound, opened and a block read by each"],
+        // Of the second there is one turn, for it takes minutes.
+        cases: &[
+            "16 VFs created, bound, opened and a block read by each",
+            "127 VFs created, bound, opened and a block read by each",
+        ],
         given: &[],
         clock: Clock::Wall,
-        ours: &["ours"],
+        ours: &["ours", "ours, 16 threads"],
         against: Against::Ways(&["driverctl"]),
         bound: Bound::AtMost(0.1),
     },

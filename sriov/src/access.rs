@@ -12,7 +12,7 @@ use std::time::Duration;
 
 /// Access to files below a root; paths are relative to it (`sys/bus/pci/drivers_probe`).
 ///
-/// [`read`](Self::read), [`write`](Self::write), [`is_claimed`](Self::is_claimed) and [`policy_routes`](Self::policy_routes) may block in the kernel and so have a limit. The others must not be used for
+/// [`read`](Self::read), [`write`](Self::write), [`replace`](Self::replace), [`is_claimed`](Self::is_claimed) and [`policy_routes`](Self::policy_routes) may block in the kernel and so have a limit. The others must not be used for
 /// what blocks: links, names and existence are answered by kernfs and devtmpfs themselves, which take no device lock.
 pub trait Access: fmt::Debug {
     /// The file's text without trailing newlines.
@@ -26,6 +26,15 @@ pub trait Access: fmt::Debug {
     /// # Errors
     /// A [`Failure`]; after [`Failure::TimedOut`] and [`Failure::Worker`] the write may have happened, or happen later.
     fn write(&mut self, path: &Path, value: &str, limit: Duration) -> Result<(), Failure>;
+
+    /// Writes `value` as [`write`](Self::write) does and reads what is there then: at once, where asking costs more than doing.
+    ///
+    /// # Errors
+    /// Those of writing. What cannot be read is empty.
+    fn replace(&mut self, path: &Path, value: &str, limit: Duration) -> Result<String, Failure> {
+        self.write(path, value, limit)?;
+        Ok(self.read(path, limit).unwrap_or_default())
+    }
 
     /// Whether the kernel refuses the block device at `path` (`dev/NAME`) to us because somebody has it, or a partition of it, for
     /// himself (`O_EXCL`). A disk that is on its way out may keep us waiting.

@@ -29,6 +29,14 @@ fn function_file(function: Bdf, file: &str) -> PathBuf {
     PathBuf::from(format!("sys/bus/pci/devices/{function}/{file}"))
 }
 
+/// What an attribute's text says: a `driver_override` that is not there is printed as `(null)`, and is empty.
+fn value_of(text: &str) -> &str {
+    match text.trim() {
+        "(null)" => "",
+        text => text,
+    }
+}
+
 /// The nodes that a VFIO group may have. Without an IOMMU, and only if that was allowed, vfio makes groups whose nodes say so.
 fn group_nodes(group: &str) -> [PathBuf; 2] {
     [format!("dev/vfio/{group}"), format!("dev/vfio/noiommu-{group}")].map(PathBuf::from)
@@ -66,6 +74,14 @@ impl<'a> Bus<'a> {
         if self.note(function, answer.as_ref().err()) {
             self.kept.extend(claims);
         }
+        answer
+    }
+
+    /// Writes a file that only stores a value, for the sake of a function, and reads it back.
+    fn store(&mut self, function: Bdf, path: &Path, value: &str, limit: Duration) -> Result<String, Failure> {
+        self.writes += 1;
+        let answer = self.access.replace(path, value, limit);
+        self.note(function, answer.as_ref().err());
         answer
     }
 
@@ -129,14 +145,11 @@ impl<'a> Bus<'a> {
         }
     }
 
-    /// An attribute's value; an empty `driver_override`, which the kernel prints as `(null)`, is empty.
+    /// An attribute's value.
     pub(crate) fn read(&mut self, function: Bdf, attribute: Attribute) -> Result<String, Error> {
         let path = function_file(function, attribute.file_name());
         match self.get(function, &path, self.deadlines.attribute) {
-            Ok(text) => Ok(match text.trim() {
-                "(null)" => String::new(),
-                text => text.to_owned(),
-            }),
+            Ok(text) => Ok(value_of(&text).to_owned()),
             Err(failure) => {
                 let kind = self.explain_read(function, attribute, &path, failure);
                 Err(Error::new(function, format!("read {}", attribute.file_name()), kind))
@@ -168,14 +181,26 @@ impl<'a> Bus<'a> {
             }
             Attribute::DriversAutoprobe | Attribute::DriverOverride => Vec::new(),
         };
-        let written = self.put(function, &path, value, limit, claims);
-        if let Err(failure) = written {
-            let kind = match attribute {
-                Attribute::NumVfs => self.explain_count(function, value, failure),
-                Attribute::DriversAutoprobe | Attribute::DriverOverride if self.is_gone(function) => ErrorKind::Gone,
-                Attribute::DriversAutoprobe | Attribute::DriverOverride => failure.into(),
-            };
-            return Err(Error::new(function, step, kind));
+        let written = match attribute {
+            Attribute::NumVfs => self.put(function, &path, value, limit, claims).map(|()| None),
+            Attribute::DriversAutoprobe | Attribute::DriverOverride => {
+                self.store(function, &path, value, limit).map(Some)
+            }
+        };
+        match written {
+            // It is read back already.
+            Ok(Some(text)) if value_of(&text) == value => return Ok(()),
+            Ok(_) => {}
+            Err(failure) => {
+                let kind = match attribute {
+                    Attribute::NumVfs => self.explain_count(function, value, failure),
+                    Attribute::DriversAutoprobe | Attribute::DriverOverride if self.is_gone(function) => {
+                        ErrorKind::Gone
+                    }
+                    Attribute::DriversAutoprobe | Attribute::DriverOverride => failure.into(),
+                };
+                return Err(Error::new(function, step, kind));
+            }
         }
         let found = self.read(function, attribute)?;
         if found == value {

@@ -103,7 +103,12 @@ impl Journal {
         let Some(operation) = Operation::begin(begin.clone()) else {
             return Err(malformed(&path, ""));
         };
-        let mut recorder = Recorder { path, file, operation };
+        let mut recorder = Recorder {
+            path,
+            file,
+            len: 0,
+            operation,
+        };
         recorder.append(&begin)?;
         Ok(recorder)
     }
@@ -118,7 +123,12 @@ impl Journal {
             .map_err(|e| failed(&path, e))?;
         // A torn line must not become the beginning of the next one.
         file.set_len(len).map_err(|e| failed(&path, e))?;
-        Ok(Recorder { path, file, operation })
+        Ok(Recorder {
+            path,
+            file,
+            len,
+            operation,
+        })
     }
 
     fn find(&self, id: Option<u64>) -> Result<(Operation, u64), Error> {
@@ -221,6 +231,8 @@ impl Journal {
 pub(crate) struct Recorder {
     path: PathBuf,
     file: File,
+    /// Of its whole lines, which nobody else writes.
+    len: u64,
     operation: Operation,
 }
 
@@ -255,12 +267,17 @@ impl Recorder {
         self.operation.follow(record).ok_or_else(|| malformed(&self.path, ""))
     }
 
-    /// One line in one `write(2)`.
+    /// One line in one `write(2)`; all of it or, where there is no room, nothing: a torn line would become the beginning of the next one.
     fn append(&mut self, record: &Record) -> Result<(), Error> {
         let mut line = serde_json::to_vec(record).map_err(|e| failed(&self.path, e.into()))?;
         line.push(b'\n');
-        let appended = append(&mut self.file, &line);
-        appended.map_err(|e| failed(&self.path, e))
+        let appended = self.file.write_all(&line).or_else(|error| {
+            self.file.set_len(self.len)?;
+            Err(error)
+        });
+        appended.map_err(|e| failed(&self.path, e))?;
+        self.len += line.len() as u64;
+        Ok(())
     }
 }
 
@@ -268,15 +285,6 @@ impl Recorder {
 fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.unwrap_or_default().as_secs()
-}
-
-/// Appends all of a line or, where there is no room, nothing: a torn line would become the beginning of the next one.
-fn append(file: &mut File, line: &[u8]) -> io::Result<()> {
-    let whole = file.metadata()?.len();
-    file.write_all(line).or_else(|error| {
-        file.set_len(whole)?;
-        Err(error)
-    })
 }
 
 fn failed(path: &Path, error: io::Error) -> Error {

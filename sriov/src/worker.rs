@@ -56,6 +56,8 @@ enum Kind {
     Exclusive = 2,
     /// Asks for routes; has no path.
     Routes = 3,
+    /// Writes, and reads what is there then.
+    Replace = 4,
 }
 
 impl WorkerAccess {
@@ -151,6 +153,10 @@ impl Access for WorkerAccess {
         self.request(Kind::Write, path, value, limit).map(drop)
     }
 
+    fn replace(&mut self, path: &Path, value: &str, limit: Duration) -> Result<String, Failure> {
+        self.request(Kind::Replace, path, value, limit)
+    }
+
     fn is_claimed(&mut self, path: &Path, limit: Duration) -> Result<bool, Failure> {
         match self.request(Kind::Exclusive, path, "", limit) {
             Ok(_) => Ok(false),
@@ -211,23 +217,30 @@ impl Worker {
         self.requests
             .write_all(message)
             .map_err(|e| Lost::Broken(format!("takes no request: {e}")))?;
-        let mut header = [0; 8];
-        self.fill(&mut header, until)?;
-        let [e0, e1, e2, e3, l0, l1, l2, l3] = header;
-        let len = u32::from_le_bytes([l0, l1, l2, l3]);
-        if len > REPLY_MAX {
-            return Err(Lost::Broken("does not speak the protocol".to_owned()));
+        let mut reply = Vec::new();
+        loop {
+            if let Some((header, text)) = reply.split_first_chunk() {
+                let [e0, e1, e2, e3, l0, l1, l2, l3] = *header;
+                let len = u32::from_le_bytes([l0, l1, l2, l3]);
+                let is_whole = text.len() as u64 == u64::from(len);
+                if len > REPLY_MAX || text.len() as u64 > u64::from(len) {
+                    return Err(Lost::Broken("does not speak the protocol".to_owned()));
+                }
+                if is_whole {
+                    return Ok(Reply {
+                        errno: i32::from_le_bytes([e0, e1, e2, e3]),
+                        text: String::from_utf8_lossy(text).into_owned(),
+                    });
+                }
+            }
+            self.receive(&mut reply, until)?;
         }
-        let mut text = vec![0; len as usize];
-        self.fill(&mut text, until)?;
-        Ok(Reply {
-            errno: i32::from_le_bytes([e0, e1, e2, e3]),
-            text: String::from_utf8_lossy(&text).into_owned(),
-        })
     }
 
-    fn fill(&mut self, mut buffer: &mut [u8], until: Instant) -> Result<(), Lost> {
-        while !buffer.is_empty() {
+    /// Appends what there is of a reply: most often all of it.
+    fn receive(&mut self, reply: &mut Vec<u8>, until: Instant) -> Result<(), Lost> {
+        let mut buffer = [0; 4096];
+        loop {
             let left = until.saturating_duration_since(Instant::now());
             match poll(&mut [PollFd::new(&self.replies, PollFlags::IN)], Some(&timespec(left))) {
                 Ok(0) => return Err(Lost::Deadline),
@@ -235,14 +248,16 @@ impl Worker {
                 Err(Errno::INTR) => continue,
                 Err(e) => return Err(Lost::Broken(e.to_string())),
             }
-            match self.replies.read(buffer) {
+            match self.replies.read(&mut buffer) {
                 Ok(0) => return Err(Lost::Broken("has ended".to_owned())),
-                Ok(n) => buffer = buffer.get_mut(n..).unwrap_or_default(),
+                Ok(n) => {
+                    reply.extend(buffer.iter().take(n));
+                    return Ok(());
+                }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(Lost::Broken(e.to_string())),
             }
         }
-        Ok(())
     }
 }
 

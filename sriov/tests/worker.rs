@@ -264,16 +264,34 @@ fn nothing_is_written_for_someone_who_is_gone() {
     let file = root.path().join(&served);
     put(&file, "before");
     let path = served.to_str().unwrap();
-    let mut request = vec![1, u8::try_from(path.len()).unwrap(), 0, 5, 0];
-    request.extend(path.bytes().chain(*b"after"));
+    for writing in [1, 4] {
+        let mut request = vec![writing, u8::try_from(path.len()).unwrap(), 0, 5, 0];
+        request.extend(path.bytes().chain(*b"after"));
 
-    let (requests, to_worker) = rustix::pipe::pipe().unwrap();
-    let mut to_worker = File::from(to_worker);
-    to_worker.write_all(&request).unwrap();
-    drop(to_worker);
-    let mut replies = Vec::new();
-    serve_accesses(&Sysfs::at(root.path()), File::from(requests), &mut replies).unwrap();
-    assert_eq!((get(&file).as_str(), replies.as_slice()), ("before", [].as_slice()));
+        let (requests, to_worker) = rustix::pipe::pipe().unwrap();
+        let mut to_worker = File::from(to_worker);
+        to_worker.write_all(&request).unwrap();
+        drop(to_worker);
+        let mut replies = Vec::new();
+        serve_accesses(&Sysfs::at(root.path()), File::from(requests), &mut replies).unwrap();
+        assert_eq!((get(&file).as_str(), replies.as_slice()), ("before", [].as_slice()));
+    }
+}
+
+#[test]
+fn what_was_written_is_read_back_by_the_same_request() {
+    let root = tempfile::tempdir().unwrap();
+    let file = attribute("a");
+    put(&root.path().join(&file), "before");
+    let mut access = worker(root.path());
+    // A file in memory keeps what was longer, as no attribute does.
+    assert_eq!(access.replace(&file, "after", LONG).unwrap(), "aftere");
+    let missing = attribute("b");
+    let refused = access.replace(&missing, "1", LONG);
+    assert_eq!(refused, Err(errno(rustix::io::Errno::NOENT)));
+    let refused = access.replace(Path::new("etc/shadow"), "1", LONG);
+    assert_eq!(refused, Err(errno(rustix::io::Errno::PERM)));
+    assert_eq!(access.read(&file, LONG).unwrap(), "aftere");
 }
 
 #[test]

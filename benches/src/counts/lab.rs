@@ -124,9 +124,7 @@ fn figures(run: &Run) -> Result<Vec<(String, Record)>> {
 
 /// What a device's time is in, or where pages lie: those of a memfd made a map of 16 MiB differ by up to 12 %.
 fn varies(record: &Record) -> bool {
-    record.suite == "guest"
-        || record.case.contains("memfd")
-        || record.case.contains("whole machine")
+    record.suite == "guest" || record.case.contains("memfd") || record.case.contains("whole machine")
 }
 
 /// How much more than before is too much. A second run of the same programs had most within 0.05 %; maps of many small pages differed by up to 3.5 %,

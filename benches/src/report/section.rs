@@ -107,11 +107,11 @@ pub(super) struct Losses {
     /// The last cell of a row is the number of its cause, from 1, or a dash.
     pub(super) table: Table,
     pub(super) causes: Vec<&'static str>,
-    /// How many are too small to be listed.
+    /// How many are too small or too uncertain to be listed.
     pub(super) small: usize,
 }
 
-/// A loss of no more than this, in which no aim is missed, is counted and not listed.
+/// A loss of no more than this, in which no aim is missed, is counted and not listed; so is one of too few turns.
 const SMALL: f64 = 1.02;
 
 /// All that is not as well as it should be, or as others have it, the farthest first.
@@ -126,7 +126,6 @@ pub(super) fn losses(report: &Report, judgements: &[Judgement]) -> Losses {
         };
         let aim = match loss.missed {
             Some(aim) => format!("missed: {}", bound(aim)),
-            None if loss.too_few_turns => "too few turns to tell".to_owned(),
             None => String::new(),
         };
         let mut number = || {
@@ -151,7 +150,8 @@ pub(super) fn losses(report: &Report, judgements: &[Judgement]) -> Losses {
             why,
         ]
     };
-    let is_large = |loss: &Loss| loss.missed.is_some() || loss.ratio.median.ln().abs() > SMALL.ln();
+    let is_told = |loss: &Loss| !loss.too_few_turns && loss.ratio.median.ln().abs() > SMALL.ln();
+    let is_large = |loss: &Loss| loss.missed.is_some() || is_told(loss);
     let (large, small): (Vec<_>, Vec<_>) = loss::all(report, judgements).into_iter().partition(is_large);
     let rows = large.into_iter().map(&mut row).collect();
     let head = &["what", "run", "ours", "theirs", "ours / theirs", "verdict", "why"];
@@ -169,7 +169,10 @@ impl Losses {
     /// What is said of those that are not listed.
     pub(super) fn rest(&self) -> String {
         let cases = if self.small == 1 { "case" } else { "cases" };
-        format!("In {} more {cases} ours is behind by 2 % or less.", self.small)
+        format!(
+            "In {} more {cases} ours is behind by 2 % or less, or in time of too few turns to tell.",
+            self.small
+        )
     }
 }
 

@@ -42,8 +42,13 @@ pub fn serve_accesses(sysfs: &Sysfs, mut requests: impl Read + AsFd, mut replies
             // Whoever asked may be dead, and its successor may have begun to undo: then nothing should be changed any more. A death
             // between this look and the write is not seen, and the change is made. Once the write is in the kernel it has the device's
             // lock or waits for it, as do the reads with which undoing begins.
-            k if k == Kind::Write as u8 && hung_up(&requests)? => return Ok(()),
+            k if [Kind::Write, Kind::Replace].map(|kind| kind as u8).contains(&k) && hung_up(&requests)? => {
+                return Ok(());
+            }
             k if k == Kind::Write as u8 => write_file(sysfs, &path, &value).map(|()| Vec::new()),
+            k if k == Kind::Replace as u8 => {
+                write_file(sysfs, &path, &value).map(|()| read_file(sysfs, &path).unwrap_or_default())
+            }
             k if k == Kind::Exclusive as u8 => open_disk(sysfs, &path).map(|()| Vec::new()),
             k if k == Kind::Routes as u8 => routes(),
             _ => return Err(io::ErrorKind::InvalidData.into()),

@@ -64,6 +64,11 @@ impl<A: Access> Access for Interruptible<A> {
         self.inner.write(path, value, limit)
     }
 
+    fn replace(&mut self, path: &Path, value: &str, limit: Duration) -> Result<String, Failure> {
+        self.check()?;
+        self.inner.replace(path, value, limit)
+    }
+
     fn is_claimed(&mut self, path: &Path, limit: Duration) -> Result<bool, Failure> {
         self.check()?;
         self.inner.is_claimed(path, limit)
