@@ -44,6 +44,14 @@ const CAUSES: &[Cause] = &[
             with ours",
     },
     Cause {
+        suite: "guest",
+        case: &["first line", "1 function"],
+        theirs: "QEMU microvm",
+        text: "most of it is the same under both: the 512 MiB that the function may reach are zeroed and pinned before the guest runs, an instruction a byte \
+            on the clock of instructions; the reset of the function takes 100 ms; and the guest's kernel unpacks itself (gzip). When profiled, that \
+            was five sixths of the 972 million instructions with ours",
+    },
+    Cause {
         suite: "nvme",
         case: &["random reads", "threads 2"],
         theirs: "",
@@ -126,6 +134,7 @@ mod tests {
                 "iommufd-ioctls",
             ),
             ("guest", "first line, 0 functions", "QEMU microvm"),
+            ("guest", "first line, 1 function", "QEMU microvm"),
             ("nvme", "random reads, bytes 512, depth 1, threads 2", "fio iopoll"),
             (
                 "nvme",
@@ -138,7 +147,8 @@ mod tests {
         let unknown = [
             ("interrupt", "epoll and read, asleep, device edu, MSI", "raw"),
             ("iova", "random sizes, 10000 live", "best fit in a list"),
-            ("guest", "first line, 1 function", "QEMU microvm"),
+            ("guest", "first line, 16 functions", "QEMU microvm"),
+            ("guest", "first line, 1 function", "QEMU q35"),
             ("pool", "take and return a buffer of 2 KiB", "raw"),
             ("guest", "first line, 0 functions", "QEMU q35"),
             ("guest", "memory beside the guest's, 0 functions", "QEMU microvm"),
